@@ -1,0 +1,403 @@
+"""Adapter: the one loop. Predict, look, select, average, differentiate, step, control, record."""
+from __future__ import annotations
+
+import hashlib
+import time
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from . import scores
+from .models import InputError, SourceModel, check_finite
+from .norms import BATCH_NORM, BatchStatistics
+from .parts import Method, NeedsError
+from .trace import Trace
+from .view import View
+
+
+class AdaptationError(RuntimeError):
+    """A step cannot be made: the loss is NaN or infinite. Raised before weights move."""
+
+
+@dataclass
+class Lesson:
+    """What one look taught: losses, weights, kept (B, *S); ``n_kept`` and ``move`` on the host."""
+
+    view: View
+    losses: Tensor
+    weights: Tensor
+    kept: Tensor
+    loss: Tensor
+    n_kept: int
+    move: bool
+    grad_norm: Tensor | None = None
+
+
+def linked_copy(model: nn.Module) -> nn.Module:
+    """A copy with its own modules and buffers that shares the parameter tensors."""
+    return deepcopy(model, {id(p): p for p in model.parameters()})
+
+
+def _own_parameters_(model: nn.Module, chosen: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Replace the chosen parameters of a linked copy by trainable clones, wherever they appear."""
+    clones = {id(p): nn.Parameter(p.detach().clone()) for p in chosen.values()}
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if id(p) in clones:
+                module._parameters[name] = clones[id(p)]
+    return {name: clones[id(p)] for name, p in chosen.items()}
+
+
+class Adapter:
+    """A model that adapts while it predicts: ``adapter(x) -> logits``.
+
+    model      any ``nn.Module`` from images (B, C, H, W) to logits (B, K, *S); it is copied and never changed
+    recipe     a Method, e.g. ``make("tent", lr=1e-3)``
+    seed       of the adapter's own generator; the global generators are not touched
+    device     "auto" (the model's accelerator, else CUDA if there is one, else CPU) or a device
+    amp        None for float32, or ``torch.bfloat16``: forwards run under autocast, losses stay float32
+    record     "light", "source" (also what the frozen source says, one more forward) or "off"; never changes a result
+    on_error   "raise", or "source": when a step fails, answer with the source model, count it, leave the state untouched
+    validate   "now" checks each batch before anything happens, "off" trusts the caller
+    channels_last   memory format of the network, often faster for convolutions
+
+    Raises NeedsError when the model lacks what the recipe needs and InputError for images the model cannot mean.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Method, seed: int = 0, device="auto", *, amp: torch.dtype | None = None,
+                 record: str = "light", on_error: str = "raise", validate: str = "now", channels_last: bool = False):
+        if not isinstance(recipe, Method):
+            raise TypeError(f"recipe must be a method such as make('tent'), got {recipe!r}")
+        for name, value, allowed in (("record", record, ("light", "source", "off")), ("on_error", on_error, ("raise", "source")),
+                                     ("validate", validate, ("now", "off"))):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, not {value!r}")
+        self.recipe, self.seed, self.amp = recipe, int(seed), amp
+        self.record, self.on_error, self.validate = record, on_error, validate
+        self.device = _device(model, device)
+        self.source = deepcopy(model).to(self.device).eval().requires_grad_(False)
+        if channels_last:
+            self.source = self.source.to(memory_format=torch.channels_last)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        for m in self.source.modules():
+            if isinstance(m, SourceModel):
+                m.check_input = False  # the adapter checks once, before any state is touched
+        _check_needs(recipe, self.source)
+        self._networks: dict[str, nn.Module] = {"running": self.source}
+        self.model = linked_copy(self.source)
+        recipe.norm.apply_(self.model)
+        self.tuned = _own_parameters_(self.model, recipe.train(self.model)) if recipe.learns else {}
+        self._params = list(self.tuned.values())
+        self._owned = {**self.tuned, **dict(self.model.named_buffers())}
+        self._start = {k: v.detach().clone() for k, v in self._owned.items()}
+        self._origin = [self._start[k] for k in self.tuned]
+        self.optimizer = recipe.update.build(self._params) if self._params else None
+        self.source_statistics = next((s.statistics for s in recipe.select if hasattr(s, "statistics")), "batch")
+        self.rng = torch.Generator(self.device)
+        self.cost = {"forwards": 0, "backwards": 0}
+        self.errors: list[str] = []
+        self.trace = Trace()
+        self.reset()
+
+    # --- using it -----------------------------------------------------------------------------------------------
+
+    def __call__(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Logits (B, K, *S), float32, on the device of ``x``; adapts on the way."""
+        where = x.device
+        try:
+            self._check(x, ids)
+        except InputError as why:
+            return self._answer_with_source(x, ids, why).to(where)
+        x = x.detach().clone() if x.is_inference() else x.detach()
+        x = x.to(self.device)
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=self.memory_format)
+        ids = torch.arange(self.seen, self.seen + len(x), device=self.device) if ids is None else ids.to(self.device)
+        if self.on_error == "raise":
+            return self._step(x, ids).to(where)
+        before = self._snapshot()
+        try:
+            return self._step(x, ids).to(where)
+        except Exception as why:  # a deployed model must answer; the event is counted and its text kept
+            self._restore(before)
+            return self._answer_with_source(x, ids, why).to(where)
+
+    def reset(self, keep_trace: bool = False) -> None:
+        """Weights, statistics, optimiser, states and generator go back to the start, values in place."""
+        with torch.no_grad():
+            for name, tensor in self._owned.items():
+                tensor.copy_(self._start[name])
+        if self.optimizer is not None:
+            self.optimizer.state.clear()
+            self.optimizer.zero_grad(set_to_none=True)
+        parts = {name: getattr(self.recipe, name) for name in ("norm", "train", "update", "cadence")}
+        chains = {name: getattr(self.recipe, name) for name in ("select", "penalties", "controllers")}
+        self.states = {"method": self.recipe.init(self.model, self.source),
+                       **{name: part.init(self.model, self.source) for name, part in parts.items()},
+                       **{name: [p.init(self.model, self.source) for p in chain] for name, chain in chains.items()}}
+        self.rng.manual_seed(self.seed)
+        self.was_reset = True
+        if not keep_trace:
+            self.seen = self.steps = 0
+            self.cost = {"forwards": 0, "backwards": 0}
+            self.errors = []
+            self.trace = Trace({"recipe": repr(self.recipe), "seed": self.seed, "answer": self.recipe.answer, "kind": self.recipe.kind,
+                                "torch": str(torch.__version__), "device": str(self.device), "source_statistics": self.source_statistics,
+                                "amp": str(self.amp), "weights": self.fingerprint})
+
+    @property
+    def fingerprint(self) -> str:
+        """First 12 hex digits of the sha256 of the source model's weights and buffers."""
+        if not hasattr(self, "_fingerprint"):
+            digest = hashlib.sha256()
+            for name, tensor in sorted(self.source.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            self._fingerprint = digest.hexdigest()[:12]
+        return self._fingerprint
+
+    def source_network(self, statistics: str) -> nn.Module:
+        """The frozen source with running or batch statistics in its batch-norm layers; made when first asked for."""
+        if statistics not in ("running", "batch"):
+            raise ValueError(f"statistics must be 'batch' or 'running', not {statistics!r}")
+        if statistics not in self._networks:
+            network = linked_copy(self.source)
+            BatchStatistics().apply_(network)
+            self._networks[statistics] = network
+        return self._networks[statistics]
+
+    def __repr__(self) -> str:
+        return f"Adapter({type(self.source).__name__}(...), {self.recipe!r}, seed={self.seed}, device={str(self.device)!r})"
+
+    # --- saving -------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict:
+        """Everything that a stream needs to go on bit-identically, as tensors, numbers, strings, lists and dicts
+        (``torch.save`` it; ``torch.load(weights_only=True)`` reads it)."""
+        return {"format": 1, "recipe": repr(self.recipe), "source": self.fingerprint, "seed": self.seed,
+                **self._snapshot(), "errors": list(self.errors), "trace": self.trace.state_dict(), "meta": deepcopy(self.trace.meta)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where ``state_dict`` was taken. Raises ValueError when it belongs to another recipe or source model."""
+        for key, mine in (("format", 1), ("recipe", repr(self.recipe)), ("source", self.fingerprint), ("seed", self.seed)):
+            if state.get(key) != mine:
+                raise ValueError(f"this state belongs to another {key}: it has {state.get(key)!r}, this adapter has {mine!r}")
+        self._restore(state)
+        self.errors = list(state["errors"])
+        self.trace = Trace(deepcopy(state["meta"]))
+        self.trace.load_state_dict(state["trace"])
+
+    def _snapshot(self) -> dict:
+        return {"tensors": {k: v.detach().clone() for k, v in self._owned.items()},
+                "optimizer": deepcopy(self.optimizer.state_dict()) if self.optimizer else {},
+                "states": deepcopy(self.states), "rng": self.rng.get_state(), "seen": self.seen, "steps": self.steps,
+                "was_reset": self.was_reset, "cost": dict(self.cost)}
+
+    def _restore(self, state: dict) -> None:
+        if state["tensors"].keys() != self._owned.keys():
+            raise ValueError(f"the state holds other tensors than this adapter: {sorted(state['tensors'].keys() ^ self._owned.keys())[:5]}")
+        with torch.no_grad():
+            for name, tensor in self._owned.items():
+                tensor.copy_(state["tensors"][name])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
+        self.states = _to_device(deepcopy(state["states"]), self.device)
+        self.rng.set_state(state["rng"].cpu())
+        self.seen, self.steps, self.was_reset, self.cost = state["seen"], state["steps"], state["was_reset"], dict(state["cost"])
+
+    # --- one step -----------------------------------------------------------------------------------------------
+
+    def _check(self, x: Tensor, ids: Tensor | None) -> None:
+        if not isinstance(x, Tensor) or x.ndim < 2 or not len(x):
+            raise InputError(f"expected a non-empty batch of images (B, C, H, W), got {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}")
+        if ids is not None and len(ids) != len(x):
+            raise InputError(f"{len(x)} images but {len(ids)} ids")
+        if self.validate == "off":
+            return
+        if isinstance(self.source, SourceModel):
+            self.source.check(x, ids)
+        elif not x.is_floating_point():
+            raise InputError(f"got {x.dtype} images; convert them to float as the model expects (for example x.float() / 255)")
+        else:
+            check_finite(x, ids)
+
+    def _step(self, x: Tensor, ids: Tensor) -> Tensor:
+        started, cost, recipe = time.perf_counter(), dict(self.cost), self.recipe
+        lessons: list[Lesson] = []
+        with torch.inference_mode(False):
+            view = View(self, x, ids, commit=True)
+            view, rows, learn = recipe.cadence.window(view, self.states["cadence"])
+            learn = learn and recipe.learns
+            repeats = getattr(recipe.update, "repeats", 1) if learn else 1
+            with torch.set_grad_enabled(learn):
+                for turn in range(repeats):
+                    view = view.again() if turn else view
+                    if recipe.answer == "before" and turn == repeats - 1:
+                        logits = recipe.output(view, self.states["method"])
+                    if learn:
+                        lessons += [self._learn(v) for v in recipe.lessons(view, self.states["method"])]
+            with torch.no_grad():
+                if recipe.answer == "after":
+                    logits = recipe.output(view.again() if lessons else view, self.states["method"])
+                logits = logits.detach() if rows is None else logits.detach()[rows]
+                if self.record != "off":
+                    self._record(view, rows, x, ids, logits, lessons, cost, started)
+                self.was_reset = False
+                self._control(lessons)
+        self.seen, self.steps = self.seen + len(x), self.steps + 1
+        return logits
+
+    def _learn(self, view: View) -> Lesson:
+        looks = [view]
+
+        def look(keep: Tensor | None = None) -> Lesson:
+            v = looks.pop() if looks else view.again()
+            lesson = self._lesson(v, keep)
+            if lesson.move:
+                self.optimizer.zero_grad(set_to_none=True)
+                self._backward(lesson)
+            return lesson
+
+        lesson = self.recipe.update(self.optimizer, look)
+        with torch.no_grad():
+            if lesson.move and self.record != "off":
+                grads = [p.grad for p in self._params if p.grad is not None]
+                lesson.grad_norm = torch.stack(torch._foreach_norm(grads)).norm() if grads else None
+            self.recipe.after(view, lesson, self.states["method"])
+            for name in ("norm", "train", "update"):
+                getattr(self.recipe, name).after(view, lesson, self.states[name])
+            for name in ("select", "penalties"):
+                for part, state in zip(getattr(self.recipe, name), self.states[name], strict=True):
+                    part.after(view, lesson, state)
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+        lesson.loss, lesson.losses = lesson.loss.detach(), lesson.losses.detach()
+        return lesson
+
+    def _lesson(self, view: View, keep: Tensor | None) -> Lesson:
+        """Losses, the selection chain, the average and the penalties; asks the host once: was anything kept?"""
+        recipe = self.recipe
+        losses = recipe.losses(view, self.states["method"])
+        with torch.no_grad():
+            kept = torch.ones_like(losses, dtype=torch.bool) if keep is None else keep > 0
+            weights = torch.ones_like(losses) if keep is None else keep
+            for selector, state in zip(recipe.select, self.states["select"], strict=True):
+                w = selector.weights(view, losses.detach(), kept, state)
+                kept = kept & (w > 0)
+                weights = torch.where(kept, weights * w, 0.0)
+            n = kept.sum().clamp(min=1) if recipe.average == "kept" else kept.numel()
+        loss = torch.where(kept, weights * losses, 0.0).sum() / n
+        for penalty, state in zip(recipe.penalties, self.states["penalties"], strict=True):
+            loss = loss + penalty(view, losses, weights, state)
+        n_kept, finite = torch.stack([kept.sum(), torch.isfinite(loss.detach()).long()]).tolist()
+        if not finite:
+            raise AdaptationError(f"the loss became {float(loss)} in step {self.steps} of {type(recipe).__name__}; no weight was moved. "
+                                  "Usual causes: a step size that is too large, or a model already at NaN; try a smaller lr or reset()")
+        return Lesson(view, losses, weights, kept, loss, n_kept, bool(n_kept) or recipe.when_empty == "step")
+
+    def _backward(self, lesson: Lesson) -> None:
+        lesson.loss.backward(inputs=self._params)
+        self.cost["backwards"] += len(lesson.view.x)
+
+    def _control(self, lessons: list[Lesson]) -> None:
+        for controller, state in zip(self.recipe.controllers, self.states["controllers"], strict=True):
+            for lesson in lessons:
+                action = controller.decide(lesson, state)
+                if action == "reset":
+                    self.reset(keep_trace=True)
+                    return
+                if action is not None:
+                    raise ValueError(f"{type(controller).__name__} asked for {action!r}; an adapter can do: 'reset'")
+
+    # --- when things go wrong, and the record of it all -----------------------------------------------------------
+
+    def _answer_with_source(self, x: Tensor, ids: Tensor | None, why: Exception) -> Tensor:
+        """With on_error="source": the source's prediction; shapes that it cannot take raise all the same."""
+        if self.on_error == "raise" or not isinstance(x, Tensor) or not x.is_floating_point():
+            raise why
+        try:
+            with torch.no_grad():
+                logits = View(self, x.to(self.device), ids).forward(self.source)
+        except Exception:
+            raise why from None
+        self.errors.append(f"step {self.steps}: {type(why).__name__}: {why}")
+        if self.record != "off":
+            ids = torch.arange(self.seen, self.seen + len(x)) if ids is None else ids
+            nothing = {"loss": torch.full((len(x),), torch.nan), "weight": torch.zeros(len(x)), "kept": torch.zeros(len(x), dtype=torch.bool)}
+            self.trace.add({"step": torch.full((len(x),), self.steps), "id": ids, **_columns(logits), **nothing},
+                           {"step": self.steps, "n": len(x), "n_kept": 0, "skipped": True, "failed": True, "reset": self.was_reset})
+        self.seen, self.steps = self.seen + len(x), self.steps + 1
+        return logits
+
+    def _record(self, view, rows, x, ids, logits, lessons, cost, started) -> None:
+        """Append this step to the trace; nothing here changes a result, draws a number or asks the host."""
+        n, device = len(x), logits.device
+        samples = {"step": torch.full((n,), self.steps, device=device), "id": ids, **_columns(logits)}
+        step_cost = {k: self.cost[k] - cost[k] for k in cost}
+        if self.record == "source" or self.source_statistics in view._source:
+            before = dict(self.cost)
+            source = view.source_logits(self.source_statistics)
+            self.cost = before  # looking for the record is not a cost of the method
+            source = source if rows is None else source[rows]
+            if logits.ndim == 2:
+                # the paper compares the prediction made before the update; a method that never made one is taken at its answer
+                adapted = vars(view).get("logits")
+                adapted = logits if adapted is None else adapted.detach() if rows is None else adapted.detach()[rows]
+                top, where = source.softmax(1).max(1)
+                here = scores.probability_of(adapted, where)
+                samples |= {"source_prediction": where, "source_confidence": top, "source_class_confidence": here, "rise_source": here - top}
+        lesson = lessons[-1] if lessons else None
+        if lesson is not None and len(lesson.losses) == len(logits) and rows is None:
+            samples |= {"loss": _per_image(lesson.losses), "weight": _per_image(lesson.weights), "kept": _per_image(lesson.kept.float()) > 0}
+        else:
+            samples |= {"loss": torch.full((n,), torch.nan, device=device), "weight": torch.zeros(n, device=device),
+                        "kept": torch.zeros(n, dtype=torch.bool, device=device)}
+        nan = torch.full((), torch.nan, device=device)
+        moved = torch._foreach_sub(self._params, self._origin) if self._params else []
+        self.trace.add(samples, {
+            "step": self.steps, "n": n, "n_kept": sum(x.n_kept for x in lessons), "skipped": not any(x.move for x in lessons),
+            "loss": nan if lesson is None else lesson.loss, "grad_norm": nan if lesson is None or lesson.grad_norm is None else lesson.grad_norm,
+            "distance": torch.stack(torch._foreach_norm(moved)).norm() if moved else torch.zeros((), device=device),
+            "marginal_entropy": scores.marginal_entropy(logits), **step_cost, "seconds": time.perf_counter() - started,
+            "reset": self.was_reset, "failed": False})
+
+
+def _columns(logits: Tensor) -> dict[str, Tensor]:
+    """Per-image columns of the returned logits; in segmentation means over the pixels, and no single prediction."""
+    columns = {"entropy": _per_image(scores.entropy(logits)), "confidence": _per_image(scores.confidence(logits)),
+               "energy": _per_image(scores.energy(logits))}
+    return {"prediction": logits.argmax(1), **columns} if logits.ndim == 2 else columns
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values if values.ndim == 1 else values.flatten(1).mean(1)
+
+
+def _to_device(value, device):
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {k: _to_device(v, device) for k, v in value.items()}
+    return [_to_device(v, device) for v in value] if isinstance(value, list) else value
+
+
+def _device(model: nn.Module, device) -> torch.device:
+    if device != "auto":
+        return torch.device(device)
+    own = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    if own.type != "cpu":
+        return own
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _check_needs(recipe: Method, model: nn.Module) -> None:
+    """Raise NeedsError when the model lacks what the method declares."""
+    name = type(recipe).__name__
+    if "batch_norm" in recipe.needs and not any(isinstance(m, BATCH_NORM) for m in model.modules()):
+        raise NeedsError(f"{name} re-estimates batch-norm statistics, but {type(model).__name__} has no batch-norm layer: "
+                         "it would do nothing; choose a model with BatchNorm, or another method such as tent")
+    if "features" in recipe.needs and not (hasattr(model, "features") and hasattr(model, "head")):
+        raise NeedsError(f"{name} needs a model with 'features' and 'head'; {type(model).__name__} has not: wrap it so that "
+                         "logits = head(features(x))")

@@ -1,0 +1,127 @@
+"""A hyper-parameter is declared once: default, range, sentence, place in the paper.
+
+Validation, sliders, papermill parameters and the rows of the documentation are all read from it.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+
+def knob(default, within=None, why: str = "", paper: str = "", unit: str = "", choices=None):
+    """Declare a hyper-parameter of a frozen dataclass.
+
+    ``within`` is (low, high) or (low, high, "log"), both ends allowed; ``choices`` lists the allowed values;
+    ``why`` says in one sentence what it does, ``paper`` where the paper has it, ``unit`` what it is measured in.
+    """
+    if (within is None) == (choices is None) and not isinstance(default, bool):
+        raise TypeError("a knob needs either a range or choices (or a bool default)")
+    return field(default=default, metadata=dict(knob=True, within=within, why=why, paper=paper, unit=unit,
+                                                choices=tuple(choices) if choices else None))
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One hyper-parameter of a recipe as sliders, tables and validation see it."""
+
+    name: str
+    value: Any
+    default: Any
+    low: float | None
+    high: float | None
+    log: bool
+    choices: tuple | None
+    why: str
+    paper: str
+    unit: str
+
+
+def own_knobs(part) -> list[Knob]:
+    """The knobs that this part itself declares (instance or class), not those of the parts inside it."""
+    rows = []
+    for f in fields(part):
+        if not f.metadata.get("knob"):
+            continue
+        low, high, *scale = f.metadata["within"] or (None, None)
+        default = type(part).__dataclass_fields__[f.name].default if not isinstance(part, type) else f.default
+        rows.append(Knob(f.name, getattr(part, f.name, f.default), default, low, high, bool(scale), f.metadata["choices"],
+                         f.metadata["why"], f.metadata["paper"], f.metadata["unit"]))
+    return rows
+
+
+def _inner(part):
+    """(path, part) of the parts held in a part's fields; members of a tuple are numbered."""
+    for f in fields(part):
+        value = getattr(part, f.name, None)
+        if is_dataclass(value) and not isinstance(value, type):
+            yield f.name, value
+        elif isinstance(value, tuple):
+            for i, item in enumerate(value):
+                if is_dataclass(item):
+                    yield f"{f.name}.{i}", item
+
+
+def knobs(part) -> list[Knob]:
+    """All knobs of a recipe; those of inner parts have dotted names (``update.lr``, ``select.0.tolerance``)."""
+    part = part() if isinstance(part, type) else part
+    rows = own_knobs(part)
+    for path, inner in _inner(part):
+        rows += [replace(k, name=f"{path}.{k.name}") for k in knobs(inner)]
+    return rows
+
+
+def resolve(part, name: str) -> str:
+    """The full dotted name for ``name``: itself, or the one knob that ends in it.
+
+    Raises ValueError, listing what exists, when there is none or more than one.
+    """
+    names = [k.name for k in knobs(part)]
+    if name in names:
+        return name
+    found = [n for n in names if n.endswith("." + name)]
+    if len(found) == 1:
+        return found[0]
+    kind = type(part).__name__
+    if found:
+        raise ValueError(f"{kind} has several knobs called {name!r}: {', '.join(found)}; write the dotted name")
+    raise ValueError(f"{kind} has no knob {name!r}; its knobs are: {', '.join(names) or '(none)'}")
+
+
+def with_knobs(part, **values):
+    """The same part with some knobs changed, by dotted name (``**{"update.lr": 1e-4}``) or unique short name."""
+    for name, value in values.items():
+        part = _set(part, resolve(part, name).split("."), value)
+    return part
+
+
+def _set(part, path, value):
+    head, *rest = path
+    if not rest:
+        return replace(part, **{head: value})
+    inside = getattr(part, head)
+    if isinstance(inside, tuple):
+        i = int(rest[0])
+        return replace(part, **{head: (*inside[:i], _set(inside[i], rest[1:], value), *inside[i + 1:])})
+    return replace(part, **{head: _set(inside, rest, value)})
+
+
+def check(part) -> None:
+    """Raise ValueError when a knob of this part is of the wrong kind or outside its range."""
+    for k in own_knobs(part):
+        where = f"{type(part).__name__}.{k.name} = {k.value!r}"
+        if k.choices is not None:
+            if k.value not in k.choices:
+                raise ValueError(f"{where} is not one of {', '.join(map(repr, k.choices))} ({k.why})")
+        elif isinstance(k.default, bool):
+            if not isinstance(k.value, bool):
+                raise ValueError(f"{where} must be True or False ({k.why})")
+        else:
+            number = isinstance(k.value, (int, float)) and not isinstance(k.value, bool) and not math.isnan(k.value)
+            if isinstance(k.default, int) and not isinstance(k.value, int):
+                number = False
+            if not number or not k.low <= k.value <= k.high:
+                kind = "a whole number" if isinstance(k.default, int) else "a number"
+                raise ValueError(f"{where} must be {kind} from {k.low} to {k.high} ({k.why})")
+
+

@@ -1,0 +1,64 @@
+"""Methods: one file each, found by themselves. ``make`` builds a recipe by name, ``catalogue`` lists what there is."""
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass
+
+from .. import norms, parts, penalties, selectors
+from ..knobs import knobs, with_knobs
+from ..parts import Method, Part
+from ..registry import find_parts
+
+METHODS = find_parts(__name__, __path__, "Method")
+PARTS: dict[str, type] = {
+    value.__name__: value
+    for place in (parts, norms, penalties, selectors) for value in vars(place).values()
+    if isinstance(value, type) and issubclass(value, Part) and is_dataclass(value) and not value.__name__.startswith("_")
+} | {value.__name__: value for value in METHODS.values()}
+
+
+def make(name: str, **settings) -> Method:
+    """A recipe by the method's name, with knobs or parts changed: ``make("tent", lr=1e-3, train=AllParameters())``.
+
+    Settings are knobs, by dotted name (``**{"update.lr": 1e-3}``) or by their unique short name (``lr=1e-3``), or fields of the
+    method. Raises ValueError for an unknown name, an unknown knob or a value out of range, and lists what exists.
+    """
+    if name not in METHODS:
+        raise ValueError(f"there is no method {name!r}; there are: {', '.join(METHODS)}")
+    kind = METHODS[name]
+    own = {f.name for f in fields(kind) if not f.metadata.get("knob")}
+    recipe = kind(**{k: v for k, v in settings.items() if k in own})
+    return with_knobs(recipe, **{k: v for k, v in settings.items() if k not in own})
+
+
+def catalogue() -> list[dict]:
+    """One row per method: name, family, what it needs, tasks, which logits it answers with, how it was verified, knobs, paper."""
+    return [{"name": name, "class": kind.__name__, "sentence": (kind.__doc__ or "").strip().split("\n")[0], "family": kind.family,
+             "needs": sorted(kind.needs), "tasks": list(kind.tasks), "answer": kind().answer, "verified": kind.verified,
+             "knobs": [k.name for k in knobs(kind)], "paper": kind.paper} for name, kind in METHODS.items()]
+
+
+def to_json(recipe: Part) -> str:
+    """A recipe as JSON; ``from_json`` rebuilds an equal one."""
+    return json.dumps(_pack(recipe))
+
+
+def from_json(text: str) -> Part:
+    """The recipe written by ``to_json``. Raises ValueError for a part that does not exist here."""
+    return _unpack(json.loads(text))
+
+
+def _pack(value):
+    if isinstance(value, Part):
+        return {"part": type(value).__name__, **{f.name: _pack(getattr(value, f.name)) for f in fields(value)}}
+    return [_pack(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _unpack(value):
+    if isinstance(value, dict):
+        settings = dict(value)
+        name = settings.pop("part", None)
+        if name not in PARTS:
+            raise ValueError(f"there is no part {name!r}; there are: {', '.join(PARTS)}")
+        return PARTS[name](**{k: _unpack(v) for k, v in settings.items()})
+    return tuple(_unpack(v) for v in value) if isinstance(value, list) else value

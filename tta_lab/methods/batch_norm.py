@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..norms import BatchStatistics, MixedStatistics, RunningStatistics
+from ..parts import Method, Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNorm(Method):
+    """BN-1: normalise with the statistics of the test batch.
+
+    mu = mean of the batch, var = its biased variance, per channel over batch and places; no parameter is tuned.
+    Papers: Nado et al. 2020 (2006.10963); Schneider et al. 2020 (2006.16971).
+    """
+
+    norm: Part = BatchStatistics()
+    family, needs, verified = "normalisation", frozenset({"batch_norm"}), "golden"
+    paper = "Evaluating Prediction-Time Batch Normalization (2006.10963)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BnAlpha(Method):
+    """BN-alpha: mu = (1 - a) mu_source + a mu_batch, and the variance likewise (batch variance unbiased).
+
+    With ``prior`` N the weight is a = n / (N + n) for n images. Paper: Schneider et al. 2020 (2006.16971).
+    """
+
+    norm: Part = MixedStatistics()
+    family, needs, verified = "normalisation", frozenset({"batch_norm"}), "golden"
+    paper = "Improving robustness against common corruptions by covariate shift adaptation (2006.16971)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BnEma(Method):
+    """BN-EMA: running statistics follow the stream, running <- (1 - m) running + m batch, and are then used.
+
+    Paper: Schneider et al. 2020 (2006.16971) and the online-TTA benchmark's two-pass form.
+    """
+
+    norm: Part = RunningStatistics()
+    family, needs, verified = "normalisation", frozenset({"batch_norm"}), "golden"
+    paper = "Improving robustness against common corruptions by covariate shift adaptation (2006.16971)"

@@ -1,0 +1,232 @@
+"""Parts: frozen settings from which a recipe is composed. What changes between batches is state, kept elsewhere.
+
+A part's ``init`` makes its state (a dict of tensors, numbers and strings), which is handed back at every call;
+so resetting, copying and saving need no code in the part.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .knobs import check, knob
+
+NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+class NeedsError(ValueError):
+    """A recipe asks for something that the model does not have; the message says what and what to do."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Settings only: a value that can be compared, hashed, printed and pasted back."""
+
+    def __post_init__(self):
+        check(self)
+
+    def init(self, model: nn.Module, source: nn.Module) -> dict:
+        """The state at the start of a stream."""
+        return {}
+
+    def after(self, view, lesson, state: dict) -> None:
+        """Called once when a step is done: running means, restores, counters."""
+
+
+@dataclass(frozen=True)
+class Selector(Part):
+    """Which samples are learned from and how heavily; selectors form a chain."""
+
+    def weights(self, view, losses: Tensor, keep: Tensor, state: dict) -> Tensor:
+        """Weights (B, *S) >= 0; ``keep`` (bool) says who is still in. Pure: it may be asked twice in one step."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Penalty(Part):
+    """One scalar a step, added to the averaged losses."""
+
+    def __call__(self, view, losses: Tensor, weights: Tensor, state: dict) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Controller(Part):
+    """Looks at what happened in a step and asks for an action; the adapter carries it out."""
+
+    def decide(self, lesson, state: dict) -> str | None:
+        """None, or "reset" (weights, optimiser and states go back to the start)."""
+        raise NotImplementedError
+
+
+# --- which parameters are tuned --------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class NormAffine(Part):
+    """Tune the scale and shift of every normalisation layer (batch, group, layer and instance norm)."""
+
+    def __call__(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        from .norms import TestTimeNorm
+        found = {f"{path}.{name}".lstrip("."): p for path, m in model.named_modules() if isinstance(m, (*NORM_LAYERS, TestTimeNorm))
+                 for name, p in m.named_parameters(recurse=False)}
+        if not found:
+            raise NeedsError("this recipe tunes the scale and shift of normalisation layers, but the model has none "
+                             "with affine parameters; choose train=AllParameters() or another model")
+        return found
+
+
+@dataclass(frozen=True)
+class AllParameters(Part):
+    """Tune every parameter of the model."""
+
+    def __call__(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        found = dict(model.named_parameters())
+        if not found:
+            raise NeedsError("this recipe tunes all parameters, but the model has none")
+        return found
+
+
+@dataclass(frozen=True)
+class NoParameters(Part):
+    """Tune nothing."""
+
+    def __call__(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        return {}
+
+
+# --- update rules ------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Step(Part):
+    """One step of an ordinary optimiser on the batch, ``repeats`` times."""
+
+    rule: str = knob("adam", choices=("adam", "sgd"), why="optimiser")
+    lr: float = knob(1e-3, (0.0, 10.0, "log"), "step size", paper="Tent 2006.10726: Adam 1e-3 on CIFAR-10-C")
+    momentum: float = knob(0.9, (0.0, 1.0), "momentum of SGD, beta1 of Adam")
+    nesterov: bool = knob(False, why="Nesterov momentum (SGD only)")
+    weight_decay: float = knob(0.0, (0.0, 1.0), "L2 weight decay")
+    repeats: int = knob(1, (1, 100), "steps on each batch; the answer is that of the last look")
+
+    def build(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser on these parameters."""
+        if self.rule == "adam":
+            if self.nesterov:
+                raise ValueError("Step.nesterov = True needs rule='sgd'")
+            return torch.optim.Adam(params, lr=self.lr, betas=(self.momentum, 0.999), weight_decay=self.weight_decay, foreach=True)
+        return torch.optim.SGD(params, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov,
+                               weight_decay=self.weight_decay, foreach=True)
+
+    def __call__(self, optimizer, look):
+        """Look once, then move if the lesson says so. ``look(keep=None)`` computes the loss and its gradients."""
+        lesson = look()
+        if lesson.move:
+            optimizer.step()
+        return lesson
+
+
+# --- which images a step sees ------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class EveryBatch(Part):
+    """Predict and learn from each batch as it comes."""
+
+    def window(self, view, state: dict):
+        """-> (view to predict and learn from, rows that are answered, whether to learn)."""
+        return view, None, True
+
+
+@dataclass(frozen=True)
+class SlidingWindow(EveryBatch):
+    """For single images: predict within a window of the last images, learn when the window has turned over once.
+
+    Each image takes the place of the oldest; the whole window goes through the network (so that batch statistics
+    exist), only the newest row is answered. The rule of the online-TTA benchmark by M. Doebler et al. for batch size 1.
+    """
+
+    length: int = knob(16, (2, 1024), "images in the window", unit="images")
+
+    def init(self, model, source):
+        return {"images": None, "ids": None, "pointer": 0}
+
+    def window(self, view, state):
+        if len(view.x) != 1:
+            raise ValueError(f"SlidingWindow takes one image at a time, got a batch of {len(view.x)}; "
+                             "use batch size 1 or cadence=EveryBatch()")
+        at = state["pointer"]
+        if state["images"] is None:
+            state.update(images=view.x.clone(), ids=view.ids.clone())
+        elif len(state["images"]) < self.length:
+            state.update(images=torch.cat([state["images"], view.x]), ids=torch.cat([state["ids"], view.ids]))
+        else:
+            state["images"][at], state["ids"][at] = view.x[0], view.ids[0]
+        state["pointer"] = (at + 1) % self.length
+        # clones: what a step saw must not change when the window moves on
+        return view.again(state["images"].clone(), state["ids"].clone()), slice(at, at + 1), at == self.length - 1
+
+
+# --- the method --------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Part):
+    """A test-time adaptation method: a composition of parts plus a per-sample loss.
+
+    A subclass states its difference: part defaults, its own knobs, and any of ``losses``, ``lessons``, ``output``.
+    It never averages, never calls backward, never moves data, never logs.
+    """
+
+    norm: Part
+    train: Part = NoParameters()
+    select: tuple = ()
+    penalties: tuple = ()
+    update: Part = Step()
+    cadence: Part = EveryBatch()
+    controllers: tuple = ()
+    average: str = knob("kept", choices=("kept", "all"), why="losses are divided by the number kept, or by all")
+    when_empty: str = knob("skip", choices=("skip", "step"), why="nothing kept: skip the step, or step on the penalties alone")
+    answer: str = knob("before", choices=("before", "after"), why="returned logits are from before or after the update")
+
+    kind: ClassVar[str] = "logits"              # or "log_probabilities"
+    needs: ClassVar[frozenset] = frozenset()    # of: "batch_norm", "features", "source_logits"
+    tasks: ClassVar[tuple] = ("classification", "segmentation")
+    paper: ClassVar[str] = ""
+    family: ClassVar[str] = ""
+    verified: ClassVar[str] = ""                # how its numbers were checked
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, interface in (("select", Selector), ("penalties", Penalty), ("controllers", Controller)):
+            wrong = [p for p in getattr(self, name) if not isinstance(p, interface)]
+            if wrong:
+                raise TypeError(f"{type(self).__name__}.{name} takes {interface.__name__} parts, got {wrong[0]!r}")
+
+    @property
+    def learns(self) -> bool:
+        """Whether the method has a loss."""
+        return type(self).losses is not Method.losses
+
+    def where(self, *selectors: Selector) -> Method:
+        """The same method learning only from the samples that these selectors keep too."""
+        if not self.learns:
+            raise TypeError(f"{type(self).__name__} has no loss, so there is nothing to select samples for")
+        return replace(self, select=(*self.select, *selectors))
+
+    def plus(self, *penalties: Penalty) -> Method:
+        """The same method with more penalties."""
+        if not self.learns:
+            raise TypeError(f"{type(self).__name__} has no loss, so a penalty cannot be added to it")
+        return replace(self, penalties=(*self.penalties, *penalties))
+
+    def lessons(self, view, state: dict) -> Iterator:
+        """The views to learn from: the batch itself unless a method keeps a memory."""
+        yield view
+
+    def losses(self, view, state: dict) -> Tensor:
+        """Loss per sample, (B, *S), never reduced."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    def output(self, view, state: dict) -> Tensor:
+        """The logits to return, (B, C, *S)."""
+        return view.logits

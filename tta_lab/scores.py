@@ -1,0 +1,50 @@
+"""Pure functions of logits: (B, C, *S) -> (B, *S), classes on axis 1, natural logarithms, float32 inside.
+
+S is empty for a classifier and (H, W) for a segmentation network; one line serves both.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of the softmax, H = -sum_k p_k ln p_k, in nats: 0 (certain) to ln C (uniform)."""
+    logp = logits.float().log_softmax(1)
+    return -(logp.exp() * logp).sum(1)
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """Largest softmax probability, 1/C to 1 (maximum softmax probability, MSP)."""
+    return logits.float().softmax(1).amax(1)
+
+
+def probability_of(logits: Tensor, classes: Tensor) -> Tensor:
+    """Softmax probability of the given class (B, *S) at each place."""
+    return logits.float().softmax(1).gather(1, classes.unsqueeze(1)).squeeze(1)
+
+
+def energy(logits: Tensor) -> Tensor:
+    """Negative free energy ln sum_k exp z_k (temperature 1); higher means more like the known classes."""
+    return logits.float().logsumexp(1)
+
+
+def margin(logits: Tensor) -> Tensor:
+    """Difference of the two largest probabilities; needs at least two classes."""
+    best, second = logits.float().softmax(1).topk(2, dim=1).values.unbind(1)
+    return best - second
+
+
+def mean_prediction(logits: Tensor) -> Tensor:
+    """Softmax averaged over the batch and all places, (C,)."""
+    p = logits.float().softmax(1)
+    return p.mean([d for d in range(p.ndim) if d != 1])
+
+
+def marginal_entropy(logits: Tensor) -> Tensor:
+    """Entropy of the mean prediction, in nats, a scalar; it falls towards 0 when predictions concentrate on one class.
+
+    A class of probability 0 counts 0 (x ln x -> 0).
+    """
+    mean = mean_prediction(logits)
+    return -torch.special.xlogy(mean, mean).sum()

@@ -1,0 +1,197 @@
+"""Trace: what happened to every image and in every step, as columns. All diagnostics are functions of a trace.
+
+Two tables. *samples*: one row per image in stream order. *steps*: one row per call of the adapter.
+Columns stay on the device while the stream runs and move to the host together.
+"""
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+SAMPLES = {  # column -> meaning
+    "step": "index of the call", "id": "image id", "prediction": "class of the returned logits",
+    "entropy": "of the returned logits, nats", "confidence": "largest probability", "energy": "ln sum exp of the logits",
+    "loss": "loss in the step (NaN: not part of one)", "weight": "weight in the step", "kept": "learned from",
+    "source_prediction": "class of the frozen source", "source_confidence": "its probability there",
+    "source_class_confidence": "adapted probability at the source's class", "rise_source": "adapted minus source probability at the source's class",
+    "label": "true class (scoring only)", "known": "of a known class", "domain": "index into meta['domains']",
+    "round": "round of the stream", "correct": "prediction is right (unknown images: False)",
+}
+STEPS = {
+    "step": "index of the call", "n": "images", "n_kept": "samples learned from (pixels in segmentation)", "skipped": "no update was made",
+    "loss": "averaged losses plus penalties", "grad_norm": "L2 norm of the gradient of the tuned parameters",
+    "distance": "L2 distance of the tuned parameters from the source", "marginal_entropy": "entropy of the mean prediction, nats",
+    "forwards": "images through a network", "backwards": "images back through it", "seconds": "wall time of the call",
+    "reset": "reset to the source before this step", "failed": "answered by the source after an error",
+    "round": "round of the stream", "domain": "index into meta['domains']",
+}
+MOVE_EVERY = 256
+
+
+class Trace:
+    """Columns of a run. ``trace["entropy"]`` is a numpy array with one value per image, ``trace.step("loss")`` one per step;
+    ``trace.samples`` and ``trace.steps`` are pandas frames."""
+
+    def __init__(self, meta: dict | None = None):
+        self.meta = dict(meta or {})
+        self._rows: dict[str, list[dict]] = {"samples": [], "steps": []}
+        self._done: dict[str, dict[str, list[np.ndarray]]] = {"samples": {}, "steps": {}}
+        self._lengths: dict[str, list[int]] = {"samples": [], "steps": []}
+
+    @classmethod
+    def from_columns(cls, samples: dict, steps: dict | None = None, meta: dict | None = None) -> Trace:
+        """A trace from arrays, for tests and for runs made elsewhere."""
+        trace = cls(meta)
+        for table, columns in (("samples", samples), ("steps", steps or {})):
+            arrays = {k: np.asarray(v) for k, v in columns.items()}
+            lengths = {k: len(v) for k, v in arrays.items()}
+            if len(set(lengths.values())) > 1:
+                raise ValueError(f"the {table} columns differ in length: {lengths}")
+            if arrays:
+                trace._lengths[table] = [next(iter(lengths.values()))]
+                trace._done[table] = {k: [v] for k, v in arrays.items()}
+        return trace
+
+    def add(self, samples: dict, step: dict) -> None:
+        """Append the rows of one step; values are tensors (on any device), arrays or numbers."""
+        if len(self._rows["steps"]) >= MOVE_EVERY:
+            self._move()
+        self._rows["samples"].append(samples)
+        self._rows["steps"].append(step)
+
+    def annotate(self, **columns) -> None:
+        """Add what only the runner knows to the rows of the step just made: label, known, domain, round."""
+        if not self._rows["steps"]:
+            raise ValueError("there is no fresh step to annotate: call annotate right after the adapter, before reading the trace")
+        rows = self._rows["samples"][-1]
+        n = len(rows["id"])
+        for name, value in columns.items():
+            rows[name] = np.broadcast_to(np.asarray(value), (n,))
+        for name in ("round", "domain"):
+            if name in columns:
+                self._rows["steps"][-1][name] = columns[name]
+
+    def _move(self) -> None:
+        """Move pending rows to the host, one transfer per column."""
+        for table, rows in self._rows.items():
+            if not rows:
+                continue
+            names = list(dict.fromkeys(k for r in rows for k in r))
+            sizes = [1 if table == "steps" else len(r["id"]) for r in rows]
+            for name in names:
+                column = _column([r.get(name) for r in rows], sizes)
+                before = sum(self._lengths[table])
+                chunks = self._done[table].setdefault(name, [np.full(before, np.nan)] if before else [])
+                chunks.append(column)
+            for name, chunks in self._done[table].items():
+                if name not in names:
+                    chunks.append(np.full(sum(sizes), np.nan))
+            self._lengths[table] += sizes
+            rows.clear()
+
+    def _columns(self, table: str) -> dict[str, np.ndarray]:
+        self._move()
+        for name, chunks in self._done[table].items():
+            if len(chunks) > 1:
+                self._done[table][name] = [np.concatenate(chunks)]
+        columns = {k: v[0] for k, v in self._done[table].items() if v}
+        if table == "samples" and {"label", "known", "prediction"} <= columns.keys():
+            columns["correct"] = (columns["prediction"] == columns["label"]) & columns["known"].astype(bool)
+        return columns
+
+    def __len__(self) -> int:
+        self._move()
+        return sum(self._lengths["samples"])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._columns("samples")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        columns = self._columns("samples")
+        if name not in columns:
+            raise KeyError(_missing(name, columns))
+        return columns[name]
+
+    def step(self, name: str) -> np.ndarray:
+        """One column of the steps table."""
+        columns = self._columns("steps")
+        if name not in columns:
+            raise KeyError(f"no step column {name!r}; there are: {', '.join(columns)}")
+        return columns[name]
+
+    @property
+    def samples(self):
+        """The samples table as a pandas frame."""
+        return self._frame("samples")
+
+    @property
+    def steps(self):
+        """The steps table as a pandas frame."""
+        return self._frame("steps")
+
+    def _frame(self, table):
+        try:
+            import pandas
+        except ImportError as why:
+            raise ImportError("frames need pandas: pip install 'tta-lab[notebooks]'; trace['entropy'] works without") from why
+        return pandas.DataFrame(self._columns(table))
+
+    def __repr__(self) -> str:
+        return f"Trace({len(self)} images, {sum(self._lengths['steps'])} steps, columns: {', '.join(self._columns('samples'))})"
+
+    def state_dict(self) -> dict:
+        """Columns as tensors and the lengths of the steps, for the adapter's state dict."""
+        tables = {t: {k: torch.from_numpy(np.array(v)) for k, v in self._columns(t).items() if k != "correct"} for t in self._done}
+        return {**tables, "lengths": {t: list(v) for t, v in self._lengths.items()}}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over the rows of ``state_dict``."""
+        self._rows = {"samples": [], "steps": []}
+        self._done = {t: {k: [v.cpu().numpy()] for k, v in state[t].items()} for t in ("samples", "steps")}
+        self._lengths = {t: list(v) for t, v in state["lengths"].items()}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the trace to one ``.npz`` file; an interrupted write leaves no half file."""
+        path = Path(path)
+        part = path.with_name(path.name + ".part")
+        arrays = {f"{t}/{k}": v for t in self._done for k, v in self._columns(t).items() if k != "correct"}
+        lengths = {f"lengths/{t}": np.array(v, dtype=np.int64) for t, v in self._lengths.items()}
+        with open(part, "wb") as f:
+            np.savez_compressed(f, meta=np.array(json.dumps(self.meta)), **lengths, **arrays)
+        os.replace(part, path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Read a trace written by ``save``."""
+        with np.load(path, allow_pickle=False) as f:
+            if "meta" not in f:
+                raise ValueError(f"{path} is not a trace file (it holds: {', '.join(f.files)})")
+            trace = cls(json.loads(str(f["meta"])))
+            for t in ("samples", "steps"):
+                trace._done[t] = {k.split("/", 1)[1]: [f[k]] for k in f.files if k.startswith(f"{t}/")}
+                trace._lengths[t] = f[f"lengths/{t}"].tolist()
+        return trace
+
+
+def _column(values: list, sizes: list[int]) -> np.ndarray:
+    """One column from per-step values, missing ones NaN; tensors of one kind move in one transfer."""
+    if all(isinstance(v, torch.Tensor) for v in values):
+        return torch.cat([v.detach().reshape(-1) for v in values]).cpu().numpy()
+    out = []
+    for v, n in zip(values, sizes, strict=True):
+        v = np.full(n, np.nan) if v is None else v.detach().cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v)
+        out.append(np.broadcast_to(v.reshape(-1), (n,)))
+    return np.concatenate(out)
+
+
+def _missing(name: str, columns) -> str:
+    if name in ("source_prediction", "source_confidence", "source_class_confidence", "rise_source"):
+        return f"the trace has no column {name!r}: record the frozen source with Adapter(..., record='source')"
+    if name in ("label", "known", "domain", "round", "correct"):
+        return f"the trace has no column {name!r}: it is written by run(adapter, stream), labels never reach the adapter"
+    return f"the trace has no column {name!r}; it has: {', '.join(columns)}"
