@@ -1,0 +1,53 @@
+"""TTA Lab: test-time adaptation as a composition of small parts, with the wisdom-of-crowds filter at its centre.
+
+Public names are imported on first use, so that ``python -m tta_lab`` can set up an environment before torch is there.
+"""
+import importlib
+import sys
+import types
+
+__version__ = "0.1.0"
+
+_HOME = {  # public name -> module that defines it
+    "Adapter": "adapter",
+    "Trace": "trace",
+    "run": "runner",
+    "make": "methods",
+    "catalogue": "methods",
+    "knobs": "knobs",
+    "ConfidenceRise": "selectors",
+    "LowEntropy": "selectors",
+    "RandomKeep": "selectors",
+    "Stream": "streams",
+    "closed_set": "streams",
+    "open_set": "streams",
+    "long_term": "streams",
+    "corrupt": "corruptions",
+    "load": "datasets",
+    "load_model": "models",
+    "with_input_card": "models",
+}
+__all__ = sorted(_HOME) + ["__version__"]
+
+
+class _Package(types.ModuleType):
+    """Lets a public name win over a submodule of the same name (``knobs``), which an import would bind here."""
+
+    def __setattr__(self, name, value):
+        if not (name in _HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module 'tta_lab' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    value = getattr(importlib.import_module("." + _HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(set(globals()) | set(__all__))

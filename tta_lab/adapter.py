@@ -66,6 +66,7 @@ class Adapter:
     Raises NeedsError when the model lacks what the recipe needs and InputError for images the model cannot mean.
     """
 
+    @torch.inference_mode(False)  # tensors made in inference mode could never be trained
     def __init__(self, model: nn.Module, recipe: Method, seed: int = 0, device="auto", *, amp: torch.dtype | None = None,
                  record: str = "light", on_error: str = "raise", validate: str = "now", channels_last: bool = False):
         if not isinstance(recipe, Method):
@@ -88,7 +89,7 @@ class Adapter:
         self._networks: dict[str, nn.Module] = {"running": self.source}
         self.model = linked_copy(self.source)
         recipe.norm.apply_(self.model)
-        self.tuned = _own_parameters_(self.model, recipe.train(self.model)) if recipe.learns else {}
+        self.tuned = _own_parameters_(self.model, recipe.train(self.model))
         self._params = list(self.tuned.values())
         self._owned = {**self.tuned, **dict(self.model.named_buffers())}
         self._start = {k: v.detach().clone() for k, v in self._owned.items()}
@@ -103,6 +104,7 @@ class Adapter:
 
     # --- using it -----------------------------------------------------------------------------------------------
 
+    @torch.inference_mode(False)
     def __call__(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
         """Logits (B, K, *S), float32, on the device of ``x``; adapts on the way."""
         where = x.device
@@ -124,6 +126,7 @@ class Adapter:
             self._restore(before)
             return self._answer_with_source(x, ids, why).to(where)
 
+    @torch.inference_mode(False)
     def reset(self, keep_trace: bool = False) -> None:
         """Weights, statistics, optimiser, states and generator go back to the start, values in place."""
         with torch.no_grad():
@@ -179,6 +182,7 @@ class Adapter:
         return {"format": 1, "recipe": repr(self.recipe), "source": self.fingerprint, "seed": self.seed,
                 **self._snapshot(), "errors": list(self.errors), "trace": self.trace.state_dict(), "meta": deepcopy(self.trace.meta)}
 
+    @torch.inference_mode(False)
     def load_state_dict(self, state: dict) -> None:
         """Go on where ``state_dict`` was taken. Raises ValueError when it belongs to another recipe or source model."""
         for key, mine in (("format", 1), ("recipe", repr(self.recipe)), ("source", self.fingerprint), ("seed", self.seed)):
@@ -226,26 +230,25 @@ class Adapter:
     def _step(self, x: Tensor, ids: Tensor) -> Tensor:
         started, cost, recipe = time.perf_counter(), dict(self.cost), self.recipe
         lessons: list[Lesson] = []
-        with torch.inference_mode(False):
-            view = View(self, x, ids, commit=True)
-            view, rows, learn = recipe.cadence.window(view, self.states["cadence"])
-            learn = learn and recipe.learns
-            repeats = getattr(recipe.update, "repeats", 1) if learn else 1
-            with torch.set_grad_enabled(learn):
-                for turn in range(repeats):
-                    view = view.again() if turn else view
-                    if recipe.answer == "before" and turn == repeats - 1:
-                        logits = recipe.output(view, self.states["method"])
-                    if learn:
-                        lessons += [self._learn(v) for v in recipe.lessons(view, self.states["method"])]
-            with torch.no_grad():
-                if recipe.answer == "after":
-                    logits = recipe.output(view.again() if lessons else view, self.states["method"])
-                logits = logits.detach() if rows is None else logits.detach()[rows]
-                if self.record != "off":
-                    self._record(view, rows, x, ids, logits, lessons, cost, started)
-                self.was_reset = False
-                self._control(lessons)
+        view = View(self, x, ids, commit=True)
+        view, rows, learn = recipe.cadence.window(view, self.states["cadence"])
+        learn = learn and recipe.learns
+        repeats = getattr(recipe.update, "repeats", 1) if learn else 1
+        with torch.set_grad_enabled(learn):
+            for turn in range(repeats):
+                view = view.again() if turn else view
+                if recipe.answer == "before" and turn == repeats - 1:
+                    logits = recipe.output(view, self.states["method"])
+                if learn:
+                    lessons += [self._learn(v) for v in recipe.lessons(view, self.states["method"])]
+        with torch.no_grad():
+            if recipe.answer == "after":
+                logits = recipe.output(view.again() if lessons else view, self.states["method"])
+            logits = logits.detach() if rows is None else logits.detach()[rows]
+            if self.record != "off":
+                self._record(view, rows, x, ids, logits, lessons, cost, started)
+            self.was_reset = False
+            self._control(lessons)
         self.seen, self.steps = self.seen + len(x), self.steps + 1
         return logits
 
@@ -293,7 +296,7 @@ class Adapter:
             loss = loss + penalty(view, losses, weights, state)
         n_kept, finite = torch.stack([kept.sum(), torch.isfinite(loss.detach()).long()]).tolist()
         if not finite:
-            raise AdaptationError(f"the loss became {float(loss)} in step {self.steps} of {type(recipe).__name__}; no weight was moved. "
+            raise AdaptationError(f"the loss became {loss.item()} in step {self.steps} of {type(recipe).__name__}; no weight was moved. "
                                   "Usual causes: a step size that is too large, or a model already at NaN; try a smaller lr or reset()")
         return Lesson(view, losses, weights, kept, loss, n_kept, bool(n_kept) or recipe.when_empty == "step")
 

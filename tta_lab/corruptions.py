@@ -194,8 +194,8 @@ def _coded(planes: Tensor, steps: Tensor) -> Tensor:
     dct, steps = dct.to(planes), steps.to(planes)
     b, c, h, w = planes.shape
     blocks = (planes - 128).view(b, c, h // 8, 8, w // 8, 8).transpose(3, 4)          # (B, C, m, n, 8, 8)
-    levels = dct @ blocks @ dct.T / steps
-    levels = levels.sign() * (levels.abs() + 0.5 + 1e-9).floor()                      # halves away from zero
+    eighths = _round(8 * dct @ blocks @ dct.T)                                        # the usual integer DCT keeps this much
+    levels = eighths.sign() * ((eighths.abs() + 4 * steps) / (8 * steps)).floor()     # halves away from zero
     blocks = dct.T @ (levels * steps) @ dct
     return _round(blocks.transpose(3, 4).reshape(b, c, h, w) + 128).clamp(0, 255)
 
@@ -223,8 +223,8 @@ def jpeg_compression(x: Tensor, quality: float, draws: Draws) -> Tensor:
     small = _coded((halved + ties).floor(), quantisation(quality, chroma=True))[..., :(h + 1) // 2, :(w + 1) // 2]
     full = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)[..., :h, :w]
     cb, cr = (_round(full) - 128).unbind(1)
-    rgb = torch.stack([y + 1.402 * cr, y - 0.344136286 * cb - 0.714136286 * cr, y + 1.772 * cb], 1)
-    return _round(rgb).clamp(0, 255) / 255
+    shifts = torch.stack([1.402 * cr, -0.344136286 * cb - 0.714136286 * cr, 1.772 * cb], 1)
+    return (y[:, None] + _round(shifts)).clamp(0, 255) / 255
 
 
 CORRUPTIONS = {

@@ -11,6 +11,8 @@ import io
 import json
 import lzma
 import os
+import re
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,7 +49,7 @@ class ImageSet:
             raise DataError(f"{self.name}: images must be uint8 (N, C, H, W), got {self.x.dtype} {tuple(self.x.shape)}")
         if self.y.shape != self.x.shape[:1]:
             raise DataError(f"{self.name}: {len(self.x)} images but labels of shape {tuple(self.y.shape)}")
-        if len(self.y) and not (0 <= int(self.y.min()) and int(self.y.max()) < len(self.classes)):
+        if len(self.y) and (int(self.y.min()) < 0 or int(self.y.max()) >= len(self.classes)):
             raise DataError(f"{self.name}: labels run from {int(self.y.min())} to {int(self.y.max())}, "
                             f"but there are {len(self.classes)} classes")
 
@@ -67,17 +69,21 @@ class ImageSet:
         return replace(self, x=self.x[index], y=self.y[index])
 
     def only(self, classes, relabel: bool = True) -> ImageSet:
-        """Only the images of these class indices; with ``relabel`` they are renumbered 0 .. len(classes)-1."""
+        """Only the images of these class indices; with ``relabel`` they are renumbered 0 .. len(classes)-1 and the
+        classes appear in the name, as in ``fashion_mnist[0,2]``, which ``load`` understands."""
         classes = tuple(int(c) for c in classes)
         wrong = [c for c in classes if not 0 <= c < len(self.classes)]
         if wrong:
             raise ValueError(f"{self.name} has classes 0 to {len(self.classes) - 1}, not {wrong}")
+        if len(set(classes)) < len(classes) or not classes:
+            raise ValueError(f"{self.name}: choose at least one class, each once, got {list(classes)}")
         kept = self.take(torch.isin(self.y, torch.tensor(classes)))
         if not relabel:
             return kept
         lookup = torch.full((len(self.classes),), -1)
         lookup[torch.tensor(classes)] = torch.arange(len(classes))
-        return replace(kept, y=lookup[kept.y], classes=tuple(self.classes[c] for c in classes))
+        return replace(kept, name=f"{self.name}[{','.join(map(str, classes))}]", y=lookup[kept.y],
+                       classes=tuple(self.classes[c] for c in classes))
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -123,11 +129,13 @@ def read_idx(content: bytes, name: str = "file") -> np.ndarray:
     """Decode the (gzipped) IDX format of the MNIST family; uint8 only."""
     try:
         raw = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except (OSError, EOFError) as why:
+    except (OSError, EOFError, zlib.error) as why:
         raise DataError(f"{name} is not a complete gzip file ({why})") from why
     if raw[:3] != b"\x00\x00\x08" or len(raw) < 8:
         raise DataError(f"{name} is not an IDX file of bytes (it starts with {raw[:16]!r})")
     ndim = raw[3]
+    if len(raw) < 4 + 4 * ndim:
+        raise DataError(f"{name} is truncated: it ends within its header of {ndim} sizes")
     shape = np.frombuffer(raw, ">u4", ndim, 4).astype(int)
     body = np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim)
     if body.size != shape.prod():
@@ -154,12 +162,33 @@ def _digits(root):
     return _packed("digits/digits-28x28.npz.xz", root, "digits", DIGIT_CLASSES)
 
 
-EMBEDDED = {"fashion_mnist": _test, "fashion_mnist_train_slice": _slice, "digits": _digits}
+FASHION_8 = tuple(c for c in range(10) if c not in NEAR_UNKNOWN)
+
+
+def _named(read, classes, name):
+    return lambda root: replace(read(root).only(classes), name=name)
+
+
+EMBEDDED = {
+    "fashion_mnist": _test, "fashion_mnist_train_slice": _slice, "digits": _digits,
+    "fashion_mnist_8": _named(_test, FASHION_8, "fashion_mnist_8"),
+    "fashion_mnist_held_out": _named(_test, NEAR_UNKNOWN, "fashion_mnist_held_out"),
+    "fashion_mnist_train_slice_8": _named(_slice, FASHION_8, "fashion_mnist_train_slice_8"),
+    "fashion_mnist_train_slice_held_out": _named(_slice, NEAR_UNKNOWN, "fashion_mnist_train_slice_held_out"),
+}
 
 
 def load(name: str, root: str | Path | None = None) -> ImageSet:
-    """An embedded image set by name: ``fashion_mnist`` (10 000 test images), ``fashion_mnist_train_slice``
-    (5 000 labelled training images, 500 a class) or ``digits`` (1 797, the far unknowns)."""
+    """An embedded image set by name.
+
+    ``fashion_mnist`` (10 000 test images), ``fashion_mnist_train_slice`` (5 000 labelled training images, 500 a
+    class), ``digits`` (1 797, the far unknowns); ``fashion_mnist_8`` and ``fashion_mnist_train_slice_8`` without the
+    classes Coat and Sneaker, ``fashion_mnist_held_out`` and ``fashion_mnist_train_slice_held_out`` with these two only
+    (the near unknowns). Class indices in brackets take a subset, relabelled: ``fashion_mnist[0,1,5]``.
+    """
+    subset = re.fullmatch(r"(.+)\[(\d+(?:,\d+)*)\]", name)
+    if subset:
+        return load(subset[1], root).only([int(c) for c in subset[2].split(",")])
     if name not in EMBEDDED:
         raise ValueError(f"there is no embedded image set {name!r}; there are: {', '.join(EMBEDDED)}")
     return EMBEDDED[name](root)

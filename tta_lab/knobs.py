@@ -107,8 +107,14 @@ def _set(part, path, value):
 
 
 def check(part) -> None:
-    """Raise ValueError when a knob of this part is of the wrong kind or outside its range."""
+    """Raise ValueError when a knob of this part is of the wrong kind or outside its range.
+
+    Numbers of other libraries (a numpy scalar, a tensor of one value) become Python numbers, so that a recipe prints plainly.
+    """
     for k in own_knobs(part):
+        if hasattr(k.value, "item") and getattr(k.value, "ndim", 1) == 0:
+            object.__setattr__(part, k.name, k.value.item())
+            k = replace(k, value=k.value.item())
         where = f"{type(part).__name__}.{k.name} = {k.value!r}"
         if k.choices is not None:
             if k.value not in k.choices:

@@ -1,7 +1,8 @@
 """Numbers that judge a run: pure functions of arrays, accumulated in float64.
 
-One rule for broken outputs: a row with NaN logits (or +inf, or nothing but -inf) is never dropped.  It counts as wrong, its score is -inf, and
-where a probability is needed it counts as a wrong answer given with full confidence (NLL inf, Brier 2).
+One rule for broken outputs: a row with NaN logits (or +inf, or nothing but -inf) is never dropped.  It counts as
+wrong, its score is -inf, and where a probability is needed it counts as a wrong answer given with full confidence
+(NLL inf, Brier 2).
 The collecting functions `classification` and `open_set` report how many such rows there were as ``bad_rows``.
 An average over nothing is NaN, silently.
 """

@@ -171,29 +171,52 @@ class SlidingWindow(EveryBatch):
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Part):
-    """A test-time adaptation method: a composition of parts plus a per-sample loss.
+    """A test-time adaptation method: a composition of parts. This base has no loss: only normalisation and output.
 
-    A subclass states its difference: part defaults, its own knobs, and any of ``losses``, ``lessons``, ``output``.
-    It never averages, never calls backward, never moves data, never logs.
+    A subclass states its difference: part defaults, its own knobs, and ``output`` where the answer is not the prediction.
+    It never moves data, never logs, never asks for the name of a data set.
     """
 
     norm: Part
-    train: Part = NoParameters()
-    select: tuple = ()
-    penalties: tuple = ()
-    update: Part = Step()
     cadence: Part = EveryBatch()
-    controllers: tuple = ()
-    average: str = knob("kept", choices=("kept", "all"), why="losses are divided by the number kept, or by all")
-    when_empty: str = knob("skip", choices=("skip", "step"), why="nothing kept: skip the step, or step on the penalties alone")
-    answer: str = knob("before", choices=("before", "after"), why="returned logits are from before or after the update")
 
+    learns: ClassVar[bool] = False
     kind: ClassVar[str] = "logits"              # or "log_probabilities"
     needs: ClassVar[frozenset] = frozenset()    # of: "batch_norm", "features", "source_logits"
     tasks: ClassVar[tuple] = ("classification", "segmentation")
     paper: ClassVar[str] = ""
     family: ClassVar[str] = ""
     verified: ClassVar[str] = ""                # how its numbers were checked
+    # what the loop asks of every method; a method with a loss has these as fields
+    train, update, select, penalties, controllers, average, when_empty, answer = NoParameters(), Part(), (), (), (), "kept", "skip", "before"
+
+    def where(self, *selectors: Selector) -> Method:
+        """The same method learning only from the samples that these selectors keep too."""
+        raise TypeError(f"{type(self).__name__} has no loss, so there is nothing to select samples for")
+
+    def plus(self, *penalties: Penalty) -> Method:
+        """The same method with more penalties."""
+        raise TypeError(f"{type(self).__name__} has no loss, so a penalty cannot be added to it")
+
+    def output(self, view, state: dict) -> Tensor:
+        """The logits to return, (B, C, *S)."""
+        return view.logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossMethod(Method):
+    """A method that learns: it states ``losses``, one number per sample, never reduced, and never calls backward."""
+
+    train: Part = NormAffine()
+    select: tuple = ()
+    penalties: tuple = ()
+    update: Part = Step()
+    controllers: tuple = ()
+    average: str = knob("kept", choices=("kept", "all"), why="losses are divided by the number kept, or by all")
+    when_empty: str = knob("skip", choices=("skip", "step"), why="nothing kept: skip the step, or step on the penalties alone")
+    answer: str = knob("before", choices=("before", "after"), why="returned logits are from before or after the update")
+
+    learns: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -202,21 +225,10 @@ class Method(Part):
             if wrong:
                 raise TypeError(f"{type(self).__name__}.{name} takes {interface.__name__} parts, got {wrong[0]!r}")
 
-    @property
-    def learns(self) -> bool:
-        """Whether the method has a loss."""
-        return type(self).losses is not Method.losses
-
-    def where(self, *selectors: Selector) -> Method:
-        """The same method learning only from the samples that these selectors keep too."""
-        if not self.learns:
-            raise TypeError(f"{type(self).__name__} has no loss, so there is nothing to select samples for")
+    def where(self, *selectors: Selector) -> LossMethod:
         return replace(self, select=(*self.select, *selectors))
 
-    def plus(self, *penalties: Penalty) -> Method:
-        """The same method with more penalties."""
-        if not self.learns:
-            raise TypeError(f"{type(self).__name__} has no loss, so a penalty cannot be added to it")
+    def plus(self, *penalties: Penalty) -> LossMethod:
         return replace(self, penalties=(*self.penalties, *penalties))
 
     def lessons(self, view, state: dict) -> Iterator:
@@ -224,9 +236,5 @@ class Method(Part):
         yield view
 
     def losses(self, view, state: dict) -> Tensor:
-        """Loss per sample, (B, *S), never reduced."""
-        raise NotImplementedError(f"{type(self).__name__} has no loss")
-
-    def output(self, view, state: dict) -> Tensor:
-        """The logits to return, (B, C, *S)."""
-        return view.logits
+        """Loss per sample, (B, *S)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from .. import scores
 from ..norms import BatchStatistics
-from ..parts import Method, NormAffine, Part, Step
+from ..parts import LossMethod, NormAffine, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tent(Method):
+class Tent(LossMethod):
     """Tent: minimise the entropy of the predictions with the scale and shift of the normalisation layers.
 
     H_i = -sum_k p_ik ln p_ik,  loss = mean of H_i over the batch; batch-norm layers use the batch's statistics;

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from .. import scores
 from ..knobs import knob
 from ..norms import BatchStatistics
-from ..parts import Method, NormAffine, Part, Step
+from ..parts import LossMethod, NormAffine, Part, Step
 from ..penalties import Diversity
 from ..selectors.confidence_rise import ConfidenceRise
 
 
 @dataclass(frozen=True, kw_only=True)
-class WisdomOfCrowds(Method):
+class WisdomOfCrowds(LossMethod):
     """Wisdom of crowds: Tent on the samples whose confidence has not fallen, plus a term that keeps predictions diverse.
 
     L = mean over kept i of H_i  -  w H(pbar),   keep_i = [p^_i[c_i] >= p~_i[c_i]],  pbar the mean over all samples

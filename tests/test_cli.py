@@ -1,0 +1,330 @@
+"""The command line: which interpreter is chosen, what is installed when, and notebooks run without a browser."""
+import json
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from tta_lab import __main__ as cli
+from tta_lab import bootstrap, headless
+from tta_lab.bootstrap import Interpreter, Problem
+
+ROOT = Path(__file__).resolve().parents[1]
+BARE = Interpreter("/usr/bin/python3", "/usr", "", "3.11")
+FOREIGN = Interpreter("/home/a/env/bin/python", "/home/a/env", "virtual environment", "3.11")
+CONDA = Interpreter("/opt/conda/envs/x/bin/python", "/opt/conda/envs/x", "conda environment", "3.12")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A checkout with a pyproject.toml and nothing else."""
+    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["torch>=2.6"]\n')
+    return str(tmp_path)
+
+
+def installer(root, fail_at=None):
+    """A stand-in for ``bootstrap.call`` that makes the files a real installation makes, and the commands it was given."""
+    commands = []
+
+    def run(command, cwd=None, quiet=False):
+        kind = command[2] if command[2] != "pip" else f"pip {command[3]}"
+        commands.append(kind)
+        if kind == fail_at:
+            return 1
+        if kind == "venv":
+            python = Path(bootstrap.venv_python(root))
+            python.parent.mkdir(parents=True, exist_ok=True)
+            python.touch()
+            (Path(root) / ".venv" / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.11.7\n")
+        return 0
+
+    return run, commands
+
+
+# --- which interpreter --------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("here, lacks, is_ready, action", [
+    (BARE, ["torch>=2.6"], False, "install"),
+    (BARE, ["torch>=2.6"], True, "switch"),
+    (BARE, [], False, "here"),
+    (FOREIGN, [], False, "here"),
+    (FOREIGN, ["torch>=2.6"], True, "refuse"),
+    (CONDA, [], True, "here"),
+    (CONDA, ["torch>=2.6"], False, "refuse"),
+])
+def test_choice_of_the_interpreter(root, here, lacks, is_ready, action):
+    decision = bootstrap.decide(here, root, lacks, is_ready, "notebooks")
+    assert decision.action == action
+    expected = bootstrap.venv_python(root) if action in ("install", "switch") else here.executable
+    assert decision.python == expected
+
+
+@pytest.mark.parametrize("lacks, is_ready, action", [([], True, "here"), (["ruff"], True, "here"), ([], False, "install")])
+def test_inside_the_own_environment_the_stamp_decides(root, lacks, is_ready, action):
+    own = Interpreter(bootstrap.venv_python(root), os.path.join(root, ".venv"), "virtual environment", "3.11")
+    assert bootstrap.decide(own, root, lacks, is_ready).action == action
+
+
+def test_refusal_names_what_is_missing_and_the_exact_command(root):
+    message = bootstrap.decide(FOREIGN, root, ["torch>=2.6", "plotly>=6.0 (found 5.1)"], False, "notebooks").message
+    assert "virtual environment /home/a/env lacks torch>=2.6, plotly>=6.0 (found 5.1)" in message
+    assert message.endswith(f'"/home/a/env/bin/python" -m pip install -e "{root}[notebooks]"')
+
+
+def test_installed_wheel_never_makes_an_environment():
+    decision = bootstrap.decide(BARE, None, ["papermill>=2.6"], False, "notebooks")
+    assert decision.action == "refuse" and decision.message.endswith('pip install "tta-lab[notebooks]"')
+
+
+def test_missing_and_outdated_packages():
+    there = {"torch": "2.10.1+cu130", "numpy": "1.25.9", "plotly": "6.0.0rc1"}
+    assert bootstrap.lacking(["torch>=2.6", "numpy>=1.26", "plotly>=6.0", "pandas>=2.2"], there.get) == \
+        ["numpy>=1.26 (found 1.25.9)", "pandas>=2.2"]
+
+
+def test_groups_that_name_groups_are_resolved():
+    table = {"": ["torch>=2.6"], "notebooks": ["plotly>=6"], "test": ["tta-lab[notebooks]", "pytest>=8"], "dev": ["tta-lab[test]", "ruff"]}
+    assert bootstrap.requirements(table, "") == ["torch>=2.6"]
+    assert bootstrap.requirements(table, "dev") == ["torch>=2.6", "plotly>=6", "pytest>=8", "ruff"]
+
+
+# --- installing -----------------------------------------------------------------------------------------------------
+
+def test_first_call_installs_and_second_does_nothing(root):
+    run, commands = installer(root)
+    assert not bootstrap.ready(root, "3.11")
+    bootstrap.install(root, BARE, run)
+    assert commands == ["venv", "pip install"] and bootstrap.ready(root, "3.11")
+    bootstrap.install(root, BARE, run)
+    assert commands == ["venv", "pip install"]
+
+
+def test_interrupted_installation_is_taken_up_again(root):
+    run, commands = installer(root, fail_at="pip install")
+    with pytest.raises(Problem, match="give the same command again"):
+        bootstrap.install(root, BARE, run)
+    assert not bootstrap.ready(root, "3.11")
+    run, commands = installer(root)
+    bootstrap.install(root, BARE, run)
+    assert commands == ["pip --version", "pip install"] and bootstrap.ready(root, "3.11")  # the environment itself was kept
+
+
+def test_environment_without_pip_is_made_anew(root):
+    run, _ = installer(root)
+    run(["python", "-m", "venv"])
+    run, commands = installer(root, fail_at="pip --version")
+    bootstrap.install(root, BARE, run)
+    assert commands == ["pip --version", "venv", "pip install"]
+
+
+def test_changed_requirements_python_or_place_ask_for_a_new_installation(root, tmp_path):
+    run, commands = installer(root)
+    bootstrap.install(root, BARE, run)
+    assert not bootstrap.ready(root, "3.12")
+    (tmp_path / "pyproject.toml").write_text("[project]\ndependencies = []\n")
+    assert not bootstrap.ready(root, "3.11")
+    bootstrap.install(root, BARE._replace(version="3.12"), run)
+    assert commands == ["venv", "pip install"] * 2  # another Python: from the start, not on top
+    moved = tmp_path.parent / (tmp_path.name + "-moved")
+    tmp_path.rename(moved)
+    assert not bootstrap.ready(str(moved), "3.12")
+
+
+def test_failing_venv_says_which_package_is_needed(root):
+    run, commands = installer(root, fail_at="venv")
+    with pytest.raises(Problem, match="python3-venv"):
+        bootstrap.install(root, BARE, run)
+    assert commands == ["venv"]
+
+
+def test_call_returns_the_exit_code_and_reports_while_waiting(capfd):
+    assert bootstrap.call([sys.executable, "-c", "import time; time.sleep(0.5); raise SystemExit(3)"], every=0.2) == 3
+    assert "still at work after 0.2 s" in capfd.readouterr().err
+
+
+def test_child_processes_wait_passively_and_find_the_package(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    env = bootstrap.child_environment("/here")
+    assert env["OMP_WAIT_POLICY"] == "PASSIVE" and env["PYTHONPATH"] == os.pathsep.join(["/here", "/elsewhere"])
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert bootstrap.child_environment("/here")["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+def test_old_python_is_named():
+    with pytest.raises(Problem, match=r"this is Python 3\.8\.10 \(/usr/bin/python3\), but TTA Lab needs Python 3\.11 or newer"):
+        bootstrap.check_python((3, 8, 10, "final", 0), "/usr/bin/python3")
+    assert bootstrap.check_python((3, 11, 0)) is None
+
+
+@pytest.mark.parametrize("name", ["__init__", "__main__", "bootstrap"])
+def test_what_runs_first_can_be_read_by_python_3_8(name):
+    import ast
+
+    source = (ROOT / "tta_lab" / f"{name}.py").read_text()
+    tree = ast.parse(source, feature_version=(3, 8))
+    outside = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    outside |= {(node.module or "").split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert outside <= set(sys.stdlib_module_names) | {"tta_lab"}
+
+
+def test_refusal_ends_with_code_2_and_one_message(monkeypatch, capsys):
+    monkeypatch.setattr(bootstrap, "this_interpreter", lambda: FOREIGN)
+    monkeypatch.setattr(bootstrap, "installed_version", lambda name: None)
+    assert cli.main(["train", "fashion_resnet_bn"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tta_lab: the virtual environment /home/a/env lacks torch>=2.6") and "Traceback" not in error
+
+
+def test_unknown_notebook_and_bad_setting(monkeypatch, capsys):
+    monkeypatch.setattr(bootstrap, "ensure", lambda *a, **k: None)
+    assert cli.main(["run", "--notebook", "no_such_notebook"]) == 2
+    assert "there is no notebook 'no_such_notebook'" in capsys.readouterr().err
+    assert cli.main(["run", "--set", "seed"]) == 2
+    assert "--set expects NAME=VALUE" in capsys.readouterr().err
+
+
+def test_pytest_arguments_are_passed_on(monkeypatch):
+    calls = []
+    monkeypatch.setattr(bootstrap, "ensure", lambda *a, **k: None)
+    monkeypatch.setattr(cli.subprocess, "call", lambda command, **k: calls.append(command[3:]) or 5)
+    assert cli.main(["test", "-k", "adapter", "-x"]) == 5
+    cli.main(["test", "--all", "-q"])
+    assert calls[0] == ["-k", "adapter", "-x"]
+    assert calls[1][:3] == ["-m", "", "--nbval-lax"] and calls[1][-3:] == ["tests", "notebooks", "-q"]
+
+
+# --- notebooks without a browser --------------------------------------------------------------------------------------
+
+PARAMETERS = """\
+seed: int = 0            # random seed, e.g. seed=3
+fast: bool = True        # small data
+rate: float | None = None
+shifts: list = ["fog"]
+interactive: bool = True
+out_json: str = ""       # where the numbers go"""
+LAST = """\
+import json, os, sys
+if seed == 13:
+    raise ValueError("unlucky seed")
+facts = dict(seed=seed, fast=fast, rate=rate, shifts=shifts, interactive=interactive, python=sys.executable, folder=os.getcwd())
+with open(out_json, "w") as f:
+    json.dump(facts, f)
+print("seed", seed)"""
+
+
+def write(path, *cells):
+    notebook = new_notebook(cells=[new_markdown_cell("# A notebook"), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+                                   *map(new_code_cell, cells)])
+    nbformat.write(notebook, path)
+    return path
+
+
+def quiet(*args, **kwargs):
+    pass
+
+
+@pytest.mark.parametrize("name, given, value", [
+    ("seed", "3", 3), ("seed", 3, 3), ("rate", "1e-3", 1e-3), ("rate", "2", 2.0), ("rate", "None", None), ("fast", "false", False),
+    ("shifts", "['fog', 'snow']", ["fog", "snow"]), ("out_json", "17", "17"),
+])
+def test_texts_become_values_of_the_declared_type(name, given, value):
+    known = headless.parameters_of(new_notebook(cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]))
+    found = known[name].value(given)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("name, given", [("seed", "1.5"), ("seed", "True"), ("seed", "abc"), ("fast", "1"), ("rate", "fast"),
+                                         ("shifts", "fog"), ("out_json", 17)])
+def test_wrong_types_are_refused_with_the_declaration(name, given):
+    known = headless.parameters_of(new_notebook(cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]))
+    with pytest.raises(headless.NotebookError, match=f"the parameter {name} must be .*the notebook says: {name}: "):
+        known[name].value(given)
+
+
+def test_unknown_parameter_lists_those_of_the_notebook(tmp_path):
+    path = write(tmp_path / "a.ipynb", LAST)
+    with pytest.raises(headless.NotebookError, match=r"no parameter sede; it has:\n  seed: int = 0 .*\n  fast: bool") as why:
+        headless.execute(path, {"sede": 3}, out=tmp_path / "runs", say=quiet)
+    assert "out_json" in str(why.value) and not (tmp_path / "runs").exists()
+
+
+def test_full_needs_a_notebook_that_has_fast():
+    with pytest.raises(headless.NotebookError, match="no parameter fast .which --full sets.; it has: none"):
+        headless.settled({}, {}, full=True)
+
+
+def test_run_injects_parameters_and_a_failing_run_keeps_the_earlier_results(tmp_path, capsys):
+    path = write(tmp_path / "tiny.ipynb", LAST)
+    result = headless.execute(path, {"seed": "3", "rate": "0.5"}, full=True, out=tmp_path / "runs")
+    folder = tmp_path / "runs" / "tiny-full"
+    assert result.notebook == folder / "tiny.ipynb" and result.json == folder / "tiny.json"
+    assert json.loads(result.json.read_text()) == {
+        "seed": 3, "fast": False, "rate": 0.5, "shifts": ["fog"], "interactive": False, "python": sys.executable, "folder": str(tmp_path)}
+    assert result.printed == "seed 3\n" and "A notebook" in result.html.read_text()
+    assert "[ 3/3] import json, os, sys" in capsys.readouterr().out
+    assert sorted(p.name for p in folder.iterdir()) == ["tiny.html", "tiny.ipynb", "tiny.json"]
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    with pytest.raises(headless.NotebookFailed, match=r"code cell 3 of 3: ValueError: unlucky seed") as why:
+        headless.execute(path, {"seed": 13}, full=True, out=tmp_path / "runs")
+    assert str(folder / "tiny.failed.ipynb") in str(why.value) and "\x1b" not in str(why.value)
+    assert "unlucky seed" in (folder / "tiny.failed.ipynb").read_text()
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "tiny.failed.ipynb"} == before
+
+
+def test_numbers_promised_but_not_written_are_a_failure(tmp_path):
+    path = write(tmp_path / "silent.ipynb", "x = 1")
+    with pytest.raises(headless.NotebookFailed, match="out_json but wrote nothing there"):
+        headless.execute(path, out=tmp_path / "runs", say=quiet)
+    assert [p.name for p in (tmp_path / "runs" / "silent-fast").iterdir()] == ["silent.failed.ipynb"]
+
+
+def test_page_carries_plotly_once_and_asks_nothing_of_the_network():
+    import re
+
+    import plotly.graph_objects as go
+    from plotly.offline import get_plotlyjs
+
+    def shown(figure):
+        output = nbformat.v4.new_output("display_data", {headless.PLOTLY: json.loads(figure.to_json()), "text/plain": "Figure"})
+        return new_code_cell("fig", outputs=[output])
+
+    curve, bars = go.Figure(go.Scatter(y=[1, 2], name="first curve")), go.Figure(go.Bar(y=[3], name="bars"))
+    notebook = new_notebook(cells=[shown(curve), shown(bars)],
+                            metadata={"widgets": {"application/vnd.jupyter.widget-state+json": {"state": {}}}})
+    page = headless.to_offline_html(notebook, "two figures")
+    assert page.count(get_plotlyjs()) == 1
+    rest = page.replace(get_plotlyjs(), "")
+    assert rest.count("Plotly.newPlot(") == 2 and "first curve" in rest and "bars" in rest
+    assert not re.findall(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)\s*=", rest)
+    assert not re.findall(r"@import|url\(\s*['\"]?(?:https?:)?//", rest)
+    assert headless.PLOTLY in notebook.cells[0].outputs[0].data and "widgets" in notebook.metadata  # the notebook itself is untouched
+
+
+def test_kernel_is_this_interpreter_whatever_is_registered(tmp_path, monkeypatch):
+    kernel = tmp_path / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(json.dumps({"argv": ["/no/such/python"], "display_name": "other", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    spec = headless.kernel_manager()(kernel_name="python3").kernel_spec
+    assert spec.argv[0] == sys.executable and str(ROOT) in spec.env["PYTHONPATH"].split(os.pathsep)
+
+
+def test_info_names_versions_and_tells_of_a_damaged_data_file(tmp_path, monkeypatch, capsys):
+    from importlib.metadata import version
+
+    monkeypatch.setattr(bootstrap, "ensure", lambda *a, **k: None)
+    assert cli.main(["info"]) == 0
+    told = capsys.readouterr().out
+    assert f"torch       {version('torch')}" in told and "are as recorded" in told
+    (tmp_path / "x.bin").write_bytes(b"changed")
+    (tmp_path / "index.json").write_text(json.dumps({"x.bin": {"sha256": "0" * 64, "bytes": 7, "rebuild": "make x"}}))
+    monkeypatch.setenv("TTA_LAB_DATA", str(tmp_path))
+    assert cli.main(["info"]) == 1
+    assert "x.bin is damaged" in capsys.readouterr().out

@@ -1,0 +1,150 @@
+"""One contract for every method and every selector found, on classifiers in three normalisations and a segmenter."""
+import copy
+import io
+import itertools
+
+import pytest
+import torch
+from tiny import stream, tiny
+
+from tta_lab.adapter import Adapter
+from tta_lab.knobs import knobs
+from tta_lab.methods import METHODS, PARTS, from_json, make, to_json
+from tta_lab.parts import AllParameters, NeedsError, NormAffine, Selector
+from tta_lab.selectors import SELECTORS
+
+MODELS = ("tinybn", "tinygn", "tinyvit", "tinyseg")
+CHAINS = [(), *[(kind(),) for kind in SELECTORS.values()], tuple(kind() for kind in SELECTORS.values())]
+CASES = [(name, chain, model, amp) for name, chain, model, amp in
+         itertools.product(METHODS, CHAINS, MODELS, (None, torch.bfloat16))
+         if METHODS[name]().learns or not chain]
+
+
+def ident(value):
+    if isinstance(value, tuple):
+        return "+".join(type(s).__name__ for s in value) or "all"
+    return "float32" if value is None else str(value).removeprefix("torch.")
+
+
+def possible(name, model):
+    return "batch_norm" not in METHODS[name].needs or model in ("tinybn", "tinyseg")
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return [x[:24] for x in stream("s3")[0][:4]]
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize(("name", "chain", "model", "amp"), CASES, ids=ident)
+def test_contract(name, chain, model, amp, batches):
+    net = tiny(model)
+    recipe = make(name).where(*chain) if chain else make(name)
+    if not possible(name, model):
+        with pytest.raises(NeedsError, match="batch-norm"):
+            Adapter(net, recipe)
+        return
+    before, global_rng = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    adapter = Adapter(net, recipe, seed=1, device="cpu", amp=amp, record="source")
+    with torch.no_grad():
+        first = [adapter(x) for x in batches]
+    assert all(z.shape[:2] == (24, 5 if model == "tinyseg" else 10) and z.dtype == torch.float32 for z in first)
+    assert all(torch.isfinite(z).all() and not z.requires_grad for z in first)
+
+    # the caller's model, its gradients and the global generator are untouched
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+    assert torch.equal(torch.get_rng_state(), global_rng)
+
+    # only declared parameters move, and they do
+    source = dict(adapter.source.named_parameters())
+    shared = {k for k, p in adapter.model.named_parameters() if p is source.get(k)}
+    assert shared.isdisjoint(adapter.tuned) and shared | set(adapter.tuned) == set(source)
+    assert all(torch.equal(source[k], before[k]) for k in source)
+    moved = any(not torch.equal(p.detach(), source[k]) for k, p in adapter.tuned.items())
+    assert moved == (recipe.learns and not adapter.trace.step("skipped").all())
+
+    # reset, a fresh adapter without records, and inference mode give the same bits
+    adapter.reset()
+    assert same([adapter(x) for x in batches], first)
+    with torch.inference_mode():
+        plain = Adapter(net, recipe, seed=1, device="cpu", amp=amp, record="off")
+        assert same([plain(x) for x in batches], first)
+
+    # interrupted after any batch and gone on elsewhere: the same bits and the same trace
+    stopped = Adapter(net, recipe, seed=1, device="cpu", amp=amp, record="source")
+    answers = [stopped(x) for x in batches[:2]]
+    file = io.BytesIO()
+    torch.save(stopped.state_dict(), file)
+    file.seek(0)
+    resumed = Adapter(net, recipe, seed=1, device="cpu", amp=amp, record="source")
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert same(answers + [resumed(x) for x in batches[2:]], first)
+    for column in ("id", "entropy", "kept", "rise_source") if model != "tinyseg" else ("id", "entropy", "kept"):
+        assert (resumed.trace[column] == adapter.trace[column]).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_recipe_prints_compares_and_saves(name):
+    recipe = make(name)
+    assert eval(repr(recipe), dict(PARTS)) == recipe and hash(recipe) == hash(make(name))
+    assert from_json(to_json(recipe)) == recipe
+    if recipe.learns:
+        chained = recipe.where(*(kind() for kind in SELECTORS.values()))
+        assert from_json(to_json(chained)) == chained != recipe
+        assert len(chained.select) == len(recipe.select) + len(SELECTORS)
+    else:
+        with pytest.raises(TypeError, match="no loss"):
+            recipe.where(SELECTORS["low_entropy"]())
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_every_knob_is_described_and_guarded(part):
+    try:
+        rows = knobs(part)
+    except TypeError:  # an interface without defaults
+        pytest.skip("an interface, not a part")
+    for k in rows:
+        assert k.why, f"{part.__name__}.{k.name} has no sentence"
+        assert k.choices is not None or isinstance(k.default, bool) or k.low < k.high
+        assert k.choices is None or k.default in k.choices
+        if "." not in k.name:
+            outside = "no such value" if k.choices or isinstance(k.default, bool) else k.high * 2 + 1
+            with pytest.raises(ValueError, match=k.name):
+                part(**{k.name: outside})
+            with pytest.raises(ValueError, match=k.name):
+                part(**{k.name: None})
+
+
+class _Nobody(Selector):
+    def weights(self, view, losses, keep, state):
+        return losses * 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("rule", ["adam", "sgd"])
+def test_nothing_kept_nothing_moves(model, rule, batches):
+    """Also when the optimiser has momentum from earlier steps."""
+    adapter = Adapter(tiny(model), make("tent", rule=rule).where(_Nobody()), device="cpu")
+    warm = Adapter(tiny(model), make("tent", rule=rule), device="cpu")
+    warm(batches[0])
+    adapter.optimizer.load_state_dict(warm.optimizer.state_dict())
+    for x in batches[:2]:
+        adapter(x)
+    assert all(torch.equal(v, adapter._start[k]) for k, v in adapter._owned.items())
+    assert adapter.trace.step("skipped").all() and not adapter.trace["kept"].any()
+
+
+@pytest.mark.parametrize(("train", "model"), list(itertools.product((NormAffine(), AllParameters()), MODELS)))
+def test_tuned_parameters_are_those_declared(train, model, batches):
+    net = tiny(model)
+    adapter = Adapter(net, make("tent", train=train), device="cpu")
+    norms = {f"{path}.{name}" for path, m in net.named_modules() if isinstance(m, (torch.nn.BatchNorm2d, torch.nn.GroupNorm, torch.nn.LayerNorm))
+             for name, _ in m.named_parameters()}
+    assert set(adapter.tuned) == (norms if train == NormAffine() else set(dict(net.named_parameters())))
+    adapter(batches[0])
+    moved = {k for k, p in adapter.tuned.items() if not torch.equal(p.detach(), adapter._start[k])}
+    assert moved, "nothing moved"

@@ -1,0 +1,271 @@
+"""plots: what is drawn equals the numbers in both backends, empty input is explained, and nothing leaks into pyplot."""
+import math
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from tta_lab import diagnose as D
+from tta_lab import plots as P
+
+Figure = pytest.importorskip("matplotlib.figure").Figure
+go = pytest.importorskip("plotly.graph_objects")
+BACKENDS = ("matplotlib", "plotly")
+ROUND = {"round": np.array([0, 1, 2]), "error": np.array([10.0, 20.0, 40.0]), "n": np.array([9, 9, 9])}
+GROUPS = {"correct": np.array([.1, .2, .3]), "wrong": np.array([.4, .5, math.nan]), "unknown": np.array([.5, .3, .7])}
+FALL = {"round": ROUND["round"], "n": ROUND["n"], "falling": np.array([3, 5, 8]), "falling_share": np.array([.1, .2, .3]),
+        "among_falling": GROUPS, "within_group": {g: v / 2 for g, v in GROUPS.items()}}
+HALF = {"rounds": [0], "n": {g: 4 for g in GROUPS}, "counts": GROUPS, "share": GROUPS}
+RISE = {"edges": np.linspace(-1, 1, 4), "early": HALF, "late": HALF | {"rounds": [2, 3, 4], "share": FALL["within_group"]}}
+ENTROPY = {"edges": np.array([0, .5, 1.0]), "first_step": np.array([0, 5]), "last_step": np.array([4, 8]),
+           "counts": np.array([[1, 3], [2, 2]]), "share": np.array([[.25, .75], [.5, .5]]), "median": np.array([.6, .5]), "broken": np.array([0, 0])}
+SELECTION = {"round": ROUND["round"], "labels": {"none": "no filter", "rise": "d >= 0", "kept": "kept by the run"},
+             "precision": {"none": GROUPS["correct"], "rise": GROUPS["wrong"], "kept": GROUPS["unknown"]},
+             "recall": {"none": np.ones(3), "rise": GROUPS["unknown"], "kept": GROUPS["wrong"]}}
+MARGINAL = {"step": np.arange(200), "effective_classes": np.linspace(8, 2, 200), "threshold": 4.0, "classes": 8, "alarm_step": 134}
+DETECTION = {"scores": ["rise", "energy"], "labels": ["confidence difference d", "energy"], "n": {},
+             "known_vs_unknown": {"auroc": np.array([.9, .7]), "fpr95": np.array([.2, math.nan])},
+             "correct_vs_wrong": {"auroc": np.array([.8, .6]), "fpr95": np.array([.3, .4])}}
+DOMAIN = {"domain": ["fog", "gaussian_noise"], "error": np.array([10.0, 30.0])}
+NAMES = P.GROUP_LABELS
+CASES = {  # name: (numbers, one {label: heights} per panel)
+    "error_per_round": (ROUND, [{"": ROUND["error"]}]),
+    "error_per_domain": (DOMAIN, [{"mean 20.0 %": DOMAIN["error"]}]),
+    "rise_and_fall": (FALL, [{"all falling images": FALL["falling"]}, {NAMES[g]: v for g, v in GROUPS.items()},
+                             {NAMES[g]: v / 2 for g, v in GROUPS.items()}]),
+    "rise_histogram": (RISE, [{NAMES[g]: v for g, v in GROUPS.items()}, {NAMES[g]: v / 2 for g, v in GROUPS.items()}]),
+    "entropy_histogram": (ENTROPY, [{"median": ENTROPY["median"]}]),
+    "selection_quality": (SELECTION, [{label: SELECTION[part][rule] for rule, label in SELECTION["labels"].items()}
+                                      for part in ("precision", "recall")]),
+    "marginal_entropy": (MARGINAL, [{"effective number of classes": MARGINAL["effective_classes"]}]),
+    "detection": (DETECTION, [{"known against unknown": DETECTION["known_vs_unknown"][part],
+                               "correct against wrong": DETECTION["correct_vs_wrong"][part]} for part in ("auroc", "fpr95")]),
+}
+
+
+def plot(name, numbers, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = getattr(P, f"plot_{name}")(numbers, **kwargs)
+        if isinstance(figure, Figure):
+            figure._repr_png_()     # the layout is worked out when drawing, and would complain there
+        return figure
+
+
+def panels(figure):
+    return [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+
+
+def drawn(figure):
+    """One {label: heights} per panel, read back from the artists or the traces; reference lines and bands left out."""
+    if isinstance(figure, Figure):
+        found = []
+        for axis in panels(figure):
+            heights = {line.get_label(): line.get_ydata() for line in axis.lines if not line.get_label().startswith("_")}
+            heights |= {bars.get_label(): np.array([bar.get_height() for bar in bars]) for bars in axis.containers if hasattr(bars, "patches")}
+            heights |= {patch.get_label(): patch.get_data().values for patch in axis.patches if hasattr(patch, "get_data")}
+            found.append(heights)
+        return found
+    found = {}
+    for trace in figure.data:
+        if trace.type == "bar" or trace.type == "scatter" and trace.fill is None:
+            stairs = trace.type == "scatter" and trace.line.shape == "hv"
+            found.setdefault(trace.xaxis, {})[trace.name or ""] = np.array(trace.y, float)[:-1 if stairs else None]
+    return list(found.values())
+
+
+def same_heights(figure, expected):
+    got = drawn(figure)
+    assert [list(panel) for panel in got] == [list(panel) for panel in expected]
+    for panel, wanted in zip(got, expected, strict=True):
+        for label, heights in wanted.items():
+            np.testing.assert_allclose(panel[label], heights, equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", CASES)
+def test_both_backends_draw_the_very_numbers(name, backend):
+    numbers, expected = CASES[name]
+    same_heights(plot(name, numbers, backend=backend), expected)
+
+
+def test_every_plot_has_its_reading_sentence():
+    assert set(P.HOW_TO_READ) == set(CASES) == {name.removeprefix("plot_") for name in dir(P) if name.startswith("plot_")}
+    assert all(text.endswith(".") and text.count(". ") == 0 for text in P.HOW_TO_READ.values())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_heat_map_carries_shares_and_places(backend):
+    figure = plot("entropy_histogram", ENTROPY, backend=backend)
+    if backend == "plotly":
+        np.testing.assert_allclose(figure.data[0].z, ENTROPY["share"].T)
+        np.testing.assert_allclose(figure.data[0].x, [0, 5, 9])
+        np.testing.assert_allclose(figure.data[1].x, [2.5, 7])
+    else:
+        mesh = panels(figure)[0].collections[0]
+        np.testing.assert_allclose(np.asarray(mesh.get_array()).reshape(2, 2), ENTROPY["share"].T)
+        np.testing.assert_allclose(panels(figure)[0].lines[0].get_xdata(), [2.5, 7])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_seeds_become_mean_and_band(backend):
+    # errors 10 20 40 and 14 20 46: mean 12 20 43, deviation |difference| / sqrt 2
+    runs = {"Source": ROUND, "Tent": [ROUND, ROUND | {"error": np.array([14.0, 20.0, 46.0])}]}
+    figure = plot("error_per_round", runs, backend=backend)
+    same_heights(figure, [{"Source": [10, 20, 40], "Tent": [12, 20, 43]}])
+    half = np.array([4, 0, 6]) / math.sqrt(2)
+    if backend == "plotly":
+        bands = [trace.y for trace in figure.data if trace.fill == "toself"]
+        assert len(bands) == 1
+        np.testing.assert_allclose(bands[0], np.concatenate([[12, 20, 43] + half, ([12, 20, 43] - half)[::-1]]))
+    else:
+        band, = panels(figure)[0].collections
+        corners = band.get_paths()[0].vertices[:, 1]
+        assert corners.max() == pytest.approx(43 + half[2]) and corners.min() == pytest.approx(12 - half[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_domains_of_several_runs_stand_side_by_side(backend):
+    figure = plot("error_per_domain", {"Source": DOMAIN, "Tent": [DOMAIN, DOMAIN | {"error": np.array([20.0, 50.0])}]}, backend=backend)
+    same_heights(figure, [{"Source (mean 20.0 %)": [10, 30], "Tent (mean 27.5 %)": [15, 40]}])
+    if backend == "plotly":
+        np.testing.assert_allclose(figure.data[1].error_y.array, np.array([10, 20]) / math.sqrt(2))
+        assert list(figure.data[0].x) == ["fog", "gaussian noise"]
+    else:
+        assert [tick.get_text() for tick in panels(figure)[0].get_xticklabels()] == ["fog", "gaussian noise"]
+        left, right = [[bar.get_x() for bar in bars] for bars in panels(figure)[0].containers if hasattr(bars, "patches")]
+        np.testing.assert_allclose(np.subtract(right, left), 0.4)
+
+
+def test_seeds_that_do_not_fit_together_are_refused():
+    with pytest.raises(ValueError, match="seeds of run 'Tent' cover different rounds"):
+        P.plot_error_per_round({"Tent": [ROUND, {"round": [0], "error": [1.0]}]})
+    with pytest.raises(ValueError, match="run 'Tent' has no numbers"):
+        P.plot_error_per_round({"Tent": []})
+
+
+def emptied(value):
+    """The same numbers with every float lost."""
+    if isinstance(value, dict):
+        return {k: emptied(v) for k, v in value.items()}
+    return np.full(np.shape(value), math.nan) if isinstance(value, np.ndarray) else value
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_without_a_finite_value_are_explained(name, backend):
+    numbers = emptied(CASES[name][0])
+    if name in ("rise_histogram", "entropy_histogram"):    # the places stay, what stands there is lost
+        numbers |= {k: v for k, v in CASES[name][0].items() if k in ("edges", "first_step", "last_step")}
+    figure = plot(name, numbers, backend=backend)
+    n = len(CASES[name][1])
+    if backend == "plotly":
+        texts = [a.text for a in figure.layout.annotations if a.text.startswith("Nothing to draw: ")]
+        assert len(texts) == n and not figure.data
+    else:
+        assert [axis.texts[0].get_text().startswith("Nothing to draw: ") for axis in panels(figure)] == [True] * n
+        assert not any(axis.lines for axis in panels(figure))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_trace_without_images_is_explained(backend):
+    from tta_lab.trace import Trace
+
+    columns = ("step", "round", "domain", "label", "known", "prediction", "confidence", "entropy", "energy", "rise_source", "kept")
+    trace = Trace.from_columns({k: np.zeros(0) for k in columns}, {"step": [], "marginal_entropy": []}, {"classes": 4, "domains": []})
+    for name in CASES:
+        figure = plot(name, getattr(D, name)(trace), backend=backend)
+        texts = [a.text for a in figure.layout.annotations] if backend == "plotly" else [t.get_text() for a in panels(figure) for t in a.texts]
+        assert any(text.startswith("Nothing to draw") for text in texts), name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_constant_numbers_are_a_flat_line_on_a_real_axis(backend):
+    figure = plot("error_per_round", {"round": [0, 1], "error": [0.0, 0.0]}, backend=backend)
+    same_heights(figure, [{"": [0, 0]}])
+    low, high = figure.layout.yaxis.range if backend == "plotly" else panels(figure)[0].get_ylim()
+    assert low == 0 and high > 0.5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_runs_differ_in_more_than_colour(backend):
+    runs = {f"run {i}": ROUND | {"error": ROUND["error"] + i} for i in range(9)}
+    figure = plot("error_per_round", runs, backend=backend)
+    if backend == "plotly":
+        looks = [(t.line.dash, t.marker.symbol) for t in figure.data]
+    else:
+        looks = [(line.get_linestyle() + str(line._dash_pattern), line.get_marker()) for line in panels(figure)[0].lines]
+    assert len(set(looks)) == 9
+    assert len({P._looks(i) for i in range(35)}) == 35
+
+
+def test_text_is_large_enough_for_a_projector():
+    for name, (numbers, _) in CASES.items():
+        figure = plot(name, numbers)
+        for axis in figure.axes:
+            texts = [axis.title, axis.xaxis.label, axis.yaxis.label, *axis.get_xticklabels(), *axis.get_yticklabels()]
+            assert all(text.get_fontsize() >= 12 for text in texts), name
+        assert all(text.get_fontsize() >= 12 for legend in figure.legends for text in legend.get_texts()), name
+        layout = plot(name, numbers, backend="plotly").layout
+        assert layout.font.size >= 12 and all(a.font.size >= 12 for a in layout.annotations)
+
+
+def test_axes_name_their_units():
+    units = {"error_per_round": ["(%)"], "error_per_domain": ["(%)"], "rise_and_fall": ["(images)", "%", "%"], "rise_histogram": ["%", "%"],
+             "entropy_histogram": ["(nats)"], "selection_quality": ["%", "%"], "marginal_entropy": ["(classes)"], "detection": ["%", "%"]}
+    for name, (numbers, _) in CASES.items():
+        for axis, unit in zip(panels(plot(name, numbers)), units[name], strict=True):
+            ticks = "".join(tick.get_text() for tick in axis.get_yticklabels())
+            assert unit in axis.get_ylabel() + ticks, name
+        layout = plot(name, numbers, backend="plotly").layout
+        axes = [layout[f"yaxis{i or ''}"] for i in [0, 2, 3][:len(units[name])]]
+        assert all(unit in axis.title.text + (axis.tickformat or "") for axis, unit in zip(axes, units[name], strict=True)), name
+
+
+def test_labels_and_legend_stay_inside_the_figure_and_off_the_axes():
+    runs = {f"Tent(lr=0.001).where(ConfidenceRise(), LowEntropy({i}))": ROUND for i in range(7)}
+    many = {"domain": [f"a_rather_long_domain_name_{i}" for i in range(15)], "error": np.arange(15.0)}
+    figures = [plot(name, numbers) for name, (numbers, _) in CASES.items()] + [plot("error_per_round", runs), plot("error_per_domain", many)]
+    for figure in figures:
+        width, height = figure.bbox.width, figure.bbox.height
+        for axis in figure.axes:
+            box = axis.get_tightbbox()
+            assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+        for legend in figure.legends:
+            box = legend.get_window_extent()
+            assert box.x0 >= -1 and box.x1 <= width + 1 and box.y0 >= -1
+            assert all(not box.overlaps(axis.get_tightbbox()) for axis in panels(figure))
+
+
+def test_given_axes_are_drawn_into():
+    figure = Figure(figsize=(9, 4))
+    left, right = figure.subplots(1, 2)
+    assert P.plot_selection_quality(SELECTION, ax=(left, right)) is figure
+    assert left.get_title().startswith("Precision") and len(right.lines) == 3 and len(left.get_legend().get_texts()) == 3
+    assert P.plot_error_per_round(ROUND, ax=figure.add_subplot()) is figure
+    with pytest.raises(ValueError, match="has 2 panels but ax holds 1 axes"):
+        P.plot_selection_quality(SELECTION, ax=left)
+    with pytest.raises(ValueError, match="backend must be 'matplotlib' or 'plotly', not 'bokeh'"):
+        P.plot_error_per_round(ROUND, backend="bokeh")
+    with pytest.raises(ValueError, match="ax is for backend='matplotlib'"):
+        P.plot_error_per_round(ROUND, backend="plotly", ax=left)
+
+
+def test_a_figure_shows_itself_in_a_notebook():
+    assert P.plot_error_per_round(ROUND)._repr_png_().startswith(b"\x89PNG")
+
+
+def test_importing_loads_no_plotting_library_and_drawing_no_pyplot():
+    code = """if True:
+        import sys
+        from tta_lab import plots
+        assert not {"matplotlib", "plotly"} & set(sys.modules)
+        import matplotlib
+        before = dict(matplotlib.rcParams)
+        plots.plot_error_per_round({"round": [0, 1], "error": [1.0, 2.0]})._repr_png_()
+        assert "matplotlib.pyplot" not in sys.modules and dict(matplotlib.rcParams) == before and "plotly" not in sys.modules
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

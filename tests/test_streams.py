@@ -1,0 +1,278 @@
+"""Streams: sizes by hand, who is shown when, repetition and rebuilding."""
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from tta_lab import streams
+from tta_lab.corruptions import STANDARD_SIX, corrupt
+from tta_lab.datasets import ImageSet, load
+from tta_lab.streams import UNKNOWN_ID, Stream, closed_set, deal, deck, long_term, open_set, shuffled
+
+
+def toy(n=60, classes=4, side=8, seed=0, name="toy"):
+    """Random images, as many of each class as possible."""
+    x = torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return ImageSet(name, x, torch.arange(n) % classes, tuple(f"class {k}" for k in range(classes)))
+
+
+def ids_by_segment(stream):
+    """(round, domain index) -> ids in order of arrival."""
+    found = {}
+    for batch in stream:
+        found.setdefault((batch.round, batch.domain_index), []).append(batch.ids)
+    return {key: torch.cat(parts) for key, parts in found.items()}
+
+
+def test_sizes_by_hand():
+    """25 known in batches of 10: 10, 10, 5; rho 0.5 gives 5, 5, 3 (2.5 is rounded up) unknown: 38 images a shift."""
+    stream = Stream(toy(), ("contrast", "none"), per_shift=25, batch=10, rounds=3, unknown=toy(seed=1), unknown_ratio=0.5)
+    assert stream.sizes == [(10, 5), (10, 5), (5, 3)]
+    assert len(stream) == 3 * 2 * 3 and stream.n_images == 3 * 2 * 38
+    batches = list(stream)
+    assert len(batches) == len(stream) and sum(map(len, batches)) == stream.n_images
+    assert [len(b) for b in batches[:3]] == [15, 15, 8]
+    assert [(b.round, b.domain_index, b.domain, b.new_domain) for b in batches[:7]] == [
+        (0, 0, "contrast", True), (0, 0, "contrast", False), (0, 0, "contrast", False),
+        (0, 1, "none", True), (0, 1, "none", False), (0, 1, "none", False), (1, 0, "contrast", True)]
+    assert sum(b.new_domain for b in batches) == 6
+
+
+def test_batches_hold_what_they_say():
+    known, unknown = toy(), toy(seed=1, classes=7)
+    stream = Stream(known, ("gaussian_noise", "none", "pixelate"), 3, per_shift=12, batch=5, unknown=unknown, unknown_ratio=1, seed=9)
+    for batch in stream:
+        n = len(batch) // 2
+        assert batch.known.tolist() == [True] * n + [False] * n                   # known first
+        assert batch.ids[:n].max() < len(known) and batch.ids[n:].min() >= UNKNOWN_ID
+        assert torch.equal(batch.label[:n], known.y[batch.ids[:n]]) and (batch.label[n:] == 4).all()
+        clean = torch.cat([known.images(batch.ids[:n]), unknown.images(batch.ids[n:] - UNKNOWN_ID)])
+        assert torch.equal(batch.x, corrupt(clean, batch.domain, 3, batch.ids, seed=9))
+        assert torch.equal(stream.images(batch.ids.flip(0), batch.domain), batch.x.flip(0))
+        assert batch.x.dtype == torch.float32 and batch.ids.dtype == batch.label.dtype == torch.int64 and batch.known.dtype == torch.bool
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        batch.domain = "other"
+
+
+def test_defaults():
+    stream = closed_set()
+    assert stream.shifts == STANDARD_SIX == ("gaussian_noise", "defocus_blur", "contrast", "brightness", "pixelate", "jpeg_compression")
+    assert (stream.severity, stream.per_shift, stream.batch, stream.rounds, stream.reset) == (5, 300, 100, 1, "never")
+    assert len(stream) == 18 and stream.n_images == 1800
+    assert open_set().sizes == [(100, 100)] * 3 and open_set().n_images == 3600
+    assert long_term().rounds == 50 and long_term(unknown="digits", rounds=2).ratio == 1
+    first = next(iter(open_set()))
+    assert first.x.shape == (200, 1, 28, 28) and (first.label[100:] == 10).all()
+
+
+def test_shifts_share_no_image_and_are_balanced():
+    stream = Stream(per_shift=300, seed=5)
+    ids = torch.cat(stream.hands[0])
+    assert len(ids.unique()) == 1800
+    for hand in stream.hands[0]:
+        assert load("fashion_mnist").y[hand].bincount().tolist() == [30] * 10
+    odd = Stream("fashion_mnist_8", per_shift=301)
+    for hand in odd.hands[0]:
+        counts = odd.known_set.y[hand].bincount()
+        assert counts.max() - counts.min() <= 1 and counts.sum() == 301
+
+
+def test_a_deck_is_balanced_as_long_as_classes_last():
+    labels = torch.tensor([0] * 3 + [1] * 3 + [2] * 9)
+    order = deck(labels, 0, "x", 0)
+    assert order.sort().values.tolist() == list(range(15))
+    for k in range(3):
+        assert labels[order][3 * k:3 * k + 3].sort().values.tolist() == [0, 1, 2]
+    assert (labels[order][9:] == 2).all()
+    late = deck(labels, 0, "x", 0, last=torch.tensor([0, 1, 8]))
+    assert set(late[-3:].tolist()) == {0, 1, 8} and labels[late][:3].sort().values.tolist() == [0, 1, 2]
+
+
+def test_dealing_goes_on_with_a_new_deck():
+    """10 images, hands of 4: two hands from the first deck, the third takes its last 2 and 2 others of the second."""
+    labels = torch.arange(10) % 2
+    hands = deal(labels, [4] * 5, 0, "x")
+    assert sorted(torch.cat(hands[:2] + [hands[2][:2]]).tolist()) == list(range(10))
+    assert all(len(set(hand.tolist())) == 4 for hand in hands)
+    assert sorted(torch.cat(hands).tolist()) == sorted(list(range(10)) * 2)
+    for hand in hands:
+        assert labels[hand].sum() == 2
+    large = deal(labels, [25], 0, "x")[0]           # more than there are: everything twice, and five a third time
+    assert sorted(large.bincount().tolist()) == [2] * 5 + [3] * 5
+
+
+def test_wrap_around_repeats_no_image_within_a_shift():
+    stream = Stream(toy(60), ["contrast"] * 5, per_shift=50, batch=50)
+    for ids in ids_by_segment(stream).values():
+        assert len(ids.unique()) == 50
+    counts = torch.cat(stream.hands[0]).bincount(minlength=60)
+    assert counts.min() >= 4 and counts.max() <= 5           # 250 = 4 60 + 10
+
+
+def test_rounds_repeat_images_in_another_order():
+    stream = Stream(toy(), ("contrast", "gaussian_noise"), per_shift=20, batch=6, rounds=3, unknown=toy(seed=1), unknown_ratio=0.5)
+    segments = ids_by_segment(stream)
+    for domain in (0, 1):
+        first, second, third = (segments[r, domain] for r in range(3))
+        assert torch.equal(first.sort().values, second.sort().values) and torch.equal(second.sort().values, third.sort().values)
+        for keep in (lambda ids: ids[ids < UNKNOWN_ID], lambda ids: ids[ids >= UNKNOWN_ID]):
+            assert not torch.equal(keep(first), keep(second)) and not torch.equal(keep(second), keep(third))
+    seen = {}
+    for batch in stream:                                     # the same image looks the same in every round, noise included
+        for i, x in zip(batch.ids.tolist(), batch.x, strict=True):
+            assert torch.equal(seen.setdefault((batch.domain, i), x), x)
+
+
+def test_redraw_shows_new_images_as_long_as_the_set_lasts():
+    stream = Stream(toy(80), ("contrast", "brightness"), per_shift=20, rounds=3, redraw=True)
+    segments = ids_by_segment(stream)
+    first_two = torch.cat([segments[r, d] for r in (0, 1) for d in (0, 1)])
+    assert len(first_two.unique()) == 80                     # 2 rounds x 2 shifts x 20: the whole set once
+    assert not torch.equal(segments[2, 0].sort().values, segments[0, 0].sort().values)
+    once = dataclasses.replace(stream, rounds=1, redraw=False)
+    assert all(torch.equal(a, b) for a, b in zip(once.hands[0], stream.hands[0], strict=True))
+
+
+def test_each_image_is_corrupted_once_and_the_bound_changes_nothing(monkeypatch):
+    calls = []
+
+    def counted(x, *rest):
+        calls.append(len(x))
+        return corrupt(x, *rest)
+
+    monkeypatch.setattr(streams, "corrupt", counted)
+    stream = Stream(toy(), ("contrast", "gaussian_noise"), per_shift=20, batch=6, rounds=4, unknown=toy(seed=1), unknown_ratio=0.5)
+    shift = sum(map(sum, stream.sizes))
+    kept = [b.x for b in stream]
+    assert sum(calls) == 2 * shift
+    monkeypatch.setattr(streams, "CACHE_BYTES", shift * 64)    # room for one of the two shifts, 64 bytes an image
+    calls.clear()
+    half = [b.x for b in stream]
+    assert sum(calls) == shift + 4 * shift
+    monkeypatch.setattr(streams, "CACHE_BYTES", 0)
+    none = [b.x for b in stream]
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(kept, half, none, strict=True))
+
+
+def test_same_seed_same_stream_and_seeds_differ():
+    one, two, other = (Stream(toy(), ("gaussian_noise",), per_shift=30, batch=7, seed=s) for s in (1, 1, 2))
+    for a, b in zip(one, two, strict=True):
+        assert torch.equal(a.x, b.x) and torch.equal(a.ids, b.ids)
+    a, b = (torch.cat([x.ids for x in s]) for s in (one, other))
+    assert not torch.equal(a, b) and not torch.equal(a.sort().values, b.sort().values)
+
+
+def test_settings_of_the_runner_or_the_batch_do_not_change_the_images():
+    """Which images a shift shows and how they look do not depend on batch size, rounds or the unknowns."""
+    base = Stream(toy(), ("gaussian_noise", "contrast"), per_shift=20, batch=10)
+    for change in (dict(batch=3), dict(rounds=2), dict(unknown=toy(seed=1)), dict(reset="batch")):
+        other = dataclasses.replace(base, **change)
+        for a, b in zip(base.hands[0], other.hands[0], strict=True):
+            assert torch.equal(a, b[b < UNKNOWN_ID])
+    order = torch.cat([b.ids for b in base])
+    assert torch.equal(order, torch.cat([b.ids for b in dataclasses.replace(base, batch=3)]))
+
+
+def test_global_generators_are_left_alone():
+    before = torch.get_rng_state()
+    list(Stream(toy(), ("gaussian_noise",), per_shift=20))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_permutations_are_permutations():
+    assert shuffled(100, 0, "a").sort().values.tolist() == list(range(100))
+    assert not torch.equal(shuffled(100, 0, "a"), shuffled(100, 0, "b"))
+    assert not torch.equal(shuffled(100, 0, "a", 1), shuffled(100, 0, "a", 2))
+    first = torch.stack([shuffled(4, s, "a") for s in range(1000)])
+    for place in range(4):                                   # every element is equally often at every place
+        assert (first[:, place].bincount(minlength=4) - 250).abs().max() < 4 * (1000 * 0.25 * 0.75) ** 0.5
+
+
+def test_ratio_zero_and_above_one():
+    assert Stream(toy(), per_shift=10, unknown=toy(seed=1), unknown_ratio=0).sizes == [(10, 0)]
+    many = Stream(toy(), ("none",), per_shift=60, batch=50, unknown=toy(20, seed=1), unknown_ratio=2)
+    assert many.sizes == [(50, 100), (10, 20)]               # 120 unknowns from 20 images: each six times
+    ids = torch.cat([b.ids[~b.known] for b in many]) - UNKNOWN_ID
+    assert ids.bincount().tolist() == [6] * 20
+
+
+def test_json_rebuilds_exactly():
+    stream = open_set("fashion_mnist_8", "fashion_mnist_held_out", 0.25, shifts=["contrast", "gaussian_noise"], severity=3.5, per_shift=20,
+                      batch=8, rounds=2, reset="domain", redraw=True, seed=12)
+    again = Stream.from_json(stream.to_json())
+    assert again == stream and again.hash == stream.hash and hash(again) == hash(stream)
+    assert eval(repr(stream)) == stream
+    for a, b in zip(stream, again, strict=True):
+        assert torch.equal(a.x, b.x) and torch.equal(a.ids, b.ids) and torch.equal(a.label, b.label)
+    assert json.loads(stream.to_json()) == stream.to_dict()
+    assert stream.to_dict()["unknown"] == "fashion_mnist_held_out"
+
+
+def test_json_of_subsets_and_of_own_sets():
+    subset = load("digits").only([3, 5])
+    stream = Stream(subset, per_shift=20)
+    again = Stream.from_json(stream.to_json())
+    assert again.known == "digits[3,5]" and again.hash == stream.hash
+    for own in (toy(), load("digits").take(slice(0, 100)), load("digits").only([3, 5], relabel=False)):
+        with pytest.raises(ValueError, match="the known set .* is not an embedded one.*datasets.load"):
+            Stream(own, per_shift=20).to_json()
+    with pytest.raises(ValueError, match="the unknown set 'toy'"):
+        Stream("digits", per_shift=20, unknown=toy(side=28)).to_json()
+    assert Stream(toy(), per_shift=20).to_dict()["known"] == "toy"
+
+
+def test_hash_follows_the_content():
+    base = Stream(toy(), per_shift=20)
+    assert base.hash == Stream(toy(), per_shift=20).hash and len(base.hash) == 12
+    changes = [dict(shifts=("contrast",)), dict(severity=4), dict(per_shift=19), dict(batch=3), dict(rounds=2), dict(seed=1),
+               dict(redraw=True), dict(reset="batch"), dict(known=toy(seed=1)),
+               dict(unknown=toy(seed=2)), dict(unknown=toy(seed=2), unknown_ratio=0.5)]
+    hashes = {dataclasses.replace(base, **change).hash for change in changes} | {base.hash}
+    assert len(hashes) == len(changes) + 1
+    assert Stream(toy(), per_shift=20, unknown=toy(seed=2), unknown_ratio=1).hash == Stream(toy(), per_shift=20, unknown=toy(seed=2)).hash
+
+
+def test_damaged_json_is_refused():
+    text = Stream("digits", per_shift=20).to_json()
+    for wrong, words in ((text[:-5], "not the JSON of a stream"), ("[]", "this one has list"), ("{}", "has the entries"),
+                         (text.replace('"seed": 0', '"seed": 1'), "has hash .* settings were edited"),
+                         (text.replace('"seed"', '"sead"'), "sead"),
+                         (text.replace('"digits"', '"letters"'), "no embedded image set 'letters'")):
+        with pytest.raises(ValueError, match=words):
+            Stream.from_json(wrong)
+
+
+@pytest.mark.parametrize("settings, words", [
+    (dict(known="mnist"), "no embedded image set 'mnist'; there are: fashion_mnist"),
+    (dict(known=3), "Stream.known must be an ImageSet or the name"),
+    (dict(shifts="contrast"), r"write shifts=\['contrast'\]"),
+    (dict(shifts=()), "shifts is empty; name at least one of gaussian_noise"),
+    (dict(shifts=("contrast", "fogg")), "no corruption 'fogg'"),
+    (dict(severity=0), "severity must be a number from 1 to 5"),
+    (dict(per_shift=61), "toy has 60 images.*choose per_shift <= 60"),
+    (dict(per_shift=0), "Stream.per_shift must be a whole number of at least 1"),
+    (dict(batch=2.5), "Stream.batch must be a whole number"),
+    (dict(rounds=True), "Stream.rounds must be"),
+    (dict(seed="a"), "Stream.seed must be a whole number"),
+    (dict(reset="always"), "one of never, domain, batch, got 'always'"),
+    (dict(redraw=1), "redraw must be True or False"),
+    (dict(unknown_ratio=0.5), "there are no unknown images; give unknown='digits'"),
+    (dict(unknown=toy(seed=1), unknown_ratio=-1), "unknown_ratio must be a number of at least 0"),
+    (dict(unknown=toy(seed=1), unknown_ratio=float("nan")), "unknown_ratio must be"),
+    (dict(unknown=toy()), "same set.*fashion_mnist_held_out"),
+    (dict(unknown=toy(side=9, seed=1)), r"known images \(toy\) are \(1, 8, 8\), unknown ones \(toy\) are \(1, 9, 9\)"),
+    (dict(unknown=toy(seed=1).take(slice(0, 0))), "is empty"),
+    (dict(known=toy(side=60)), r"side 60.*TABLES\[60\]"),
+])
+def test_bad_settings_are_refused_with_the_remedy(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Stream(**{"known": toy(), "per_shift": 20, **settings})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_on_a_device():
+    stream = Stream(toy(), ("gaussian_noise", "pixelate"), per_shift=20, batch=7, rounds=2, unknown=toy(seed=1))
+    for here, there in zip(stream, stream.batches("cuda"), strict=True):
+        assert there.x.is_cuda and not there.ids.is_cuda and torch.equal(here.ids, there.ids)
+        assert ((here.x - there.x.cpu()).abs() > 1e-6).float().mean() < 1e-3

@@ -1,0 +1,165 @@
+"""``python -m tta_lab run | test | lab | train | info``"""
+import argparse
+import os
+import subprocess
+import sys
+
+from tta_lab import __version__, bootstrap
+
+FIRST = "01_wisdom_of_crowds"
+
+
+def parser():
+    top = argparse.ArgumentParser(prog="python -m tta_lab", description="TTA Lab: a laboratory for test-time adaptation",
+                                  allow_abbrev=False)
+    commands = top.add_subparsers(dest="command", metavar="run | test | lab | train | info")
+    commands.required = True
+
+    run = commands.add_parser("run", allow_abbrev=False, help="run a notebook without a browser; writes notebook, HTML page and JSON")
+    run.add_argument("--notebook", default=FIRST, help="name or path, by default %(default)s")
+    run.add_argument("--full", action="store_true", help="the full experiment instead of the fast one")
+    run.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="values of the notebook's parameters")
+    run.add_argument("--out", default="runs", help="folder of the results, by default %(default)s")
+    run.add_argument("--timeout", type=float, metavar="SECONDS", help="longest time for one cell; by default no limit")
+
+    test = commands.add_parser("test", allow_abbrev=False, help="run the tests; other arguments go to pytest")
+    test.add_argument("--all", action="store_true", help="also the slow tests, and every cell of every notebook")
+
+    commands.add_parser("lab", allow_abbrev=False, help="open JupyterLab on the notebooks; other arguments go to JupyterLab")
+
+    train = commands.add_parser("train", allow_abbrev=False, help="train one of the embedded source models anew")
+    train.add_argument("name", help="for example fashion_resnet_bn")
+    train.add_argument("--data", help="folder of the original Fashion-MNIST files")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--epochs", type=int)
+    train.add_argument("--out", help="data folder to write to; by default the embedded one")
+
+    commands.add_parser("info", allow_abbrev=False, help="versions, device, and a check of the embedded data")
+    return top
+
+
+def run_notebook(options):
+    from tta_lab import headless
+
+    try:
+        settings = headless.split_settings(options.set)
+        result = headless.execute(headless.find(options.notebook), settings, full=options.full, out=options.out, timeout=options.timeout)
+    except headless.NotebookFailed as why:
+        print(f"\n{why}", file=sys.stderr)
+        return 1
+    except (headless.NotebookError, OSError) as why:
+        raise bootstrap.Problem(str(why)) from why
+    print(f"\n{result.printed.rstrip()}\n\nThe page to look at: {result.html}\nThe notebook:        {result.notebook}")
+    if result.json:
+        print(f"The numbers:         {result.json}")
+    return 0
+
+
+def run_tests(options, rest):
+    root = bootstrap.checkout()
+    if root is None:
+        raise bootstrap.Problem("the tests are not part of the installed package; run them in a checkout of the repository")
+    extra = []
+    if options.all:
+        extra = ["-m", "", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "600"]
+        if not any(os.path.exists(os.path.join(root, a.split("::")[0])) for a in rest):
+            extra += ["tests", "notebooks"]
+    return subprocess.call([sys.executable, "-m", "pytest"] + extra + rest, cwd=root)
+
+
+def open_lab(options, rest):
+    root = bootstrap.checkout()
+    folder = os.path.join(root, "notebooks") if root else copied_notebooks()
+    env = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")  # this environment's kernel, not one of the same name in the home folder
+    return subprocess.call([sys.executable, "-m", "jupyterlab", folder] + rest, env=env)
+
+
+def copied_notebooks(folder="tta-lab-notebooks"):
+    """Installed notebooks should not be edited in place: copy those that are not there yet into a folder here."""
+    import shutil
+
+    packaged = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_notebooks")
+    for place, _, names in os.walk(packaged):
+        target = os.path.normpath(os.path.join(folder, os.path.relpath(place, packaged)))
+        os.makedirs(target, exist_ok=True)
+        for name in names:
+            if not os.path.exists(os.path.join(target, name)):
+                shutil.copy(os.path.join(place, name), target)
+    return os.path.abspath(folder)
+
+
+def train_model(options):
+    from tta_lab import datasets, training
+
+    try:
+        training.train(options.name, options.data or datasets.DEBIAN_FASHION, options.out, options.seed, options.epochs)
+    except (ValueError, datasets.DataError) as why:
+        raise bootstrap.Problem(str(why)) from why
+    return 0
+
+
+def info(options):
+    """Print versions, device and the state of the data; exit code 1 when a data file is damaged."""
+    import platform
+
+    root, here = bootstrap.checkout(), bootstrap.this_interpreter()
+    print(f"tta_lab     {__version__} in {root or os.path.dirname(os.path.abspath(__file__))}")
+    print("Python      {} at {}{}".format(platform.python_version(), here.executable, here.kind and f" ({here.kind})"))
+    print(f"system      {platform.platform()}, {os.cpu_count()} cores")
+    if root:
+        state = "installed" if bootstrap.ready(root, here.version) else "not installed (run, test and lab install it)"
+        print(f"own .venv   {state}")
+    for requirement in bootstrap.requirements(bootstrap.requirement_groups(root), "notebooks"):
+        name = requirement.partition(">=")[0]
+        old = bootstrap.lacking([requirement]) and f" (too old, {requirement} is needed)"
+        version = bootstrap.installed_version(name)
+        print(f"{name:<11} {version + (old or '') if version else 'not here'}")
+    if bootstrap.lacking(bootstrap.requirements(bootstrap.requirement_groups(root), "")):
+        print("device      unknown, torch is not here\ndata        not checked, torch is not here")
+        return 0
+    import json
+
+    import torch
+
+    from tta_lab import datasets
+
+    print("device      {}".format("cuda: " + torch.cuda.get_device_name() if torch.cuda.is_available() else
+                                  f"cpu, {torch.get_num_threads()} threads"))
+    try:
+        folder = datasets.data_root()
+        names = json.loads((folder / "index.json").read_text())
+        for name in names:
+            datasets.checked_bytes(name)
+    except (datasets.DataError, ValueError) as why:
+        print(f"data        {why}")
+        return 1
+    print(f"data        {len(names)} files in {folder} are as recorded")
+    return 0
+
+
+# command -> what does it, the packages it needs, whether it takes further arguments
+COMMANDS = {"run": (run_notebook, "notebooks", False), "test": (run_tests, "test", True), "lab": (open_lab, "notebooks", True),
+            "train": (train_model, "", False), "info": (info, "", False)}
+
+
+def main(arguments=None):
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        bootstrap.check_python()
+        top = parser()
+        options, rest = top.parse_known_args(arguments)
+        action, group, open_ended = COMMANDS[options.command]
+        if rest and not open_ended:
+            top.error("unknown argument: {}".format(" ".join(rest)))
+        bootstrap.ensure(group, arguments, may_install=options.command != "info")
+        return action(options, rest) if open_ended else action(options)
+    except bootstrap.Problem as why:
+        print(f"tta_lab: {why}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ntta_lab: interrupted; the same command starts again", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

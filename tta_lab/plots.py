@@ -1,0 +1,395 @@
+"""Figures of the numbers of `diagnose`, in matplotlib or plotly: ``plot_x(numbers, backend="matplotlib", ax=None)``.
+
+Each function turns its numbers into `Panel` values once, and one of two small renderers draws them, so both backends
+carry the same data.  ``matplotlib`` returns a ``matplotlib.figure.Figure`` that pyplot does not know (it shows itself
+in a notebook); ``ax`` draws into given axes instead: one for a single panel, a sequence for several.  ``plotly``
+returns a ``plotly.graph_objects.Figure``.  Colours are those of Okabe and Ito, distinguishable with any colour vision,
+and each series also differs in line, marker or hatching.  Numbers with nothing finite in them give an empty figure
+holding a sentence.
+"""
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import metrics
+from .diagnose import GROUPS, RULES
+
+HOW_TO_READ = {
+    "error_per_round": "A line that climbs means that the model gets worse the longer it adapts; "
+                       "the band is one standard deviation over seeds.",
+    "error_per_domain": "Each bar is the error under one kind of shift, over all rounds; the legend gives the mean over the shifts.",
+    "rise_and_fall": "An image falls when adapting lowered its probability at the source's class; if the fallen are mostly "
+                     "wrong or unknown, falling is a sign not to learn from an image.",
+    "rise_histogram": "Right of 0 adapting made the model surer of the source's class, left of 0 less sure; "
+                      "the further the groups lie apart, the better d tells them apart.",
+    "entropy_histogram": "Each column is a stretch of the stream; dark cells slipping to the bottom mean ever surer predictions, "
+                         "which is collapse when the error climbs meanwhile.",
+    "selection_quality": "Precision: how much of what is selected is right; recall: how much of what is right is selected; "
+                         "a good rule stays high in both.",
+    "marginal_entropy": "The number of classes the model still uses in a batch; "
+                        "a line falling below the alarm line is a first sign of collapse.",
+    "detection": "AUROC: 100 % separates perfectly, 50 % is chance; FPR at 95 % TPR: the share of bad images let through, low is good.",
+}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")  # without the yellow, too pale on white
+DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"), ((0, (7, 2, 1, 2, 1, 2)), "longdashdot"))
+MARKERS = (("o", "circle"), ("s", "square"), ("^", "triangle-up"), ("D", "diamond"), ("v", "triangle-down"), ("X", "x"), ("P", "cross"))
+HATCHES = (("", ""), ("//", "/"), ("..", "."), ("xx", "x"), ("\\\\", "\\"), ("--", "-"), ("++", "+"))
+GROUP_LABELS = {"correct": "known, correct", "wrong": "known, wrong", "unknown": "unknown"}
+GROUP_LOOKS = {"correct": 2, "wrong": 1, "unknown": 0}
+FONT, TITLE = 13, 15
+MANY = 60  # points; longer lines are drawn without a marker at each
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One line, set of bars, or outline (``steps``: x are bin edges, one more than y); ``spread`` is a half-width of y."""
+
+    x: object
+    y: np.ndarray
+    label: str
+    look: int
+    kind: str = "line"
+    spread: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """What one pair of axes shows; ``percent`` writes shares 0..1 as per cent, ``heat`` is (x edges, y edges, values, name)."""
+
+    title: str
+    x: str
+    y: str
+    series: tuple = ()
+    percent: bool = False
+    top: float | None = None
+    line: tuple | None = None       # (height, label): a reference line across
+    upright: float | None = None    # a reference line at this x
+    heat: tuple | None = None
+
+    @property
+    def empty(self) -> bool:
+        values = [s.y for s in self.series] + ([self.heat[2]] if self.heat else [])
+        return not any(np.isfinite(np.asarray(v, np.float64)).any() for v in values)
+
+
+def plot_error_per_round(numbers, backend: str = "matplotlib", ax=None):
+    """Error per round of one run (the dict of ``diagnose.error_per_round``) or of several.
+
+    Several: {name: dict} or {name: [dict, one per seed]}; with a list the line is the mean and the band one standard
+    deviation (ddof 1) over seeds.  Raises ValueError when the seeds of a run cover different rounds.
+    """
+    series = [Series(x, y, name, i, spread=spread) for i, (name, x, y, spread) in enumerate(_runs(numbers, "round"))]
+    return _draw([Panel("Error per round", "round (0 = first)", "error on known images (%)", tuple(series))], backend, ax)
+
+
+def plot_error_per_domain(numbers, backend: str = "matplotlib", ax=None):
+    """Error per domain as bars, of one run (``diagnose.error_per_domain``) or several, as in `plot_error_per_round`."""
+    series = []
+    for i, (name, x, y, spread) in enumerate(_runs(numbers, "domain")):
+        seen = y[np.isfinite(y)]
+        mean = f"mean {seen.mean():.1f} %" if len(seen) else "no known images"
+        x = [str(domain).replace("_", " ") for domain in x]
+        series.append(Series(x, y, f"{name} ({mean})" if name else mean, i, "bar", spread))
+    return _draw([Panel("Error per domain", "", "error on known images (%)", tuple(series))], backend, ax)
+
+
+def plot_rise_and_fall(numbers, backend: str = "matplotlib", ax=None):
+    """Three panels of ``diagnose.rise_and_fall``: how many fall, who they are, how much of each group falls."""
+    x, name = numbers["round"], "round (0 = first)"
+
+    def lines(key):
+        return tuple(Series(x, numbers[key][g], GROUP_LABELS[g], GROUP_LOOKS[g]) for g in GROUPS)
+
+    return _draw([
+        Panel("How many fall (d < 0)", name, "falling (images)", (Series(x, np.asarray(numbers["falling"]), "all falling images", 3),)),
+        Panel("Who the falling are", name, "share of the falling", lines("among_falling"), percent=True, top=1.0),
+        Panel("How much of each group falls", name, "share of the group", lines("within_group"), percent=True, top=1.0),
+    ], backend, ax)
+
+
+def plot_rise_histogram(numbers, backend: str = "matplotlib", ax=None):
+    """Two panels of ``diagnose.rise_histogram``, early and late: share of each group per bin of d."""
+    panels = []
+    high = max((float(np.nanmax(s, initial=0)) for part in ("early", "late") for s in numbers[part]["share"].values()), default=0)
+    for part in ("early", "late"):
+        here = numbers[part]
+        series = tuple(Series(numbers["edges"], here["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g], "steps") for g in GROUPS)
+        panels.append(Panel(f"{part.capitalize()}: {_spell(here['rounds'])}", "d = adapted - source probability", "share of the group",
+                            series, percent=True, top=high or None, upright=0.0))
+    return _draw(panels, backend, ax)
+
+
+def plot_entropy_histogram(numbers, backend: str = "matplotlib", ax=None):
+    """Heat map of ``diagnose.entropy_histogram``: stretches of the stream across, entropy upwards, with the median."""
+    first, last = np.asarray(numbers["first_step"]), np.asarray(numbers["last_step"])
+    across = np.concatenate([first, last[-1:] + 1]).astype(np.float64)
+    middle = (across[1:] + across[:-1]) / 2
+    series = (Series(middle, np.asarray(numbers["median"]), "median", 1),) if len(middle) else ()
+    heat = (across, np.asarray(numbers["edges"]), np.asarray(numbers["share"]), "share of images") if len(middle) else None
+    top = float(numbers["edges"][-1])
+    return _draw([Panel("Entropy of the predictions", "step (batches)", "entropy (nats)", series, top=top, heat=heat)], backend, ax)
+
+
+def plot_selection_quality(numbers, backend: str = "matplotlib", ax=None):
+    """Two panels of ``diagnose.selection_quality``: precision and recall of each selection rule per round."""
+    panels = []
+    for part, meaning in (("precision", "right among the selected"), ("recall", "selected among the right")):
+        series = tuple(Series(numbers["round"], numbers[part][rule], label, RULES.index(rule))
+                       for rule, label in numbers["labels"].items())
+        panels.append(Panel(f"{part.capitalize()}: {meaning}", "round (0 = first)", part, series, percent=True, top=1.0))
+    return _draw(panels, backend, ax)
+
+
+def plot_marginal_entropy(numbers, backend: str = "matplotlib", ax=None):
+    """Effective number of classes exp(H) per step from ``diagnose.marginal_entropy``, with the alarm line."""
+    series = (Series(numbers["step"], np.asarray(numbers["effective_classes"]), "effective number of classes", 0),)
+    alarm = (float(numbers["threshold"]), f"alarm below {numbers['threshold']:g}")
+    at = numbers["alarm_step"]
+    title = "Classes in use" + (f" (first below the line at step {at})" if at >= 0 else "")
+    panel = Panel(title, "step (batches)", "exp(marginal entropy) (classes)", series, top=float(numbers["classes"]), line=alarm)
+    return _draw([panel], backend, ax)
+
+
+def plot_detection(numbers, backend: str = "matplotlib", ax=None):
+    """Two panels of bars from ``diagnose.detection``: AUROC and FPR at 95 % TPR of each score, for both questions."""
+    questions = {"known_vs_unknown": "known against unknown", "correct_vs_wrong": "correct against wrong"}
+    panels = []
+    for part, title in (("auroc", "AUROC (high is good)"), ("fpr95", "FPR at 95 % TPR (low is good)")):
+        series = tuple(Series(list(numbers["labels"]), numbers[q][part], label, i, "bar") for i, (q, label) in enumerate(questions.items()))
+        panels.append(Panel(title, "", part.upper(), series, percent=True, top=1.0,
+                            line=(0.5, "chance") if part == "auroc" else None))
+    return _draw(panels, backend, ax)
+
+
+def _spell(rounds) -> str:
+    rounds = list(rounds)
+    if len(rounds) > 2 and rounds == list(range(rounds[0], rounds[-1] + 1)):
+        return f"rounds {rounds[0]} to {rounds[-1]}"
+    return ("round " if len(rounds) == 1 else "rounds ") + ", ".join(map(str, rounds)) if rounds else "no rounds"
+
+
+def _runs(numbers, axis: str):
+    """(name, x, mean, spread) of each run; a run is a dict of numbers or a list of them, one per seed."""
+    single = isinstance(numbers, list | tuple) or {axis, "error"} <= set(numbers)
+    runs = {"": numbers} if single else numbers
+    for name, seeds in runs.items():
+        seeds = list(seeds) if isinstance(seeds, list | tuple) else [seeds]
+        if not seeds:
+            raise ValueError(f"the run {name!r} has no numbers; give a dict or a list with one dict per seed")
+        x = list(seeds[0][axis])
+        if any(list(seed[axis]) != x for seed in seeds):
+            raise ValueError(f"the seeds of run {name!r} cover different {axis}s; draw them as separate runs")
+        mean, std = metrics.mean_std([seed["error"] for seed in seeds])
+        yield str(name), x, mean, std if len(seeds) > 1 else None
+
+
+def _draw(panels: list[Panel], backend: str, ax):
+    if backend == "matplotlib":
+        return _matplotlib(panels, ax)
+    if backend != "plotly":
+        raise ValueError(f"backend must be 'matplotlib' or 'plotly', not {backend!r}")
+    if ax is not None:
+        raise ValueError("ax is for backend='matplotlib'; plotly makes its own figure")
+    return _plotly(panels)
+
+
+def _sentence(panel: Panel) -> str:
+    return f"Nothing to draw: {panel.y.split(' (')[0]}\nholds no finite numbers here."
+
+
+def _looks(look: int) -> tuple:
+    """Colour, dashes, marker and hatching of the series number ``look``: no two of the first 35 agree in all of them."""
+    turned = look + look // len(COLOURS)
+    return (COLOURS[look % len(COLOURS)], DASHES[look % len(DASHES)], MARKERS[turned % len(MARKERS)], HATCHES[turned % len(HATCHES)])
+
+
+def _labels(panels: list[Panel]) -> list[str]:
+    return list(dict.fromkeys(s.label for p in panels if not p.empty for s in p.series if s.label))
+
+
+# --- matplotlib
+
+def _matplotlib(panels: list[Panel], ax):
+    from matplotlib.figure import Figure
+
+    if ax is None:
+        labels = _labels(panels)
+        rows = _legend_rows(labels, len(panels))
+        figure = Figure(figsize=({1: 8, 2: 12, 3: 15}[len(panels)], 4.6 + 0.25 * rows), layout="constrained")
+        axes = list(figure.subplots(1, len(panels), squeeze=False)[0])
+        figure._repr_png_ = lambda: _png(figure)  # shows in a notebook without pyplot
+    else:
+        axes = list(ax) if isinstance(ax, list | tuple | np.ndarray) else [ax]
+        if len(axes) != len(panels):
+            raise ValueError(f"this plot has {len(panels)} panels but ax holds {len(axes)} axes; pass ax=None or {len(panels)} axes")
+        figure = axes[0].figure
+    handles: dict = {}
+    for panel, axis in zip(panels, axes, strict=True):
+        new = {label: handle for label, handle in _matplotlib_panel(panel, axis).items() if label not in handles}
+        handles |= new
+        if ax is not None and new:
+            axis.legend(new.values(), new.keys(), fontsize=FONT - 1, framealpha=0.7)
+    if ax is None and handles:
+        columns = math.ceil(len(handles) / rows)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=FONT, frameon=False,
+                      handlelength=3)
+    return figure
+
+
+def _legend_rows(labels: list[str], panels: int) -> int:
+    width = sum(len(label) + 7 for label in labels)
+    return max(1, min(len(labels), math.ceil(width / {1: 68, 2: 105, 3: 135}[panels])))
+
+
+def _png(figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=80)
+    return stream.getvalue()
+
+
+def _matplotlib_panel(panel: Panel, axis) -> dict:
+    """Draw one panel; returns the legend handles by label."""
+    from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
+
+    axis.set_title(panel.title, fontsize=TITLE)
+    axis.set_xlabel(panel.x, fontsize=FONT)
+    axis.set_ylabel(panel.y, fontsize=FONT)
+    axis.tick_params(labelsize=FONT - 1)
+    if panel.empty:
+        axis.set(xticks=[], yticks=[])
+        axis.text(0.5, 0.5, _sentence(panel), transform=axis.transAxes, ha="center", va="center", fontsize=FONT)
+        return {}
+    handles = {}
+    if panel.heat:
+        across, upwards, values, name = panel.heat
+        mesh = axis.pcolormesh(across, upwards, values.T, cmap="Blues", vmin=0)
+        bar = axis.figure.colorbar(mesh, ax=axis, format=PercentFormatter(1.0, decimals=0))
+        bar.set_label(name, fontsize=FONT)
+        bar.ax.tick_params(labelsize=FONT - 1)
+    bars = [s for s in panel.series if s.kind == "bar"]
+    for i, s in enumerate(panel.series):
+        colour, dash, marker, hatch = _looks(s.look)
+        y = np.asarray(s.y, np.float64)
+        if s.kind == "bar":
+            width = 0.8 / len(bars)
+            places = np.arange(len(y)) + (i - (len(bars) - 1) / 2) * width
+            handle = axis.bar(places, y, width, yerr=s.spread, color=colour, hatch=hatch[0], edgecolor="white", capsize=3, label=s.label)
+        elif s.kind == "steps":
+            handle = axis.stairs(y, s.x, color=colour, linestyle=dash[0], linewidth=2.2, label=s.label)
+        else:
+            x = np.asarray(s.x)
+            handle, = axis.plot(x, y, color=colour, linestyle=dash[0], linewidth=2.2, label=s.label,
+                                marker=marker[0], markersize=7, markevery=max(1, len(x) // 20))
+            if s.spread is not None:
+                axis.fill_between(x, y - s.spread, y + s.spread, color=colour, alpha=0.2, linewidth=0)
+        if s.label:
+            handles[s.label] = handle
+    if bars:
+        long = _tilted(bars[0].x)
+        axis.set_xticks(range(len(bars[0].x)), bars[0].x, rotation=40 if long else 0, ha="right" if long else "center",
+                        rotation_mode="anchor" if long else "default")
+        axis.set_xlim(-0.6, len(bars[0].x) - 0.4)
+    if panel.line:
+        handles[panel.line[1]] = axis.axhline(panel.line[0], color="#555555", linestyle=(0, (1, 1)), linewidth=2)
+    if panel.upright is not None:
+        axis.axvline(panel.upright, color="#555555", linewidth=1)
+    if panel.percent:
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    if not panel.heat:
+        low, high = _limits(panel)
+        axis.set_ylim(low, high)
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_axisbelow(True)
+    if panel.upright is not None:
+        axis.set_xlim(panel.series[0].x[0], panel.series[0].x[-1])
+        axis.xaxis.set_major_locator(MultipleLocator(0.5))
+    if panel.x.startswith(("round", "step")):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return handles
+
+
+def _tilted(names) -> bool:
+    return sum(map(len, names)) > 24  # written level, longer names would touch
+
+
+def _limits(panel: Panel) -> tuple[float, float]:
+    """Heights from 0 to a little above the highest thing drawn (or the natural maximum)."""
+    tops = [np.asarray(s.y, np.float64) + (0 if s.spread is None else np.nan_to_num(s.spread)) for s in panel.series]
+    high = max([float(np.max(t[np.isfinite(t)], initial=0)) for t in tops] + [panel.top or 0, panel.line[0] if panel.line else 0])
+    return 0.0, (high or 1.0) * 1.05
+
+
+# --- plotly
+
+def _plotly(panels: list[Panel]):
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=[p.title for p in panels], horizontal_spacing=0.12)
+    seen: set = set()
+    for column, panel in enumerate(panels, start=1):
+        where = {"row": 1, "col": column}
+        figure.update_xaxes(title_text=panel.x, **where)
+        figure.update_yaxes(title_text=panel.y, **where)
+        if panel.empty:
+            figure.update_xaxes(visible=False, range=[0, 1], **where)
+            figure.update_yaxes(visible=False, range=[0, 1], **where)
+            figure.add_annotation(text=_sentence(panel).replace("\n", "<br>"), x=0.5, y=0.5, showarrow=False, font_size=FONT, **where)
+            continue
+        if panel.heat:
+            across, upwards, values, name = panel.heat
+            figure.add_trace(go.Heatmap(x=across, y=upwards, z=values.T, colorscale="Blues", zmin=0,
+                                        hovertemplate="%{z:.1%}<extra></extra>",
+                                        colorbar={"title": {"text": name, "side": "right"}, "tickformat": ".0%"}), **where)
+        for s in panel.series:
+            for trace in _plotly_traces(go, s, panel, s.label and s.label not in seen):
+                figure.add_trace(trace, **where)
+            seen.add(s.label)
+        if panel.line:
+            figure.add_hline(y=panel.line[0], line={"color": "#555555", "dash": "dot", "width": 2}, name=panel.line[1],
+                             showlegend=True, **where)
+        if panel.upright is not None:
+            figure.add_vline(x=panel.upright, line={"color": "#555555", "width": 1}, **where)
+        if panel.percent:
+            figure.update_yaxes(tickformat=".0%", **where)
+        if panel.x.startswith("round") and len(panel.series[0].x) <= 5:
+            figure.update_xaxes(dtick=1, **where)
+        if any(s.kind == "bar" and _tilted(s.x) for s in panel.series):
+            figure.update_xaxes(tickangle=-40, **where)
+        if not panel.heat:
+            figure.update_yaxes(range=list(_limits(panel)), **where)
+    figure.update_layout(
+        template="plotly_white", height=446 + 24 * _legend_rows(_labels(panels), len(panels)), font_size=FONT, barmode="group",
+        margin={"l": 60, "r": 20, "t": 50, "b": 40},
+        showlegend=bool(_labels(panels)),
+        legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom", "x": 0.5, "xanchor": "center"},
+    )
+    figure.update_annotations(font_size=TITLE, selector=lambda a: a.text in {p.title for p in panels})
+    return figure
+
+
+def _plotly_traces(go, s: Series, panel: Panel, legend) -> list:
+    colour, dash, marker, hatch = _looks(s.look)
+    y = np.asarray(s.y, np.float64)
+    common = {"name": s.label, "legendgroup": s.label, "showlegend": bool(legend)}
+    line = {"color": colour, "dash": dash[1], "width": 2.5}
+    if s.kind == "bar":
+        error = None if s.spread is None else {"type": "data", "array": s.spread}
+        pattern = {"shape": hatch[1], "fgcolor": "white", "fillmode": "overlay"}
+        return [go.Bar(x=s.x, y=y, error_y=error, marker={"color": colour, "pattern": pattern}, **common)]
+    if s.kind == "steps":
+        return [go.Scatter(x=np.asarray(s.x), y=np.append(y, y[-1]), mode="lines", line={**line, "shape": "hv"}, **common)]
+    x = np.asarray(s.x)
+    mode = "lines" if len(x) > MANY else "lines+markers"
+    traces = [go.Scatter(x=x, y=y, mode=mode, line=line, marker={"symbol": marker[1], "size": 8}, **common)]
+    if s.spread is not None:
+        there = np.isfinite(y) & np.isfinite(s.spread)
+        outline = np.concatenate([(y + s.spread)[there], (y - s.spread)[there][::-1]])
+        there_and_back = np.concatenate([x[there], x[there][::-1]])
+        traces.append(go.Scatter(x=there_and_back, y=outline, fill="toself", mode="lines", fillcolor=colour, opacity=0.2,
+                                 line={"width": 0}, hoverinfo="skip", legendgroup=s.label, showlegend=False))
+    return traces
