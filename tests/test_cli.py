@@ -1,6 +1,7 @@
 """The command line: which interpreter is chosen, what is installed when, and notebooks run without a browser."""
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -189,14 +190,41 @@ def test_unknown_notebook_and_bad_setting(monkeypatch, capsys):
     assert "--set expects NAME=VALUE" in capsys.readouterr().err
 
 
-def test_pytest_arguments_are_passed_on(monkeypatch):
+def test_pytest_and_jupyter_arguments_are_passed_on(monkeypatch):
     calls = []
     monkeypatch.setattr(bootstrap, "ensure", lambda *a, **k: None)
-    monkeypatch.setattr(cli.subprocess, "call", lambda command, **k: calls.append(command[3:]) or 5)
-    assert cli.main(["test", "-k", "adapter", "-x"]) == 5
+    monkeypatch.setattr(bootstrap, "hand_over", lambda command, env, cwd=None: calls.append((command, env, cwd)))
+    cli.main(["test", "-k", "adapter", "-x"])
     cli.main(["test", "--all", "-q"])
-    assert calls[0] == ["-k", "adapter", "-x"]
-    assert calls[1][:3] == ["-m", "", "--nbval-lax"] and calls[1][-3:] == ["tests", "notebooks", "-q"]
+    cli.main(["test", "--all", "tests/test_cli.py"])
+    cli.main(["lab", "--no-browser"])
+    assert calls[0][0] == [sys.executable, "-m", "pytest", "-k", "adapter", "-x"] and calls[0][2] == str(ROOT)
+    assert calls[1][0][3:6] == ["-m", "", "--nbval-lax"] and calls[1][0][-3:] == ["tests", "notebooks", "-q"]
+    assert calls[2][0][-1] == "tests/test_cli.py" and "notebooks" not in calls[2][0]
+    assert calls[3][0] == [sys.executable, "-m", "jupyterlab", str(ROOT / "notebooks"), "--no-browser"]
+    assert calls[3][1]["JUPYTER_PREFER_ENV_PATH"] == "1"
+
+
+def test_handing_over_keeps_exit_code_folder_and_environment(tmp_path):
+    code = ("import os, sys; from tta_lab import bootstrap\n"
+            "bootstrap.hand_over([sys.executable, '-c', 'import os; print(os.getcwd(), os.environ[\"X\"]); raise SystemExit(7)'],"
+            f" dict(os.environ, X='1'), {str(tmp_path)!r})")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 7 and done.stdout.split() == [os.path.realpath(tmp_path), "1"]
+
+
+@pytest.mark.parametrize("action, started", [("switch", []), ("install", ["install"])])
+def test_ensure_continues_in_the_other_interpreter_with_the_same_arguments(root, monkeypatch, action, started):
+    done = []
+    monkeypatch.setattr(bootstrap, "checkout", lambda: str(ROOT))
+    monkeypatch.setattr(bootstrap, "decide", lambda *a: bootstrap.Decision(action, "/x/python", ""))
+    monkeypatch.setattr(bootstrap, "install", lambda *a: done.append("install"))
+    monkeypatch.setattr(bootstrap, "hand_over", lambda command, env, cwd=None: done.append(command))
+    bootstrap.ensure("notebooks", ["run", "--full"])
+    assert done == started + [["/x/python", "-m", "tta_lab", "run", "--full"]]
+    done.clear()
+    bootstrap.ensure("notebooks", ["info"], may_install=False)  # info looks, and never installs
+    assert ("install" in done) is False and len(done) == (action == "switch")
 
 
 # --- notebooks without a browser --------------------------------------------------------------------------------------

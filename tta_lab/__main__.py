@@ -1,7 +1,6 @@
 """``python -m tta_lab run | test | lab | train | info``"""
 import argparse
 import os
-import subprocess
 import sys
 
 from tta_lab import __version__, bootstrap
@@ -64,14 +63,14 @@ def run_tests(options, rest):
         extra = ["-m", "", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "600"]
         if not any(os.path.exists(os.path.join(root, a.split("::")[0])) for a in rest):
             extra += ["tests", "notebooks"]
-    return subprocess.call([sys.executable, "-m", "pytest"] + extra + rest, cwd=root)
+    bootstrap.hand_over([sys.executable, "-m", "pytest", *extra, *rest], dict(os.environ), root)
 
 
 def open_lab(options, rest):
     root = bootstrap.checkout()
     folder = os.path.join(root, "notebooks") if root else copied_notebooks()
     env = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")  # this environment's kernel, not one of the same name in the home folder
-    return subprocess.call([sys.executable, "-m", "jupyterlab", folder] + rest, env=env)
+    bootstrap.hand_over([sys.executable, "-m", "jupyterlab", folder, *rest], env)
 
 
 def copied_notebooks(folder="tta-lab-notebooks"):

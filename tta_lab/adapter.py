@@ -99,6 +99,7 @@ class Adapter:
         self.rng = torch.Generator(self.device)
         self.cost = {"forwards": 0, "backwards": 0}
         self.errors: list[str] = []
+        self.shared_source: dict | None = None  # (statistics, step) -> logits, filled by adapters on the same stream
         self.trace = Trace()
         self.reset()
 

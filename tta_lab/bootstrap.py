@@ -221,13 +221,17 @@ def install(root, here, run=call):
         say("Installed.")
 
 
-def switch(python, arguments, root):
-    """Continue in another interpreter with the same arguments; does not come back."""
-    command = [python, "-m", "tta_lab"] + list(arguments)
-    if os.name == "posix":
-        sys.stdout.flush()
-        os.execve(python, command, child_environment(root))
-    sys.exit(subprocess.call(command, env=child_environment(root)))
+def hand_over(command, env, cwd=None):
+    """Become another program, or where the system cannot do that run it and end with its exit code; does not come back.
+
+    A parent that merely waited would kill JupyterLab or pytest at the first Ctrl-C, before they could ask or summarise.
+    """
+    if os.name != "posix":
+        sys.exit(subprocess.call(command, env=env, cwd=cwd))
+    sys.stdout.flush()
+    if cwd is not None:
+        os.chdir(cwd)
+    os.execve(command[0], command, env)
 
 
 def ensure(group, arguments, may_install=True):
@@ -244,4 +248,4 @@ def ensure(group, arguments, may_install=True):
         raise Problem(decision.message)
     if decision.action == "install":
         install(root, here)
-    switch(decision.python, arguments, root)
+    hand_over([decision.python, "-m", "tta_lab", *arguments], child_environment(root))

@@ -247,7 +247,7 @@ def _legend_rows(labels: list[str], panels: int) -> int:
 
 def _png(figure) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=80)
+    figure.savefig(stream, format="png")
     return stream.getvalue()
 
 

@@ -60,8 +60,15 @@ class View:
         """Logits of the frozen source, no gradient. ``statistics="batch"``: its batch-norm layers use this batch
         (the BN-1 model with source weights); ``"running"``: the statistics stored in the source model."""
         if statistics not in self._source:
-            with torch.no_grad():
-                self._source[statistics] = self.forward(self.adapter.source_network(statistics))
+            shared, key = self.adapter.shared_source, (statistics, self.adapter.steps)
+            if shared is not None and key in shared and torch.equal(shared[key][0], self.ids):
+                self._source[statistics] = shared[key][1]
+                self.adapter.cost["forwards"] += len(self.x)  # the method needs it, whoever computed it
+            else:
+                with torch.no_grad():
+                    self._source[statistics] = self.forward(self.adapter.source_network(statistics))
+                if shared is not None:
+                    shared[key] = self.ids, self._source[statistics]
         return self._source[statistics]
 
     def draw(self, state: dict, make) -> Tensor:
