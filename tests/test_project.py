@@ -14,7 +14,7 @@ import tta_lab
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts and "runs" not in p.parts)
-MACHINE_PATH = re.compile(r"(?<![\w.~/])/(?:home|root|Users|work|tmp|mnt|scratch|var)/\w|\b[A-Z]:\\\\?\w")
+MACHINE_PATH = re.compile(r"(?<![\w.~/])/(?:home|root|Users|tmp|mnt|scratch|var)/\w|\b[A-Z]:\\\\?\w")
 
 
 @pytest.fixture(scope="module")

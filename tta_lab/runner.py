@@ -62,7 +62,7 @@ def run(adapter: Adapter, stream, reset: str | None = None, progress: bool | Pro
 
 def compare(recipes: Mapping[str, Method | Callable], streams: Mapping[str, Callable], model, seeds: Sequence[int] = (0,), *,
             cache: str | Path | None = None, progress: bool = False, device="auto",
-            each: Callable[[tuple[str, str, int], Trace], None] | None = None) -> dict[tuple[str, str, int], Trace]:
+            each: Callable[[tuple[str, str, int], Trace], None] | None = None, keep: bool = True) -> dict[tuple[str, str, int], Trace]:
     """Run every recipe on every stream with every seed: (stream, recipe, seed) -> Trace, with the frozen source recorded.
 
     recipes   name -> Method; or name -> function of the traces made before on the same stream and seed, {name: Trace} -> Method,
@@ -70,6 +70,7 @@ def compare(recipes: Mapping[str, Method | Callable], streams: Mapping[str, Call
     streams   name -> function of the seed that makes the Stream
     cache     folder where each finished run is written at once: an interrupted comparison goes on where it stopped
     each      called with every finished run
+    keep      False returns an empty dict: for long comparisons that only ``each`` looks at
 
     The outputs of the frozen source on a stream are computed once and shared by all recipes; their cost counts for each.
     """
@@ -94,7 +95,9 @@ def compare(recipes: Mapping[str, Method | Callable], streams: Mapping[str, Call
                 if path is not None:
                     folder.mkdir(parents=True, exist_ok=True)
                     trace.save(path)
-            earlier[name] = done[stream_name, name, seed] = trace
+            earlier[name] = trace
+            if keep:
+                done[stream_name, name, seed] = trace
             if each is not None:
                 each((stream_name, name, seed), trace)
     return done
