@@ -13,7 +13,7 @@ from tta_lab.parts import SlidingWindow, Step
 from tta_lab.penalties import Diversity
 from tta_lab.selectors import ConfidenceRise
 
-INDEX = {row["run"]: row for row in csv.DictReader(open(GOLDEN / "index.csv"))}
+INDEX = {row["run"]: row for row in csv.DictReader((GOLDEN / "index.csv").read_text().splitlines())}
 CROWD = {"update": Step(lr=5e-3)}
 RECIPES = {  # method of the index -> our recipe, with the step sizes those runs were made with
     "source": lambda m: make("source"),

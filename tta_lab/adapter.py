@@ -216,7 +216,8 @@ class Adapter:
 
     def _check(self, x: Tensor, ids: Tensor | None) -> None:
         if not isinstance(x, Tensor) or x.ndim < 2 or not len(x):
-            raise InputError(f"expected a non-empty batch of images (B, C, H, W), got {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}")
+            found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"expected a non-empty batch of images (B, C, H, W), got {found}")
         if ids is not None and len(ids) != len(x):
             raise InputError(f"{len(x)} images but {len(ids)} ids")
         if self.validate == "off":

@@ -5,6 +5,8 @@ Paper: Towards Open-Set Test-Time Adaptation Utilizing the Wisdom of Crowds in E
 """
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -18,14 +20,13 @@ from .parts import Method
 from .penalties import Diversity
 from .runner import compare
 from .selectors import ConfidenceRise, RandomKeep
-from .streams import Stream
+from .streams import UNKNOWN_ID, Stream
 from .trace import Trace
 
 UNKNOWNS = {"digits": ("fashion_mnist", "digits", "fashion_resnet_bn"),
             "held_out": ("fashion_mnist_8", "fashion_mnist_held_out", "fashion8_resnet_bn")}
 LABELS = {"source": "source", "batch_norm": "BN-1", "tent": "Tent", "filter": "Tent + filter", "random": "Tent + random",
-          "diversity": "Tent + diversity", "wisdom_of_crowds": "Tent + filter + diversity (the method)",
-          "random_diversity": "Tent + random + diversity"}
+          "diversity": "Tent + diversity", "wisdom_of_crowds": "Tent + filter + diversity (the method)"}
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,35 @@ class Plan:
         """The same known images, each batch followed by unknown ones."""
         return replace(self.closed(seed), unknown=UNKNOWNS[self.unknown][1], unknown_ratio=self.unknown_ratio)
 
+    def small(self) -> Plan:
+        """The same plan, no longer than the fast one and with one seed: what a panel runs while somebody waits."""
+        return replace(self, rounds=min(self.rounds, FAST.rounds), per_shift=min(self.per_shift, FAST.per_shift), seeds=1)
+
+    def describe(self) -> str:
+        """The plan in words."""
+        open_ = self.open(self.first_seed)
+        known, unknown = open_.sizes[0]
+        seeds = ", ".join(str(self.first_seed + i) for i in range(self.seeds))
+        lines = [f"Known images:   {self.known} ({len(open_.classes)} classes), {self.per_shift} of each of {len(open_.shifts)} shifts",
+                 f"Unknown images: {UNKNOWNS[self.unknown][1]}, {self.unknown_ratio:g} for each known one, in the open set only",
+                 f"Shifts:         {', '.join(open_.shifts).replace('_', ' ')}; severity {self.severity:g}",
+                 f"Order:          {self.rounds} rounds over all shifts, never reset",
+                 f"Batches:        {known} (closed set), {known} + {unknown} (open set)",
+                 f"Model and step: {self.model_name}, Adam, learning rate {self.lr:g}",
+                 f"Runs:           {2 * len(LABELS) * self.seeds} = 2 sets x {len(LABELS)} arms x {self.seeds} seeds ({seeds})"]
+        if self.lr > FULL.lr:
+            lines += ["", f"The learning rate is larger than the {FULL.lr:g} of the full protocol, so that few rounds show what it does in "
+                          f"{FULL.rounds}:", "numbers made with different learning rates must not be compared."]
+        return "\n".join(lines)
+
     def arms(self) -> dict[str, Method | Callable]:
-        """The methods compared. The two random ones keep, in each step, exactly as many samples as the filter did on that stream."""
+        """The methods compared. The random one keeps, in each step, exactly as many samples as the filter did on that stream."""
         tent = make("tent", lr=self.lr)
         varied = make("tent", lr=self.lr, when_empty="step").plus(Diversity())
         return {
             "source": make("source"), "batch_norm": make("batch_norm"), "tent": tent,
             "filter": tent.where(ConfidenceRise()), "random": lambda done: tent.where(RandomKeep.like(done["filter"])),
             "diversity": varied, "wisdom_of_crowds": make("wisdom_of_crowds", lr=self.lr),
-            "random_diversity": lambda done: varied.where(RandomKeep.like(done["wisdom_of_crowds"])),
         }
 
 
@@ -114,8 +135,7 @@ class Study:
 
     def contrast(self, setting: str, one: str, other: str, what: str = "last") -> dict:
         """Paired over seeds: error of ``one`` minus error of ``other`` in points, with a 95 % t interval (needs 2 seeds)."""
-        a, b = self.values(setting, one, what), self.values(setting, other, what)
-        return metrics.paired_interval(a, b) if len(a) > 1 else {"mean": float((a - b)[0]), "low": np.nan, "high": np.nan, "df": 0}
+        return metrics.paired_interval(self.values(setting, one, what), self.values(setting, other, what))
 
     def rows(self) -> list[dict]:
         """The table: per setting and arm, error in the first and last round and over all rounds (mean and sd over seeds), share
@@ -137,16 +157,17 @@ class Study:
                      for setting in ("closed", "open") for a, b in CONTRASTS}
         runs = [{"setting": s, "arm": a, "seed": k, **{x: v for x, v in r.items() if x != "per_round"},
                  "error_per_round": [round(float(e), 3) for e in r["per_round"]["error"]]} for (s, a, k), r in self.runs.items()]
-        return {"plan": {f.name: getattr(self.plan, f.name) for f in fields(self.plan)}, "table": self.rows(), "contrasts": contrasts, "runs": runs}
+        plan = {f.name: getattr(self.plan, f.name) for f in fields(self.plan)}
+        return {"plan": plan, "table": self.rows(), "contrasts": contrasts, "runs": runs}
 
 
 CONTRASTS = (("tent", "batch_norm"), ("wisdom_of_crowds", "batch_norm"), ("wisdom_of_crowds", "tent"), ("filter", "tent"),
-             ("filter", "random"), ("wisdom_of_crowds", "diversity"), ("wisdom_of_crowds", "random_diversity"))
+             ("filter", "random"), ("wisdom_of_crowds", "diversity"))
 
 
 def summary(trace: Trace) -> dict:
     """The numbers of one run: error in the first and last round and over all (per cent, known images), share kept, AUROC of known
-    against unknown by energy, and what the falling samples are."""
+    against unknown by energy, what the falling samples are, and the share of wrong or unknown ("bad") images in the last round."""
     per_round = diagnose.error_per_round(trace)
     known = np.asarray(trace["known"], bool)
     error, fall = per_round["error"], diagnose.rise_and_fall(trace)
@@ -155,6 +176,7 @@ def summary(trace: Trace) -> dict:
             "kept": float(trace.step("n_kept").sum() / n.sum()), "per_round": per_round,
             "auroc": float("nan") if known.all() else float(metrics.auroc(trace["energy"], known)),
             "falling_last": float(fall["falling_share"][-1]), "bad_among_falling_last": float(1 - fall["among_falling"]["correct"][-1]),
+            "bad_last": float(1 - np.asarray(trace["correct"], bool)[trace["round"] == trace["round"].max()].mean()),
             "distance": float(trace.step("distance")[-1]), "seconds": float(trace.step("seconds").sum())}
 
 
@@ -169,19 +191,19 @@ def study(plan: Plan, cache=None, progress: bool = False, device="auto") -> Stud
 
     seeds = range(plan.first_seed, plan.first_seed + plan.seeds)
     compare(plan.arms(), {"closed": plan.closed, "open": plan.open}, load_model(plan.model_name), seeds, cache=cache,
-            progress=progress, device=device, each=each, keep=False)
+            progress=progress, device=device, each=each, keep=False, channels_last=True)
     return result
 
 
 def sentence(contrast: dict, what: str) -> str:
     """What a paired difference says, in words that follow the number."""
-    mean, low, high = contrast["mean"], contrast["low"], contrast["high"]
+    mean, low, high = contrast["difference"], contrast["low"], contrast["high"]
     direction = "lowers" if mean < 0 else "raises"
     text = f"{what} {direction} the error in the last round by {abs(mean):.1f} points"
     if not np.isfinite(low):
         return text + " (one seed: no interval)."
     settled = low > 0 or high < 0
-    return text + (f" (95 % interval {low:+.1f} to {high:+.1f}, {contrast['df'] + 1} seeds"
+    return text + (f" (95 % interval {low:+.1f} to {high:+.1f}, {contrast['n']} seeds"
                    + ("" if settled else "; the interval holds 0, so the sign is not settled") + ").")
 
 
@@ -189,7 +211,8 @@ def table(result: Study) -> str:
     """The table as text, and the sentences that follow from it."""
     lines = []
     for setting in ("closed", "open"):
-        lines.append(f"{setting} set{'':<34}first round   last round        all rounds   kept" + ("   AUROC unknown" if setting == "open" else ""))
+        detected = "   AUROC unknown" if setting == "open" else ""
+        lines.append(f"{setting} set{'':<34}first round   last round        all rounds   kept{detected}")
         for row in (r for r in result.rows() if r["setting"] == setting):
             spread = f" +- {row['last_sd']:.1f}" if np.isfinite(row["last_sd"]) else ""
             kept = f"{100 * row['kept']:4.0f} %" if row["kept"] else "     -"
@@ -203,16 +226,195 @@ def table(result: Study) -> str:
     return "\n".join(lines)
 
 
+def save(result: Study, path) -> None:
+    """Write the numbers of a study as JSON (no number: null), with the date and the versions they were made with."""
+    import platform
+    from datetime import UTC, datetime
+    from pathlib import Path
+
+    import torch
+
+    from . import __version__
+
+    made = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "tta_lab": __version__, "python": platform.python_version(),
+            "torch": str(torch.__version__), "numpy": np.__version__,
+            "device": sorted({str(trace.meta.get("device")) for trace in result.traces.values()})}
+    Path(path).write_text(json.dumps(_plain({"made": made, **result.to_dict()}), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# --- what the numbers say, in words that follow them
+
+
+def _percent(value) -> str:
+    return f"{100 * value:.0f} %" if np.isfinite(value) else "not defined"
+
+
+def _moves(first: float, last: float, show=_percent) -> str:
+    """The change between two numbers; the word fits the rounded ones."""
+    one, two = show(first), show(last)
+    word = "rises" if last > first else "falls" if last < first else "goes"
+    return f"stays at {one}" if one == two else f"{word} from {one} to {two}"
+
+
+def _points(value) -> str:
+    return f"{value:.1f} %" if np.isfinite(value) else "not defined"
+
+
+def say_source(result: Study) -> str:
+    """How far the shifts throw the source back, and what the statistics of each batch repair."""
+    from .models import checkpoints
+
+    clean = 100 - checkpoints()[result.plan.model_name]["test_accuracy"]
+    lines = [f"On clean images the source model errs on {clean:.1f} %."]
+    for setting in ("closed", "open"):
+        source, batch = (result.values(setting, arm, "mean").mean() for arm in ("source", "batch_norm"))
+        lines.append(f"Under the shifts, {setting} set: {source:.1f} %; with the statistics of each batch instead (BN-1): {batch:.1f} %.")
+    return "\n".join(lines)
+
+
+def say_errors(result: Study) -> str:
+    """What happens to the error between the first and the last round, per setting."""
+    lines = []
+    for setting in ("closed", "open"):
+        last = {arm: result.values(setting, arm).mean() for arm in LABELS}
+        first = {arm: result.values(setting, arm, "first").mean() for arm in LABELS}
+        best, worst = min(last, key=last.get), max(last, key=last.get)
+        lines += [f"{setting} set, first to last round: " + "; ".join(
+            f"{LABELS[arm]} {_moves(first[arm], last[arm], _points)}" for arm in ("batch_norm", "tent", "wisdom_of_crowds")) + ".",
+            f"  Last round: lowest {LABELS[best]} ({last[best]:.1f} %), highest {LABELS[worst]} ({last[worst]:.1f} %)."]
+    return "\n".join(lines)
+
+
+def say_falling(result: Study, arm: str = "tent") -> str:
+    """How many images fall, and whether the fallen are worse than the rest."""
+    lines = []
+    for setting in ("closed", "open"):
+        trace = result.traces[setting, arm]
+        share = diagnose.rise_and_fall(trace)["falling_share"]
+        last = trace["round"] == trace["round"].max()
+        falls, masks = last & (trace["rise_source"] < 0), diagnose.groups(trace)
+        if not falls.any():
+            lines.append(f"{LABELS[arm]}, {setting} set: nothing falls in the last round.")
+            continue
+        bad = ["wrong"] + ["unknown"] * bool(masks["unknown"].any())
+        found = [f"{_percent(masks[g][falls].mean())} of the falling are {g}, {_percent(masks[g][last].mean())} of all images are" for g in bad]
+        lines.append(f"{LABELS[arm]}, {setting} set: the share of falling images {_moves(share[0], share[-1])}. In the last round "
+                     f"{'; '.join(found)}.")
+    return "\n".join(lines)
+
+
+def say_rise(trace: Trace) -> str:
+    """How much of each group falls, early and late."""
+    within = diagnose.rise_and_fall(trace)["within_group"]
+    return "The share with d < 0, first to last round: " + "; ".join(
+        f"{name} {_moves(within[group][0], within[group][-1])}" for group, name in
+        (("correct", "known, correct"), ("wrong", "known, wrong"), ("unknown", "unknown")) if np.isfinite(within[group]).any()) + "."
+
+
+def say_entropy(traces: dict[str, Trace]) -> str:
+    """Does the prediction entropy sink, and does the error follow?"""
+    lines = []
+    for name, trace in traces.items():
+        median, error = diagnose.entropy_histogram(trace)["median"], diagnose.error_per_round(trace)["error"]
+        sinks = _moves(median[0], median[-1], lambda v: f"{v:.3f} nats")
+        lines.append(f"{name}: the median entropy {sinks} between the first and the last stretch, while the error of the rounds "
+                     f"{_moves(error[0], error[-1], _points)}.")
+    return "\n".join(lines)
+
+
+def say_selection(numbers: dict) -> str:
+    """Precision and recall of each selection rule in the first and the last round."""
+    lines = [f"{name}: precision {_moves(numbers['precision'][rule][0], numbers['precision'][rule][-1])}, "
+             f"recall {_moves(numbers['recall'][rule][0], numbers['recall'][rule][-1])}" for rule, name in numbers["labels"].items()]
+    return "From the first to the last round\n  " + ".\n  ".join(lines) + "."
+
+
+def say_classes(traces: dict[str, Trace]) -> str:
+    """How many classes are in use, and when the alarm goes off."""
+    lines = []
+    for name, trace in traces.items():
+        numbers = diagnose.marginal_entropy(trace)
+        used, at = numbers["effective_classes"], numbers["alarm_step"]
+        alarm = f"it is first below {numbers['threshold']:g} at step {at}" if at >= 0 else f"it is never below {numbers['threshold']:g}"
+        moves = _moves(used[0], used[-1], lambda v: f"{v:.1f}")
+        lines.append(f"{name}: the effective number of classes {moves} between the first and the last batch; {alarm}.")
+    return "\n".join(lines)
+
+
+def say_detection(trace: Trace) -> str:
+    """Which score tells unknown from known, and wrong from correct, best in the last round."""
+    numbers = diagnose.detection(trace, rounds=int(trace["round"].max()))
+    lines = []
+    for question, name in (("known_vs_unknown", "known from unknown"), ("correct_vs_wrong", "correct from wrong")):
+        auroc = numbers[question]["auroc"]
+        if not np.isfinite(auroc).any():
+            lines.append(f"There is nothing to tell {name}.")
+            continue
+        best = int(np.nanargmax(auroc))
+        lines.append(f"Telling {name} in the last round: best is {numbers['labels'][best]} (AUROC {_percent(auroc[best])}); "
+                     f"the confidence difference d reaches {_percent(auroc[numbers['scores'].index('rise')])}.")
+    return "\n".join(lines)
+
+
+def headline(result: Study) -> str:
+    """The study in two lines: error in the last round of the four arms that matter most."""
+    arms = ("source", "batch_norm", "tent", "wisdom_of_crowds")
+    return "\n".join(f"{setting} set, error in the last round: " + ", ".join(
+        f"{LABELS[arm]} {result.values(setting, arm).mean():.1f} %" for arm in arms) for setting in ("closed", "open"))
+
+
+# --- single runs, for panels and for you
+
+
+def examples(plan: Plan, known: int = 5, unknown: int = 4) -> dict:
+    """The same images clean and under every shift, as ``plots.plot_images`` takes them."""
+    import torch
+
+    stream = plan.open(plan.first_seed)
+    ids = stream.hands[0][0]
+    ids = torch.cat([ids[:known], ids[stream.per_shift:stream.per_shift + unknown]])
+    rows, sets = ("none", *stream.shifts), (stream.known_set, stream.unknown_set)
+    names = [s.classes[int(s.y[i])] for s, chosen in zip(sets, (ids[:known], ids[known:] % UNKNOWN_ID), strict=True) for i in chosen]
+    return {"x": np.stack([stream.images(ids, shift).cpu().numpy() for shift in rows]), "columns": names,
+            "rows": ["clean", *(shift.replace("_", " ") for shift in stream.shifts)], "known": np.arange(len(ids)) < known}
+
+
+def stream_of(plan: Plan, unknown_ratio: float, rounds: int, seed: int) -> Stream:
+    """The stream of a single run: the plan's, with another share of unknowns (0: closed set) and another number of rounds."""
+    plan = replace(plan, rounds=max(2, rounds), unknown_ratio=unknown_ratio or 1.0)
+    return plan.open(seed) if unknown_ratio else plan.closed(seed)
+
+
 def one_run(lr: float, filtered: bool, diverse: bool, unknown_ratio: float, rounds: int, plan: Plan = FAST, seed: int = 0,
-            progress=False, stop=None) -> Trace:
-    """One Tent run with or without the filter and the diversity term: what the widgets call, and you may too."""
+            progress=False, stop=None, each=None, device="auto") -> Trace:
+    """One Tent run with or without the filter and the diversity term: what the widgets call, and you may too.
+
+    ``stop()`` is asked before each batch and ends the run, ``each(trace)`` is called after each; ``unknown_ratio`` 0 is the closed set.
+    """
     from .adapter import Adapter
     from .runner import run
 
     recipe = make("tent", lr=lr)
     recipe = recipe.where(ConfidenceRise()) if filtered else recipe
     recipe = replace(recipe.plus(Diversity()), when_empty="step") if diverse else recipe
-    plan = replace(plan, rounds=max(2, rounds), unknown_ratio=unknown_ratio or 1.0)
-    stream = plan.open(seed) if unknown_ratio else plan.closed(seed)
-    adapter = Adapter(load_model(plan.model_name), recipe, seed=seed, record="source")
-    return run(adapter, stream, progress=progress, stop=stop)
+    adapter = Adapter(load_model(plan.model_name), recipe, seed=seed, device=device, record="source")
+    return run(adapter, stream_of(plan, unknown_ratio, rounds, seed), progress=progress, stop=stop, each=each)
+
+
+def reference(trace: Trace) -> dict:
+    """Error per round of BN-1 on the very images of a run: the frozen source with batch statistics, which every run here records."""
+    if trace.meta.get("source_statistics") != "batch":
+        raise ValueError("the frozen source was not recorded with batch statistics; use record='source' and "
+                         "ConfidenceRise(statistics='batch')")
+    known = np.asarray(trace["known"], bool)
+    return diagnose.error_per_round(Trace.from_columns(
+        {"round": trace["round"], "known": known, "correct": known & (trace["source_prediction"] == trace["label"])}))

@@ -19,6 +19,7 @@ from . import metrics
 from .diagnose import GROUPS, RULES
 
 HOW_TO_READ = {
+    "images": "Every column is one image, clean at the top and under each shift below; right of the gap are classes the model never saw.",
     "error_per_round": "A line that climbs means that the model gets worse the longer it adapts; "
                        "the band is one standard deviation over seeds.",
     "error_per_domain": "Each bar is the error under one kind of shift, over all rounds; the legend gives the mean over the shifts.",
@@ -165,6 +166,44 @@ def plot_detection(numbers, backend: str = "matplotlib", ax=None):
     return _draw(panels, backend, ax)
 
 
+def plot_images(numbers, backend: str = "matplotlib", ax=None):
+    """The same images in several versions, one version a row; images of unknown classes stand right of a gap.
+
+    ``x`` (R, n, C, H, W) in [0, 1] with 1 or 3 channels, ``rows`` (R names), ``columns`` (n names), ``known`` (n,) bool, known first.
+    """
+    x, known = np.asarray(numbers["x"], np.float64), np.asarray(numbers["known"], bool)
+    if x.ndim != 5 or x.shape[2] not in (1, 3) or x.shape[:2] != (len(numbers["rows"]), len(numbers["columns"])):
+        raise ValueError(f"x must be (rows, columns, 1 or 3 channels, height, width) = ({len(numbers['rows'])}, {len(numbers['columns'])}, "
+                         f"...), got {x.shape}")
+    (n_rows, n, _, height, width), gap = x.shape, 2
+    left = np.arange(n) * (width + gap) + np.where(known, 0, width // 2)
+    top = np.arange(n_rows) * (height + gap)
+    sheet = np.ones((top[-1] + height, left[-1] + width, 3))
+    for i, j in np.ndindex(n_rows, n):
+        sheet[top[i]:top[i] + height, left[j]:left[j] + width] = x[i, j].transpose(1, 2, 0)
+    sheet = (sheet.clip(0, 1) * 255).round().astype(np.uint8)
+    names = [name if here else f"unknown:\n{name}" for name, here in zip(numbers["columns"], known, strict=True)]
+    middles = left + (width - 1) / 2, top + (height - 1) / 2
+    if backend == "matplotlib":
+        return _matplotlib_images(sheet, *middles, names, list(numbers["rows"]), ax)
+    if backend != "plotly":
+        raise ValueError(f"backend must be 'matplotlib' or 'plotly', not {backend!r}")
+    import plotly.graph_objects as go
+
+    figure = go.Figure(go.Image(z=sheet, hoverinfo="skip"))
+    figure.update_xaxes(tickvals=middles[0], ticktext=[name.replace("\n", "<br>") for name in names], side="top", ticks="")
+    figure.update_yaxes(tickvals=middles[1], ticktext=list(numbers["rows"]), ticks="")
+    figure.update_layout(template="plotly_white", height=120 + 75 * n_rows, font_size=FONT, margin={"l": 110, "r": 20, "t": 70, "b": 20})
+    return figure
+
+
+def captioned(figure, text: str):
+    """Write ``text`` above a matplotlib figure of this module; it also becomes the picture's text for those who cannot see it."""
+    figure.suptitle(text, fontsize=TITLE + 1, fontweight="bold")
+    figure._repr_png_ = lambda: (_png(figure), {"alt": text})
+    return figure
+
+
 def _spell(rounds) -> str:
     rounds = list(rounds)
     if len(rounds) > 2 and rounds == list(range(rounds[0], rounds[-1] + 1)):
@@ -207,6 +246,12 @@ def _looks(look: int) -> tuple:
     return (COLOURS[look % len(COLOURS)], DASHES[look % len(DASHES)], MARKERS[turned % len(MARKERS)], HATCHES[turned % len(HATCHES)])
 
 
+def look(number: int) -> dict:
+    """Line and marker of a plotly line that looks like the series with this number."""
+    colour, dash, marker, _ = _looks(number)
+    return {"line": {"color": colour, "dash": dash[1], "width": 2.5}, "marker": {"symbol": marker[1], "size": 8}}
+
+
 def _labels(panels: list[Panel]) -> list[str]:
     return list(dict.fromkeys(s.label for p in panels if not p.empty for s in p.series if s.label))
 
@@ -238,6 +283,21 @@ def _matplotlib(panels: list[Panel], ax):
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=FONT, frameon=False,
                       handlelength=3)
     return figure
+
+
+def _matplotlib_images(sheet, across, upwards, columns, rows, ax):
+    from matplotlib.figure import Figure
+
+    if ax is None:
+        figure = Figure(figsize=(1.15 * len(columns) + 1.8, 1.05 * len(rows) + 0.8), layout="constrained")
+        ax = figure.subplots()
+        figure._repr_png_ = lambda: _png(figure)
+    ax.imshow(sheet, interpolation="nearest")
+    ax.set_xticks(across, columns, fontsize=FONT - 1)
+    ax.set_yticks(upwards, rows, fontsize=FONT)
+    ax.tick_params(length=0, labeltop=True, labelbottom=False)
+    ax.spines[:].set_visible(False)
+    return ax.figure
 
 
 def _legend_rows(labels: list[str], panels: int) -> int:

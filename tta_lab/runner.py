@@ -28,19 +28,22 @@ class Progress:
             self.shown, spent = now, now - self.started
             left = spent * (self.total - self.done) / max(self.done, 1)
             end = "\n" if self.done >= self.total else ""
-            print(f"\r{100 * self.done / max(self.total, 1):5.1f} %  {spent:.0f} s, {left:.0f} s left  {note:<40}", end=end, file=sys.stderr, flush=True)
+            done = 100 * self.done / max(self.total, 1)
+            print(f"\r{done:5.1f} %  {spent:.0f} s, {left:.0f} s left  {note:<40}", end=end, file=sys.stderr, flush=True)
 
     def skip(self, images: int) -> None:
         """These images need no work: they do not count for the time left."""
         self.total -= images
 
 
-def run(adapter: Adapter, stream, reset: str | None = None, progress: bool | Progress = False, stop: Callable[[], bool] | None = None) -> Trace:
+def run(adapter: Adapter, stream, reset: str | None = None, progress: bool | Progress = False, stop: Callable[[], bool] | None = None,
+        each: Callable[[Trace], None] | None = None) -> Trace:
     """Send every batch of a stream through the adapter and return the annotated trace.
 
     ``reset``: "never", "domain" (to the source at each new shift) or "batch" (before every batch); None takes the stream's.
     ``progress`` shows a line with the time left; ``stop()`` is asked before each batch and ends the run when it is true:
-    what was seen stays in the trace. Raises ValueError for an unknown reset rule or an adapter that records nothing.
+    what was seen stays in the trace. ``each(trace)`` is called after every batch.
+    Raises ValueError for an unknown reset rule or an adapter that records nothing.
     """
     rule = reset or stream.reset
     if rule not in ("never", "domain", "batch"):
@@ -57,12 +60,15 @@ def run(adapter: Adapter, stream, reset: str | None = None, progress: bool | Pro
         adapter(batch.x, batch.ids)
         adapter.trace.annotate(label=batch.label, known=batch.known, domain=batch.domain_index, round=batch.round)
         bar.step(len(batch))
+        if each is not None:
+            each(adapter.trace)
     return adapter.trace
 
 
 def compare(recipes: Mapping[str, Method | Callable], streams: Mapping[str, Callable], model, seeds: Sequence[int] = (0,), *,
             cache: str | Path | None = None, progress: bool = False, device="auto",
-            each: Callable[[tuple[str, str, int], Trace], None] | None = None, keep: bool = True) -> dict[tuple[str, str, int], Trace]:
+            each: Callable[[tuple[str, str, int], Trace], None] | None = None, keep: bool = True,
+            channels_last: bool = False) -> dict[tuple[str, str, int], Trace]:
     """Run every recipe on every stream with every seed: (stream, recipe, seed) -> Trace, with the frozen source recorded.
 
     recipes   name -> Method; or name -> function of the traces made before on the same stream and seed, {name: Trace} -> Method,
@@ -70,6 +76,7 @@ def compare(recipes: Mapping[str, Method | Callable], streams: Mapping[str, Call
     streams   name -> function of the seed that makes the Stream
     cache     folder where each finished run is written at once: an interrupted comparison goes on where it stopped
     each      called with every finished run
+    channels_last   memory format of the networks
     keep      False returns an empty dict: for long comparisons that only ``each`` looks at
 
     The outputs of the frozen source on a stream are computed once and shared by all recipes; their cost counts for each.
@@ -83,9 +90,9 @@ def compare(recipes: Mapping[str, Method | Callable], streams: Mapping[str, Call
         earlier: dict[str, Trace] = {}
         for name, recipe in recipes.items():
             recipe = recipe if isinstance(recipe, Method) else recipe(earlier)
-            adapter = Adapter(model, recipe, seed=seed, device=device, record="source")
+            adapter = Adapter(model, recipe, seed=seed, device=device, record="source", channels_last=channels_last)
             adapter.shared_source = shared
-            path = None if folder is None else folder / f"{_key(adapter, stream)}.npz"
+            path = None if folder is None else folder / f"{_key(adapter, stream, channels_last)}.npz"
             if path is not None and path.is_file():
                 trace = Trace.load(path)
                 bar.skip(stream.n_images)
@@ -103,7 +110,8 @@ def compare(recipes: Mapping[str, Method | Callable], streams: Mapping[str, Call
     return done
 
 
-def _key(adapter: Adapter, stream) -> str:
+def _key(adapter: Adapter, stream, channels_last: bool) -> str:
     """A name for one run that changes with anything that its numbers depend on."""
-    facts = [to_json(adapter.recipe), stream.to_dict(), adapter.fingerprint, adapter.seed, adapter.trace.meta["torch"], str(adapter.device.type), 1]
+    facts = [to_json(adapter.recipe), stream.to_dict(), adapter.fingerprint, adapter.seed, adapter.trace.meta["torch"],
+             str(adapter.device.type), channels_last]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]

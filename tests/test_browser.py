@@ -1,0 +1,158 @@
+"""JupyterLab in a real browser: the first notebook runs, its panel obeys keyboard and buttons, and no error hides in a widget."""
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / "notebooks" / "01_wisdom_of_crowds.ipynb"
+TINY = {"rounds": 2, "per_shift": 50}
+SWITCHES = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync"]
+SETTINGS = {"@jupyterlab/apputils-extension/notification.jupyterlab-settings": {"fetchNews": "false", "checkForUpdates": False},
+            "@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
+            "@jupyterlab/docmanager-extension/plugin.jupyterlab-settings": {"autosave": False}}
+ERRORS = '[data-mime-type="application/vnd.jupyter.error"], .jp-OutputArea-output[data-mime-type*="stderr"] .ansi-red-fg'
+pytestmark = pytest.mark.browser
+
+
+def chromium():
+    """The browser's path and playwright's entry point, or a skip that says what is missing."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine: install it (Debian and Ubuntu: apt-get install chromium)")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright (its own browsers are not needed)")
+    return path, api.sync_playwright
+
+
+def with_defaults(source, target, values):
+    """Copy a notebook with other defaults in its parameters cell."""
+    notebook = nbformat.read(source, as_version=4)
+    cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    for name, value in values.items():
+        cell.source, n = re.subn(rf"(?m)^({name}: \w+ = )\S+", rf"\g<1>{value!r}", cell.source)
+        assert n == 1, name
+    nbformat.write(notebook, target)
+
+
+@contextlib.contextmanager
+def jupyterlab(folder, theme="JupyterLab Light"):
+    """A JupyterLab server on this folder with settings of its own; gives the address of a file's page as a function."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port, token = s.getsockname()[1], secrets.token_hex(8)
+    places = {name: folder / f".{name.lower()}" for name in ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "JUPYTER_RUNTIME_DIR",
+                                                             "JUPYTER_CONFIG_DIR", "IPYTHONDIR")}
+    themes = {"@jupyterlab/apputils-extension/themes.jupyterlab-settings": {"theme": theme}}
+    for name, content in (SETTINGS | themes).items():
+        path = places["JUPYTERLAB_SETTINGS_DIR"] / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    env = dict(os.environ, **{k: str(v) for k, v in places.items()}, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE",
+               JUPYTER_PREFER_ENV_PATH="1")
+    log = open(folder / ".server.log", "w")
+    server = subprocess.Popen([
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"],
+        env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=5).read()
+                break
+            except OSError as why:
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("JupyterLab did not start:\n" + (folder / ".server.log").read_text()[-3000:]) from why
+                time.sleep(0.3)
+        yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}?token={token}&reset"
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+        log.close()
+
+
+@contextlib.contextmanager
+def page_of(folder, width=1280, height=720):
+    path, sync_playwright = chromium()
+    with sync_playwright() as p:
+        context = p.chromium.launch_persistent_context(str(folder / ".browser"), executable_path=path, headless=True, args=SWITCHES,
+                                                       viewport={"width": width, "height": height})
+        try:
+            yield context.pages[0] if context.pages else context.new_page()
+        finally:
+            context.close()
+
+
+def idle(page, seconds=120):
+    page.wait_for_function("""() => {
+        const panel = window.jupyterapp?.shell.currentWidget;
+        return panel?.sessionContext?.session?.kernel?.status === 'idle' }""", timeout=1000 * seconds)
+
+
+def open_notebook(page, address):
+    page.goto(address)
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=90_000)
+    idle(page)
+
+
+def run_all(page, seconds=300):
+    """Run every cell; returns when the kernel is idle and all code cells have a number, or one has failed."""
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+    page.wait_for_function(f"""() => {{
+        const panel = window.jupyterapp.shell.currentWidget;
+        const code = panel.content.widgets.filter(c => c.model.type === 'code' && c.model.sharedModel.source.trim());
+        const done = code.every(c => c.model.executionCount !== null);
+        const failed = document.querySelector('{ERRORS.split(",")[0]}') !== null;
+        return panel.sessionContext.session.kernel.status === 'idle' && (done || failed) }}""", timeout=1000 * seconds)
+
+
+def status(page):
+    return page.locator(".jupyter-widgets [role=status]").inner_text()
+
+
+def test_notebook_and_panel_in_jupyterlab(tmp_path):
+    chromium()
+    with_defaults(NOTEBOOK, tmp_path / "notebook.ipynb", TINY)
+    with jupyterlab(tmp_path) as address, page_of(tmp_path) as page:
+        open_notebook(page, address("notebook.ipynb"))
+        run_all(page)
+        assert page.locator(ERRORS).all_inner_texts() == []
+        assert status(page) == "Nothing has run yet: press Run."
+        words = page.locator(".jupyter-widgets", has_text="Settings: Tent").last
+        assert "learning rate 0.005," in words.inner_text()
+
+        page.locator(".jupyter-widgets [role=slider]").first.focus()
+        page.keyboard.press("ArrowRight")
+        words.get_by_text("learning rate 0.0063,").wait_for(timeout=15_000)  # one tenth of a decade
+
+        page.get_by_role("button", name="Run", exact=True).last.click()
+        page.locator("[role=status]", has_text="Done, 2 rounds. Error in the first round").wait_for(timeout=120_000)
+        assert re.search(r"first round \d+\.\d %, in the last \d+\.\d %, which is .* BN-1 .*Learned from \d+ %", status(page))
+        drawn = page.evaluate("() => [...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')].map("
+                              "f => f.data.map(t => Array.from(t.y ?? []).length))")
+        assert drawn == [[2, 0, 2], [2, 2, 2], [41, 41, 41]]
+
+        rounds = page.locator(".jupyter-widgets [role=slider]").nth(2)
+        rounds.focus()
+        page.keyboard.press("End")
+        words.get_by_text("20 rounds").wait_for(timeout=15_000)
+        page.get_by_role("button", name="Run", exact=True).last.press("Enter")
+        page.locator("[role=status]", has_text="Running: round").wait_for(timeout=60_000)
+        page.get_by_role("button", name="Stop", exact=True).last.press("Enter")
+        page.locator("[role=status]", has_text="Stopped in round").wait_for(timeout=30_000)
+        assert page.locator(ERRORS).all_inner_texts() == []

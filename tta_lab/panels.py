@@ -1,0 +1,271 @@
+"""Panels: a few controls, a button and live figures around a plain function; whatever a panel does, that function does without it.
+
+Work runs in a thread, so that "Stop" is heard. A panel never swallows an exception: it says it in words and keeps it in ``error``.
+"""
+from __future__ import annotations
+
+import functools
+import html
+import threading
+
+import numpy as np
+
+from . import crowds, diagnose
+from .controls import control, find, narrow
+from .knobs import Knob
+from .methods import make
+from .plots import FONT, GROUP_LABELS, GROUP_LOOKS, look
+
+FILTER = "filter: learn where d >= 0"
+WIDTH, HEIGHT = 400, 290  # two figures side by side beside JupyterLab's file list on a screen of 1280 x 720
+
+
+def crowd_panel(plan: crowds.Plan = crowds.FAST, interactive: bool = True, device="auto") -> CrowdPanel:
+    """Tent with and without the filter and the diversity term, on a stream of this plan (its first seed), with controls.
+
+    ``interactive`` shows the controls and runs in a thread when asked to. False returns a panel that has run once, in the
+    caller's thread and with every callback fired from Python, and that shows plain figures.
+    """
+    panel = CrowdPanel(plan, interactive, device)
+    if not interactive:
+        for widget in panel.controls.values():
+            before, widget.value = widget.value, _another(widget)
+            widget.value = before
+        panel.run_button.click()
+    return panel
+
+
+def _another(widget):
+    """A value that a checkbox or slider does not have now."""
+    if isinstance(widget.value, bool):
+        return not widget.value
+    ends = [widget.base**widget.min, widget.base**widget.max] if hasattr(widget, "base") else [widget.min, widget.max]
+    return next(end for end in ends if end != widget.value)
+
+
+def _guarded(callback):
+    """Jupyter drops exceptions of callbacks: show and keep them."""
+    @functools.wraps(callback)
+    def guarded(self, *args):
+        try:
+            return callback(self, *args)
+        except Exception as why:
+            self._fail(why)
+    return guarded
+
+
+class CrowdPanel:
+    """What ``crowd_panel`` makes.
+
+    ``settings``, ``trace`` and ``result`` (a dict of numbers) belong to the last run, ``error`` is the exception that ended it, or
+    None; ``message`` is the status line as plain text.
+    """
+
+    def __init__(self, plan: crowds.Plan, interactive: bool, device):
+        import ipywidgets as W
+        import plotly.graph_objects as go
+
+        self.plan, self.interactive, self.device = plan, interactive, device
+        self.running, self.error, self.message = False, None, ""
+        self.settings, self.trace, self.result = {}, None, {}
+        self._stop, self._thread, self._starting = threading.Event(), None, threading.Lock()
+
+        self.controls = {k.name: control(k, label) for k, label in _knobs(plan)}
+        for widget in self.controls.values():
+            widget.observe(self._on_change, "value")
+        self.run_button = W.Button(description="Run", icon="play", button_style="primary", tooltip="Start a run with these settings")
+        self.stop_button = W.Button(description="Stop", icon="stop", disabled=True, tooltip="End the run after the batch in work")
+        self.run_button.on_click(self._on_run)
+        self.stop_button.on_click(self._on_stop)
+        self.progress = W.IntProgress(description="progress", style={"description_width": "initial"})
+        self.words, self.status = W.HTML(), W.HTML()
+        figure = go.FigureWidget if interactive else go.Figure
+        self.error_figure, self.fall_figure, self.rise_figure = (figure(f) for f in _empty_figures(go))
+        self._on_change()
+        self._say("Nothing has run yet: press Run.")
+
+    # --- callbacks
+
+    @_guarded
+    def _on_change(self, change=None):
+        self.words.value = f"<div>Settings: {html.escape(self.in_words())}.</div>"
+
+    @_guarded
+    def _on_run(self, button=None):
+        with self._starting:  # a second click may arrive before the first run has begun
+            if self.running:
+                self._say("A run is going on: this press of Run was ignored. Press Stop first.")
+                return
+            self.running = True
+        self._stop.clear()
+        previous = diagnose.error_per_round(self.trace) if self.result else None
+        self.error, self.trace, self.result = None, None, {}
+        self.settings = {name: widget.value for name, widget in self.controls.items()}
+        self.run_button.disabled, self.stop_button.disabled = True, False
+        if self.interactive:
+            self._thread = threading.Thread(target=self._work, args=(previous,), daemon=True)
+            self._thread.start()
+        else:
+            self._work(previous)
+
+    @_guarded
+    def _on_stop(self, button=None):
+        if self.running:
+            self._stop.set()
+            self._say("Stopping after the batch in work.")
+
+    # --- the work
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nothing runs; False when something still does after ``timeout`` seconds."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return not self.running
+
+    def _work(self, previous):
+        try:
+            self._say("Loading model and images.")
+            self._draw_start(previous)
+            total = crowds.stream_of(self.plan, self.settings["unknown_ratio"], self.settings["rounds"], self.plan.first_seed).n_images
+            self.progress.value, self.progress.max = 0, total
+            trace = crowds.one_run(**self.settings, plan=self.plan, seed=self.plan.first_seed, stop=self._stop.is_set,
+                                   each=self._after_batch, device=self.device)
+            self.trace = trace
+            if len(trace):
+                self.result = self._numbers(trace)
+                self._draw(trace)
+            self._say(self.finding())
+        except Exception as why:
+            self._fail(why)
+        finally:
+            self.running = False
+            self.run_button.disabled, self.stop_button.disabled = False, True
+
+    def _after_batch(self, trace):
+        seen, total, rounds = len(trace), self.progress.max, self.settings["rounds"]
+        self.progress.value = seen
+        stopping = " Stopping after the batch in work." if self._stop.is_set() else ""
+        self._say(f"Running: round {int(trace.step('round')[-1]) + 1} of {rounds}, {seen} of {total} images.{stopping}")
+        if seen * rounds % total == 0:  # a round is complete
+            self._draw(trace)
+
+    def _numbers(self, trace) -> dict:
+        base = crowds.reference(trace)["error"]
+        numbers = {name: value for name, value in crowds.summary(trace).items() if name != "per_round"}
+        return numbers | {"bn_first": float(base[0]), "bn_last": float(base[-1]), "rounds": len(base), "images": len(trace),
+                          "stopped": self._stop.is_set() and len(trace) < self.progress.max}
+
+    def _fail(self, why: Exception):
+        self.error = why
+        self._say(f"Failed with {type(why).__name__}: {why} Change the settings and press Run again; the exception is in panel.error.")
+
+    # --- words
+
+    def in_words(self) -> str:
+        """What the controls say."""
+        c = {name: widget.value for name, widget in self.controls.items()}
+        terms = [name for name, on in (("the filter", c["filtered"]), ("the diversity term", c["diverse"])) if on]
+        unknown = f"{c['unknown_ratio']:g} unknown images per known one" if c["unknown_ratio"] else "no unknown images (closed set)"
+        return f"Tent {'with ' + ' and '.join(terms) if terms else 'alone'}, learning rate {c['lr']:.2g}, {unknown}, {c['rounds']} rounds"
+
+    def finding(self) -> str:
+        """What the last run found."""
+        if not self.result:
+            return "Stopped before the first batch: there is nothing to show."
+        r, last = self.result, round(self.result["last"] - self.result["bn_last"], 1)
+        beside = f"{abs(last):.1f} points {'worse' if last > 0 else 'better'} than BN-1" if last else "the same as BN-1"
+        done = f"Stopped in round {r['rounds']}" if r["stopped"] else f"Done, {r['rounds']} rounds"
+        return (f"{done}. Error in the first round {r['first']:.1f} %, in the last {r['last']:.1f} %, which is {beside} on the same images "
+                f"({r['bn_last']:.1f} %). Learned from {100 * r['kept']:.0f} % of the images.")
+
+    def _say(self, text: str):
+        self.message = text
+        self.status.value = f'<div role="status" style="line-height: 1.4"><b>{html.escape(text)}</b></div>'
+
+    # --- figures
+
+    def _draw_start(self, previous):
+        with self.error_figure.batch_update():
+            for trace in self.error_figure.data:
+                trace.x, trace.y = [], []
+            if previous is not None:
+                self.error_figure.data[1].x, self.error_figure.data[1].y = previous["round"], previous["error"]
+        for figure in (self.fall_figure, self.rise_figure):
+            with figure.batch_update():
+                for trace in figure.data:
+                    trace.x, trace.y = [], []
+
+    def _draw(self, trace):
+        run, base, fall = diagnose.error_per_round(trace), crowds.reference(trace), diagnose.rise_and_fall(trace)
+        rise = diagnose.rise_histogram(trace)
+        with self.error_figure.batch_update():
+            for line, numbers in ((self.error_figure.data[0], base), (self.error_figure.data[2], run)):
+                line.x, line.y = numbers["round"], numbers["error"]
+        with self.fall_figure.batch_update():
+            for line, group in zip(self.fall_figure.data, GROUP_LABELS, strict=True):
+                line.x, line.y = fall["round"], fall["among_falling"][group]
+        with self.rise_figure.batch_update():
+            for line, group in zip(self.rise_figure.data, GROUP_LABELS, strict=True):
+                share = rise["late"]["share"][group]
+                line.x, line.y = rise["edges"], np.append(share, share[-1])
+            self.rise_figure.layout.title.text = f"Confidence difference, round {fall['round'][-1]}"
+
+    @property
+    def widget(self):
+        """Everything in one box."""
+        import ipywidgets as W
+
+        c, wrap = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}
+        sliders = W.VBox([c["lr"], c["unknown_ratio"], c["rounds"]])
+        rest = W.VBox([c["filtered"], c["diverse"], W.HBox([self.run_button, self.stop_button]), self.progress])
+        figures = W.HBox([self.error_figure, self.fall_figure, self.rise_figure], layout=wrap)
+        return W.VBox([W.HBox([sliders, rest], layout=wrap), self.words, self.status, figures])
+
+    def _ipython_display_(self):
+        from IPython.display import display
+
+        if self.interactive:
+            display(self.widget)
+            return
+        print(f"{self.in_words()}\n{self.message}")
+        for figure in (self.error_figure, self.fall_figure, self.rise_figure):
+            display(figure)
+
+
+def _knobs(plan: crowds.Plan):
+    """(knob, label) of every control; the knob of the learning rate is that of the optimiser step, with a narrower range."""
+    def knob(name, value, why, low=None, high=None, paper="", unit=""):
+        return Knob(name, value, value, low, high, False, None, why, paper, unit)
+
+    step = narrow(find(make("tent", lr=plan.lr), "lr"), 1e-4, 1e-1)
+    yield Knob(**{**vars(step), "name": "lr"}), "learning rate"
+    yield knob("unknown_ratio", float(min(plan.unknown_ratio, 2)), "unknown images for each known one, 0 for the closed set", 0.0, 2.0,
+               unit="unknown per known image"), "unknown per known"
+    yield knob("rounds", plan.rounds, "how often the stream goes over all shifts", 2, max(20, plan.rounds), unit="rounds"), "rounds"
+    yield knob("filtered", True, "learn only from images whose confidence has not fallen", paper="Wisdom of crowds (2308.06879)"), FILTER
+    yield knob("diverse", True, "keep the predictions of a batch spread over the classes",
+               paper="weight 0.5 as in a public re-implementation of 2308.06879"), "diversity term"
+
+
+def _empty_figures(go):
+    """Error per round, who the falling are, and the histogram of d, with nothing in them."""
+    def line(label, number, **more):
+        return go.Scatter(x=[], y=[], name=label, mode="lines+markers", **more, **look(number))
+
+    groups = [(label, GROUP_LOOKS[group]) for group, label in GROUP_LABELS.items()]
+    stairs = [go.Scatter(x=[], y=[], name=label, mode="lines", line={**look(number)["line"], "shape": "hv"}) for label, number in groups]
+    figures = (
+        ([line("BN-1", 3), line("previous run", 1), line("this run", 0)], "Error per round", "round (0 = first)", "error, known (%)"),
+        ([line(*group) for group in groups], "Who the falling are (d < 0)", "round (0 = first)", "share of the falling"),
+        (stairs, "Confidence difference, last round", "d = adapted - source probability", "share of the group"))
+    for i, (traces, title, x, y) in enumerate(figures):
+        figure = go.Figure(traces)
+        figure.update_layout(
+            template="plotly_white", width=WIDTH, height=HEIGHT, font_size=FONT - 1, margin={"l": 55, "r": 10, "t": 32, "b": 70},
+            title={"text": title, "font_size": FONT + 1, "x": 0.02, "y": 0.97}, showlegend=True,
+            legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom", "x": 0.5, "xanchor": "center"})
+        figure.update_xaxes(title={"text": x, "standoff": 4}, **({"range": [-1, 1]} if i == 2 else {"rangemode": "tozero"}))
+        figure.update_yaxes(title={"text": y, "standoff": 4}, rangemode="tozero", **({"tickformat": ".0%"} if i else {}))
+        if i == 2:
+            figure.add_vline(x=0, line={"color": "#555555", "width": 1})
+        yield figure
