@@ -46,6 +46,12 @@ def with_defaults(source, target, values):
     nbformat.write(notebook, target)
 
 
+def _command(folder, port, token):
+    return [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+            "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
+            "--LabApp.expose_app_in_browser=True"]
+
+
 @contextlib.contextmanager
 def jupyterlab(folder, theme="JupyterLab Light"):
     """A JupyterLab server on this folder with settings of its own; gives the address of a file's page as a function."""
@@ -61,11 +67,9 @@ def jupyterlab(folder, theme="JupyterLab Light"):
         path.write_text(json.dumps(content))
     env = dict(os.environ, **{k: str(v) for k, v in places.items()}, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE",
                JUPYTER_PREFER_ENV_PATH="1")
-    log = open(folder / ".server.log", "w")
-    server = subprocess.Popen([
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
-        f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"],
-        env=env, stdout=log, stderr=subprocess.STDOUT)
+    log = folder / ".server.log"
+    with log.open("w") as to:
+        server = subprocess.Popen(_command(folder, port, token), env=env, stdout=to, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 90
         while True:
@@ -74,7 +78,7 @@ def jupyterlab(folder, theme="JupyterLab Light"):
                 break
             except OSError as why:
                 if server.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError("JupyterLab did not start:\n" + (folder / ".server.log").read_text()[-3000:]) from why
+                    raise RuntimeError("JupyterLab did not start:\n" + log.read_text()[-3000:]) from why
                 time.sleep(0.3)
         yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}?token={token}&reset"
     finally:
@@ -83,7 +87,6 @@ def jupyterlab(folder, theme="JupyterLab Light"):
             server.wait(20)
         except subprocess.TimeoutExpired:
             server.kill()
-        log.close()
 
 
 @contextlib.contextmanager
@@ -140,7 +143,7 @@ def test_notebook_and_panel_in_jupyterlab(tmp_path):
         page.keyboard.press("ArrowRight")
         words.get_by_text("learning rate 0.0063,").wait_for(timeout=15_000)  # one tenth of a decade
 
-        page.get_by_role("button", name="Run", exact=True).last.click()
+        page.locator(".jupyter-button", has_text="Run").click()
         page.locator("[role=status]", has_text="Done, 2 rounds. Error in the first round").wait_for(timeout=120_000)
         assert re.search(r"first round \d+\.\d %, in the last \d+\.\d %, which is .* BN-1 .*Learned from \d+ %", status(page))
         drawn = page.evaluate("() => [...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')].map("
@@ -151,8 +154,8 @@ def test_notebook_and_panel_in_jupyterlab(tmp_path):
         rounds.focus()
         page.keyboard.press("End")
         words.get_by_text("20 rounds").wait_for(timeout=15_000)
-        page.get_by_role("button", name="Run", exact=True).last.press("Enter")
+        page.locator(".jupyter-button", has_text="Run").press("Enter")
         page.locator("[role=status]", has_text="Running: round").wait_for(timeout=60_000)
-        page.get_by_role("button", name="Stop", exact=True).last.press("Enter")
+        page.locator(".jupyter-button", has_text="Stop").press("Enter")
         page.locator("[role=status]", has_text="Stopped in round").wait_for(timeout=30_000)
         assert page.locator(ERRORS).all_inner_texts() == []

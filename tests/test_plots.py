@@ -101,7 +101,7 @@ def test_both_backends_draw_the_very_numbers(name, backend):
 
 
 def test_every_plot_has_its_reading_sentence():
-    assert set(P.HOW_TO_READ) == set(CASES) == {name.removeprefix("plot_") for name in dir(P) if name.startswith("plot_")}
+    assert set(P.HOW_TO_READ) == {*CASES, "images"} == {name.removeprefix("plot_") for name in dir(P) if name.startswith("plot_")}
     assert all(text.endswith(".") and text.count(". ") == 0 for text in P.HOW_TO_READ.values())
 
 
@@ -265,6 +265,30 @@ def test_given_axes_are_drawn_into():
         P.plot_error_per_round(ROUND, backend="bokeh")
     with pytest.raises(ValueError, match="ax is for backend='matplotlib'"):
         P.plot_error_per_round(ROUND, backend="plotly", ax=left)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_images_stand_row_by_row_with_a_gap_before_the_unknown(backend):
+    x = np.linspace(0, 1, 2 * 3 * 4 * 4).reshape(2, 3, 1, 4, 4)
+    figure = P.plot_images({"x": x, "rows": ["clean", "noise"], "columns": ["bag", "coat", "9"], "known": [True, True, False]}, backend)
+    if backend == "plotly":
+        sheet, across = np.asarray(figure.data[0].z), figure.layout.xaxis
+        names, places = across.ticktext, across.tickvals
+    else:
+        axis = figure.axes[0]
+        sheet, places, names = axis.images[0].get_array(), axis.get_xticks(), [t.get_text() for t in axis.get_xticklabels()]
+        assert [t.get_text() for t in axis.get_yticklabels()] == ["clean", "noise"]
+    assert sheet.shape == (4 + 2 + 4, 3 * 4 + 2 * 2 + 2, 3)   # gaps of 2, and half an image more before the unknown
+    assert [name.replace("<br>", "\n") for name in names] == ["bag", "coat", "unknown:\n9"] and list(places) == [1.5, 7.5, 15.5]
+    np.testing.assert_array_equal(sheet[6:10, 14:18, 0], np.round(255 * x[1, 2, 0]))
+    assert (sheet[4:6] == 255).all() and (sheet[:, 10:14] == 255).all()
+    with pytest.raises(ValueError, match=r"\(rows, columns, 1 or 3 channels, height, width\) = \(1, 3, ...\), got \(2, 3, 1, 4, 4\)"):
+        P.plot_images({"x": x, "rows": ["clean"], "columns": ["bag", "coat", "9"], "known": [True, True, False]}, backend)
+
+
+def test_caption_stands_above():
+    figure = P.captioned(P.plot_error_per_round(ROUND), "Tent, open set")
+    assert figure.get_suptitle() == "Tent, open set" and figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_figure_shows_itself_in_a_notebook():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -88,14 +89,16 @@ class Plan:
         seeds = ", ".join(str(self.first_seed + i) for i in range(self.seeds))
         lines = [f"Known images:   {self.known} ({len(open_.classes)} classes), {self.per_shift} of each of {len(open_.shifts)} shifts",
                  f"Unknown images: {UNKNOWNS[self.unknown][1]}, {self.unknown_ratio:g} for each known one, in the open set only",
-                 f"Shifts:         {', '.join(open_.shifts).replace('_', ' ')}; severity {self.severity:g}",
+                 f"Shifts:         {', '.join(open_.shifts).replace('_', ' ')}",
+                 f"Severity:       {self.severity:g}",
                  f"Order:          {self.rounds} rounds over all shifts, never reset",
                  f"Batches:        {known} (closed set), {known} + {unknown} (open set)",
                  f"Model and step: {self.model_name}, Adam, learning rate {self.lr:g}",
-                 f"Runs:           {2 * len(LABELS) * self.seeds} = 2 sets x {len(LABELS)} arms x {self.seeds} seeds ({seeds})"]
+                 f"Runs:           {2 * len(LABELS) * self.seeds}: 2 sets, {len(LABELS)} arms, seed{'s' * (self.seeds > 1)} {seeds}"]
         if self.lr > FULL.lr:
-            lines += ["", f"The learning rate is larger than the {FULL.lr:g} of the full protocol, so that few rounds show what it does in "
-                          f"{FULL.rounds}:", "numbers made with different learning rates must not be compared."]
+            lines += ["", paragraphs([f"The learning rate is larger than the {FULL.lr:g} of the full protocol, in order to show within a minute "
+                                       f"what that one shows in {FULL.rounds} rounds. Numbers made with different learning rates must not be "
+                                       "compared."])]
         return "\n".join(lines)
 
     def arms(self) -> dict[str, Method | Callable]:
@@ -208,21 +211,22 @@ def sentence(contrast: dict, what: str) -> str:
 
 
 def table(result: Study) -> str:
-    """The table as text, and the sentences that follow from it."""
+    """The table as text, and the sentences that follow from it. Errors in per cent, +- one standard deviation over seeds."""
     lines = []
     for setting in ("closed", "open"):
-        detected = "   AUROC unknown" if setting == "open" else ""
-        lines.append(f"{setting} set{'':<34}first round   last round        all rounds   kept{detected}")
+        detected = "  AUROC" if setting == "open" else ""
+        lines.append(f"{setting + ' set':<41}{'first round':>11}{'last round':>14}{'all rounds':>11}{'kept':>6}{detected}")
         for row in (r for r in result.rows() if r["setting"] == setting):
-            spread = f" +- {row['last_sd']:.1f}" if np.isfinite(row["last_sd"]) else ""
-            kept = f"{100 * row['kept']:4.0f} %" if row["kept"] else "     -"
-            lines.append(f"  {row['method']:<40}{row['first']:8.1f} %{row['last']:11.1f}{spread:<7} %{row['mean']:11.1f} %{kept}"
-                         + (f"{100 * row['auroc']:10.1f} %" if setting == "open" else ""))
+            last = f"{row['last']:.1f}" + (f" +- {row['last_sd']:.1f}" if np.isfinite(row["last_sd"]) else "")
+            kept = f"{100 * row['kept']:.0f} %" if row["kept"] else "-"
+            auroc = f"{100 * row['auroc']:5.1f} %" if setting == "open" else ""
+            lines.append(f"  {row['method']:<39}{row['first']:11.1f}{last:>14}{row['mean']:11.1f}{kept:>6}{auroc}")
         say = partial(result.contrast, setting)
-        lines += ["", "  " + sentence(say("tent", "batch_norm"), "Tent, against BN-1,"),
-                  "  " + sentence(say("wisdom_of_crowds", "batch_norm"), "The method, against BN-1,"),
-                  "  " + sentence(say("filter", "random"), "The filter, against dropping as many at random,"),
-                  "  " + sentence(say("wisdom_of_crowds", "diversity"), "The filter, added to the diversity term,"), ""]
+        lines += ["", paragraphs([
+            sentence(say("tent", "batch_norm"), "Tent, against BN-1,"),
+            sentence(say("wisdom_of_crowds", "batch_norm"), "The method, against BN-1,"),
+            sentence(say("filter", "random"), "The filter, against dropping as many at random,"),
+            sentence(say("wisdom_of_crowds", "diversity"), "The filter, added to the diversity term,")]), ""]
     return "\n".join(lines)
 
 
@@ -254,6 +258,11 @@ def _plain(value):
 # --- what the numbers say, in words that follow them
 
 
+def paragraphs(lines) -> str:
+    """Lines no wider than a notebook beside JupyterLab's file list; what goes on is indented."""
+    return "\n".join(textwrap.fill(line, 88, subsequent_indent="    ") for line in lines)
+
+
 def _percent(value) -> str:
     return f"{100 * value:.0f} %" if np.isfinite(value) else "not defined"
 
@@ -278,7 +287,7 @@ def say_source(result: Study) -> str:
     for setting in ("closed", "open"):
         source, batch = (result.values(setting, arm, "mean").mean() for arm in ("source", "batch_norm"))
         lines.append(f"Under the shifts, {setting} set: {source:.1f} %; with the statistics of each batch instead (BN-1): {batch:.1f} %.")
-    return "\n".join(lines)
+    return paragraphs(lines)
 
 
 def say_errors(result: Study) -> str:
@@ -291,7 +300,7 @@ def say_errors(result: Study) -> str:
         lines += [f"{setting} set, first to last round: " + "; ".join(
             f"{LABELS[arm]} {_moves(first[arm], last[arm], _points)}" for arm in ("batch_norm", "tent", "wisdom_of_crowds")) + ".",
             f"  Last round: lowest {LABELS[best]} ({last[best]:.1f} %), highest {LABELS[worst]} ({last[worst]:.1f} %)."]
-    return "\n".join(lines)
+    return paragraphs(lines)
 
 
 def say_falling(result: Study, arm: str = "tent") -> str:
@@ -309,15 +318,15 @@ def say_falling(result: Study, arm: str = "tent") -> str:
         found = [f"{_percent(masks[g][falls].mean())} of the falling are {g}, {_percent(masks[g][last].mean())} of all images are" for g in bad]
         lines.append(f"{LABELS[arm]}, {setting} set: the share of falling images {_moves(share[0], share[-1])}. In the last round "
                      f"{'; '.join(found)}.")
-    return "\n".join(lines)
+    return paragraphs(lines)
 
 
 def say_rise(trace: Trace) -> str:
     """How much of each group falls, early and late."""
     within = diagnose.rise_and_fall(trace)["within_group"]
-    return "The share with d < 0, first to last round: " + "; ".join(
+    return paragraphs(["The share with d < 0, first to last round: " + "; ".join(
         f"{name} {_moves(within[group][0], within[group][-1])}" for group, name in
-        (("correct", "known, correct"), ("wrong", "known, wrong"), ("unknown", "unknown")) if np.isfinite(within[group]).any()) + "."
+        (("correct", "known and correct"), ("wrong", "known and wrong"), ("unknown", "unknown")) if np.isfinite(within[group]).any()) + "."])
 
 
 def say_entropy(traces: dict[str, Trace]) -> str:
@@ -328,14 +337,14 @@ def say_entropy(traces: dict[str, Trace]) -> str:
         sinks = _moves(median[0], median[-1], lambda v: f"{v:.3f} nats")
         lines.append(f"{name}: the median entropy {sinks} between the first and the last stretch, while the error of the rounds "
                      f"{_moves(error[0], error[-1], _points)}.")
-    return "\n".join(lines)
+    return paragraphs(lines)
 
 
 def say_selection(numbers: dict) -> str:
     """Precision and recall of each selection rule in the first and the last round."""
     lines = [f"{name}: precision {_moves(numbers['precision'][rule][0], numbers['precision'][rule][-1])}, "
              f"recall {_moves(numbers['recall'][rule][0], numbers['recall'][rule][-1])}" for rule, name in numbers["labels"].items()]
-    return "From the first to the last round\n  " + ".\n  ".join(lines) + "."
+    return paragraphs([f"{line}, from the first to the last round." for line in lines])
 
 
 def say_classes(traces: dict[str, Trace]) -> str:
@@ -347,7 +356,7 @@ def say_classes(traces: dict[str, Trace]) -> str:
         alarm = f"it is first below {numbers['threshold']:g} at step {at}" if at >= 0 else f"it is never below {numbers['threshold']:g}"
         moves = _moves(used[0], used[-1], lambda v: f"{v:.1f}")
         lines.append(f"{name}: the effective number of classes {moves} between the first and the last batch; {alarm}.")
-    return "\n".join(lines)
+    return paragraphs(lines)
 
 
 def say_detection(trace: Trace) -> str:
@@ -361,15 +370,15 @@ def say_detection(trace: Trace) -> str:
             continue
         best = int(np.nanargmax(auroc))
         lines.append(f"Telling {name} in the last round: best is {numbers['labels'][best]} (AUROC {_percent(auroc[best])}); "
-                     f"the confidence difference d reaches {_percent(auroc[numbers['scores'].index('rise')])}.")
-    return "\n".join(lines)
+                     f"the confidence difference d reaches {_percent(auroc[numbers['scores'].index('rise')])} (chance: 50 %).")
+    return paragraphs(lines)
 
 
 def headline(result: Study) -> str:
     """The study in two lines: error in the last round of the four arms that matter most."""
     arms = ("source", "batch_norm", "tent", "wisdom_of_crowds")
-    return "\n".join(f"{setting} set, error in the last round: " + ", ".join(
-        f"{LABELS[arm]} {result.values(setting, arm).mean():.1f} %" for arm in arms) for setting in ("closed", "open"))
+    return paragraphs(f"{setting} set, error in the last round: " + ", ".join(
+        f"{LABELS[arm]} {result.values(setting, arm).mean():.1f} %" for arm in arms) + "." for setting in ("closed", "open"))
 
 
 # --- single runs, for panels and for you

@@ -17,7 +17,7 @@ from .methods import make
 from .plots import FONT, GROUP_LABELS, GROUP_LOOKS, look
 
 FILTER = "filter: learn where d >= 0"
-WIDTH, HEIGHT = 400, 290  # two figures side by side beside JupyterLab's file list on a screen of 1280 x 720
+WIDTH, HEIGHT = 400, 265  # two figures side by side beside JupyterLab's file list on a screen of 1280 x 720
 
 
 def crowd_panel(plan: crowds.Plan = crowds.FAST, interactive: bool = True, device="auto") -> CrowdPanel:
@@ -73,8 +73,10 @@ class CrowdPanel:
         self.controls = {k.name: control(k, label) for k, label in _knobs(plan)}
         for widget in self.controls.values():
             widget.observe(self._on_change, "value")
-        self.run_button = W.Button(description="Run", icon="play", button_style="primary", tooltip="Start a run with these settings")
-        self.stop_button = W.Button(description="Stop", icon="stop", disabled=True, tooltip="End the run after the batch in work")
+            if not isinstance(widget, W.Checkbox):
+                widget.style.description_width, widget.layout.width = "140px", "370px"
+        self.run_button = W.Button(description="Run", button_style="primary", tooltip="Start a run with these settings")
+        self.stop_button = W.Button(description="Stop", disabled=True, tooltip="End the run after the batch in work")
         self.run_button.on_click(self._on_run)
         self.stop_button.on_click(self._on_stop)
         self.progress = W.IntProgress(description="progress", style={"description_width": "initial"})
@@ -165,7 +167,7 @@ class CrowdPanel:
         """What the controls say."""
         c = {name: widget.value for name, widget in self.controls.items()}
         terms = [name for name, on in (("the filter", c["filtered"]), ("the diversity term", c["diverse"])) if on]
-        unknown = f"{c['unknown_ratio']:g} unknown images per known one" if c["unknown_ratio"] else "no unknown images (closed set)"
+        unknown = f"{c['unknown_ratio']:g} unknown per known image" if c["unknown_ratio"] else "no unknown images (closed set)"
         return f"Tent {'with ' + ' and '.join(terms) if terms else 'alone'}, learning rate {c['lr']:.2g}, {unknown}, {c['rounds']} rounds"
 
     def finding(self) -> str:
@@ -185,15 +187,15 @@ class CrowdPanel:
     # --- figures
 
     def _draw_start(self, previous):
-        with self.error_figure.batch_update():
-            for trace in self.error_figure.data:
-                trace.x, trace.y = [], []
-            if previous is not None:
-                self.error_figure.data[1].x, self.error_figure.data[1].y = previous["round"], previous["error"]
-        for figure in (self.fall_figure, self.rise_figure):
+        last = self.settings["rounds"] - 1
+        for figure in (self.error_figure, self.fall_figure, self.rise_figure):
             with figure.batch_update():
-                for trace in figure.data:
-                    trace.x, trace.y = [], []
+                for line in figure.data:
+                    line.x, line.y = [], []
+                if figure is not self.rise_figure:
+                    figure.layout.xaxis.update(range=[-0.05 * last, 1.05 * last], dtick=1 if last <= 10 else None)
+                if figure is self.error_figure and previous is not None:
+                    figure.data[1].x, figure.data[1].y = previous["round"], previous["error"]
 
     def _draw(self, trace):
         run, base, fall = diagnose.error_per_round(trace), crowds.reference(trace), diagnose.rise_and_fall(trace)
@@ -201,6 +203,7 @@ class CrowdPanel:
         with self.error_figure.batch_update():
             for line, numbers in ((self.error_figure.data[0], base), (self.error_figure.data[2], run)):
                 line.x, line.y = numbers["round"], numbers["error"]
+            self.error_figure.layout.yaxis.range = [0, 1.1 * max(np.max(line.y, initial=1.0) for line in self.error_figure.data)]
         with self.fall_figure.batch_update():
             for line, group in zip(self.fall_figure.data, GROUP_LABELS, strict=True):
                 line.x, line.y = fall["round"], fall["among_falling"][group]
@@ -208,6 +211,7 @@ class CrowdPanel:
             for line, group in zip(self.rise_figure.data, GROUP_LABELS, strict=True):
                 share = rise["late"]["share"][group]
                 line.x, line.y = rise["edges"], np.append(share, share[-1])
+            self.rise_figure.layout.yaxis.range = [0, 1.1 * max(np.nan_to_num(line.y).max(initial=0.01) for line in self.rise_figure.data)]
             self.rise_figure.layout.title.text = f"Confidence difference, round {fall['round'][-1]}"
 
     @property
@@ -227,7 +231,7 @@ class CrowdPanel:
         if self.interactive:
             display(self.widget)
             return
-        print(f"{self.in_words()}\n{self.message}")
+        print(crowds.paragraphs([f"Settings: {self.in_words()}.", self.message]))
         for figure in (self.error_figure, self.fall_figure, self.rise_figure):
             display(figure)
 
@@ -261,11 +265,11 @@ def _empty_figures(go):
     for i, (traces, title, x, y) in enumerate(figures):
         figure = go.Figure(traces)
         figure.update_layout(
-            template="plotly_white", width=WIDTH, height=HEIGHT, font_size=FONT - 1, margin={"l": 55, "r": 10, "t": 32, "b": 70},
+            template="plotly_white", width=WIDTH, height=HEIGHT, font_size=FONT - 1, margin={"l": 55, "r": 10, "t": 32, "b": 66},
             title={"text": title, "font_size": FONT + 1, "x": 0.02, "y": 0.97}, showlegend=True,
             legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom", "x": 0.5, "xanchor": "center"})
-        figure.update_xaxes(title={"text": x, "standoff": 4}, **({"range": [-1, 1]} if i == 2 else {"rangemode": "tozero"}))
-        figure.update_yaxes(title={"text": y, "standoff": 4}, rangemode="tozero", **({"tickformat": ".0%"} if i else {}))
+        figure.update_xaxes(title={"text": x, "standoff": 4}, range=[-1, 1] if i == 2 else [0, 1])
+        figure.update_yaxes(title={"text": y, "standoff": 4}, range=[0, 1.05] if i else [0, 100], tickformat=".0%" if i else None)
         if i == 2:
             figure.add_vline(x=0, line={"color": "#555555", "width": 1})
         yield figure

@@ -198,9 +198,8 @@ def plot_images(numbers, backend: str = "matplotlib", ax=None):
 
 
 def captioned(figure, text: str):
-    """Write ``text`` above a matplotlib figure of this module; it also becomes the picture's text for those who cannot see it."""
+    """Write ``text`` above a matplotlib figure of this module and return it."""
     figure.suptitle(text, fontsize=TITLE + 1, fontweight="bold")
-    figure._repr_png_ = lambda: (_png(figure), {"alt": text})
     return figure
 
 
@@ -264,7 +263,7 @@ def _matplotlib(panels: list[Panel], ax):
     if ax is None:
         labels = _labels(panels)
         rows = _legend_rows(labels, len(panels))
-        figure = Figure(figsize=({1: 8, 2: 12, 3: 15}[len(panels)], 4.6 + 0.25 * rows), layout="constrained")
+        figure = Figure(figsize=({1: 8, 2: 10.5, 3: 12.5}[len(panels)], 4.6 + 0.25 * rows), layout="constrained")
         axes = list(figure.subplots(1, len(panels), squeeze=False)[0])
         figure._repr_png_ = lambda: _png(figure)  # shows in a notebook without pyplot
     else:
@@ -302,7 +301,7 @@ def _matplotlib_images(sheet, across, upwards, columns, rows, ax):
 
 def _legend_rows(labels: list[str], panels: int) -> int:
     width = sum(len(label) + 7 for label in labels)
-    return max(1, min(len(labels), math.ceil(width / {1: 68, 2: 105, 3: 135}[panels])))
+    return max(1, min(len(labels), math.ceil(width / {1: 68, 2: 92, 3: 112}[panels])))
 
 
 def _png(figure) -> bytes:

@@ -1,0 +1,97 @@
+"""Every notebook runs without a browser: tiny through papermill, with numbers compared, and with its own defaults through nbval."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tta_lab import crowds, headless
+
+pytest.importorskip("papermill")
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+GOLDEN = ROOT / "tests" / "golden" / "notebooks"
+
+
+@pytest.fixture(autouse=True)
+def quiet_threads(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def numbers_that_differ(found, stored, tolerance, where=""):
+    """Places where a number is further from the stored one than its tolerance allows, or a text differs."""
+    if isinstance(stored, dict):
+        if set(found) != set(stored):
+            return [f"{where}: {sorted(found)} instead of {sorted(stored)}"]
+        return [d for k in stored for d in numbers_that_differ(found[k], stored[k], tolerance.get(k), f"{where}/{k}")]
+    if isinstance(stored, int | float) and isinstance(found, int | float):
+        return [] if abs(found - stored) <= (tolerance or 0) else [f"{where}: {found} instead of {stored} +- {tolerance or 0}"]
+    return [] if found == stored else [f"{where}: {found!r} instead of {stored!r}"]
+
+
+def test_comparison_sees_what_it_should():
+    stored, tolerance = {"a": {"error": 10.0, "name": "x"}}, {"a": {"error": 1.0}}
+    assert numbers_that_differ({"a": {"error": 10.9, "name": "x"}}, stored, tolerance) == []
+    assert numbers_that_differ({"a": {"error": 11.1, "name": "y"}}, stored, tolerance) == ["/a/error: 11.1 instead of 10.0 +- 1.0",
+                                                                                           "/a/name: 'y' instead of 'x'"]
+    assert numbers_that_differ({"a": {"error": None, "name": "x"}}, stored, tolerance) == ["/a/error: None instead of 10.0"]
+    assert numbers_that_differ({}, stored, tolerance) == [": [] instead of ['a']"]
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    stored = json.loads((GOLDEN / "01_wisdom_of_crowds.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        result = headless.execute(ROOT / "notebooks" / "01_wisdom_of_crowds.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+                                  timeout=300, say=lambda *a, **k: None)
+    return stored, result
+
+
+def test_tiny_run_gives_the_stored_numbers(tiny_run):
+    stored, result = tiny_run
+    found = json.loads(result.json.read_text())
+    table = {f"{row['setting']}, {row['method']}": {k: row[k] for k in ("first", "last", "kept", "auroc")} for row in found["table"]}
+    assert numbers_that_differ(table, stored["table"], {name: stored["tolerance"] for name in table}) == []
+    assert found["plan"] | stored["parameters"] == found["plan"] and found["plan"]["lr"] == crowds.FAST.lr
+    assert len(found["runs"]) == 2 * len(crowds.LABELS) and {"date", "torch", "tta_lab", "device"} <= set(found["made"])
+    assert "open set, error in the last round: source" in result.printed
+
+
+def test_tiny_run_leaves_figures_for_a_page_without_network(tiny_run):
+    _, result = tiny_run
+    outputs = [o for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code" for o in c.outputs]
+    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+    drawn = [o for o in outputs if headless.PLOTLY in o.get("data", {})]
+    assert len(pictures) == 12 and len(drawn) == 3                         # the panel shows plain plotly figures
+    assert not [o for o in outputs if o.output_type == "error"]
+    assert not [o for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    page = result.html.read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 12 and all(f'id="figure-{i}"' in page for i in (1, 2, 3))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_cells_are_short_and_every_one_is_introduced(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = [i for i, c in enumerate(cells) if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])]
+    assert all(len(cells[i].source.splitlines()) < 10 for i in code)
+    assert all(cells[i - 1].cell_type == "markdown" for i in code[1:]) and cells[0].source.startswith("# ")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_default_parameters_run_under_nbval(path, request):
+    """As a user runs it: fast mode, widgets made. Takes about a minute; skipped where nbval collects the notebooks itself."""
+    if request.config.getoption("nbval_lax", default=False):
+        pytest.skip("this pytest run has --nbval-lax and collects the notebooks itself")
+    pytest.importorskip("nbval")
+    env = dict(os.environ, PYTHONPATH=str(ROOT), JUPYTER_PREFER_ENV_PATH="1")
+    done = subprocess.run([sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "300", "-q",
+                           "-p", "no:cacheprovider", "-o", "addopts=", str(path)],
+                          env=env, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert " passed" in done.stdout and "failed" not in done.stdout
