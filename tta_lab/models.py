@@ -239,7 +239,8 @@ def load_model(name: str = "fashion_resnet_bn", normalisation: str = "in_model",
         raise DataError(f"there is no checkpoint {name!r} in {data_root(root) / 'checkpoints'}; there are: {', '.join(known)}")
     info = known[name]
     weights = load_tensors(checked_bytes(f"checkpoints/{name}.safetensors", root))
-    net = ARCHITECTURES[info["architecture"]](**info["arguments"])
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once; the global generator stays where it is
+        net = ARCHITECTURES[info["architecture"]](**info["arguments"])
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
     card = InputCard(**{k: tuple(v) if isinstance(v, list) else v for k, v in info["input"].items()})
     return SourceModel(net, card, normalisation, info).eval()
