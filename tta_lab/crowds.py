@@ -321,6 +321,26 @@ def say_falling(result: Study, arm: str = "tent") -> str:
     return paragraphs(lines)
 
 
+def say_crowd(result: Study) -> str:
+    """Who the crowd is: the share of each group in the entropy that Tent lowers, beside its share in the images; and whether the
+    filter changes who falls, compared with dropping as many at random."""
+    lines = []
+    for setting in ("closed", "open"):
+        trace = result.traces[setting, "tent"]
+        masks, entropy = diagnose.groups(trace), trace["entropy"].astype(np.float64)
+        parts = [f"{name} {_percent(mask.mean())} of the images and {_percent(entropy[mask].sum() / entropy.sum())} of the entropy"
+                 for name, mask in masks.items() if mask.any()]
+        lines.append(f"{setting} set, all rounds of Tent: " + "; ".join(parts) + ".")
+        falls = {}
+        for arm in ("filter", "random"):
+            within = diagnose.rise_and_fall(result.traces[setting, arm])["within_group"]
+            falls[arm] = {group: float(np.nanmean(values)) for group, values in within.items() if np.isfinite(values).any()}
+        lines.append("  Share that falls, mean over rounds: " + "; ".join(
+            f"{group} {_percent(falls['filter'][group])} with the filter, {_percent(falls['random'][group])} with as many dropped at random"
+            for group in falls["filter"]) + ".")
+    return paragraphs(lines)
+
+
 def say_rise(trace: Trace) -> str:
     """How much of each group falls, early and late."""
     within = diagnose.rise_and_fall(trace)["within_group"]

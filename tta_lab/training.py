@@ -16,7 +16,7 @@ from .models import ARCHITECTURES, InputCard, SourceModel, load_model, save_mode
 SOURCES = {  # name -> architecture, epochs, learning rate, classes
     "fashion_resnet_bn": dict(architecture="resnet_bn", epochs=14, lr=4e-3, without=()),
     "fashion_resnet_gn": dict(architecture="resnet_gn", epochs=20, lr=4e-3, without=()),
-    "fashion_vit_ln": dict(architecture="vit_ln", epochs=10, lr=2e-3, without=()),
+    "fashion_vit_ln": dict(architecture="vit_ln", epochs=18, lr=3e-3, without=()),
     "fashion8_resnet_bn": dict(architecture="resnet_bn", epochs=12, lr=4e-3, without=NEAR_UNKNOWN),
 }
 
