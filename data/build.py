@@ -55,7 +55,7 @@ def main():
         target = ROOT / "fashion-mnist" / f"t10k-{part}.gz"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / target.name, target)
-        register(target, ROOT, command, licence="MIT", origin="Fashion-MNIST test set, original file")
+        register(target, ROOT, command, licence="MIT", origin="Fashion-MNIST test set, as in the Debian package dataset-fashion-mnist")
     register(write("fashion-mnist/train-slice.npz.xz", **slice_of_training(folder)), ROOT, command, licence="MIT",
              origin="Fashion-MNIST training set, 500 images a class")
 
