@@ -160,6 +160,30 @@ def test_source_method_keeps_running_statistics_and_equals_the_model(batches):
         assert torch.equal(found, torch.stack([tiny("tinybn")(x) for x in batches]))
 
 
+def test_one_small_step_lowers_the_entropy(batches):
+    adapter = Adapter(tiny("tinybn"), make("tent", update=Step(rule="sgd", lr=1e-2, momentum=0.0)), device="cpu")
+    before, after = (scores.entropy(adapter(batches[0])).mean() for _ in range(2))
+    assert after < before
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "tent", "wisdom_of_crowds"])
+def test_permuting_the_batch_permutes_the_answers(name, batches):
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    straight, _ = play(make(name), batches)
+    permuted, _ = play(make(name), [x[order] for x in batches])
+    torch.testing.assert_close(permuted, straight[:, order], atol=2e-3, rtol=1e-3)
+
+
+def test_twins_in_a_batch_get_the_same_answer_and_bn_1_ignores_brightness_of_its_input():
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 4)).eval()
+    x = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    x[5] = x[0]
+    answer = Adapter(net, make("batch_norm"), device="cpu")(x)
+    assert torch.equal(answer[5], answer[0])
+    rescaled = Adapter(net, make("batch_norm"), device="cpu")(x * torch.tensor([2.0, 5.0, 9.0]).view(3, 1, 1) + 1.5)
+    torch.testing.assert_close(rescaled, answer, atol=1e-3, rtol=1e-3)
+
+
 def test_independent_mask_selectors_commute(batches):
     one, _ = play(make("tent").where(ConfidenceRise(), LowEntropy(0.3)), batches)
     two, _ = play(make("tent").where(LowEntropy(0.3), ConfidenceRise()), batches)

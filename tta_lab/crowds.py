@@ -42,6 +42,7 @@ class Plan:
     unknown: str = "digits"
     unknown_ratio: float = 1.0
     severity: float = 5.0
+    tolerance: float = 0.0
     first_seed: int = 0
 
     def __post_init__(self):
@@ -93,7 +94,8 @@ class Plan:
                  f"Severity:       {self.severity:g}",
                  f"Order:          {self.rounds} rounds over all shifts, never reset",
                  f"Batches:        {known} (closed set), {known} + {unknown} (open set)",
-                 f"Model and step: {self.model_name}, Adam, learning rate {self.lr:g}",
+                 f"Filter:         keeps d >= {-self.tolerance:g}",
+           f"Model and step: {self.model_name}, Adam, learning rate {self.lr:g}",
                  f"Runs:           {2 * len(LABELS) * self.seeds}: 2 sets, {len(LABELS)} arms, seed{'s' * (self.seeds > 1)} {seeds}"]
         if self.lr > FULL.lr:
             lines += ["", paragraphs([f"The learning rate is larger than the {FULL.lr:g} of the full protocol, in order to show within a minute "
@@ -107,8 +109,8 @@ class Plan:
         varied = make("tent", lr=self.lr, when_empty="step").plus(Diversity())
         return {
             "source": make("source"), "batch_norm": make("batch_norm"), "tent": tent,
-            "filter": tent.where(ConfidenceRise()), "random": lambda done: tent.where(RandomKeep.like(done["filter"])),
-            "diversity": varied, "wisdom_of_crowds": make("wisdom_of_crowds", lr=self.lr),
+            "filter": tent.where(ConfidenceRise(tolerance=self.tolerance)), "random": lambda done: tent.where(RandomKeep.like(done["filter"])),
+            "diversity": varied, "wisdom_of_crowds": make("wisdom_of_crowds", lr=self.lr, tolerance=self.tolerance),
         }
 
 
@@ -392,13 +394,6 @@ def say_detection(trace: Trace) -> str:
         lines.append(f"Telling {name} in the last round: best is {numbers['labels'][best]} (AUROC {_percent(auroc[best])}); "
                      f"the confidence difference d reaches {_percent(auroc[numbers['scores'].index('rise')])} (chance: 50 %).")
     return paragraphs(lines)
-
-
-def headline(result: Study) -> str:
-    """The study in two lines: error in the last round of the four arms that matter most."""
-    arms = ("source", "batch_norm", "tent", "wisdom_of_crowds")
-    return paragraphs(f"{setting} set, error in the last round: " + ", ".join(
-        f"{LABELS[arm]} {result.values(setting, arm).mean():.1f} %" for arm in arms) + "." for setting in ("closed", "open"))
 
 
 # --- single runs, for panels and for you
