@@ -94,8 +94,8 @@ class Plan:
                  f"Severity:       {self.severity:g}",
                  f"Order:          {self.rounds} rounds over all shifts, never reset",
                  f"Batches:        {known} (closed set), {known} + {unknown} (open set)",
-                 f"Filter:         keeps d >= {-self.tolerance:g}",
-           f"Model and step: {self.model_name}, Adam, learning rate {self.lr:g}",
+                 f"Filter:         keeps d >= {0 - self.tolerance:g}",
+                 f"Model and step: {self.model_name}, Adam, learning rate {self.lr:g}",
                  f"Runs:           {2 * len(LABELS) * self.seeds}: 2 sets, {len(LABELS)} arms, seed{'s' * (self.seeds > 1)} {seeds}"]
         if self.lr > FULL.lr:
             lines += ["", paragraphs([f"The learning rate is larger than the {FULL.lr:g} of the full protocol, in order to show within a minute "
