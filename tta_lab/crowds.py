@@ -134,8 +134,8 @@ class Study:
         """One number per seed."""
         return np.array([self.runs[setting, arm, seed][what] for seed in self.seeds])
 
-    def curves(self, setting: str, arms=tuple(LABELS)) -> dict[str, list[dict]]:
-        """Error per round and seed, as ``plots.plot_error_per_round`` takes it."""
+    def curves(self, setting: str, arms=tuple(LABELS)[1:]) -> dict[str, list[dict]]:
+        """Error per round and seed, as ``plots.plot_error_per_round`` takes it; without the source, which is flat and far above the rest."""
         return {LABELS[arm]: [self.runs[setting, arm, seed]["per_round"] for seed in self.seeds] for arm in arms}
 
     def contrast(self, setting: str, one: str, other: str, what: str = "last") -> dict:
