@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from . import __version__
 from .adapter import Adapter
 from .methods import to_json
 from .parts import Method
@@ -113,5 +114,5 @@ def compare(recipes: Mapping[str, Method | Callable], streams: Mapping[str, Call
 def _key(adapter: Adapter, stream, channels_last: bool) -> str:
     """A name for one run that changes with anything that its numbers depend on."""
     facts = [to_json(adapter.recipe), stream.to_dict(), adapter.fingerprint, adapter.seed, adapter.trace.meta["torch"],
-             str(adapter.device.type), channels_last]
+             str(adapter.device.type), channels_last, __version__]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .datasets import DEBIAN_FASHION, NEAR_UNKNOWN, data_root, fashion_training_set, load
+from .datasets import DEBIAN_FASHION, FASHION_CLASSES, NEAR_UNKNOWN, data_root, fashion_training_set, load
 from .models import ARCHITECTURES, InputCard, SourceModel, load_model, save_model
 
 SOURCES = {  # name -> architecture, epochs, learning rate, classes
@@ -91,7 +91,7 @@ def train(name: str, data_folder=DEBIAN_FASHION, out: str | Path | None = None, 
     info = {"name": name, "architecture": plan["architecture"], "arguments": {"classes": len(kept)},
             "classes": list(training.classes), "parameters": sum(p.numel() for p in net.parameters()),
             "trained_on": "Fashion-MNIST, training set, "
-                          + ("all classes" if not plan["without"] else "without " + " and ".join(test_name(c) for c in plan["without"])),
+                          + ("all classes" if not plan["without"] else "without " + " and ".join(FASHION_CLASSES[c] for c in plan["without"])),
             "command": command, "seed": seed, "epochs": epochs, "torch": str(torch.__version__),
             "test_accuracy_float32": round(accuracy(model, test), 2)}
     root = data_root() if out is None else Path(out)
@@ -104,11 +104,6 @@ def train(name: str, data_folder=DEBIAN_FASHION, out: str | Path | None = None, 
     if progress:
         print(f"\n{name}: {info['test_accuracy']} % on the test set, {info['parameters']} parameters, {path}")
     return info
-
-
-def test_name(index: int) -> str:
-    from .datasets import FASHION_CLASSES
-    return FASHION_CLASSES[index]
 
 
 def register(path: Path, root: Path, rebuild: str, **facts) -> None:
