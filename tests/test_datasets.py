@@ -199,6 +199,27 @@ def test_image_set_refuses_what_does_not_fit():
     x, y = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, 1])
     assert repr(ImageSet("toy", x, y, ("a", "b"))) == "ImageSet('toy', 3 images of 1x4x4, 2 classes)"
     for bad, words in (((x.float(), y), "uint8"), ((x[:, 0], y), "uint8"), ((x, y[:2]), "3 images but labels of shape"),
-                       ((x, y + 1), "labels run from 1 to 2, but there are 2 classes"), ((x, y - 1), "labels run from -1")):
+                       ((x, y + 1), "labels run from 1 to 2, but there are 2 classes"), ((x, y - 2), "labels run from -2")):
         with pytest.raises(DataError, match=words):
             ImageSet("toy", *bad, ("a", "b"))
+
+
+def test_plain_set_answers_as_every_set():
+    x, y = torch.arange(48, dtype=torch.uint8).view(3, 1, 4, 4), torch.tensor([0, -1, 1])
+    data = ImageSet("toy", x, y, ("a", "b"))
+    assert data.shape == (1, 4, 4) and data.domains == () and data.rows("none") is None
+    assert torch.equal(data.images([2, 0], "cpu", "none", 3.0), x[[2, 0]] / 255)
+    with pytest.raises(ValueError, match="toy holds no images of 'fog'"):
+        data.images([0], domain="fog")
+    assert data.only([1, 0]).y.tolist() == [1, 0]       # rows without a label belong to no class
+
+
+def test_fingerprint_changes_with_pixels_labels_and_names():
+    x, y = torch.arange(48, dtype=torch.uint8).view(3, 1, 4, 4), torch.tensor([0, 1, 1])
+    by_hand = hashlib.sha256(repr(((3, 1, 4, 4), ("a", "b"))).encode() + bytes(range(48)) + struct.pack("<3q", 0, 1, 1)).hexdigest()
+    data = ImageSet("toy", x, y, ("a", "b"))
+    assert data.fingerprint() == data.fingerprint() == by_hand
+    assert ImageSet("other", x, y, ("a", "b")).fingerprint() == by_hand     # the name is not content
+    others = [ImageSet("toy", x + 1, y, ("a", "b")), ImageSet("toy", x, 1 - y, ("a", "b")), ImageSet("toy", x, y, ("a", "c")),
+              ImageSet("toy", x.view(3, 1, 2, 8), y, ("a", "b")), data.take([0, 1])]
+    assert len({by_hand, *(other.fingerprint() for other in others)}) == 6

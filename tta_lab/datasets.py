@@ -36,7 +36,8 @@ class DataError(RuntimeError):
 class ImageSet:
     """Images held in memory with their labels.
 
-    ``x`` is uint8 (N, C, H, W), ``y`` int64 (N,) with values 0 .. K-1 for the K names in ``classes``.
+    ``x`` is uint8 (N, C, H, W), ``y`` int64 (N,) with values 0 .. K-1 for the K names in ``classes``, or -1 where the
+    label is not known.
     """
 
     name: str
@@ -44,14 +45,17 @@ class ImageSet:
     y: Tensor
     classes: tuple[str, ...]
 
+    domains = ()        # a plain set: every shift is made, none is read
+    model_classes = None
+
     def __post_init__(self):
         if self.x.dtype != torch.uint8 or self.x.ndim != 4:
             raise DataError(f"{self.name}: images must be uint8 (N, C, H, W), got {self.x.dtype} {tuple(self.x.shape)}")
         if self.y.shape != self.x.shape[:1]:
             raise DataError(f"{self.name}: {len(self.x)} images but labels of shape {tuple(self.y.shape)}")
-        if len(self.y) and (int(self.y.min()) < 0 or int(self.y.max()) >= len(self.classes)):
+        if len(self.y) and (int(self.y.min()) < -1 or int(self.y.max()) >= len(self.classes)):
             raise DataError(f"{self.name}: labels run from {int(self.y.min())} to {int(self.y.max())}, "
-                            f"but there are {len(self.classes)} classes")
+                            f"but there are {len(self.classes)} classes (-1 stands for 'not known')")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -60,9 +64,30 @@ class ImageSet:
         shape = "x".join(map(str, self.x.shape[1:]))
         return f"ImageSet({self.name!r}, {len(self)} images of {shape}, {len(self.classes)} classes)"
 
-    def images(self, index=slice(None), device="cpu") -> Tensor:
-        """The chosen images as float32 in [0, 1], shape (n, C, H, W)."""
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return tuple(self.x.shape[1:])
+
+    def rows(self, domain: str = "none") -> None:
+        """Rows that belong to a domain; None, which stands for all of them."""
+        return None
+
+    def images(self, index=slice(None), device="cpu", domain: str = "none", severity: float = 5.0) -> Tensor:
+        """The chosen images as float32 in [0, 1], shape (n, C, H, W). The set holds no shifted images of its own, so
+        ``domain`` can only be "none"; raises ValueError otherwise."""
+        if domain not in ("none", "clean"):
+            raise ValueError(f"{self.name} holds no images of {domain!r}, only clean ones; make the shift with corruptions.corrupt")
         return self.x[index].to(device).float() / 255
+
+    def fingerprint(self) -> str:
+        """sha256 over shape, class names, pixels and labels, as hex text; worked out once and kept."""
+        if "_fingerprint" not in self.__dict__:
+            digest = hashlib.sha256(repr((tuple(self.x.shape), self.classes)).encode())
+            for part in (self.x, self.y):
+                digest.update(part.cpu().contiguous().numpy())
+            self.__dict__["_fingerprint"] = digest.hexdigest()
+        return self.__dict__["_fingerprint"]
 
     def take(self, index) -> ImageSet:
         """The same set with only the chosen rows."""
