@@ -214,3 +214,292 @@ def test_paired_interval_covers_the_truth_as_often_as_it_says():
         result = M.paired_interval(a, np.zeros(5))
         hits += result["low"] <= 1.0 <= result["high"]
     assert abs(hits / 2000 - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 2000)
+
+
+# --- averages of errors
+
+def test_images_without_a_label_are_refused_unless_left_out():
+    prediction, label = np.array([0, 1, 2, 2]), np.array([0, -1, 1, -1])
+    where, logits = label >= 0, 9.0 * np.eye(3)[prediction]
+    assert M.error(prediction, label, where=where) == 50
+    assert M.error_per_group(prediction, label, [0, 0, 1, 1], where) == {0: 0.0, 1: 100.0}
+    assert M.macro_f1(prediction, label, where) == pytest.approx(0.5) and M.classification(logits, label, where=where)["error"] == 50
+    calls = [lambda: M.error(prediction, label), lambda: M.worst_group_accuracy(prediction, label, label), lambda: M.nll(logits, label),
+             lambda: M.brier(logits, label), lambda: M.classwise_ece(logits, label), lambda: M.macro_f1(prediction, label),
+             lambda: M.error_curve(prediction, label, [0, 0, 1, 1]), lambda: M.flip_rates(prediction, prediction, label),
+             lambda: M.source_retention(prediction, prediction, label)]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"2 of 4 images have no label \(-1\).*where="):
+            call()
+    with pytest.raises(ValueError, match="boolean mask of shape"):
+        M.error(prediction, label, where=[0, 2])
+
+
+def test_weighted_mean_is_the_error_over_all_images():
+    rng = np.random.default_rng(0)
+    prediction, label, group = rng.integers(0, 3, 90), rng.integers(0, 3, 90), np.repeat([0, 1, 2], [10, 20, 60])
+    errors = M.error_per_group(prediction, label, group)
+    assert M.weighted_mean_error(errors, {0: 10, 1: 20, 2: 60}) == pytest.approx(M.error(prediction, label))
+    assert M.weighted_mean_error({"a": 10.0, "b": math.nan}, {"a": 4, "b": 0}) == 10
+    with pytest.raises(ValueError, match="'b'"):
+        M.weighted_mean_error({"a": 1.0}, {"a": 1, "b": 2})
+    assert M.mean_error_at([10, 20, 30, 40], [5, 1, 5, 3]) == 20
+    assert M.worst_group_accuracy([0, 1, 1, 1], [0, 1, 0, 1], [7, 7, 8, 8]) == 50
+
+
+def test_alexnet_against_itself_has_mce_100():
+    alexnet = {name: 100 * share + np.array([-4.0, -2, 0, 2, 4]) for name, share in M.ALEXNET_ERRORS.items()}
+    assert M.mce(alexnet) == pytest.approx(100)
+    assert M.mce({name: values / 2 for name, values in alexnet.items()}, "imagenet_c:/data/ImageNet-C", (224, 224)) == pytest.approx(50)
+    # one type at twice its error adds 100 / 15; mean CE is a mean of ratios, not a ratio of means
+    assert M.mce(alexnet | {"fog": 2 * alexnet["fog"]}) == pytest.approx(100 + 100 / 15)
+    assert M.unnormalised_mce(alexnet) == pytest.approx(100 * sum(M.ALEXNET_ERRORS.values()) / 15)
+    assert M.unnormalised_mce({"fog": [1, 2, 3, 4, 5], "snow": [5, 5, 5, 5, 5]}) == 4
+    for call, text in ((lambda: M.mce(alexnet, "cifar10_c", 32), "none for cifar10_c at 32"), (lambda: M.mce(alexnet, size=64), "224"),
+                       (lambda: M.mce({"fog": [1] * 5}), "exactly the 15 types"), (lambda: M.mce({"fog": [50.0]}), "five errors per type")):
+        with pytest.raises(ValueError, match=text):
+            call()
+
+
+def test_macro_f1_by_hand_and_against_other_packages():
+    # class 0: TP 1, FP 1, FN 1 -> 1/2; class 1: TP 1, FP 1, FN 0 -> 2/3; class 2 is never labelled; class 3: TP 0 -> 0
+    assert M.macro_f1([0, 1, 1, 0], [0, 0, 1, 3]) == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
+    rng = np.random.default_rng(1)
+    prediction, label = rng.integers(0, 5, 300), rng.integers(0, 4, 300)
+    sk = pytest.importorskip("sklearn.metrics")
+    assert M.macro_f1(prediction, label) == pytest.approx(sk.f1_score(label, prediction, average="macro", labels=np.unique(label)))
+
+
+# --- scores and thresholds
+
+def test_scores_of_known_logits():
+    for name, value in (("msp", 1 / 4), ("max_logit", 0), ("energy", math.log(4)), ("negative_entropy", -math.log(4))):
+        assert getattr(M, name)(np.zeros((2, 4))) == pytest.approx([value] * 2)
+    logits = np.log([[0.5, 0.25, 0.25], [1, 1e-300, 1e-300]])
+    assert M.msp(logits) == pytest.approx([0.5, 1]) and M.max_logit(logits) == pytest.approx([math.log(0.5), 0])
+    assert M.energy(logits) == pytest.approx([0, 0]) and M.negative_entropy(logits) == pytest.approx([-1.5 * math.log(2), 0])
+    # the source says class 0 with 0.5; the adapted model gives that class 0.25
+    assert M.confidence_difference(np.log([[0.25, 0.5, 0.25]]), logits[:1]) == pytest.approx([-0.25])
+    assert M.max_cosine([[3, 4], [0, -2], [0, 0]], [[2, 0], [0, 1]]) == pytest.approx([0.8, 0, 0])
+
+
+def test_scores_agree_with_torch_and_know_which_constants_do_not_matter():
+    import torch
+
+    from tta_lab import scores
+
+    rng = np.random.default_rng(0)
+    logits, c = rng.normal(size=(40, 6)) * 3, rng.normal(size=(40, 1)) * 10
+    tensor = torch.from_numpy(logits)
+    for ours, theirs in ((M.msp(logits), scores.confidence(tensor)), (M.energy(logits), scores.energy(tensor)),
+                         (M.negative_entropy(logits), -scores.entropy(tensor))):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(M.msp(logits + c), M.msp(logits))
+    np.testing.assert_allclose(M.negative_entropy(logits + c), M.negative_entropy(logits))
+    np.testing.assert_allclose(M.energy(logits + c), M.energy(logits) + c[:, 0])
+    np.testing.assert_allclose(M.max_logit(logits + c), M.max_logit(logits) + c[:, 0])
+
+
+@pytest.mark.parametrize("name", ["msp", "max_logit", "energy", "negative_entropy", "confidence_difference"])
+def test_broken_rows_score_lowest_and_single_infinities_do_not(name):
+    logits = np.array([[np.nan, 1.0], [np.inf, 0.0], [-np.inf, -np.inf], [-np.inf, 0.0]])
+    score = getattr(M, name)(*([logits] * (2 if name == "confidence_difference" else 1)))
+    assert np.isneginf(score[:3]).all() and np.isfinite(score[3])
+    with pytest.raises(ValueError, match=r"expected logits \(N, C\)"):
+        getattr(M, name)(*[np.zeros(3)] * (2 if name == "confidence_difference" else 1))
+
+
+def test_interpolated_fpr_by_hand_and_against_numpy():
+    # known 4, 3, 2, 1; unknown 3.5, 1.5. Points (0, .25), (.5, .25), (.5, .75), (1, .75), (1, 1): first with TPR >= .6 is at (.5, .75)
+    score, known = [4, 3, 2, 1, 3.5, 1.5], [1, 1, 1, 1, 0, 0]
+    assert M.fpr_at_tpr(score, known, 0.6) == M.fpr_at_tpr(score, known, 0.6, interpolate=True) == 0.5
+    # known and unknown tied at 1: the last step leads from (0, .5) to (1, 1), so TPR .75 lies half way
+    assert M.fpr_at_tpr([2, 1, 1], [1, 1, 0], 0.75) == 1
+    assert M.fpr_at_tpr([2, 1, 1], [1, 1, 0], 0.75, interpolate=True) == pytest.approx(0.5)
+    for seed in range(5):
+        score, known, _ = scored(seed)          # 0.95 falls between two points here, and there the line is that of numpy
+        fpr, tpr, _ = M.roc(score, known)
+        assert 0.95 not in tpr and M.fpr_at_tpr(score, known, interpolate=True) == pytest.approx(np.interp(0.95, tpr, fpr))
+        assert M.fpr_at_tpr(score, known, interpolate=True) <= M.fpr_at_tpr(score, known)
+
+
+def test_the_threshold_of_owttt_by_hand():
+    # .1 .2 | .8: group variances .0025 and 0, weight 2/3; any other split is wider; the lowest t above .2 is .21
+    assert M.split_threshold([0.1, 0.2, 0.8]) == 0.21
+    assert M.split_threshold([0.3, 0.3]) == 0            # nothing to split
+
+
+def test_the_threshold_minimises_the_within_group_variance():
+    rng = np.random.default_rng(0)
+    for size in (3, 40, 512):
+        values = np.concatenate([rng.normal(0.25, 0.1, size), rng.normal(0.7, 0.1, size)])
+        spread = {}
+        for t in np.arange(100) / 100:
+            parts = values[values < t], values[values >= t]
+            if all(map(len, parts)):
+                spread[t] = sum(len(p) / len(values) * p.var() for p in parts)
+        assert spread[M.split_threshold(values)] == pytest.approx(min(spread.values()), abs=1e-12)
+
+
+def test_h_acc_by_hand():
+    # batch 0: strangeness 1/8 1/4 3/4 -> threshold .26, the unknown is out. Batch 1 with a queue of 3 sees 1/8 7/8 3/8: .38
+    score = 1 - np.array([1, 2, 6, 1, 7, 3]) / 8
+    known, correct, batch = np.array([1, 1, 0, 1, 1, 0], bool), [1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]
+    result = M.h_acc(score, known, correct, batch, queue=3)
+    np.testing.assert_allclose(result["threshold"], [0.26, 0.38])
+    assert result["acc_s"] == 2 / 4          # the known image at 7/8 is right but rejected, the one at 1/4 is wrong
+    assert result["acc_n"] == 1 / 2 and result["acc_h"] == 0.5
+    assert M.h_acc(score, known, np.zeros(6), batch)["acc_h"] == 0
+    broken = M.h_acc([0.9, np.nan, 0.8, 0.1], [1, 1, 0, 0], [1, 1, 0, 0], [0] * 4)
+    assert broken["acc_s"] == 0.5 and broken["acc_n"] == 0.5     # a broken score is rejected; the queue holds .1 .2 .9
+    with pytest.raises(ValueError, match="pass a probability"):
+        M.h_acc([3.0, 1.0], [1, 0], [1, 0], [0, 0])
+    with pytest.raises(ValueError, match="order of the stream"):
+        M.h_acc([0.3, 0.1], [1, 0], [1, 0], [1, 0])
+
+
+# --- calibration
+
+def test_adaptive_ece_by_hand():
+    # two bins of three: .1 .2 .3 (one right) and .6 .8 1 (all right): gaps |1/3 - .2| and |1 - .8|
+    confidence, correct = [0.3, 0.1, 0.2, 1.0, 0.6, 0.8], [1, 0, 0, 1, 1, 1]
+    assert M.adaptive_ece(confidence, correct, bins=2) == pytest.approx((abs(1 / 3 - 0.2) + 0.2) / 2)
+    assert M.adaptive_ece([0.7] * 10, [1] * 7 + [0] * 3) == pytest.approx(0)     # equal confidences are one bin, in any order
+    assert M.adaptive_ece(confidence, correct, bins=1) == pytest.approx(abs(4 / 6 - 0.5)) and math.isnan(M.adaptive_ece([], []))
+
+
+def test_classwise_ece_by_hand():
+    # one bin: class 0 is given .6 and .8, true half the time -> .2; class 1 the mirror image -> .2
+    logits = np.log([[0.6, 0.4], [0.8, 0.2]])
+    assert M.classwise_ece(logits, [0, 1], bins=1) == pytest.approx(0.2)
+    assert M.classwise_ece([[np.nan, 0.0]], [0]) == 1            # as sure as can be of the wrong class
+    assert M.classwise_ece(100 * np.eye(3), [0, 1, 2]) == pytest.approx(0, abs=1e-6)
+
+
+def test_binary_brier_is_half_of_the_two_class_one():
+    rng = np.random.default_rng(0)
+    logits, label = rng.normal(size=(60, 2)), rng.integers(0, 2, 60)
+    p = np.exp(M.log_softmax(logits))[:, 1]
+    assert M.binary_brier(p, label) == pytest.approx(M.brier(logits, label) / 2)
+    assert M.binary_brier([0.2, 1.0], [0, 0]) == pytest.approx((0.04 + 1) / 2) and M.binary_brier([math.nan], [1]) == 1
+    with pytest.raises(ValueError, match="probabilities must lie"):
+        M.binary_brier([1.5], [1])
+
+
+def test_agreement_with_torchmetrics():
+    tm = pytest.importorskip("torchmetrics.functional.classification")
+    import torch
+
+    rng = np.random.default_rng(2)
+    logits, label = rng.normal(size=(500, 4)) * 2, rng.integers(0, 4, 500)
+    p = np.exp(M.log_softmax(logits))
+    P, Y = torch.from_numpy(p), torch.from_numpy(label)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert M.ece(p.max(1), p.argmax(1) == label) == pytest.approx(tm.multiclass_calibration_error(P, Y, 4, n_bins=15).item(), abs=1e-6)
+        by_class = [tm.binary_calibration_error(P[:, k], Y.eq(k).long(), n_bins=15).item() for k in range(4)]
+        assert M.classwise_ece(logits, label) == pytest.approx(np.mean(by_class), abs=1e-6)
+        assert M.macro_f1(p.argmax(1), label) == pytest.approx(tm.multiclass_f1_score(P, Y, 4, average="macro").item(), abs=1e-6)
+        matrix = M.confusion(p.argmax(1), label, 4)
+        np.testing.assert_array_equal(matrix[:, :4], tm.multiclass_confusion_matrix(P, Y, 4).numpy())
+        np.testing.assert_allclose(M.iou(matrix), tm.multiclass_jaccard_index(P, Y, 4, average="none").numpy(), rtol=1e-6)
+
+
+# --- a run over time
+
+def test_error_curve_by_hand():
+    # batches of 2, windows of 2 batches: errors 1/4, then 2/3 (one image not counted), then the short last batch, all left out
+    prediction, label = np.zeros(9, int), np.array([0, 1, 0, 0, 1, 1, 0, 1, 1])
+    batch, where = [0, 0, 1, 1, 5, 5, 6, 6, 9], np.array([1, 1, 1, 1, 1, 1, 1, 0, 0], bool)
+    curve = M.error_curve(prediction, label, batch, window=2, where=where)
+    assert curve["batch"].tolist() == [2, 4, 5] and curve["n"].tolist() == [4, 3, 0]
+    np.testing.assert_allclose(curve["error"], [25, 200 / 3, math.nan])
+    np.testing.assert_allclose(curve["cumulative"], [25, 300 / 7, 300 / 7])
+    assert curve["cumulative"][-1] == M.error(prediction, label, where)
+    assert len(M.error_curve([], [], [])["error"]) == 0
+    with pytest.raises(ValueError, match="at least 1 batch"):
+        M.error_curve(prediction, label, batch, window=0)
+
+
+def test_forgetting_and_flips_by_hand():
+    before, after, label = np.array([0, 1, 2, 0]), np.array([0, 0, 0, 1]), np.array([0, 1, 2, 1])
+    assert M.flip_rates(before, after, label) == {"negative": 50.0, "positive": 25.0}
+    assert M.source_retention(before, after, label) == 75 - 50
+    assert M.error(before, label) - M.error(after, label) == 25 - 50
+    # a_00 - a_20 = 20, a_11 - a_21 = -5; the last domain and what lies above the diagonal play no part
+    assert M.backward_forgetting([[80, 999, 0], [70, 60, 0], [60, 65, 90]]) == 7.5
+    assert math.isnan(M.backward_forgetting([[80]]))
+    with pytest.raises(ValueError, match="stages by domains"):
+        M.backward_forgetting([[1, 2]])
+    result = M.alternating([60, 5, 50, 7, 40, 11], [0, 1, 0, 1, 0, 1])
+    assert result["clean"].tolist() == [5, 7, 11] and result["drift"] == 6 and result["shifted_mean"] == 50
+
+
+def test_collapse_indicators():
+    prediction, batch = np.array([0, 1, 2, 3, 0, 0, 1, -1]), np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    assert M.top_class_share(prediction) == 3 / 8 and M.classes_seen(prediction, batch) == 4 and M.classes_seen(prediction, batch, last=2) == 2
+    curve = M.collapse_curve(prediction, batch, last=2)
+    assert curve["classes"].tolist() == [4, 4, 2] and curve["top_share"].tolist() == [1 / 4, 3 / 6, 2 / 4]
+    assert M.mean_prediction_entropy(99.0 * np.eye(4)) == pytest.approx(math.log(4))       # sure of each, undecided on the whole
+    assert M.mean_prediction_entropy([[99.0, 0], [99.0, 0], [math.nan, 0]]) == pytest.approx(0, abs=1e-9)
+    assert M.effective_rank(np.eye(5)) == pytest.approx(5) and M.effective_rank(np.ones((6, 3))) == pytest.approx(1)
+    # singular values 3 and 1: p = 3/4, 1/4
+    assert M.effective_rank(np.diag([3.0, 1.0])) == pytest.approx(math.exp(0.75 * math.log(4 / 3) + 0.25 * math.log(4)))
+    assert M.effective_rank(np.zeros((2, 2))) == 0 and math.isnan(M.effective_rank([[math.inf, 0]]))
+
+
+def test_cost_of_a_trace():
+    from tta_lab.trace import Trace
+
+    steps = {"n": [10, 10, 10, 10, 5], "seconds": [9, 9, 9, 0.02, 0.02], "forwards": [20, 20, 20, 20, 10], "backwards": [10, 10, 0, 0, 5],
+             "n_kept": [10, 4, 0, 0, 5]}
+    trace = Trace.from_columns({"id": np.arange(45)}, steps, {"trainable_parameters": 12})
+    result = M.cost(trace)
+    assert result["forwards"] == 2 and result["backwards"] == 25 / 45 and result["learned_from"] == 19 / 45
+    assert result["ms_per_image"] == pytest.approx((2 + 4) / 2) and result["batch"] == 10 and result["images"] == 45
+    assert result["trainable_parameters"] == 12 and math.isnan(result["peak_memory_bytes"])
+    assert math.isnan(M.cost(trace, warmup=5)["ms_per_image"])
+
+
+# --- segmentation
+
+def test_segmentation_by_hand():
+    # class 2 is absent from the labels, once predicted; 255 is left out; one prediction is broken
+    label = np.array([[0, 0, 1], [1, 255, 1]])
+    matrix = M.confusion(np.array([[0, 1, 1], [2, 0, -1]]), label, 3)
+    assert matrix.tolist() == [[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]]
+    np.testing.assert_allclose(M.iou(matrix), [1 / 2, 1 / 4, math.nan])
+    assert M.miou(matrix) == pytest.approx(3 / 8) and M.pixel_accuracy(matrix) == 2 / 5
+    assert M.miou(M.confusion(label, label, 3)) == 1
+    assert M.iou(M.confusion(np.array([1, 1, 0, 0, 2]), np.array([0, 0, 1, 1, 2]), 3)).tolist() == [0, 0, 1]
+    assert math.isnan(M.miou(np.zeros((2, 2)))) and math.isnan(M.pixel_accuracy(np.zeros((2, 2))))
+    with pytest.raises(ValueError, match="label values run from 0 to 7, expected 0 to 2"):
+        M.confusion([0, 0], [0, 7], 3)
+    with pytest.raises(ValueError, match="differ in shape"):
+        M.confusion(np.zeros((2, 2)), np.zeros((4, 4)), 3)
+    with pytest.raises(ValueError, match=r"\(C, C\)"):
+        M.iou(np.zeros((2, 5)))
+
+
+def test_the_matrix_of_a_domain_is_the_sum_of_its_batches():
+    sk = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    prediction, label = rng.integers(0, 4, (2, 6, 8, 8))
+    whole = M.confusion(prediction, label, 4)
+    np.testing.assert_array_equal(sum(M.confusion(p, y, 4) for p, y in zip(prediction, label, strict=True)), whole)
+    np.testing.assert_array_equal(whole[:, :4], sk.confusion_matrix(label.ravel(), prediction.ravel()))
+    assert M.miou(whole) == pytest.approx(sk.jaccard_score(label.ravel(), prediction.ravel(), average="macro"))
+
+
+# --- the table
+
+def test_every_metric_is_defined_once():
+    rows = M.definitions()
+    names = [row["name"] for row in rows]
+    helpers = {"ALEXNET_ERRORS", "classification", "collapse_curve", "definitions", "harmonic_mean", "log_softmax", "mean_std", "open_set",
+               "paired_interval", "predictions", "reliability", "roc", "split_threshold", "t_probability", "t_quantile"}
+    assert len(set(names)) == len(names) and set(names) == set(M.__all__) - helpers and all(hasattr(M, name) for name in M.__all__)
+    for row in rows:
+        assert row["formula"] and row["range"] and row["source"], row
+        assert row["good"] in ("low", "high", "", "negative low, positive high"), row
+    assert {row["positive"] for row in rows if row["name"] in ("auroc", "fpr_at_tpr", "oscr", "msp", "h_acc")} == {"known"}

@@ -1,9 +1,12 @@
-"""Numbers that judge a run: pure functions of arrays, accumulated in float64.
+"""Numbers that judge a run: pure functions of arrays, accumulated in float64; every metric of the package is found here.
+
+Errors and shares of flips are in per cent; probabilities, areas and IoU in 0..1. `definitions` lists them all.
 
 One rule for broken outputs: a row with NaN logits (or +inf, or nothing but -inf) is never dropped.  It counts as
 wrong, its score is -inf, and where a probability is needed it counts as a wrong answer given with full confidence
 (NLL inf, Brier 2).
 The collecting functions `classification` and `open_set` report how many such rows there were as ``bad_rows``.
+One rule for images without a label (-1): functions of labels refuse them, and ``where`` (N,) bool says which images count.
 An average over nothing is NaN, silently.
 """
 from __future__ import annotations
@@ -12,130 +15,148 @@ import math
 
 import numpy as np
 
+from .metric_inputs import labelled, log_softmax, logits_and_labels, mean, predictions, same_length, whole_log_softmax
+from .metric_table import definitions
+from .open_set_metrics import (
+    auroc,
+    confidence_difference,
+    energy,
+    fpr_at_tpr,
+    h_acc,
+    h_auc,
+    harmonic_mean,
+    max_cosine,
+    max_logit,
+    msp,
+    negative_entropy,
+    open_set,
+    oscr,
+    roc,
+    split_threshold,
+)
+from .segmentation_metrics import confusion, iou, miou, pixel_accuracy
+from .stream_metrics import (
+    alternating,
+    backward_forgetting,
+    classes_seen,
+    collapse_curve,
+    cost,
+    effective_rank,
+    error_curve,
+    flip_rates,
+    mean_prediction_entropy,
+    source_retention,
+    top_class_share,
+)
 
-def _mean(values) -> float:
-    values = np.asarray(values, dtype=np.float64)
-    return float(values.mean()) if values.size else math.nan
-
-
-def _same_length(**arrays) -> list[np.ndarray]:
-    arrays = {name: np.asarray(values) for name, values in arrays.items()}
-    if len({values.shape for values in arrays.values()}) > 1 or next(iter(arrays.values())).ndim != 1:
-        shapes = ", ".join(f"{name} {values.shape}" for name, values in arrays.items())
-        raise ValueError(f"expected arrays of one shape (N,), got {shapes}; pass one value per image")
-    return list(arrays.values())
-
-
-def _scores(score) -> np.ndarray:
-    score = np.asarray(score, dtype=np.float64)
-    return np.where(np.isnan(score), -np.inf, score)
-
-
-def _bad(logits: np.ndarray) -> np.ndarray:
-    return ~np.isfinite(logits.max(axis=1, initial=-np.inf))  # max carries NaN and +inf through; a single -inf is a probability of 0
-
-
-def _logits(logits, label) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    logits, label = np.asarray(logits, dtype=np.float64), np.asarray(label)
-    if logits.ndim != 2 or label.shape != logits.shape[:1]:
-        raise ValueError(f"expected logits (N, C) and labels (N,), got {logits.shape} and {label.shape}")
-    if label.size and not (label.min() >= 0 and label.max() < logits.shape[1]):
-        raise ValueError(f"labels run from {label.min()} to {label.max()}, the logits have {logits.shape[1]} classes; "
-                         "leave unknown images out with a boolean mask")
-    return logits, label.astype(np.int64), _bad(logits)
-
-
-def predictions(logits) -> np.ndarray:
-    """The most probable class of each row of logits (N, C), and -1 (never right) for a broken row.  (N,) int64"""
-    logits = np.asarray(logits, dtype=np.float64)
-    return np.where(_bad(logits), -1, logits.argmax(axis=1)) if len(logits) else np.zeros(0, np.int64)
-
-
-def log_softmax(logits) -> np.ndarray:
-    """log p_k = l_k - log sum_j exp(l_j), with the largest logit subtracted first.  (N, C) -> (N, C), nats"""
-    logits = np.asarray(logits, dtype=np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def error(prediction, label) -> float:
-    """Share of wrong predictions, in per cent: 100 / N sum [prediction_i != label_i].  (N,), (N,) -> number"""
-    prediction, label = _same_length(prediction=prediction, label=label)
-    return 100 * _mean(prediction != label)
+__all__ = [
+    "ALEXNET_ERRORS", "adaptive_ece", "alternating", "auroc", "backward_forgetting", "binary_brier", "brier", "classes_seen", "classification",
+    "classwise_ece", "collapse_curve", "confidence_difference", "confusion", "cost", "definitions", "ece", "effective_rank", "energy", "error",
+    "error_curve", "error_per_group", "flip_rates", "fpr_at_tpr", "h_acc", "h_auc", "harmonic_mean", "iou", "log_softmax", "macro_f1",
+    "max_cosine", "max_logit", "mce", "mean_error", "mean_error_at", "mean_prediction_entropy", "mean_std", "miou", "msp", "negative_entropy",
+    "nll", "open_set", "oscr", "paired_interval", "pixel_accuracy", "predictions", "reliability", "roc", "source_retention", "split_threshold",
+    "t_probability", "t_quantile", "top_class_share", "unnormalised_mce", "weighted_mean_error", "worst_group_accuracy",
+]
+ALEXNET_ERRORS = {  # error of AlexNet on each type of ImageNet-C at 224 pixels, mean over severities 1 to 5, as a share (arXiv 1903.12261)
+    "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640, "defocus_blur": 0.819880, "glass_blur": 0.826268,
+    "motion_blur": 0.785948, "zoom_blur": 0.798360, "snow": 0.866816, "frost": 0.826572, "fog": 0.819324, "brightness": 0.564592,
+    "contrast": 0.853204, "elastic_transform": 0.646056, "pixelate": 0.717840, "jpeg_compression": 0.606500,
+}
 
 
-def error_per_group(prediction, label, group) -> dict:
+# --- errors and their averages
+
+def error(prediction, label, where=None) -> float:
+    """Share of wrong predictions, in per cent: 100 / N sum [prediction_i != label_i].  (N,), (N,) -> number
+
+    Raises ValueError for images without a label (-1) unless ``where`` leaves them out.
+    """
+    prediction, label = same_length(prediction=prediction, label=label)
+    label, prediction = labelled(where, label, prediction)
+    return 100 * mean(prediction != label)
+
+
+def error_per_group(prediction, label, group, where=None) -> dict:
     """The error in per cent of each value of ``group`` (a domain, a round, a class), in sorted order."""
-    prediction, label, group = _same_length(prediction=prediction, label=label, group=group)
+    prediction, label, group = same_length(prediction=prediction, label=label, group=group)
+    label, prediction, group = labelled(where, label, prediction, group)
     return {value.item(): error(prediction[group == value], label[group == value]) for value in np.unique(group)}
 
 
 def mean_error(per_group: dict) -> float:
     """Arithmetic mean of group errors in per cent, each group counting the same: the field's headline number."""
-    return _mean(list(per_group.values()))
+    return mean(list(per_group.values()))
 
 
-def roc(score, positive) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points of the ROC curve, one per distinct score from the highest down, after the start (0, 0).
+def weighted_mean_error(per_group: dict, sizes: dict) -> float:
+    """Mean of group errors weighted by their numbers of images, sum_g n_g E_g / sum_g n_g: the error over all images.
 
-    FPR(t) = share of negatives with score >= t, TPR(t) = the same of positives; equal scores enter together.
-    Returns (fpr, tpr, threshold), the first threshold being inf; NaN rates where a side is empty.
+    Stands beside `mean_error` where groups differ in size.  Raises ValueError unless both name the same groups.
     """
-    score, positive = _same_length(score=_scores(score), positive=np.asarray(positive, dtype=bool))
-    threshold, where = np.unique(score, return_inverse=True)
-    hits, falls = (np.bincount(where[side], minlength=len(threshold))[::-1].cumsum() for side in (positive, ~positive))
-    rates = [np.concatenate(([0.0], count)) / (count[-1] if len(count) and count[-1] else math.nan) for count in (falls, hits)]
-    return rates[0], rates[1], np.concatenate(([np.inf], threshold[::-1]))
+    if set(per_group) != set(sizes):
+        raise ValueError(f"errors and sizes name different groups: {sorted(set(per_group) ^ set(sizes), key=str)} are in only one of them")
+    n = np.array([sizes[g] for g in per_group], np.float64)
+    errors = np.array([per_group[g] for g in per_group], np.float64)
+    return float((n * errors)[n > 0].sum() / n.sum()) if n.sum() else math.nan
 
 
-def auroc(score, positive) -> float:
-    """Probability that a positive (known) image scores above a negative (unknown) one; a tie counts one half.
+def mean_error_at(errors, severities, severity: float = 5) -> float:
+    """Mean error over the segments of one severity; of a gradual stream it stands beside the mean over all segments.
 
-    NaN when one side is empty.  Unchanged by any increasing transform of the score.
+    ``errors`` and ``severities`` (S,), one value per segment.
     """
-    fpr, tpr, _ = roc(score, positive)
-    return float(np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2)) if len(fpr) > 1 else math.nan
+    errors, severities = same_length(errors=np.asarray(errors, np.float64), severities=np.asarray(severities, np.float64))
+    return mean(errors[severities == severity])
 
 
-def fpr_at_tpr(score, positive, tpr: float = 0.95) -> float:
-    """Share of negatives accepted when at least ``tpr`` of the positives (known images) are accepted; low is good.
+def worst_group_accuracy(prediction, label, group, where=None) -> float:
+    """Smallest accuracy of any group, in per cent: min_g (100 - error_g) (WILDS, arXiv 2012.07421)."""
+    errors = error_per_group(prediction, label, group, where)
+    return 100 - max(errors.values()) if errors else math.nan
 
-    The value at the first ROC point with TPR >= tpr, without interpolation (the convention of pytorch-ood; other
-    code interpolates linearly and gets slightly smaller numbers).  NaN when one side is empty.
+
+def macro_f1(prediction, label, where=None) -> float:
+    """F1 = 2 TP / (2 TP + FP + FN) of each class, averaged over the classes that have a labelled image, 0..1 (WILDS)."""
+    prediction, label = same_length(prediction=prediction, label=label)
+    label, prediction = labelled(where, label, prediction)
+    there = np.unique(label)
+    hits = np.array([((prediction == k) & (label == k)).sum() for k in there], np.float64)
+    said_and_true = np.array([(prediction == k).sum() + (label == k).sum() for k in there], np.float64)
+    return mean(2 * hits / said_and_true)
+
+
+def _five_severities(errors: dict) -> dict[str, np.ndarray]:
+    errors = {name: np.asarray(values, np.float64) for name, values in errors.items()}
+    wrong = [name for name, values in errors.items() if values.shape != (5,)]
+    if wrong or not errors:
+        raise ValueError(f"expected five errors per type, severities 1 to 5, but {wrong or 'no type'} "
+                         "has others: run all five severities of each type")
+    return errors
+
+
+def unnormalised_mce(errors: dict) -> float:
+    """Mean over types of the error averaged over severities 1 to 5, in per cent; ``errors``: {type: five errors in per cent}."""
+    return mean([values.mean() for values in _five_severities(errors).values()])
+
+
+def mce(errors: dict, data: str = "imagenet_c", size: int | tuple[int, int] = 224) -> float:
+    """Mean corruption error: mean over the 15 types of sum_s E_sc / sum_s E_sc of AlexNet, times 100; AlexNet has 100.
+
+    ``errors``: {type: five errors in per cent, severities 1 to 5}.  Not the field's "mean error", which is `mean_error`.
+    Raises ValueError for other data than ImageNet-C at 224 pixels, where no errors of AlexNet exist, and unless all 15
+    types are there.  (Hendrycks & Dietterich, arXiv 1903.12261)
     """
-    if not 0 < tpr <= 1:
-        raise ValueError(f"tpr must lie in (0, 1], got {tpr}")
-    fpr, reached, _ = roc(score, positive)
-    if len(fpr) < 2 or np.isnan(fpr[-1]) or np.isnan(reached[-1]):
-        return math.nan
-    return float(fpr[np.argmax(reached >= tpr - 1e-12)])
+    if str(data).split(":")[0] != "imagenet_c" or tuple(np.broadcast_to(size, 2)) != (224, 224):
+        raise ValueError(f"mCE divides by AlexNet's errors on ImageNet-C at 224 pixels, and there are none for {data} at {size}; "
+                         "use unnormalised_mce or mean_error")
+    errors = _five_severities(errors)
+    if set(errors) != set(ALEXNET_ERRORS):
+        raise ValueError(f"mCE needs exactly the 15 types of ImageNet-C; missing: {sorted(set(ALEXNET_ERRORS) - set(errors))}, "
+                         f"too many: {sorted(set(errors) - set(ALEXNET_ERRORS))}")
+    return mean([values.mean() / ALEXNET_ERRORS[name] for name, values in errors.items()])
 
 
-def oscr(score, known, correct) -> float:
-    """Area under the correct-classification rate over the false-positive rate, all thresholds taken.
-
-    CCR(t) = share of known with score > t and right class, FPR(t) = share of unknown with score >= t; the curve is
-    closed at (1, closed accuracy).  Letting t also run between the scores makes the curve a staircase, and the area
-    is exactly the mean over the unknown u of CCR(score_u): never above closed accuracy, and equal to it when every
-    known image scores above every unknown one.  (The curve of Dhamija et al., arXiv 1811.04110.)
-    """
-    score, known, correct = _same_length(score=_scores(score), known=np.asarray(known, bool), correct=np.asarray(correct, bool))
-    if not known.any() or known.all():
-        return math.nan
-    right = np.sort(score[known & correct])
-    above = len(right) - np.searchsorted(right, score[~known], side="right")  # right known images strictly above each unknown
-    return _mean(above) / int(known.sum())
-
-
-def harmonic_mean(a: float, b: float) -> float:
-    """2ab / (a + b), and 0 when either is 0."""
-    return 0.0 if a == 0 or b == 0 else 2 * a * b / (a + b)
-
-
-def h_auc(accuracy: float, area: float) -> float:
-    """Harmonic mean of closed accuracy and AUROC, both as shares 0..1 (STAMP's H-score, arXiv 2407.15773)."""
-    return harmonic_mean(accuracy, area)
-
+# --- calibration
 
 def reliability(confidence, correct, bins: int = 15) -> dict[str, np.ndarray]:
     """Counts, accuracy and mean confidence in equal-width confidence bins, left-closed; confidence 1 is in the last.
@@ -143,7 +164,7 @@ def reliability(confidence, correct, bins: int = 15) -> dict[str, np.ndarray]:
     Returns edges (bins + 1,), n, accuracy, confidence (bins,); empty bins hold NaN.  A NaN confidence counts as a
     wrong answer of confidence 1.  Raises ValueError for confidences outside [0, 1].
     """
-    confidence, correct = _same_length(confidence=np.asarray(confidence, np.float64), correct=np.asarray(correct, bool))
+    confidence, correct = same_length(confidence=np.asarray(confidence, np.float64), correct=np.asarray(correct, bool))
     correct, confidence = correct & ~np.isnan(confidence), np.where(np.isnan(confidence), 1.0, confidence)
     if confidence.size and not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-6):
         raise ValueError(f"confidences must lie in [0, 1], got {confidence.min()} to {confidence.max()}; pass probabilities")
@@ -162,37 +183,71 @@ def ece(confidence, correct, bins: int = 15) -> float:
     return float((table["n"] * gaps).sum() / table["n"].sum()) if table["n"].any() else math.nan
 
 
-def nll(logits, label) -> float:
+def adaptive_ece(confidence, correct, bins: int = 15) -> float:
+    """`ece` with bins of equal mass: edges at the quantiles i / bins of the confidences, so crowded regions get narrow bins.
+
+    Equal confidences share a bin, so the order of the images does not matter; bins may then be empty and count 0.
+    """
+    confidence, correct = same_length(confidence=np.asarray(confidence, np.float64), correct=np.asarray(correct, bool))
+    correct, confidence = correct & ~np.isnan(confidence), np.where(np.isnan(confidence), 1.0, confidence)
+    if not confidence.size:
+        return math.nan
+    inner = np.sort(confidence)[(np.arange(1, bins) * len(confidence)) // bins]
+    where = np.searchsorted(inner, confidence, side="right")
+    gap = np.bincount(where, weights=correct - confidence, minlength=bins)   # n_b (accuracy_b - confidence_b)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+def classwise_ece(logits, label, bins: int = 15, where=None) -> float:
+    """ECE of every class's probability, averaged over classes, 0..1.  (N, C), (N,) -> number
+
+    1/C sum_k sum_b n_kb / N |share of class k in the bin - mean p_k in the bin|, equal-width bins as in `reliability`.
+    A broken row counts as full confidence in a wrong class.  (Kull et al., arXiv 1910.12656)
+    """
+    logits, label, bad = logits_and_labels(logits, label, where)
+    if not len(label):
+        return math.nan
+    p = np.exp(whole_log_softmax(logits, bad))
+    p[bad] = np.eye(p.shape[1])[(label[bad] + 1) % p.shape[1]]
+    return mean([ece(p[:, k].clip(0, 1), label == k, bins) for k in range(p.shape[1])])
+
+
+def nll(logits, label, where=None) -> float:
     """Mean negative log-likelihood -1/N sum log p_{i, y_i} in nats, from log-softmax; a NaN row makes it inf."""
-    logits, label, bad = _logits(logits, label)
-    chosen = log_softmax(np.where(bad[:, None], 0.0, logits))[np.arange(len(label)), label]
-    return _mean(np.where(bad, np.inf, -chosen))
+    logits, label, bad = logits_and_labels(logits, label, where)
+    chosen = whole_log_softmax(logits, bad)[np.arange(len(label)), label]
+    return mean(np.where(bad, np.inf, -chosen))
 
 
-def brier(logits, label) -> float:
+def brier(logits, label, where=None) -> float:
     """Brier score 1/N sum_i sum_k (p_ik - [k = y_i])^2, in 0..2 (the sum over classes is not divided by C)."""
-    logits, label, bad = _logits(logits, label)
-    p = np.exp(log_softmax(np.where(bad[:, None], 0.0, logits)))
+    logits, label, bad = logits_and_labels(logits, label, where)
+    p = np.exp(whole_log_softmax(logits, bad))
     p[np.arange(len(label)), label] -= 1
-    return _mean(np.where(bad, 2.0, (p ** 2).sum(axis=1)))
+    return mean(np.where(bad, 2.0, (p ** 2).sum(axis=1)))
 
 
-def classification(logits, label, bins: int = 15) -> dict[str, float]:
+def binary_brier(probability, outcome) -> float:
+    """Brier score of yes-or-no forecasts, 1/N sum (probability_i - outcome_i)^2, in 0..1: not the score of `brier`.
+
+    Of confidences and whether they were right, say.  For two classes `brier` is twice this.  A NaN probability counts 1.
+    """
+    probability, outcome = same_length(probability=np.asarray(probability, np.float64), outcome=np.asarray(outcome, bool))
+    if (probability < 0).any() or (probability > 1 + 1e-6).any():
+        raise ValueError(f"probabilities must lie in [0, 1], got {np.nanmin(probability)} to {np.nanmax(probability)}")
+    return mean(np.where(np.isnan(probability), 1.0, (probability - outcome) ** 2))
+
+
+def classification(logits, label, bins: int = 15, where=None) -> dict[str, float]:
     """Error (%), NLL (nats), Brier (0..2), ECE (0..1), n and bad_rows (broken rows: a sign of collapse)."""
-    logits, label, bad = _logits(logits, label)
+    logits, label, bad = logits_and_labels(logits, label, where)
     guess = predictions(logits)
-    confidence = np.where(bad, math.nan, np.exp(log_softmax(np.where(bad[:, None], 0.0, logits)).max(axis=1, initial=-np.inf)))
+    confidence = np.where(bad, math.nan, np.exp(whole_log_softmax(logits, bad).max(axis=1, initial=-np.inf)))
     return {"error": error(guess, label), "nll": nll(logits, label), "brier": brier(logits, label),
             "ece": ece(confidence, guess == label, bins), "n": len(label), "bad_rows": int(bad.sum())}
 
 
-def open_set(score, known, correct) -> dict[str, float]:
-    """AUROC, FPR95, OSCR, closed accuracy (all 0..1), h_auc, and bad_rows (NaN scores: a sign of collapse)."""
-    score, known, correct = _same_length(score=score, known=np.asarray(known, bool), correct=np.asarray(correct, bool))
-    area, accuracy = auroc(score, known), _mean(correct[known])
-    return {"auroc": area, "fpr95": fpr_at_tpr(score, known), "oscr": oscr(score, known, correct), "accuracy": accuracy,
-            "h_auc": h_auc(accuracy, area), "bad_rows": int(np.isnan(np.asarray(score, np.float64)).sum())}
-
+# --- seeds
 
 def mean_std(values, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (ddof = 1) over seeds along ``axis``; one seed has deviation NaN, none both NaN."""
@@ -240,7 +295,7 @@ def paired_interval(a, b, level: float = 0.95) -> dict[str, float]:
     mean +- t(level, df) std / sqrt(n), df = n - 1.  Returns difference, low, high, std, df, n, level.  With fewer
     than two pairs the ends are NaN: one pair says nothing about the spread.
     """
-    a, b = _same_length(a=np.asarray(a, np.float64), b=np.asarray(b, np.float64))
+    a, b = same_length(a=np.asarray(a, np.float64), b=np.asarray(b, np.float64))
     n, (mean, std) = len(a), mean_std(a - b)
     half = t_quantile(level, n - 1) * float(std) / math.sqrt(n) if n > 1 else math.nan
     return {"difference": float(mean), "low": float(mean) - half, "high": float(mean) + half, "std": float(std),
