@@ -14,7 +14,7 @@ from .models import InputError, SourceModel, check_finite
 from .norms import BATCH_NORM, BatchStatistics
 from .parts import Method, NeedsError
 from .trace import Trace
-from .view import View
+from .view import View, as_logits
 
 
 class AdaptationError(RuntimeError):
@@ -150,6 +150,25 @@ class Adapter:
             self.trace = Trace({"recipe": repr(self.recipe), "seed": self.seed, "answer": self.recipe.answer, "kind": self.recipe.kind,
                                 "torch": str(torch.__version__), "device": str(self.device), "source_statistics": self.source_statistics,
                                 "amp": str(self.amp), "weights": self.fingerprint})
+
+    @torch.inference_mode(False)
+    def predict(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
+        """The logits that the adapter would answer now, without learning from these images: whatever they change is put back."""
+        self._check(x, ids)
+        x = x.detach().to(self.device)
+        ids = torch.arange(len(x), device=self.device) if ids is None else ids.to(self.device)
+        before = self._snapshot()
+        try:
+            with torch.no_grad():
+                return self.recipe.output(View(self, x, ids), self.states["method"]).detach()
+        finally:
+            self._restore(before)
+
+    @torch.no_grad()
+    def predict_source(self, x: Tensor) -> Tensor:
+        """The logits of the frozen source with its stored statistics."""
+        self._check(x, None)
+        return as_logits(self.source(x.to(self.device)), self.source)
 
     @property
     def fingerprint(self) -> str:

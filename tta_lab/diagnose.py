@@ -19,7 +19,7 @@ GROUPS = ("correct", "wrong", "unknown")
 RULES = ("none", "rise", "confidence", "entropy", "kept")
 SCORES = {"rise": "confidence difference d", "confidence": "MSP (confidence)", "energy": "energy", "negative_entropy": "negative entropy"}
 _SOURCE = {"source_prediction", "source_confidence", "source_class_confidence", "rise_source"}
-_SCORED = {"label", "known", "domain", "round", "correct"}
+_SCORED = {"label", "known", "domain", "segment", "severity", "round", "correct"}
 
 
 def _remedy(name: str) -> str:
@@ -92,16 +92,27 @@ def _score(trace, score: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def groups(trace) -> dict[str, np.ndarray]:
-    """Boolean masks (N,) of the three groups: ``correct`` and ``wrong`` (known images), ``unknown``; each image is in one."""
+    """Boolean masks (N,) of the three groups: ``correct`` and ``wrong`` (known images with a label), ``unknown``. A known image
+    without a label (-1) is in none of them."""
     known, correct = (_flags(column) for column in _need(trace, "known", "correct"))
-    return {"correct": known & correct, "wrong": known & ~correct, "unknown": ~known}
+    labelled = known & (_whole(trace["label"]) >= 0) if "label" in trace else known
+    return {"correct": labelled & correct, "wrong": labelled & ~correct, "unknown": ~known}
+
+
+def _scored(trace) -> dict[str, np.ndarray]:
+    """The groups; raises ValueError when no image can be right or wrong because none has a label."""
+    masks = groups(trace)
+    if len(trace) and not (masks["correct"] | masks["wrong"]).any():
+        raise ValueError(f"none of the {len(trace)} images of this run has a label of a known class, so nothing can be called right or wrong; "
+                         "entropy, confidence, rise and fall, marginal entropy and agreement with the source need no labels")
+    return masks
 
 
 def error_per_round(trace) -> dict[str, np.ndarray]:
-    """Error in per cent over the known images of each round: ``round``, ``error``, ``n`` (known images), all (R,)."""
+    """Error in per cent over the known images of each round: ``round``, ``error``, ``n`` (known images with a label), all (R,)."""
     rounds, names = _rounds(trace)
-    masks = groups(trace)
-    n = _count(rounds, ~masks["unknown"], len(names))
+    masks = _scored(trace)
+    n = _count(rounds, masks["correct"] | masks["wrong"], len(names))
     return {"round": names, "error": 100 * _ratio(_count(rounds, masks["wrong"], len(names)), n), "n": n}
 
 
@@ -115,9 +126,9 @@ def error_per_domain(trace) -> dict:
     domain, labels = _whole(_need(trace, "domain")[0]), [str(name) for name in _meta(trace, "domains")]
     if len(domain) and domain.max() >= len(labels):
         raise ValueError(f"the trace has domain {domain.max()}, but trace.meta['domains'] names {len(labels)}; give every domain a name")
-    masks, shape = groups(trace), (len(names), len(labels))
+    masks, shape = _scored(trace), (len(names), len(labels))
     cell = rounds * len(labels) + domain
-    wrong, n = (_count(cell, mask, shape[0] * shape[1]).reshape(shape) for mask in (masks["wrong"], ~masks["unknown"]))
+    wrong, n = (_count(cell, mask, shape[0] * shape[1]).reshape(shape) for mask in (masks["wrong"], masks["correct"] | masks["wrong"]))
     error = 100 * _ratio(wrong.sum(axis=0), n.sum(axis=0))
     seen = error[~np.isnan(error)]
     return {"domain": labels, "error": error, "n": n.sum(axis=0), "by_round": 100 * _ratio(wrong, n),
@@ -207,7 +218,7 @@ def selection_quality(trace, tolerance: float = 0.0, confidence: float = 0.9, en
     if unknown:
         raise ValueError(f"there is no rule {unknown[0]!r}; choose from {', '.join(RULES)}")
     rounds, names = _rounds(trace)
-    correct = groups(trace)["correct"]
+    correct = _scored(trace)["correct"]
     d = f"d >= {-tolerance:g}" if tolerance else "d >= 0"
     labels = {"none": "no filter", "rise": d, "confidence": f"confidence > {confidence:g}", "entropy": f"entropy < {entropy:g} ln K",
               "kept": "kept by the run"}
@@ -256,13 +267,13 @@ def detection(trace, scores=tuple(SCORES), rounds=None) -> dict:
     wrong_name = [score for score in scores if score not in SCORES]
     if wrong_name:
         raise ValueError(f"there is no score {wrong_name[0]!r}; choose from {', '.join(SCORES)}")
-    masks = groups(trace)
-    known = ~masks["unknown"]
+    masks = _scored(trace)
+    known, labelled = ~masks["unknown"], masks["correct"] | masks["wrong"]
     inside = np.ones(len(known), bool) if rounds is None else np.isin(_rounds(trace)[0], np.atleast_1d(rounds))
     result: dict = {"scores": list(scores), "labels": [SCORES[score] for score in scores],
                     "n": {g: int((inside & masks[g]).sum()) for g in GROUPS}}
     values = [_score(trace, score) for score in scores]
-    for question, rows, positive in (("known_vs_unknown", inside, known), ("correct_vs_wrong", inside & known, masks["correct"])):
+    for question, rows, positive in (("known_vs_unknown", inside, known), ("correct_vs_wrong", inside & labelled, masks["correct"])):
         pairs = [(value[rows & here], positive[rows & here]) for value, here in values]
         some = [not np.isnan(value).all() for value, _ in pairs]
         result[question] = {

@@ -18,8 +18,9 @@ SAMPLES = {  # column -> meaning
     "loss": "loss in the step (NaN: not part of one)", "weight": "weight in the step", "kept": "learned from",
     "source_prediction": "class of the frozen source", "source_confidence": "its probability there",
     "source_class_confidence": "adapted probability at the source's class", "rise_source": "adapted minus source probability at the source's class",
-    "label": "true class (scoring only)", "known": "of a known class", "domain": "index into meta['domains']",
-    "round": "round of the stream", "correct": "prediction is right (unknown images: False)",
+    "label": "true class (scoring only); -1: not known", "known": "of a known class", "domain": "index into meta['domains']",
+    "segment": "position in the list of shifts", "severity": "of the shift", "round": "round of the stream",
+    "correct": "prediction is right (False for unknown images and for those without a label)",
 }
 STEPS = {
     "step": "index of the call", "n": "images", "n_kept": "samples learned from (pixels in segmentation)", "skipped": "no update was made",
@@ -27,7 +28,7 @@ STEPS = {
     "distance": "L2 distance of the tuned parameters from the source", "marginal_entropy": "entropy of the mean prediction, nats",
     "forwards": "images through a network", "backwards": "images back through it", "seconds": "wall time of the call",
     "reset": "reset to the source before this step", "failed": "answered by the source after an error",
-    "round": "round of the stream", "domain": "index into meta['domains']",
+    "round": "round of the stream", "domain": "index into meta['domains']; -1: several", "segment": "position in the list of shifts; -1: several",
 }
 MOVE_EVERY = 256
 
@@ -71,9 +72,10 @@ class Trace:
         n = len(rows["id"])
         for name, value in columns.items():
             rows[name] = np.broadcast_to(np.asarray(value), (n,))
-        for name in ("round", "domain"):
+        for name in ("round", "domain", "segment"):
             if name in columns:
-                self._rows["steps"][-1][name] = columns[name]
+                values = np.unique(np.asarray(columns[name]))
+                self._rows["steps"][-1][name] = values[0] if len(values) == 1 else -1
 
     def _move(self) -> None:
         """Move pending rows to the host, one transfer per column."""
@@ -192,6 +194,6 @@ def _column(values: list, sizes: list[int]) -> np.ndarray:
 def _missing(name: str, columns) -> str:
     if name in ("source_prediction", "source_confidence", "source_class_confidence", "rise_source"):
         return f"the trace has no column {name!r}: record the frozen source with Adapter(..., record='source')"
-    if name in ("label", "known", "domain", "round", "correct"):
+    if name in ("label", "known", "domain", "segment", "severity", "round", "correct"):
         return f"the trace has no column {name!r}: it is written by run(adapter, stream), labels never reach the adapter"
     return f"the trace has no column {name!r}; it has: {', '.join(columns)}"
