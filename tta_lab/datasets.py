@@ -1,7 +1,7 @@
-"""Image sets: the embedded ones, checked against their recorded sums, and the original Fashion-MNIST files.
+"""Image sets: what every set answers, sets in memory, the embedded ones checked against their recorded sums.
 
 Everything here is *images with labels*, nothing else; how they are ordered, shifted and mixed is the
-business of ``streams``.
+business of ``streams``. Sets of files on disk are in ``image_files``, the published benchmarks in ``published_sets``.
 """
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import re
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
@@ -26,74 +27,37 @@ FASHION_CLASSES = (
 DIGIT_CLASSES = tuple(f"digit {k}" for k in range(10))
 NEAR_UNKNOWN = (4, 7)  # Coat and Sneaker: each has look-alikes among the other eight classes
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
+CLEAN = ("none", "clean")
 
 
 class DataError(RuntimeError):
     """A data file is missing, damaged or of the wrong form; the message names the file and the remedy."""
 
 
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Images held in memory with their labels.
+class BaseSet:
+    """What every set of images answers, in memory or on disk.
 
-    ``x`` is uint8 (N, C, H, W), ``y`` int64 (N,) with values 0 .. K-1 for the K names in ``classes``, or -1 where the
-    label is not known.
+    name           text from which ``load`` rebuilds the set, where that is possible
+    classes        names of the classes, K of them
+    y              int64 (N,), 0 .. K-1, or -1 where the label is not known
+    shape          (C, H, W) of one image
+    domains        domains whose images the set holds itself (corruptions of a "-C" set, sub-domains); () for plain sets
+    model_classes  outputs of a larger model that stand for the classes, see ``class_logits``; None where the model has just
+                   these classes
     """
 
-    name: str
-    x: Tensor
-    y: Tensor
-    classes: tuple[str, ...]
-
-    domains = ()        # a plain set: every shift is made, none is read
-    model_classes = None
-
-    def __post_init__(self):
-        if self.x.dtype != torch.uint8 or self.x.ndim != 4:
-            raise DataError(f"{self.name}: images must be uint8 (N, C, H, W), got {self.x.dtype} {tuple(self.x.shape)}")
-        if self.y.shape != self.x.shape[:1]:
-            raise DataError(f"{self.name}: {len(self.x)} images but labels of shape {tuple(self.y.shape)}")
-        if len(self.y) and (int(self.y.min()) < -1 or int(self.y.max()) >= len(self.classes)):
-            raise DataError(f"{self.name}: labels run from {int(self.y.min())} to {int(self.y.max())}, "
-                            f"but there are {len(self.classes)} classes (-1 stands for 'not known')")
-
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.y)
 
     def __repr__(self) -> str:
-        shape = "x".join(map(str, self.x.shape[1:]))
-        return f"ImageSet({self.name!r}, {len(self)} images of {shape}, {len(self.classes)} classes)"
+        shape, more = "x".join(map(str, self.shape)), f", domains {', '.join(self.domains)}" if self.domains else ""
+        return f"{type(self).__name__}({self.name!r}, {len(self)} images of {shape}, {len(self.classes)} classes{more})"
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
-        return tuple(self.x.shape[1:])
-
-    def rows(self, domain: str = "none") -> None:
-        """Rows that belong to a domain; None, which stands for all of them."""
+    def rows(self, domain: str = "none") -> Tensor | None:
+        """Rows that belong to a domain, int64; None stands for all of them."""
         return None
 
-    def images(self, index=slice(None), device="cpu", domain: str = "none", severity: float = 5.0) -> Tensor:
-        """The chosen images as float32 in [0, 1], shape (n, C, H, W). The set holds no shifted images of its own, so
-        ``domain`` can only be "none"; raises ValueError otherwise."""
-        if domain not in ("none", "clean"):
-            raise ValueError(f"{self.name} holds no images of {domain!r}, only clean ones; make the shift with corruptions.corrupt")
-        return self.x[index].to(device).float() / 255
-
-    def fingerprint(self) -> str:
-        """sha256 over shape, class names, pixels and labels, as hex text; worked out once and kept."""
-        if "_fingerprint" not in self.__dict__:
-            digest = hashlib.sha256(repr((tuple(self.x.shape), self.classes)).encode())
-            for part in (self.x, self.y):
-                digest.update(part.cpu().contiguous().numpy())
-            self.__dict__["_fingerprint"] = digest.hexdigest()
-        return self.__dict__["_fingerprint"]
-
-    def take(self, index) -> ImageSet:
-        """The same set with only the chosen rows."""
-        return replace(self, x=self.x[index], y=self.y[index])
-
-    def only(self, classes, relabel: bool = True) -> ImageSet:
+    def only(self, classes, relabel: bool = True):
         """Only the images of these class indices; with ``relabel`` they are renumbered 0 .. len(classes)-1 and the
         classes appear in the name, as in ``fashion_mnist[0,2]``, which ``load`` understands."""
         classes = tuple(int(c) for c in classes)
@@ -108,7 +72,91 @@ class ImageSet:
         lookup = torch.full((len(self.classes),), -1)
         lookup[torch.tensor(classes)] = torch.arange(len(classes))
         return replace(kept, name=f"{self.name}[{','.join(map(str, classes))}]", y=lookup[kept.y],
-                       classes=tuple(self.classes[c] for c in classes))
+                       classes=tuple(self.classes[c] for c in classes),
+                       model_classes=None if self.model_classes is None else self.model_classes[list(classes)])
+
+
+def check_labels(name: str, y: Tensor, classes: tuple[str, ...]) -> None:
+    """Raise DataError unless every label is a class index or -1."""
+    if len(y) and (int(y.min()) < -1 or int(y.max()) >= len(classes)):
+        raise DataError(f"{name}: labels run from {int(y.min())} to {int(y.max())}, but there are {len(classes)} classes "
+                        "(-1 stands for 'not known')")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageSet(BaseSet):
+    """Images held in memory with their labels.
+
+    ``x`` is uint8 (N, C, H, W), ``y`` int64 (N,) with values 0 .. K-1 for the K names in ``classes``, or -1 where the
+    label is not known.
+    """
+
+    name: str
+    x: Tensor
+    y: Tensor
+    classes: tuple[str, ...]
+    model_classes: Tensor | None = None
+
+    domains = ()        # a plain set: every shift is made, none is read
+
+    def __post_init__(self):
+        if self.x.dtype != torch.uint8 or self.x.ndim != 4:
+            raise DataError(f"{self.name}: images must be uint8 (N, C, H, W), got {self.x.dtype} {tuple(self.x.shape)}")
+        if self.y.shape != self.x.shape[:1]:
+            raise DataError(f"{self.name}: {len(self.x)} images but labels of shape {tuple(self.y.shape)}")
+        check_labels(self.name, self.y, self.classes)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return tuple(self.x.shape[1:])
+
+    def check_domain(self, domain: str = "none", severity: float = 5.0) -> None:
+        """Raise ValueError where ``images`` could not give this domain: only "none", the images as they are."""
+        if domain not in CLEAN:
+            raise ValueError(f"{self.name} holds no images of {domain!r}, only clean ones; make the shift with corruptions.corrupt")
+
+    def images(self, index=slice(None), device="cpu", domain: str = "none", severity: float = 5.0) -> Tensor:
+        """The chosen images as float32 in [0, 1], shape (n, C, H, W); ``domain`` can only be "none"."""
+        self.check_domain(domain, severity)
+        return self.x[index].to(device).float() / 255
+
+    def take(self, index) -> ImageSet:
+        """The same set with only the chosen rows."""
+        return replace(self, x=self.x[index], y=self.y[index])
+
+    def fingerprint(self) -> str:
+        """sha256 over shape, class names, pixels and labels, as hex text; worked out once and kept."""
+        if "_fingerprint" not in self.__dict__:
+            digest = hashlib.sha256(repr((tuple(self.x.shape), self.classes)).encode())
+            for part in (self.x, self.y):
+                digest.update(part.cpu().contiguous().numpy())
+            self.__dict__["_fingerprint"] = digest.hexdigest()
+        return self.__dict__["_fingerprint"]
+
+    def check(self) -> int:
+        """The number of images; in memory there is nothing left to decode."""
+        return len(self)
+
+
+def class_logits(logits: Tensor, model_classes: Tensor | None) -> Tensor:
+    """Logits of a set's own K classes from those of a model with L outputs, (B, L, *S) -> (B, K, *S).
+
+    ``model_classes`` int64 (K,): one output a class. int64 (K, M), padded with -1: several outputs a class, and the class
+    takes the largest of their logits, so that it wins exactly where one of its members does. None: unchanged.
+    Raises ValueError when the model has too few outputs.
+    """
+    if model_classes is None:
+        return logits
+    if int(model_classes.max()) >= logits.shape[1]:
+        raise ValueError(f"the image set names model output {int(model_classes.max())}, the model has {logits.shape[1]}; "
+                         "choose a model trained on the full list of classes")
+    chosen = model_classes.to(logits.device)
+    if chosen.ndim == 1:
+        return logits[:, chosen]
+    members = logits[:, chosen.clamp(min=0)]                                   # (B, K, M, *S)
+    absent = (chosen < 0).view(1, *chosen.shape, *[1] * (logits.ndim - 2))
+    return members.masked_fill(absent, -torch.inf).amax(2)
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -150,8 +198,15 @@ def checked_bytes(relative: str, root: str | Path | None = None) -> bytes:
     return content
 
 
+def refuse_html(head: bytes, name: str | Path) -> None:
+    """Raise DataError when a file starts like a web page, which is what a failed download leaves behind."""
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise DataError(f"{name} is a web page (HTML), not data: the download gave an error or a login page; download it again")
+
+
 def read_idx(content: bytes, name: str = "file") -> np.ndarray:
     """Decode the (gzipped) IDX format of the MNIST family; uint8 only."""
+    refuse_html(content[:64], name)
     try:
         raw = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (OSError, EOFError, zlib.error) as why:
@@ -203,20 +258,35 @@ EMBEDDED = {
 }
 
 
-def load(name: str, root: str | Path | None = None) -> ImageSet:
-    """An embedded image set by name.
+def load(name: str, root: str | Path | None = None) -> BaseSet:
+    """An image set by name: an embedded one, or ``kind:path`` for files of your own.
 
-    ``fashion_mnist`` (10 000 test images), ``fashion_mnist_train_slice`` (5 000 labelled training images, 500 a
+    Embedded: ``fashion_mnist`` (10 000 test images), ``fashion_mnist_train_slice`` (5 000 labelled training images, 500 a
     class), ``digits`` (1 797, the far unknowns); ``fashion_mnist_8`` and ``fashion_mnist_train_slice_8`` without the
     classes Coat and Sneaker, ``fashion_mnist_held_out`` and ``fashion_mnist_train_slice_held_out`` with these two only
-    (the near unknowns). Class indices in brackets take a subset, relabelled: ``fashion_mnist[0,1,5]``.
+    (the near unknowns); ``root`` is the data folder they lie in.
+
+    On disk: ``cifar10_c:/data/CIFAR-10-C``, ``folder:photos?size=64&order=time``; the kinds are the functions in
+    ``published_sets.KINDS``, options follow as a query and are the function's arguments. Relative paths start at the
+    working directory. Class indices in brackets take a subset, relabelled: ``fashion_mnist[0,1,5]``.
+
+    Raises ValueError for an unknown name, kind or option, DataError for missing or damaged files.
     """
     subset = re.fullmatch(r"(.+)\[(\d+(?:,\d+)*)\]", name)
     if subset:
         return load(subset[1], root).only([int(c) for c in subset[2].split(",")])
-    if name not in EMBEDDED:
-        raise ValueError(f"there is no embedded image set {name!r}; there are: {', '.join(EMBEDDED)}")
-    return EMBEDDED[name](root)
+    if name in EMBEDDED:
+        return EMBEDDED[name](root)
+    from .published_sets import KINDS
+
+    kind, colon, rest = name.partition(":")
+    if not colon:
+        raise ValueError(f"there is no embedded image set {name!r}; there are: {', '.join(EMBEDDED)}; or name files of your own as "
+                         f"kind:path with one of the kinds {', '.join(KINDS)}")
+    if kind not in KINDS:
+        raise ValueError(f"{name!r}: there is no kind of image set {kind!r}; there are: {', '.join(KINDS)}")
+    path, _, query = rest.partition("?")
+    return KINDS[kind](path, **dict(parse_qsl(query, keep_blank_values=True)))
 
 
 def fashion_training_set(folder: str | Path = DEBIAN_FASHION) -> ImageSet:
