@@ -26,13 +26,13 @@ h_acc                   | 2 S N / (S + N), S = known accepted and right, N = unk
 nll                     | -1/N sum log p_i,y_i | 0.. nats | low | | the field's convention
 brier                   | 1/N sum_i sum_k (p_ik - [k = y_i])^2 | 0..2 | low | | Brier 1950
 binary_brier            | 1/N sum (q_i - o_i)^2, o_i = 0 or 1 | 0..1 | low | outcome happened | Brier 1950
-ece                     | sum_b n_b/N |acc_b - conf_b|, 15 equal-width bins | 0..1 | low | | Guo et al., 1706.04599
+ece                     | sum_b n_b/N abs(acc_b - conf_b), 15 equal-width bins | 0..1 | low | | Guo et al., 1706.04599
 adaptive_ece            | the same, bins of equal mass | 0..1 | low | | Nguyen & O'Connor, 1508.05154
 classwise_ece           | 1/C sum_k ECE of p_k against [y = k] | 0..1 | low | | Kull et al., 1910.12656
 source_retention        | clean accuracy of the source - of the adapted model | -100..100 points | low | | EATA, 2204.02610
 alternating             | errors of the clean segments; drift = last - first | -100..100 points | low | | the field's convention
-backward_forgetting     | mean_d<D (a_dd - a_Dd), a_td = accuracy on domain d after stage t | unit of a | low | | Chaudhry et al., 1801.10112, with a_dd for the best
-flip_rates              | share right before and wrong after (negative), the reverse (positive) | 0..100 % | negative low, positive high | | Yan et al., 2011.09161
+backward_forgetting     | mean_d<D (a_dd - a_Dd), a_td = accuracy on domain d after stage t | unit of a | low | | after Chaudhry et al., 1801.10112
+flip_rates              | share right, then wrong (negative), and the reverse (positive) | 0..100 % | negative low | | Yan et al., 2011.09161
 top_class_share         | largest share of one predicted class | 0..1 | low | | collapse indicator
 classes_seen            | classes predicted in the last 10 batches | 0..C | high | | collapse indicator
 mean_prediction_entropy | H(mean_i p_i) | 0..log C nats | high | | collapse indicator
@@ -47,13 +47,7 @@ COLUMNS = ("name", "formula", "range", "good", "positive", "source")
 
 
 def definitions() -> list[dict[str, str]]:
-    """One row per metric: name (a function of `tta_lab.metrics`), formula, range, good ("low", "high" or "" for a score or a
+    """One row per metric: name (a function of `tta_lab.metrics`), formula, range, good ("low", "high", or "" for a score or a
     count), positive (the positive class, where there is one) and source (four digits, a dot, five digits: arXiv).
     """
-    return [dict(zip(COLUMNS, _cells(line), strict=True)) for line in _ROWS.strip().splitlines()]
-
-
-def _cells(line: str) -> list[str]:
-    name, rest = line.split("|", 1)
-    formula, *others = rest.rsplit("|", 4)       # the formula itself may hold bars
-    return [cell.strip() for cell in (name, formula, *others)]
+    return [dict(zip(COLUMNS, map(str.strip, line.split("|")), strict=True)) for line in _ROWS.strip().splitlines()]
