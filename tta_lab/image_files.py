@@ -345,7 +345,7 @@ def existing_folder(path: str | Path, what: str) -> Path:
 
 def natural(text: str) -> tuple:
     """Sorting key in which numbers count as numbers: frame_2 before frame_10."""
-    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"([0-9]+)", text) if part)
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"([0-9]+)", text) if part), text
 
 
 def image_names(folder: Path) -> list[str]:
