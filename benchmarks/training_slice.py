@@ -21,7 +21,7 @@ import torch
 
 from tta_lab import ConfidenceRise, LowEntropy, RandomKeep, Stream, diagnose, load_model, make
 from tta_lab.penalties import Diversity
-from tta_lab.runner import compare
+from tta_lab.runner import runs
 
 SLICE = Stream("fashion_mnist_train_slice")
 
@@ -70,10 +70,8 @@ def main():
     recipes, streams, seeds = {"rates": rates, "variants": variants}[options.what]()
     rows, stamp = [], {"date": datetime.date.today().isoformat(), "torch": str(torch.__version__), "device": "cpu"}
 
-    def each(key, trace):
+    for key, trace in runs(recipes, streams, load_model(), range(seeds), cache=options.cache, progress=True, device="cpu", channels_last=True):
         rows.append({"setting": key[0], "method": key[1], "seed": key[2], **{k: round(float(v), 4) for k, v in numbers(trace).items()}, **stamp})
-
-    compare(recipes, streams, load_model(), range(seeds), cache=options.cache, progress=True, device="cpu", each=each, keep=False, channels_last=True)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"training_slice_{options.what}_{stamp['date']}.csv"
     with open(path, "w", newline="") as f:

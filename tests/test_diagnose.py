@@ -236,3 +236,23 @@ def test_a_nan_rise_is_a_fall_unless_the_source_was_not_recorded():
 def test_a_score_that_is_nan_throughout_is_undefined_not_chance():
     out = D.detection(trace(energy=[NAN] * 12), scores=("energy", "confidence"))
     assert math.isnan(out["known_vs_unknown"]["auroc"][0]) and not math.isnan(out["known_vs_unknown"]["auroc"][1])
+
+
+def test_images_without_a_label():
+    """Three of nine images lose their label: errors are those of the rest; with none left, what needs labels says so and the rest works."""
+    half = {k: np.array(v) for k, v in ROWS.items()}
+    known = np.array(half["known"], bool)
+    some = np.flatnonzero(known)[:2]
+    half["label"] = half["label"].astype(float)
+    half["label"][some] = -1
+    partly = trace(half)
+    kept = trace({k: np.delete(v, some) for k, v in half.items()})
+    same(D.error_per_round(partly)["error"], D.error_per_round(kept)["error"])
+    assert D.groups(partly)["wrong"].sum() + D.groups(partly)["correct"].sum() == known.sum() - 2
+    half["label"][known] = -1
+    bare = trace(half)
+    for question in (D.error_per_round, D.error_per_domain, D.selection_quality, D.detection):
+        with pytest.raises(ValueError, match="none of the .* known images of this run has a label"):
+            question(bare)
+    same(D.rise_and_fall(bare)["falling"], D.rise_and_fall(trace(ROWS))["falling"])
+    assert D.entropy_histogram(bare)["counts"].sum() > 0

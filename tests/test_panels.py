@@ -87,7 +87,7 @@ def test_parameter_table_has_a_row_for_every_knob():
 
 def test_reference_is_the_bn_run_on_the_same_images():
     trace = crowds.one_run(5e-3, True, True, 1.0, 2, TINY)
-    alone = crowds.compare({"bn": make("batch_norm")}, {"open": TINY.open}, crowds.load_model(TINY.model_name))["open", "bn", 0]
+    alone = dict(crowds.runs({"bn": make("batch_norm")}, {"open": TINY.open}, crowds.load_model(TINY.model_name)))["open", "bn", 0]
     np.testing.assert_array_equal(crowds.reference(trace)["error"], crowds.diagnose.error_per_round(alone)["error"])
     np.testing.assert_array_equal(alone["prediction"], trace["source_prediction"])
     trace.meta["source_statistics"] = "running"

@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab import crowds, diagnose
+from tta_lab import crowds, diagnose, metrics
 from tta_lab.adapter import Adapter
 from tta_lab.methods import make
 from tta_lab.models import load_model
-from tta_lab.runner import compare, run
+from tta_lab.runner import compare, forgetting, proper_scores, run, runs, spread
 from tta_lab.selectors import ConfidenceRise, RandomKeep
 from tta_lab.streams import Stream
 
@@ -54,7 +54,7 @@ def test_stop_ends_within_a_batch_and_keeps_what_was_seen(model):
 def test_compare_shares_the_source_without_changing_a_number(model, tmp_path):
     recipes = {"tent": make("tent", lr=1e-2), "filter": make("tent", lr=1e-2).where(ConfidenceRise()),
                "random": lambda done: make("tent", lr=1e-2).where(RandomKeep.like(done["filter"]))}
-    done = compare(recipes, {"open": lambda seed: Stream(**{**_fields(SMALL), "seed": seed})}, model, seeds=(0, 1), cache=tmp_path, device="cpu")
+    done = dict(runs(recipes, {"open": lambda seed: Stream(**{**_fields(SMALL), "seed": seed})}, model, seeds=(0, 1), cache=tmp_path, device="cpu"))
     assert set(done) == {("open", name, seed) for name in recipes for seed in (0, 1)} and len(list(tmp_path.glob("*.npz"))) == 6
     alone = run(Adapter(model, recipes["filter"], seed=1, device="cpu", record="source"), Stream(**{**_fields(SMALL), "seed": 1}))
     for column in ("entropy", "rise_source", "kept"):
@@ -65,14 +65,102 @@ def test_compare_shares_the_source_without_changing_a_number(model, tmp_path):
 
 def test_compare_goes_on_where_it_stopped(model, tmp_path):
     recipes, streams = {"source": make("source"), "bn": make("batch_norm")}, {"open": lambda seed: SMALL}
-    first = compare(recipes, streams, model, cache=tmp_path, device="cpu")
+    first = dict(runs(recipes, streams, model, cache=tmp_path, device="cpu"))
     next(tmp_path.glob("*.npz")).unlink()
     times = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
-    again = compare(recipes, streams, model, cache=tmp_path, device="cpu")
+    again = dict(runs(recipes, streams, model, cache=tmp_path, device="cpu"))
     assert len(list(tmp_path.glob("*.npz"))) == 2 and all(p.stat().st_mtime_ns == t for p, t in times.items())
     assert all(np.array_equal(first[k]["prediction"], again[k]["prediction"]) for k in first)
-    changed = compare({"source": make("source"), "bn": make("bn_alpha")}, streams, model, cache=tmp_path, device="cpu")
+    changed = dict(runs({"source": make("source"), "bn": make("bn_alpha")}, streams, model, cache=tmp_path, device="cpu"))
     assert len(list(tmp_path.glob("*.npz"))) == 3 and not np.array_equal(changed["open", "bn", 0]["entropy"], first["open", "bn", 0]["entropy"])
+
+
+def test_compare_is_a_table_of_runs(model, tmp_path):
+    stream = Stream(shifts=("contrast", "brightness"), per_shift=60, batch=30, unknown="digits", unknown_ratio=0.5)
+    clean = Stream(shifts=("none",), per_shift=100, batch=50, seed=9)
+    traces = {}
+    table = compare(["source", "batch_norm", make("tent", lr=1e-2)], stream, model, (0, 1), cache=tmp_path, device="cpu", clean=clean,
+                    each=traces.__setitem__)
+    assert list(table.recipe) == ["source", "batch_norm", "Tent"] * 2 and list(table.seed) == [0] * 3 + [1] * 3 and table.complete.all()
+    assert table.stream_hash.nunique() == 2 and table.weights.nunique() == 1 and (table.images == 180).all() and (table.scored == 120).all()
+    for (_, name, seed), trace in traces.items():
+        row = table[(table.recipe == name) & (table.seed == seed)].iloc[0]
+        known = trace["known"].astype(bool)
+        by_hand = [100 * (1 - trace["correct"][known & (trace["domain"] == d)].mean()) for d in (0, 1)]
+        assert row["error"] == pytest.approx(np.mean(by_hand)) and row["error:contrast"] == pytest.approx(by_hand[0])
+        assert row["error_weighted"] == pytest.approx(100 * (1 - trace["correct"][known].mean()))
+        assert row["auroc"] == pytest.approx(metrics.auroc(trace["energy"], known)) and 0 < row["h_auc"] < 1
+    source = table[table.recipe == "source"]
+    assert (table[table.recipe == "batch_norm"].agreement == 100).all(), "the recorded source has batch statistics"
+    assert (source.forgotten == 0).all() and (source.forwards == 1).all() and (source.backwards == 0).all()
+    tent = table[table.recipe == "Tent"]
+    assert (tent.backwards == 1).all() and (tent.answer == "before").all() and (tent.forgotten != 0).all() and (tent.tuned > 0).all()
+    mean = spread(table, ["error", "auroc"])
+    assert mean.loc[2, "error"] == pytest.approx(tent.error.mean()) and mean.loc[2, "error_sd"] == pytest.approx(tent.error.std(ddof=1))
+    again = compare(["source", "batch_norm", make("tent", lr=1e-2)], stream, model, (0, 1), cache=tmp_path, device="cpu", clean=clean)
+    assert again.equals(table), "read back from the cache, the table is the same"
+
+
+def test_proper_scores_follow_the_metrics(model):
+    trace = run(Adapter(model, make("source"), device="cpu"), SMALL)
+    with torch.no_grad():
+        logits = torch.cat([model(b.x) for b in SMALL]).numpy()
+    known = trace["known"].astype(bool)
+    assert np.mean(trace["nll"][known]) == pytest.approx(metrics.nll(logits[known], trace["label"][known]), rel=1e-5)
+    assert np.mean(trace["brier"][known]) == pytest.approx(metrics.brier(logits[known], trace["label"][known]), rel=1e-5)
+    assert np.isnan(trace["nll"][~known]).all()
+    broken = proper_scores(torch.tensor([[float("nan"), 0.0], [0.0, 0.0]]), torch.tensor([0, 1]), torch.tensor([True, True]))
+    assert broken["nll"].tolist() == [float("inf"), pytest.approx(np.log(2))] and broken["brier"].tolist() == [2.0, 0.5]
+
+
+def test_forgetting_leaves_the_adapter_as_it_was(model):
+    clean = Stream(shifts=("none",), per_shift=60, batch=30)
+    a, b = (Adapter(model, make("tent", lr=5e-2), device="cpu") for _ in range(2))
+    run(a, SMALL), run(b, SMALL)
+    found = forgetting(a, clean)
+    for x in (next(iter(SMALL)).x,):
+        assert torch.equal(a(x), b(x)), "as if nothing had been asked"
+    with torch.no_grad():
+        source = 100 * (1 - np.mean([float((model(batch.x).argmax(1) == batch.label).float().mean()) for batch in clean]))
+    assert found["source_error"] == pytest.approx(source) and found["n"] == 60 and found["forgotten"] == found["error"] - found["source_error"]
+
+
+def test_an_interrupt_keeps_what_is_finished(model, tmp_path, monkeypatch):
+    from tta_lab import runner
+    real, seen = runner.run, []
+
+    def interrupted(adapter, stream, **settings):
+        seen.append(type(adapter.recipe).__name__)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return real(adapter, stream, **settings)
+
+    monkeypatch.setattr(runner, "run", interrupted)
+    with pytest.warns(UserWarning, match="1 of 3 runs are finished.*goes on from"):
+        table = compare(["source", "batch_norm", "tent"], SMALL, model, cache=tmp_path, device="cpu")
+    assert list(table.recipe) == ["source"]
+    table = compare(["source", "batch_norm", "tent"], SMALL, model, cache=tmp_path, device="cpu")
+    assert list(table.recipe) == ["source", "batch_norm", "tent"] and seen == ["Source", "BatchNorm", "BatchNorm", "Tent"]
+
+
+def test_a_stream_without_labels(model):
+    from dataclasses import replace
+
+    from tta_lab.datasets import load
+    from tta_lab.protocols import recorded
+    frames = load("fashion_mnist").take(slice(0, 80))
+    frames = replace(frames, y=torch.full((80,), -1))
+    table = compare(["source", "tent"], recorded(frames, batch=20), model, device="cpu")
+    assert table.error.isna().all() and table.ece.isna().all() and (table.scored == 0).all() and table.agreement.notna().all()
+    with pytest.raises(ValueError, match="no labelled image"):
+        forgetting(Adapter(model, make("tent"), device="cpu"), recorded(frames, batch=20))
+
+
+def test_streams_are_seeded_anew(model):
+    table = compare("source", Stream(per_shift=20, batch=20, seed=5), model, (0, 1), device="cpu")
+    assert table.stream_hash.tolist() == [Stream(per_shift=20, batch=20, seed=s).hash for s in (5, 6)]
+    with pytest.raises(ValueError, match="give a function of the seed"):
+        compare("source", Stream(per_shift=20).cut(0, 2), model, (0, 1), device="cpu")
 
 
 def _fields(stream):

@@ -19,7 +19,7 @@ from .methods import make
 from .models import load_model
 from .parts import Method
 from .penalties import Diversity
-from .runner import compare
+from .runner import runs
 from .selectors import ConfidenceRise, RandomKeep
 from .streams import UNKNOWN_ID, Stream
 from .trace import Trace
@@ -188,15 +188,12 @@ def summary(trace: Trace) -> dict:
 def study(plan: Plan, cache=None, progress: bool = False, device="auto") -> Study:
     """Run all arms on the closed and the open stream with every seed. With ``cache`` an interrupted study goes on where it stopped."""
     result = Study(plan)
-
-    def each(key, trace):
+    seeds = range(plan.first_seed, plan.first_seed + plan.seeds)
+    for key, trace in runs(plan.arms(), {"closed": plan.closed, "open": plan.open}, load_model(plan.model_name), seeds, cache=cache,
+                           progress=progress, device=device, channels_last=True):
         result.runs[key] = summary(trace)
         if key[2] == plan.first_seed:
             result.traces[key[:2]] = trace
-
-    seeds = range(plan.first_seed, plan.first_seed + plan.seeds)
-    compare(plan.arms(), {"closed": plan.closed, "open": plan.open}, load_model(plan.model_name), seeds, cache=cache,
-            progress=progress, device=device, each=each, keep=False, channels_last=True)
     return result
 
 

@@ -100,10 +100,11 @@ def groups(trace) -> dict[str, np.ndarray]:
 
 
 def _scored(trace) -> dict[str, np.ndarray]:
-    """The groups; raises ValueError when no image can be right or wrong because none has a label."""
+    """The groups; raises ValueError when no known image has a label."""
     masks = groups(trace)
-    if len(trace) and not (masks["correct"] | masks["wrong"]).any():
-        raise ValueError(f"none of the {len(trace)} images of this run has a label of a known class, so nothing can be called right or wrong; "
+    known = ~masks["unknown"]
+    if known.any() and not (masks["correct"] | masks["wrong"]).any():
+        raise ValueError(f"none of the {int(known.sum())} known images of this run has a label, so nothing can be called right or wrong; "
                          "entropy, confidence, rise and fall, marginal entropy and agreement with the source need no labels")
     return masks
 

@@ -1,18 +1,31 @@
-"""run: a stream through an adapter. compare: several recipes on several streams and seeds. Labels never reach an adapter."""
+"""run: a stream through an adapter. runs: several recipes on several streams and seeds. compare: the same as a table.
+
+Labels never reach an adapter; they arrive in the trace here.
+"""
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from . import __version__
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import __version__, diagnose, metrics
 from .adapter import Adapter
-from .methods import to_json
+from .methods import make, to_json
 from .parts import Method
+from .streams import Arrivals, Stream
 from .trace import Trace
+
+Key = tuple[str, str, int]  # stream, recipe, seed
 
 
 class Progress:
@@ -37,13 +50,14 @@ class Progress:
         self.total -= images
 
 
-def run(adapter: Adapter, stream, reset: str | None = None, progress: bool | Progress = False, stop: Callable[[], bool] | None = None,
-        each: Callable[[Trace], None] | None = None) -> Trace:
+def run(adapter: Adapter, stream: Arrivals, reset: str | None = None, progress: bool | Progress = False,
+        stop: Callable[[], bool] | None = None, each: Callable[[Trace], None] | None = None, clean: Arrivals | None = None) -> Trace:
     """Send every batch of a stream through the adapter and return the annotated trace.
 
     ``reset``: "never", "domain" (to the source at each new shift) or "batch" (before every batch); None takes the stream's.
     ``progress`` shows a line with the time left; ``stop()`` is asked before each batch and ends the run when it is true:
-    what was seen stays in the trace. ``each(trace)`` is called after every batch.
+    what was seen stays in the trace. ``each(trace)`` is called after every batch. ``clean`` is a stream of unshifted images on
+    which `forgetting` is measured afterwards, without learning; the numbers go to ``trace.meta["clean"]``.
     Raises ValueError for an unknown reset rule or an adapter that records nothing.
     """
     rule = reset or stream.reset
@@ -51,68 +65,243 @@ def run(adapter: Adapter, stream, reset: str | None = None, progress: bool | Pro
         raise ValueError(f"reset must be 'never', 'domain' or 'batch', not {rule!r}")
     if adapter.record == "off":
         raise ValueError("run() needs a recording adapter; use Adapter(..., record='light') or record='source'")
-    adapter.trace.meta.update(domains=list(stream.shifts), stream=stream.to_dict(), reset=rule, classes=len(stream.classes))
+    memory = Memory(adapter.device)
+    adapter.trace.meta.update(
+        domains=list(stream.domains), segments=list(stream.shifts), stream=stream.to_dict(), reset=rule, classes=len(stream.classes),
+        tta_lab=__version__, tuned=sum(p.numel() for p in adapter.tuned.values()),
+        parameters=sum(p.numel() for p in adapter.source.parameters()), complete=False)
     bar = progress if isinstance(progress, Progress) else Progress(stream.n_images, progress)
     for i, batch in enumerate(stream.batches(adapter.device)):
         if stop is not None and stop():
             break
         if i and (rule == "batch" or rule == "domain" and batch.new_domain):
             adapter.reset(keep_trace=True)
-        adapter(batch.x, batch.ids)
-        adapter.trace.annotate(label=batch.label, known=batch.known, domain=batch.domain_index, round=batch.round)
+        logits = adapter(batch.x, batch.ids)
+        adapter.trace.annotate(label=batch.label, known=batch.known, domain=batch.domain, segment=batch.segment, severity=batch.severity,
+                               round=batch.round, **proper_scores(logits, batch.label, batch.known))
+        memory.look()
         bar.step(len(batch))
         if each is not None:
             each(adapter.trace)
+    else:
+        adapter.trace.meta["complete"] = True
+    adapter.trace.meta["peak_memory"] = memory.peak
+    if clean is not None:
+        adapter.trace.meta["clean"] = forgetting(adapter, clean)
     return adapter.trace
 
 
-def compare(recipes: Mapping[str, Method | Callable], streams: Mapping[str, Callable], model, seeds: Sequence[int] = (0,), *,
-            cache: str | Path | None = None, progress: bool = False, device="auto",
-            each: Callable[[tuple[str, str, int], Trace], None] | None = None, keep: bool = True,
-            channels_last: bool = False) -> dict[tuple[str, str, int], Trace]:
-    """Run every recipe on every stream with every seed: (stream, recipe, seed) -> Trace, with the frozen source recorded.
+def proper_scores(logits: Tensor, label: Tensor, known: Tensor) -> dict[str, Tensor]:
+    """-ln p_y (nats) and sum_k (p_k - [k = y])^2 for each known image with a label, NaN for the others; nothing for segmentation.
 
-    recipes   name -> Method; or name -> function of the traces made before on the same stream and seed, {name: Trace} -> Method,
-              for controls that need to know what another method did
-    streams   name -> function of the seed that makes the Stream
+    A row of broken logits counts as `metrics` says: infinity and 2.
+    """
+    if logits.ndim != 2:
+        return {}
+    logits = logits.detach()
+    scored = (known & (label >= 0)).to(logits.device)
+    target = torch.where(scored, label.to(logits.device), 0)[:, None]
+    log_p = logits.double().log_softmax(1)
+    p = log_p.exp()
+    nll, brier = -log_p.gather(1, target)[:, 0], (p * p).sum(1) - 2 * p.gather(1, target)[:, 0] + 1
+    broken = ~torch.isfinite(logits.amax(1))
+    nll, brier = torch.where(broken, torch.inf, nll), torch.where(broken, 2.0, brier)
+    return {"nll": torch.where(scored, nll, torch.nan), "brier": torch.where(scored, brier, torch.nan)}
+
+
+class Memory:
+    """Peak memory of a run in bytes beyond what was in use at its start: allocated on CUDA, resident (rough) elsewhere."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.peak = torch.device(device), 0
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.start = self._now()
+
+    def _now(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+        except (OSError, ValueError):
+            return 0
+        import resource
+        return pages * resource.getpagesize()
+
+    def look(self) -> None:
+        self.peak = max(self.peak, self._now() - self.start)
+
+
+def forgetting(adapter: Adapter, clean: Arrivals) -> dict:
+    """What is left of the source's ability: error on clean images of the frozen source and of the adapter as it now is, in per cent.
+
+    Nothing is learned and the adapter is left as it was. ``forgotten`` = error - source_error, in points (EATA, arXiv 2204.02610,
+    measures it so).
+    """
+    wrong, wrong_source, n = 0, 0, 0
+    for batch in clean.batches(adapter.device):
+        rows = batch.known & (batch.label >= 0)
+        for which, logits in (("now", adapter.predict(batch.x, batch.ids)), ("source", adapter.predict_source(batch.x))):
+            missed = int((logits.argmax(1).cpu() != batch.label)[rows].sum())
+            wrong, wrong_source = (wrong + missed, wrong_source) if which == "now" else (wrong, wrong_source + missed)
+        n += int(rows.sum())
+    if not n:
+        raise ValueError("the clean stream has no labelled image of a known class, so nothing can be called forgotten")
+    now, source = 100 * wrong / n, 100 * wrong_source / n
+    return {"error": now, "source_error": source, "forgotten": now - source, "n": n, "hash": clean.hash}
+
+
+# --- several runs ---------------------------------------------------------------------------------------------------
+
+def _recipes(recipes) -> dict[str, Method | Callable]:
+    if isinstance(recipes, (str, Method)):
+        recipes = [recipes]
+    if not isinstance(recipes, Mapping):
+        names = [r if isinstance(r, str) else type(r).__name__ for r in recipes]
+        recipes = {name if names.count(name) == 1 else repr(r): r for name, r in zip(names, recipes, strict=True)}
+    return {name: make(r) if isinstance(r, str) else r for name, r in recipes.items()}
+
+
+def _streams(streams, seeds) -> dict[tuple[str, int], Arrivals]:
+    if isinstance(streams, Arrivals) or callable(streams):
+        streams = {"stream": streams}
+    if not isinstance(streams, Mapping):
+        raise ValueError(f"streams must be a stream, or name -> stream or function of the seed, got {type(streams).__name__}")
+    built = {}
+    for name, given in streams.items():
+        for seed in seeds:
+            if isinstance(given, Stream):
+                built[name, seed] = replace(given, seed=given.seed + seed)
+            elif isinstance(given, Arrivals):
+                if len(seeds) > 1:
+                    raise ValueError(f"the stream {name!r} is joined or cut, so it cannot be seeded anew; give a function of the seed")
+                built[name, seed] = given
+            else:
+                built[name, seed] = given(seed)
+    return built
+
+
+def runs(recipes, streams, model, seeds: Sequence[int] = (0,), *, cache: str | Path | None = None, progress: bool = False, device="auto",
+         channels_last: bool = False, clean: Callable[[int], Arrivals] | Arrivals | None = None) -> Iterator[tuple[Key, Trace]]:
+    """Run every recipe on every stream with every seed, one after another: yields ((stream, recipe, seed), Trace), with the frozen
+    source recorded.
+
+    recipes   name -> Method (or its name); or name -> function of the traces made before on the same stream and seed,
+              {name: Trace} -> Method, for controls that need to know what another method did
+    streams   a stream, or name -> stream; a stream is seeded anew for each seed (its own seed + seed); or a function of the seed
     cache     folder where each finished run is written at once: an interrupted comparison goes on where it stopped
-    each      called with every finished run
+    clean     stream of unshifted images (or a function of the seed) for `forgetting`
     channels_last   memory format of the networks
-    keep      False returns an empty dict: for long comparisons that only ``each`` looks at
 
     The outputs of the frozen source on a stream are computed once and shared by all recipes; their cost counts for each.
     """
-    built = {(name, seed): make_stream(seed) for name, make_stream in streams.items() for seed in seeds}
+    recipes, built = _recipes(recipes), _streams(streams, seeds)
     bar = Progress(sum(s.n_images for s in built.values()) * len(recipes), progress)
     folder = None if cache is None else Path(cache)
-    done: dict[tuple[str, str, int], Trace] = {}
     for (stream_name, seed), stream in built.items():
         shared: dict = {}
         earlier: dict[str, Trace] = {}
+        unshifted = clean if clean is None or isinstance(clean, Arrivals) else clean(seed)
         for name, recipe in recipes.items():
             recipe = recipe if isinstance(recipe, Method) else recipe(earlier)
             adapter = Adapter(model, recipe, seed=seed, device=device, record="source", channels_last=channels_last)
             adapter.shared_source = shared
-            path = None if folder is None else folder / f"{_key(adapter, stream, channels_last)}.npz"
+            path = None if folder is None else folder / f"{_key(adapter, stream, channels_last, unshifted)}.npz"
             if path is not None and path.is_file():
                 trace = Trace.load(path)
                 bar.skip(stream.n_images)
             else:
                 bar.step(0, f"{stream_name}, {name}, seed {seed}")
-                trace = run(adapter, stream, progress=bar)
+                trace = run(adapter, stream, progress=bar, clean=unshifted)
                 if path is not None:
                     folder.mkdir(parents=True, exist_ok=True)
                     trace.save(path)
             earlier[name] = trace
-            if keep:
-                done[stream_name, name, seed] = trace
+            yield (stream_name, name, seed), trace
+
+
+def compare(recipes, streams, model, seeds: Sequence[int] = (0,), *, cache: str | Path | None = None, progress: bool = False,
+            device="auto", channels_last: bool = False, clean=None, each: Callable[[Key, Trace], None] | None = None):
+    """The numbers of every recipe on every stream with every seed, as a pandas frame with one row for each run (see `row`).
+
+    Arguments as for `runs`; ``each(key, trace)`` is called with every finished run. An interrupt (Ctrl-C, the notebook's stop) hands back
+    the rows that are finished and says so; with ``cache`` the next call goes on from there. `spread` gives mean and deviation
+    over seeds.
+    """
+    try:
+        import pandas
+    except ImportError as why:
+        raise ImportError("compare() returns a pandas frame: pip install 'tta-lab[notebooks]'; runs() yields the traces without pandas") from why
+    rows, wanted = [], len(_recipes(recipes)) * len(_streams(streams, seeds))
+    try:
+        for key, trace in runs(recipes, streams, model, seeds, cache=cache, progress=progress, device=device, channels_last=channels_last,
+                               clean=clean):
+            rows.append({"stream": key[0], "recipe": key[1], "seed": key[2], **row(trace)})
             if each is not None:
-                each((stream_name, name, seed), trace)
-    return done
+                each(key, trace)
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        warnings.warn(f"interrupted: {len(rows)} of {wanted} runs are finished and in the table; "
+                      + (f"the same call goes on from {cache}" if cache else "with cache=FOLDER the same call would go on from here"), stacklevel=2)
+    return pandas.DataFrame(rows)
 
 
-def _key(adapter: Adapter, stream, channels_last: bool) -> str:
+def row(trace: Trace) -> dict:
+    """The numbers of one run: a pure function of its trace.
+
+    ``error`` (%, mean over domains), ``error_weighted`` (over images), ``error:NAME`` of each domain, ``ece``, ``nll``, ``brier``; with unknown
+    images ``auroc``, ``fpr95``, ``oscr``, ``h_auc`` (known positive, score: energy); ``agreement`` (%) with the frozen source under
+    ``source_statistics``. Cost: ``forwards``, ``backwards`` (per image), ``ms`` (per image, median after 3 batches), ``peak_memory`` (MiB),
+    ``tuned`` (parameters). Forgetting: ``clean_error``, ``clean_source_error``, ``forgotten``. Stamps: ``images``, ``scored``, ``batches``,
+    ``resets``, ``reset``, ``answer``, ``stream_hash``, ``weights``, ``device``, ``torch``, ``tta_lab``, ``settings``, ``complete``. Without labels
+    the errors are NaN.
+    """
+    meta, masks = trace.meta, diagnose.groups(trace)
+    scored = masks["correct"] | masks["wrong"]
+    n, steps, seconds = len(trace), trace.step("n"), trace.step("seconds").astype(float)
+    per_domain = diagnose.error_per_domain(trace) if scored.any() else None
+    values: dict = {
+        "error": per_domain["mean"] if per_domain else math.nan,
+        "error_weighted": 100 * float(masks["wrong"].sum()) / max(int(scored.sum()), 1) if scored.any() else math.nan,
+        "ece": metrics.ece(trace["confidence"][scored], masks["correct"][scored]) if scored.any() else math.nan,
+        "nll": float(np.mean(trace["nll"][scored])) if scored.any() and "nll" in trace else math.nan,
+        "brier": float(np.mean(trace["brier"][scored])) if scored.any() and "brier" in trace else math.nan,
+        "agreement": 100 * float((trace["prediction"] == trace["source_prediction"]).mean()) if "source_prediction" in trace else math.nan}
+    if masks["unknown"].any() and scored.any():
+        known = ~masks["unknown"]
+        some = scored | masks["unknown"]
+        opened = metrics.open_set(trace["energy"][some], known[some], masks["correct"][some])
+        values |= {name: opened[name] for name in ("auroc", "fpr95", "oscr", "h_auc")}
+    late = slice(3, None) if len(steps) > 3 else slice(None)
+    values |= {"forwards": float(trace.step("forwards").sum() / n), "backwards": float(trace.step("backwards").sum() / n),
+               "ms": float(1000 * np.median(seconds[late] / steps[late])), "peak_memory": meta.get("peak_memory", math.nan) / 2**20,
+               "tuned": meta.get("tuned")}
+    if "clean" in meta:
+        clean = meta["clean"]
+        values |= {"clean_error": clean["error"], "clean_source_error": clean["source_error"], "forgotten": clean["forgotten"]}
+    values |= {"images": n, "scored": int(scored.sum()), "batches": len(steps), "resets": int(np.sum(trace.step("reset").astype(bool))) - 1,
+               "reset": meta["reset"], "answer": meta["answer"], "stream_hash": meta["stream"]["hash"], "weights": meta["weights"],
+               "source_statistics": meta["source_statistics"],
+               "device": meta["device"], "torch": meta["torch"], "tta_lab": meta["tta_lab"], "settings": meta["recipe"], "complete": meta["complete"]}
+    if per_domain and len(per_domain["domain"]) > 1:
+        values |= {f"error:{name}": float(e) for name, e in zip(per_domain["domain"], per_domain["error"], strict=True)}
+    return values
+
+
+def spread(table, what: Sequence[str] = ("error",)):
+    """Mean and standard deviation (ddof = 1) over the seeds of each stream and recipe: columns NAME, NAME_sd and ``seeds``, in the
+    order of the table."""
+    grouped = table.groupby(["stream", "recipe"], sort=False)
+    out = grouped[list(what)].mean()
+    for name in what:
+        out[f"{name}_sd"] = grouped[name].std(ddof=1)
+    out["seeds"] = grouped["seed"].nunique()
+    return out.reset_index()
+
+
+def _key(adapter: Adapter, stream, channels_last: bool, clean=None) -> str:
     """A name for one run that changes with anything that its numbers depend on."""
     facts = [to_json(adapter.recipe), stream.to_dict(), adapter.fingerprint, adapter.seed, adapter.trace.meta["torch"],
-             str(adapter.device.type), channels_last, __version__]
+             str(adapter.device.type), channels_last, __version__, None if clean is None else clean.hash]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
