@@ -14,7 +14,7 @@ from torch.utils.data import Subset, TensorDataset
 from torchvision import transforms
 
 from tta_lab import image_files
-from tta_lab.datasets import BaseSet, DataError, ImageSet, class_logits, load
+from tta_lab.datasets import BaseSet, DataError, ImageSet, class_logits, data_root, load
 from tta_lab.image_files import Cache, Decoder, FileSet, as_size, lists, natural, spread, wrap
 from tta_lab.image_files import folder as image_folder
 from tta_lab.published_sets import (
@@ -769,6 +769,7 @@ def test_a_corruption_found_twice_and_no_corruption(tmp_path):
 def test_kinds_and_their_errors(tmp_path):
     assert set(KINDS) == {"cifar10", "cifar100", "cifar10_c", "cifar100_c", "imagenet", "imagenet_r", "imagenet_a", "imagenet_v2", "imagenet_sketch",
                           "imagenet_c", "tiny_imagenet_c", "folder", "lists"}
+    assert all(f"| `{name}` |" in (data_root() / "DATASETS.md").read_text() for name in KINDS)
     with pytest.raises(ValueError, match="no kind of image set 'cifar11'; there are: folder, lists, cifar10"):
         load("cifar11:/data")
     with pytest.raises(ValueError, match="kind:path with one of the kinds folder, lists"):

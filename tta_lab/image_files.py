@@ -6,6 +6,7 @@ threads, resized and cropped like torchvision's ``Resize`` and ``CenterCrop``, a
 """
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import hashlib
@@ -172,9 +173,8 @@ class Decoder:
         except FileNotFoundError as why:
             raise DataError(f"the image file {path} is missing") from why
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as why:
-            if path.is_file():
-                with path.open("rb") as file:
-                    head = file.read(64)
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                head = file.read(64)
                 refuse_html(head, path)
                 if not head:
                     raise DataError(f"the image file {path} is empty; fetch it again") from why
