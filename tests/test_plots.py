@@ -101,7 +101,7 @@ def test_both_backends_draw_the_very_numbers(name, backend):
 
 
 def test_every_plot_has_its_reading_sentence():
-    assert set(P.HOW_TO_READ) == {*CASES, "images"} == {name.removeprefix("plot_") for name in dir(P) if name.startswith("plot_")}
+    assert set(P.HOW_TO_READ) == {*CASES, "images", "stream"} == {name.removeprefix("plot_") for name in dir(P) if name.startswith("plot_")}
     assert all(text.endswith(".") and text.count(". ") == 0 for text in P.HOW_TO_READ.values())
 
 
@@ -284,6 +284,91 @@ def test_images_stand_row_by_row_with_a_gap_before_the_unknown(backend):
     assert (sheet[4:6] == 255).all() and (sheet[:, 10:14] == 255).all()
     with pytest.raises(ValueError, match=r"\(rows, columns, 1 or 3 channels, height, width\) = \(1, 3, ...\), got \(2, 3, 1, 4, 4\)"):
         P.plot_images({"x": x, "rows": ["clean"], "columns": ["bag", "coat", "9"], "known": [True, True, False]}, backend)
+
+
+STREAM = {  # two rounds of fog and noise: batches of two, an unknown one (label 2) and one without a label
+    "position": np.arange(12), "batch": np.repeat(np.arange(6), 2), "label": np.array([0, 0, 1, 2, 0, 1, 1, 1, 0, -1, 0, 0]),
+    "domain": np.array([0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1]), "severity": np.array([1, 1, 3, 3, 5, 5] * 2, float),
+    "round": np.repeat([0, 1], 6), "known": np.array([1, 1, 1, 0] + [1] * 8, bool), "domains": ["fog", "shot_noise"],
+    "classes": ["bag", "coat"], "window": 4}
+SHARES = [  # windows start at the borders of severity and domain: 0 2 4 6 8 10
+    [[1, 1, 0, 1, 1, 0], [0, 0, 1, 0, 0, 1]],
+    [[1, 0, .5, 0, .5, 1], [0, .5, .5, 1, 0, 0], [0, .5, 0, 0, 0, 0], [0, 0, 0, 0, .5, 0]]]
+
+
+def stream_maps(figure):
+    """(title, row names, column edges, shares) of each heat map, from either backend."""
+    if isinstance(figure, Figure):
+        return [(axis.get_title(), [t.get_text() for t in axis.get_yticklabels()], axis.collections[0].get_coordinates()[0, :, 0],
+                 np.asarray(axis.collections[0].get_array()).reshape(len(axis.collections[0].get_coordinates()) - 1, -1))
+                for axis in panels(figure) if axis.collections]
+    titles = [a.text for a in figure.layout.annotations]
+    axes = [figure.layout.yaxis, figure.layout.yaxis2]
+    return [(title, list(axis.ticktext), np.asarray(trace.x), np.asarray(trace.z))
+            for title, axis, trace in zip(titles, axes, [t for t in figure.data if t.type == "heatmap"], strict=False)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_stream_shows_shares_of_domains_and_classes(backend):
+    figure = plot("stream", STREAM, backend=backend, layout=backend == "matplotlib")
+    domains, classes = stream_maps(figure)
+    assert domains[0] == "Domains: 1 in each batch, 6 segments, lines part rounds" and domains[1] == ["fog", "shot noise"]
+    # labelled known images: 0 0 | 1 | 0 1 | 1 1 | 0 | 0 0: 7 classes in 6 batches; runs 00 1 0 111 000
+    assert classes[0] == "Classes: 1.2 in each batch, runs of 2 images" and classes[1] == ["bag", "coat", "unknown", "no label"]
+    for (_, _, edges, shares), expected in zip((domains, classes), SHARES, strict=True):
+        np.testing.assert_allclose(edges, [0, 2, 4, 6, 8, 10, 12])
+        np.testing.assert_allclose(shares, expected)
+    if backend == "plotly":
+        steps = figure.data[-1]
+        np.testing.assert_allclose(steps.y[:-1], [1, 3, 5, 1, 3, 5])
+        assert steps.line.shape == "hv" and [shape.x0 for shape in figure.layout.shapes] == [6] * 3
+        assert list(figure.layout.yaxis2.range) == [3.5, -0.5] and figure.layout.xaxis3.title.text == "position in the stream (images)"
+    else:
+        axes = panels(figure)
+        np.testing.assert_allclose(axes[2].patches[0].get_data().values, [1, 3, 5, 1, 3, 5])
+        assert [line.get_xdata()[0] for axis in axes for line in axis.lines] == [6] * 3
+        assert axes[1].get_ylim() == (3.5, -0.5) and axes[2].get_xlabel() == "position in the stream (images)"
+        assert all(text.get_fontsize() >= 12 for axis in figure.axes for text in [axis.title, axis.xaxis.label, axis.yaxis.label,
+                                                                                  *axis.get_yticklabels()] if text.get_text())
+        box = figure.get_tightbbox()
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_mixed_stream_keeps_equal_windows_and_leaves_out_what_does_not_vary(backend):
+    n, rng = 4000, np.random.default_rng(0)
+    numbers = STREAM | {"position": np.arange(n), "batch": np.arange(n) // 50, "label": np.arange(n) % 2, "domain": rng.integers(0, 40, n),
+                        "severity": np.full(n, 5.0), "round": np.zeros(n, int), "known": np.ones(n, bool), "window": 7,
+                        "domains": [f"gaussian_noise:{i}+a_long_name:{i}" for i in range(40)]}
+    domains, classes = stream_maps(plot("stream", numbers, backend=backend))    # two maps and no severity
+    assert len(domains[2]) == 4000 // 14 + 2 and set(np.diff(domains[2])) == {14, 4000 % 14}        # 7 would be more than 300 columns
+    np.testing.assert_allclose(domains[3].sum(axis=0), 1)
+    assert domains[3][:, 0] == pytest.approx(np.bincount(numbers["domain"][:14], minlength=40) / 14)
+    assert "segments" not in domains[0] and classes[0] == "Classes: 2 in each batch, runs of 1 images"
+    assert len(domains[1]) <= P.ROWS and all(name.endswith(" ...") and len(name) < 32 for name in domains[1])
+
+
+def test_a_stream_without_sense_is_refused():
+    for change, text in (({"label": STREAM["label"][1:]}, "differ in length"), ({"domain": STREAM["domain"] + 1}, "2 domain and 2 class names"),
+                         ({"known": np.ones(12, bool)}, "labels of known images to 2"), ({"position": np.arange(12)[::-1]}, "must rise")):
+        with pytest.raises(ValueError, match=text):
+            P.plot_stream(STREAM | change)
+    with pytest.raises(ValueError, match="has 3 panels but ax holds 1"):
+        P.plot_stream(STREAM, ax=Figure().subplots())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_stream_without_images_is_explained(backend):
+    empty = STREAM | {name: values[:0] for name, values in STREAM.items() if isinstance(values, np.ndarray)}
+    figure = plot("stream", empty, backend=backend)
+    texts = [a.text for a in figure.layout.annotations] if backend == "plotly" else [t.get_text() for a in panels(figure) for t in a.texts]
+    assert sum(text.startswith("Nothing to draw") for text in texts) == 2
+
+
+def test_stream_into_given_axes():
+    figure = Figure(figsize=(9, 9))
+    axes = figure.subplots(3, 1)
+    assert P.plot_stream(STREAM, ax=axes) is figure and axes[1].get_title().startswith("Classes")
 
 
 def test_caption_stands_above():

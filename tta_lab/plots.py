@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,6 +33,8 @@ HOW_TO_READ = {
                          "a good rule stays high in both.",
     "marginal_entropy": "The number of classes the model still uses in a batch; "
                         "a line falling below the alarm line is a first sign of collapse.",
+    "stream": "Time runs from left to right; a dark cell means that most images of that stretch are of that row, "
+              "a pale column over many rows that they are mixed.",
     "detection": "AUROC: 100 % separates perfectly, 50 % is chance; FPR at 95 % TPR: the share of bad images let through, low is good.",
 }
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")  # without the yellow, too pale on white
@@ -43,11 +45,14 @@ GROUP_LABELS = {"correct": "known, correct", "wrong": "known, wrong", "unknown":
 GROUP_LOOKS = {"correct": 2, "wrong": 1, "unknown": 0}
 FONT, TITLE = 13, 15
 MANY = 60  # points; longer lines are drawn without a marker at each
+COLUMNS = 300  # of a heat map of rows; longer streams are drawn in wider windows
+ROWS = 24  # of a heat map that get their own height and name; of more rows some are named
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One line, set of bars, or outline (``steps``: x are bin edges, one more than y); ``spread`` is a half-width of y."""
+    """One line, set of bars, or outline (``steps``, and ``stairs`` without the drop to 0 at the ends: x are bin edges, one more
+    than y); ``spread`` is a half-width of y."""
 
     x: object
     y: np.ndarray
@@ -70,6 +75,9 @@ class Panel:
     line: tuple | None = None       # (height, label): a reference line across
     upright: float | None = None    # a reference line at this x
     heat: tuple | None = None
+    rows: tuple = ()                # names of the rows of ``heat``, from the top down
+    marks: tuple = ()               # thin reference lines at these x
+    height: float = 1.0             # among panels stacked on each other, in inches
 
     @property
     def empty(self) -> bool:
@@ -166,6 +174,56 @@ def plot_detection(numbers, backend: str = "matplotlib", ax=None):
     return _draw(panels, backend, ax)
 
 
+def plot_stream(numbers, backend: str = "matplotlib", ax=None):
+    """What a stream shows over time, panels on top of each other: domains, classes, and severities where they vary.
+
+    ``numbers`` is ``stream.picture()``: position, batch, label (K and above unknown, -1 none), domain, severity, round and known,
+    (n,) each in the order of arrival, the names ``domains`` and ``classes``, and ``window``, the images of one column of cells; no
+    column reaches over a border of domain, severity or round where these are few.  A cell is the share of its column's images that
+    are of its row; thin lines part rounds; the severity is the mean of a column.  The titles give what was realised: domains and
+    classes per batch and the length of runs of one class (of known images with a label).
+    Raises ValueError for columns of different length, positions that fall, or indices without a name.
+    """
+    columns = {name: np.asarray(numbers[name]) for name in ("position", "batch", "label", "domain", "severity", "round", "known")}
+    lengths = {name: values.shape for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the columns of a stream's picture differ in length: {lengths}")
+    position, batch, label, domain, severity, turn, known = columns.values()
+    if (np.diff(position) <= 0).any():
+        raise ValueError("positions must rise from image to image; give the columns in the order of arrival")
+    domains, classes = [str(d).replace("_", " ") for d in numbers["domains"]], list(map(str, numbers["classes"]))
+    if len(label) and (domain.min() < 0 or domain.max() >= len(domains) or label[known.astype(bool)].max(initial=-1) >= len(classes)):
+        raise ValueError(f"domains run to {domain.max()} and labels of known images to {label[known.astype(bool)].max(initial=-1)}, but there are "
+                         f"{len(domains)} domain and {len(classes)} class names")
+    titles = ("Domains", "Classes")
+    if not len(position):
+        return _draw([Panel(title, "", "images of this stream") for title in titles], backend, ax, stacked=True)
+    starts, segments = _windows(len(position), max(int(numbers["window"]), 1), np.stack([domain, severity, turn]))
+    window = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(position))))
+    edges = np.append(position[starts], position[-1] + 1).astype(np.float64)
+    marks = tuple(position[1:][np.diff(turn) != 0].tolist())
+    marks = marks if len(marks) < MANY else ()
+
+    def panel(title, y, row, names):
+        counts = np.bincount(window * len(names) + row, minlength=len(starts) * len(names)).reshape(-1, len(names))
+        share = counts / counts.sum(axis=1, keepdims=True)
+        heat = (edges, np.arange(len(names) + 1) - 0.5, share, "share")
+        return Panel(title, "", y, heat=heat, rows=tuple(names), marks=marks, percent=True, height=0.9 + 0.26 * max(3, min(len(names), ROWS)))
+
+    unknown, unlabelled = ~known.astype(bool), known.astype(bool) & (label < 0)
+    extra = [name for name, there in (("unknown", unknown), ("no label", unlabelled)) if there.any()]
+    row = np.where(unknown, len(classes), np.where(unlabelled, len(classes) + len(extra) - 1, label)).astype(np.int64)
+    scored = ~unknown & ~unlabelled
+    title = f"Domains: {_number(_per_batch(batch, domain))} in each batch" + (f", {segments} segments" if segments > 1 else "")
+    panels = [panel(title + (", lines part rounds" if marks else ""), "domain", domain, domains),
+              panel("Classes" + _mixing(batch[scored], label[scored]), "class", row, classes + extra)]
+    if np.unique(severity[np.isfinite(severity)]).size > 1:
+        mean = np.bincount(window, weights=severity) / np.bincount(window)
+        panels.append(Panel("Severity", "", "severity", (Series(edges, mean, "", 0, "stairs"),), top=5.0, marks=marks, height=1.7))
+    panels[-1] = replace(panels[-1], x="position in the stream (images)", height=panels[-1].height + 0.35)
+    return _draw(panels, backend, ax, stacked=True)
+
+
 def plot_images(numbers, backend: str = "matplotlib", ax=None):
     """The same images in several versions, one version a row; images of unknown classes stand right of a gap.
 
@@ -203,6 +261,37 @@ def captioned(figure, text: str):
     return figure
 
 
+def _number(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _windows(n: int, width: int, facts) -> tuple[np.ndarray, int]:
+    """First image of each window of about ``width`` images, and the number of segments of constant ``facts`` (F, n).
+
+    Windows end where segments end, unless there are more segments than `COLUMNS`; then they are of one size, and the number is 0.
+    """
+    width *= math.ceil(n / (width * COLUMNS))
+    segments = np.append(0, 1 + np.flatnonzero((np.diff(facts) != 0).any(axis=0)))
+    if len(segments) > COLUMNS:
+        return np.arange(0, n, width), 0
+    ends = np.append(segments[1:], n)
+    starts = [a + (b - a) * np.arange(k) // k for a, b in zip(segments, ends, strict=True) for k in [max(1, round((b - a) / width))]]
+    return np.concatenate(starts), len(segments)
+
+
+def _per_batch(batch, value) -> float:
+    """Mean number of distinct values in a batch."""
+    return np.unique(np.stack([batch, value]), axis=1).shape[1] / np.unique(batch).size
+
+
+def _mixing(batch, label) -> str:
+    """How mixed labels arrive: distinct classes per batch and mean length of a run of one class."""
+    if not len(label):
+        return ""
+    runs = 1 + np.count_nonzero(np.diff(label))
+    return f": {_number(_per_batch(batch, label))} in each batch, runs of {_number(len(label) / runs)} images"
+
+
 def _spell(rounds) -> str:
     rounds = list(rounds)
     if len(rounds) > 2 and rounds == list(range(rounds[0], rounds[-1] + 1)):
@@ -225,14 +314,14 @@ def _runs(numbers, axis: str):
         yield str(name), x, mean, std if len(seeds) > 1 else None
 
 
-def _draw(panels: list[Panel], backend: str, ax):
+def _draw(panels: list[Panel], backend: str, ax, stacked: bool = False):
     if backend == "matplotlib":
-        return _matplotlib(panels, ax)
+        return _matplotlib(panels, ax, stacked)
     if backend != "plotly":
         raise ValueError(f"backend must be 'matplotlib' or 'plotly', not {backend!r}")
     if ax is not None:
         raise ValueError("ax is for backend='matplotlib'; plotly makes its own figure")
-    return _plotly(panels)
+    return _plotly(panels, stacked)
 
 
 def _sentence(panel: Panel) -> str:
@@ -257,10 +346,16 @@ def _labels(panels: list[Panel]) -> list[str]:
 
 # --- matplotlib
 
-def _matplotlib(panels: list[Panel], ax):
+def _matplotlib(panels: list[Panel], ax, stacked: bool = False):
     from matplotlib.figure import Figure
 
-    if ax is None:
+    if ax is None and stacked:
+        heights = [panel.height for panel in panels]
+        figure = Figure(figsize=(11, sum(heights)), layout="constrained")
+        axes = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
+        figure.align_ylabels(axes)
+        figure._repr_png_ = lambda: _png(figure)
+    elif ax is None:
         labels = _labels(panels)
         rows = _legend_rows(labels, len(panels))
         figure = Figure(figsize=({1: 8, 2: 10.5, 3: 12.5}[len(panels)], 4.6 + 0.25 * rows), layout="constrained")
@@ -312,6 +407,7 @@ def _png(figure) -> bytes:
 
 def _matplotlib_panel(panel: Panel, axis) -> dict:
     """Draw one panel; returns the legend handles by label."""
+    from matplotlib.colors import PowerNorm
     from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
     axis.set_title(panel.title, fontsize=TITLE)
@@ -325,8 +421,9 @@ def _matplotlib_panel(panel: Panel, axis) -> dict:
     handles = {}
     if panel.heat:
         across, upwards, values, name = panel.heat
-        mesh = axis.pcolormesh(across, upwards, values.T, cmap="Blues", vmin=0)
-        bar = axis.figure.colorbar(mesh, ax=axis, format=PercentFormatter(1.0, decimals=0))
+        scale = {"norm": PowerNorm(0.5, 0, 1)} if panel.rows else {"vmin": 0}     # rows: shares of a few per cent shall be seen beside whole ones
+        mesh = axis.pcolormesh(across, upwards, values.T, cmap="Blues", **scale)
+        bar = axis.figure.colorbar(mesh, ax=axis, format=PercentFormatter(1.0, decimals=0), ticks=[0, 0.1, 0.5, 1] if panel.rows else None)
         bar.set_label(name, fontsize=FONT)
         bar.ax.tick_params(labelsize=FONT - 1)
     bars = [s for s in panel.series if s.kind == "bar"]
@@ -337,8 +434,9 @@ def _matplotlib_panel(panel: Panel, axis) -> dict:
             width = 0.8 / len(bars)
             places = np.arange(len(y)) + (i - (len(bars) - 1) / 2) * width
             handle = axis.bar(places, y, width, yerr=s.spread, color=colour, hatch=hatch[0], edgecolor="white", capsize=3, label=s.label)
-        elif s.kind == "steps":
-            handle = axis.stairs(y, s.x, color=colour, linestyle=dash[0], linewidth=2.2, label=s.label)
+        elif s.kind in ("steps", "stairs"):
+            ends = {} if s.kind == "steps" else {"baseline": None}
+            handle = axis.stairs(y, s.x, color=colour, linestyle=dash[0], linewidth=2.2, label=s.label, **ends)
         else:
             x = np.asarray(s.x)
             handle, = axis.plot(x, y, color=colour, linestyle=dash[0], linewidth=2.2, label=s.label,
@@ -356,7 +454,12 @@ def _matplotlib_panel(panel: Panel, axis) -> dict:
         handles[panel.line[1]] = axis.axhline(panel.line[0], color="#555555", linestyle=(0, (1, 1)), linewidth=2)
     if panel.upright is not None:
         axis.axvline(panel.upright, color="#555555", linewidth=1)
-    if panel.percent:
+    for x in panel.marks:
+        axis.axvline(x, color="#555555", linewidth=1)
+    if panel.rows:
+        axis.set_yticks(*_named_rows(panel.rows))
+        axis.set_ylim(len(panel.rows) - 0.5, -0.5)
+    elif panel.percent:
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     if not panel.heat:
         low, high = _limits(panel)
@@ -366,9 +469,17 @@ def _matplotlib_panel(panel: Panel, axis) -> dict:
     if panel.upright is not None:
         axis.set_xlim(panel.series[0].x[0], panel.series[0].x[-1])
         axis.xaxis.set_major_locator(MultipleLocator(0.5))
-    if panel.x.startswith(("round", "step")):
+    if panel.x.startswith(("round", "step", "position")):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return handles
+
+
+def _named_rows(names) -> tuple[list[int], list[str]]:
+    """Places and names of the rows that get a name: all, or evenly spaced ones and the last."""
+    every = math.ceil(len(names) / ROWS)
+    places = [i for i in range(0, len(names), every) if len(names) - 1 - i >= every or i == len(names) - 1] + [len(names) - 1]
+    places = sorted(set(places))
+    return places, [names[i] if len(names[i]) <= 28 else names[i][:25] + " ..." for i in places]
 
 
 def _tilted(names) -> bool:
@@ -384,14 +495,21 @@ def _limits(panel: Panel) -> tuple[float, float]:
 
 # --- plotly
 
-def _plotly(panels: list[Panel]):
+def _plotly(panels: list[Panel], stacked: bool = False):
     import plotly.graph_objects as go
+    from plotly.colors import sample_colorscale
     from plotly.subplots import make_subplots
 
-    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=[p.title for p in panels], horizontal_spacing=0.12)
+    titles = [p.title for p in panels]
+    if stacked:
+        total = sum(p.height for p in panels)
+        figure = make_subplots(rows=len(panels), cols=1, subplot_titles=titles, shared_xaxes=True, vertical_spacing=0.5 / total,
+                               row_heights=[p.height for p in panels])
+    else:
+        figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.12)
     seen: set = set()
-    for column, panel in enumerate(panels, start=1):
-        where = {"row": 1, "col": column}
+    for place, panel in enumerate(panels, start=1):
+        where = {"row": place, "col": 1} if stacked else {"row": 1, "col": place}
         figure.update_xaxes(title_text=panel.x, **where)
         figure.update_yaxes(title_text=panel.y, **where)
         if panel.empty:
@@ -401,9 +519,16 @@ def _plotly(panels: list[Panel]):
             continue
         if panel.heat:
             across, upwards, values, name = panel.heat
-            figure.add_trace(go.Heatmap(x=across, y=upwards, z=values.T, colorscale="Blues", zmin=0,
-                                        hovertemplate="%{z:.1%}<extra></extra>",
-                                        colorbar={"title": {"text": name, "side": "right"}, "tickformat": ".0%"}), **where)
+            colours, bar = {"colorscale": "Blues", "zmin": 0}, {"title": {"text": name, "side": "right"}, "tickformat": ".0%"}
+            hover = "%{z:.1%}<extra></extra>"
+            if panel.rows:
+                low, high = figure.get_subplot(**where).yaxis.domain
+                shades = sample_colorscale("Blues", 11)
+                colours = {"colorscale": [[(i / 10) ** 2, shade] for i, shade in enumerate(shades)], "zmin": 0, "zmax": 1}
+                bar |= {"y": (low + high) / 2, "len": high - low, "tickvals": [0, 0.1, 0.5, 1]}
+                upwards, hover = np.arange(len(panel.rows)), "image %{x}, %{customdata}: %{z:.1%}<extra></extra>"
+                colours["customdata"] = np.repeat(np.array(panel.rows)[:, None], len(values), axis=1)
+            figure.add_trace(go.Heatmap(x=across, y=upwards, z=values.T, hovertemplate=hover, colorbar=bar, **colours), **where)
         for s in panel.series:
             for trace in _plotly_traces(go, s, panel, s.label and s.label not in seen):
                 figure.add_trace(trace, **where)
@@ -413,7 +538,12 @@ def _plotly(panels: list[Panel]):
                              showlegend=True, **where)
         if panel.upright is not None:
             figure.add_vline(x=panel.upright, line={"color": "#555555", "width": 1}, **where)
-        if panel.percent:
+        for x in panel.marks:
+            figure.add_vline(x=x, line={"color": "#555555", "width": 1}, **where)
+        if panel.rows:
+            places, names = _named_rows(panel.rows)
+            figure.update_yaxes(tickvals=places, ticktext=names, range=[len(panel.rows) - 0.5, -0.5], **where)
+        elif panel.percent:
             figure.update_yaxes(tickformat=".0%", **where)
         if panel.x.startswith("round") and len(panel.series[0].x) <= 5:
             figure.update_xaxes(dtick=1, **where)
@@ -422,7 +552,8 @@ def _plotly(panels: list[Panel]):
         if not panel.heat:
             figure.update_yaxes(range=list(_limits(panel)), **where)
     figure.update_layout(
-        template="plotly_white", height=446 + 24 * _legend_rows(_labels(panels), len(panels)), font_size=FONT, barmode="group",
+        template="plotly_white", font_size=FONT, barmode="group",
+        height=round(80 * total + 60) if stacked else 446 + 24 * _legend_rows(_labels(panels), len(panels)),
         margin={"l": 60, "r": 20, "t": 50, "b": 40},
         showlegend=bool(_labels(panels)),
         legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom", "x": 0.5, "xanchor": "center"},
@@ -440,7 +571,7 @@ def _plotly_traces(go, s: Series, panel: Panel, legend) -> list:
         error = None if s.spread is None else {"type": "data", "array": s.spread}
         pattern = {"shape": hatch[1], "fgcolor": "white", "fillmode": "overlay"}
         return [go.Bar(x=s.x, y=y, error_y=error, marker={"color": colour, "pattern": pattern}, **common)]
-    if s.kind == "steps":
+    if s.kind in ("steps", "stairs"):
         return [go.Scatter(x=np.asarray(s.x), y=np.append(y, y[-1]), mode="lines", line={**line, "shape": "hv"}, **common)]
     x = np.asarray(s.x)
     mode = "lines" if len(x) > MANY else "lines+markers"
