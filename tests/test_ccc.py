@@ -80,7 +80,7 @@ def test_calibration_counts_what_the_model_gets_right(tmp_path):
         assert table.shape == (3, 3) and table[0, 0] == 1.0 and table[2, 2] < 1.0
     again = Calibration.from_json(found.to_json())
     assert all(np.allclose(again.accuracy[k], found.accuracy[k], atol=1e-4) for k in found.accuracy) and again.names == found.names
-    for settings, words in (({"names": ("fog",)}, "two different"), ({"names": ("fog", "fogg")}, "no corruption 'fogg'"), ({"step": 0.7}, "divide 5")):
+    for settings, words in (({"names": ("fog",)}, "two different"), ({"names": ("fog", "fogg")}, "no corruption"), ({"step": 0.7}, "divide 5")):
         with pytest.raises(ValueError, match=words):
             calibrate(Brightest(), images, **settings)
     for text in ("{", "[]", '{"names": ["fog"]}', found.to_json().replace("contrast+brightness", "contrast+fog")):
@@ -94,7 +94,7 @@ def test_the_embedded_calibration_is_that_of_the_embedded_model():
     assert found.weights == ccc.weights_of(model) and found.known == "fashion_mnist_train_slice"
     clean = [table[0, 0] for table in found.accuracy.values()]
     assert min(clean) > 0.85 and max(clean) - min(clean) == 0, "severity 0 of both is the clean image in every table"
-    stream = continually_changing(images=2000, speed=200, target=0.6)
+    stream = continually_changing(images=6000, speed=100, target=0.6, seed=1)
     with torch.no_grad():
         hits = torch.cat([model(b.x).argmax(1) == b.label for b in stream])
-    assert abs(float(hits.double().mean()) - 0.6) < 0.08, "the walk keeps the source near its target on images it was not calibrated on"
+    assert abs(float(hits.double().mean()) - 0.6) < 0.06, "the walk keeps the source near its target on images it was not calibrated on"

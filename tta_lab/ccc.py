@@ -159,3 +159,21 @@ def continually_changing(known="fashion_mnist", calibration: Calibration | None 
         raise ValueError(f"target accuracy {target} cannot be reached: the calibrated pairs lie between {low:.2f} and {high:.2f}")
     points = max(1, round(images / speed))
     return Stream(known, walk(calibration, target, points, seed), per_shift=speed, seed=seed, **settings)
+
+
+def embed(name: str = "fashion_resnet_bn", names: Sequence[str] = ("impulse_noise", "motion_blur", "snow", "fog"), root=None) -> Path:
+    """Measure the calibration of an embedded model on the training slice and enter it into the data folder (about two minutes)."""
+    from .datasets import data_root
+    from .models import load_model
+    from .training import register
+    folder = data_root(root)
+    place = folder / "ccc" / f"{name}.json"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(calibrate(load_model(name, root=root), names=names).to_json() + "\n")
+    register(place, folder, f"python -m tta_lab.ccc {name}")
+    return place
+
+
+if __name__ == "__main__":
+    import sys
+    print(embed(*sys.argv[1:2]))
