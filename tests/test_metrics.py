@@ -342,13 +342,15 @@ def test_the_threshold_minimises_the_within_group_variance():
 
 
 def test_h_acc_by_hand():
-    # batch 0: strangeness 1/8 1/4 3/4 -> threshold .26, the unknown is out. Batch 1 with a queue of 3 sees 1/8 7/8 3/8: .38
-    score = 1 - np.array([1, 2, 6, 1, 7, 3]) / 8
+    # strangeness in batch 0: 1/8 1/4 | 3/4, threshold .26. In batch 1, with a queue of 3: 1/8 | 5/8 1/2, threshold .13 (all six: .26)
+    score = 1 - np.array([1, 2, 6, 1, 5, 4]) / 8
     known, correct, batch = np.array([1, 1, 0, 1, 1, 0], bool), [1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]
     result = M.h_acc(score, known, correct, batch, queue=3)
-    np.testing.assert_allclose(result["threshold"], [0.26, 0.38])
-    assert result["acc_s"] == 2 / 4          # the known image at 7/8 is right but rejected, the one at 1/4 is wrong
-    assert result["acc_n"] == 1 / 2 and result["acc_h"] == 0.5
+    np.testing.assert_allclose(result["threshold"], [0.26, 0.13])
+    assert result["acc_s"] == 2 / 4          # the known image at 5/8 is right but rejected, the one at 1/4 is wrong
+    assert result["acc_n"] == 1 and result["acc_h"] == pytest.approx(2 / 3)
+    np.testing.assert_allclose(M.h_acc(score, known, correct, batch)["threshold"], [0.26, 0.26])
+    assert M.h_acc([1.0, 1.0], [1, 1], [1, 1], [0, 0])["acc_s"] == 1     # nothing splits: threshold 0, and 0 is not beyond it
     assert M.h_acc(score, known, np.zeros(6), batch)["acc_h"] == 0
     broken = M.h_acc([0.9, np.nan, 0.8, 0.1], [1, 1, 0, 0], [1, 1, 0, 0], [0] * 4)
     assert broken["acc_s"] == 0.5 and broken["acc_n"] == 0.5     # a broken score is rejected; the queue holds .1 .2 .9
@@ -361,11 +363,11 @@ def test_h_acc_by_hand():
 # --- calibration
 
 def test_adaptive_ece_by_hand():
-    # two bins of three: .1 .2 .3 (one right) and .6 .8 1 (all right): gaps |1/3 - .2| and |1 - .8|
-    confidence, correct = [0.3, 0.1, 0.2, 1.0, 0.6, 0.8], [1, 0, 0, 1, 1, 1]
-    assert M.adaptive_ece(confidence, correct, bins=2) == pytest.approx((abs(1 / 3 - 0.2) + 0.2) / 2)
+    # two bins of three: .1 .2 .3 (one right) and .6 .8 1 (two right): gaps |1/3 - .2| and |2/3 - .8|
+    confidence, correct = [0.3, 0.1, 0.2, 1.0, 0.6, 0.8], [1, 0, 0, 1, 0, 1]
+    assert M.adaptive_ece(confidence, correct, bins=2) == pytest.approx(((1 / 3 - 0.2) + (0.8 - 2 / 3)) / 2)
     assert M.adaptive_ece([0.7] * 10, [1] * 7 + [0] * 3) == pytest.approx(0)     # equal confidences are one bin, in any order
-    assert M.adaptive_ece(confidence, correct, bins=1) == pytest.approx(abs(4 / 6 - 0.5)) and math.isnan(M.adaptive_ece([], []))
+    assert M.adaptive_ece(confidence, correct, bins=1) == pytest.approx(abs(3 / 6 - 0.5)) and math.isnan(M.adaptive_ece([], []))
 
 
 def test_classwise_ece_by_hand():

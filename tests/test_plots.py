@@ -348,6 +348,13 @@ def test_a_mixed_stream_keeps_equal_windows_and_leaves_out_what_does_not_vary(ba
     assert len(domains[1]) <= P.ROWS and all(name.endswith(" ...") and len(name) < 32 for name in domains[1])
 
 
+@pytest.mark.parametrize("n", [1, 2, 24, 25, 26, 47, 49, 100, 1000])
+def test_names_of_many_rows_keep_their_distance(n):
+    places, names = P._named_rows([f"row {i}" for i in range(n)])
+    assert names[0] == "row 0" and names[-1] == f"row {n - 1}" and len(places) <= P.ROWS
+    assert (np.diff(places) >= math.ceil(n / P.ROWS)).all() and (n > P.ROWS or len(places) == n)
+
+
 def test_a_stream_without_sense_is_refused():
     for change, text in (({"label": STREAM["label"][1:]}, "differ in length"), ({"domain": STREAM["domain"] + 1}, "2 domain and 2 class names"),
                          ({"known": np.ones(12, bool)}, "labels of known images to 2"), ({"position": np.arange(12)[::-1]}, "must rise")):

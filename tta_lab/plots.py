@@ -477,8 +477,8 @@ def _matplotlib_panel(panel: Panel, axis) -> dict:
 def _named_rows(names) -> tuple[list[int], list[str]]:
     """Places and names of the rows that get a name: all, or evenly spaced ones and the last."""
     every = math.ceil(len(names) / ROWS)
-    places = [i for i in range(0, len(names), every) if len(names) - 1 - i >= every or i == len(names) - 1] + [len(names) - 1]
-    places = sorted(set(places))
+    last = len(names) - 1
+    places = [i for i in range(0, last, every) if last - i >= every] + [last]
     return places, [names[i] if len(names[i]) <= 28 else names[i][:25] + " ..." for i in places]
 
 
