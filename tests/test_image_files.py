@@ -69,6 +69,13 @@ def test_sizes(tmp_path, size, resize, shape):
         assert found.shape == (channels, *shape) and found.dtype == np.uint8
 
 
+def test_cover_keeps_the_proportions(tmp_path):
+    picture(tmp_path / "a.png", 2, 30, 41)
+    with Image.open(tmp_path / "a.png") as image:
+        scaled = np.asarray(image.resize((40, 29), Image.Resampling.BILINEAR)).transpose(2, 0, 1)      # by 40 / 41 on both sides
+    assert np.array_equal(Decoder("12x40")(tmp_path / "a.png"), scaled[:, 8:20])
+
+
 def test_cut_without_resizing_takes_the_centre_and_grey_is_luma(tmp_path):
     x = picture(tmp_path / "a.png", 3, 10, 8)
     assert np.array_equal(Decoder(4, None)(tmp_path / "a.png"), x[:, 3:7, 2:6])
@@ -182,6 +189,8 @@ def test_labels_of_some_files_from_a_table(pets, table, classes, y, names):
     data = image_folder(pets / "dog", labels="labels.csv", classes=classes)
     assert data.y.tolist() == y and data.classes == names
     assert load(data.name).fingerprint() == data.fingerprint()
+    (pets / "dog/labels.csv").write_text(table.replace("x_10", "x_?").replace("x_9", "x_10").replace("x_?", "x_9"))     # same files, names, size
+    assert load(data.name).y.tolist() != y and load(data.name).fingerprint() != data.fingerprint()
 
 
 @pytest.mark.parametrize("table, words", [
@@ -720,9 +729,11 @@ def test_folders_of_corrupted_images(tmp_path):
     for severity, words in ((4, "severity 3, 5 only, not 4"), (3.5, "only, not 3.5")):
         with pytest.raises(ValueError, match=words):
             data.images([0], domain="fog", severity=severity)
+    (root / "fog/12").mkdir()                           # no severity
     part = load(f"imagenet_c:{root}?severities=5&synsets={synsets(tmp_path)}&size=8")
     with pytest.raises(ValueError, match="fog has files for severity 5 only"):
         part.check_domain("fog", 3)
+    assert list(imagenet_c(root, size=6, synsets=synsets(tmp_path)).source.places["fog"]) == [3, 5]
     with pytest.raises(ValueError, match="hold no clean ones"):
         part.images([0])
     before = part.fingerprint()
