@@ -326,6 +326,7 @@ def test_stream_shows_shares_of_domains_and_classes(backend):
     else:
         axes = panels(figure)
         np.testing.assert_allclose(axes[2].patches[0].get_data().values, [1, 3, 5, 1, 3, 5])
+        assert axes[2].patches[0].get_data().baseline is None       # no drop to 0 at the ends
         assert [line.get_xdata()[0] for axis in axes for line in axis.lines] == [6] * 3
         assert axes[1].get_ylim() == (3.5, -0.5) and axes[2].get_xlabel() == "position in the stream (images)"
         assert all(text.get_fontsize() >= 12 for axis in figure.axes for text in [axis.title, axis.xaxis.label, axis.yaxis.label,
