@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .draws import Draws, precise
-from .filters import centre_zoom, fold, motion, smooth
+from .filters import along, motion, padded, smooth, zoomed_transpose
 
 
 def gaussian_blur(x: Tensor, sigma: float, draws: Draws) -> Tensor:
@@ -44,16 +44,6 @@ def disk_kernel(radius: float, sigma: float) -> Tensor:
     return blurred[excess:-excess, excess:-excess] if excess > 0 else blurred
 
 
-def _padded(x: Tensor, reach: int) -> Tensor:
-    """Borders mirrored without repeating the edge, also where the reach exceeds the side."""
-    if reach < min(x.shape[2:]):
-        return F.pad(x, [reach] * 4, mode="reflect")
-    for dim in (2, 3):
-        n = x.shape[dim]
-        x = x.index_select(dim, fold(torch.arange(-reach, n + reach, device=x.device), n, "mirror"))
-    return x
-
-
 def _weighted(x: Tensor, kernel: Tensor, height: int, width: int) -> Tensor:
     """Correlation as a sum of shifted images, over the entries of the kernel that are not negligible; x is padded already."""
     out = torch.zeros(*x.shape[:2], height, width, dtype=x.dtype, device=x.device)
@@ -72,14 +62,14 @@ def defocus_blur(x: Tensor, p: tuple[float, float], draws: Draws) -> Tensor:
     kernel = disk_kernel(radius, sigma)
     h, w = x.shape[2:]
     if radius < 2.5:
-        return _weighted(_padded(x, len(kernel) // 2), kernel, h, w)
+        return _weighted(padded(x, len(kernel) // 2, "mirror"), kernel, h, w)
     disk = _disk(radius)
     size, bell = len(disk) // 2, _bell(sigma, 1 if radius <= 8 else 2)
     few = len(bell) // 2                                                   # reach of the smoothing
     reach = math.floor(radius) + few
-    padded = _padded(x, reach)
+    wide_x = padded(x, reach, "mirror")
     high, wide = h + 2 * few, w + 2 * few
-    sums = F.pad(padded.to(precise(x.device)).cumsum(3), (1, 0))           # sum of the first i pixels of each row
+    sums = F.pad(wide_x.to(precise(x.device)).cumsum(3), (1, 0))           # sum of the first i pixels of each row
     out = torch.zeros(*x.shape[:2], high, wide, dtype=sums.dtype, device=x.device)
     for dy in range(-math.floor(radius), math.floor(radius) + 1):
         half, top = int(disk[size + dy].sum()) // 2, dy + math.floor(radius)
@@ -87,15 +77,17 @@ def defocus_blur(x: Tensor, p: tuple[float, float], draws: Draws) -> Tensor:
         rows = sums[:, :, top:top + high]
         out += rows[..., left + 2 * half + 1:left + 2 * half + 1 + wide]
         out -= rows[..., left:left + wide]
-    out = (out / int(disk.sum())).to(x.dtype)
-    out = sum(out[..., i:i + w] * weight for i, weight in enumerate(bell.tolist()))
-    out = sum(out[..., i:i + h, :] * weight for i, weight in enumerate(bell.tolist()))
-    return out + _weighted(padded, _correction(radius, sigma), h, w)
+    out = out.div_(int(disk.sum())).to(x.dtype)
+    out = along(along(out, 3, bell.tolist()), 2, bell.tolist())
+    for i, j, weight in _correction(radius, sigma):
+        out.add_(wide_x[:, :, i:i + h, j:j + w], alpha=weight)
+    return out
 
 
 @lru_cache
-def _correction(radius: float, sigma: float) -> Tensor:
-    """The kernel less the plain smoothing of the disk: what the border of the generator's grid changes, zero below radius 8."""
+def _correction(radius: float, sigma: float) -> list[tuple[int, int, float]]:
+    """The kernel less the plain smoothing of the disk, as (row, column, weight): what the border of the generator's grid changes, from
+    radius 8 on. Weights below 1e-6 are left out, together less than a twentieth of a step of 1/255."""
     bell = _bell(sigma, 1 if radius <= 8 else 2)
     few, r = len(bell) // 2, math.floor(radius)
     disk, kernel = _disk(radius).double(), disk_kernel(radius, sigma)
@@ -103,7 +95,8 @@ def _correction(radius: float, sigma: float) -> Tensor:
     excess = len(plain) // 2 - r - few
     plain = plain[excess:len(plain) - excess, excess:len(plain) - excess]  # (2 (r + few) + 1) on a side
     excess = (len(kernel) - len(plain)) // 2
-    return F.pad(kernel, [-excess] * 4) - plain
+    change = F.pad(kernel, [-excess] * 4) - plain
+    return [(i, j, change[i, j].item()) for i, j in (change.abs() > 1e-6).nonzero().tolist()]
 
 
 def motion_blur(x: Tensor, p: tuple[float, float], draws: Draws) -> Tensor:
@@ -115,11 +108,12 @@ def zoom_blur(x: Tensor, p: tuple[float, float], draws: Draws) -> Tensor:
     """(x + sum_z zoom_z(x)) / (n + 1) over n zooms 1, 1 + step, ..., up to the last. p = (last, step); the list contains 1, so that the
     image itself counts twice. Between the published severities the end of the list moves, and the count steps with it."""
     last, step = p
-    zooms = [1 + i * step for i in range(math.floor((last - 1) / step + 1e-6) + 1)]
-    out = 2 * x
+    spacing = (1 + step) - 1    # as a range of floats has it; 26 x 1.25 pixels are rounded up for that
+    zooms = [1 + i * spacing for i in range(math.floor((last - 1) / step + 1e-6) + 1)]
+    out = x.transpose(2, 3).contiguous() * 2
     for zoom in zooms[1:]:
-        out += centre_zoom(x, zoom)
-    return out.div_(len(zooms) + 1)
+        out += zoomed_transpose(x, zoom)
+    return out.div_(len(zooms) + 1).transpose(2, 3)
 
 
 def glass_sources(h: int, w: int, reach: int, passes: int, draws: Draws) -> Tensor:
@@ -131,24 +125,27 @@ def glass_sources(h: int, w: int, reach: int, passes: int, draws: Draws) -> Tens
     """
     b, device = len(draws.ids), draws.ids.device
     n = h * w
-    here = torch.arange(n, device=device).expand(b, n)
-    row, column = here[0] // w, here[0] % w
+    here = torch.arange(n, device=device)
+    row, column = here // w, here % w
     visited = (row > reach) & (row <= h - reach) & (column > reach) & (column <= w - reach)
-    own, total = torch.arange(b, device=device)[:, None] * n, here
+    own, total = torch.arange(b, device=device)[:, None] * n, None
     for scan in range(passes):
         words = draws.words(n, scan)
-        dx = ((words & 0xFFFF) * (2 * reach) >> 16) - reach
-        dy = ((words >> 16 & 0xFFFF) * (2 * reach) >> 16) - reach
-        there = torch.where(visited, here + dy * w + dx, here)
+        step = ((words >> 16 & 0xFFFF).mul_(2 * reach) >> 16).sub_(reach).mul_(w)      # dy w
+        step += ((words & 0xFFFF).mul_(2 * reach) >> 16).sub_(reach)                   # + dx
+        step *= visited
         # a scan goes backwards: the pixel read was visited before exactly if its index is larger; its chain goes on
-        onward = (there > here) & visited[there]
-        chain = (there + own + torch.where(onward, 0, b * n)).flatten()   # indices from b n on are ends
-        going = onward.flatten().nonzero()[:, 0]
+        source = here + step
+        going = ((step > 0) & visited[source]).flatten().nonzero()[:, 0]
+        source += own
+        chain = (source + b * n).flatten()                                             # indices from b n on are ends
+        chain[going] -= b * n
         while len(going):
             ends = chain[chain[going]]
             chain[going] = ends
             going = going[ends < b * n]
-        total = total.gather(1, (chain.view(b, n) - own) % (b * n) if b else here)
+        chain = chain.view(b, n).sub_(own + b * n)
+        total = chain if total is None else total.gather(1, chain)
     return total
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .draws import Draws, precise
-from .filters import luma, need_colours, sample, smooth
+from .filters import need_colours, sample, smooth
 
 
 def contrast(x: Tensor, factor: float, draws: Draws) -> Tensor:

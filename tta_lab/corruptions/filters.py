@@ -31,18 +31,45 @@ def fold(index: Tensor, n: int, border: str) -> Tensor:
         return index.clamp(0, n - 1)
     period = 2 * n - 2 if border == "mirror" else 2 * n
     index = index % period
-    return torch.minimum(index, period - index - (border == "reflect"))
+    return torch.minimum(index, period - index - int(border == "reflect"))
+
+
+def padded(x: Tensor, reach: int, border: str) -> Tensor:
+    """``reach`` pixels more on every side, filled as ``fold`` says."""
+    if border == "repeat" or border == "mirror" and reach < min(x.shape[2:]):
+        return F.pad(x, [reach] * 4, mode="replicate" if border == "repeat" else "reflect")
+    for dim in (3, 2):
+        n = x.shape[dim]
+        x = x.index_select(dim, fold(torch.arange(-reach, n + reach, device=x.device), n, border))
+    return x
+
+
+@lru_cache(maxsize=64)
+def gaussian_weights(sigma: float, cut: float) -> Tensor:
+    """A Gaussian at whole pixels up to int(cut sigma + 1/2), of sum 1, float64."""
+    reach = int(cut * sigma + 0.5)
+    steps = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (steps / max(sigma, 1e-6)) ** 2)
+    return weights / weights.sum()
 
 
 @lru_cache(maxsize=64)
 def gaussian_matrix(n: int, sigma: float, cut: float, border: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Smoothing along n pixels by a Gaussian cut at ``cut`` sigma, as an (n, n) matrix; the border is folded into it."""
-    reach = int(cut * sigma + 0.5)
-    steps = torch.arange(-reach, reach + 1)
-    weights = torch.exp(-0.5 * (steps.double() / sigma) ** 2) if reach else torch.ones(1, dtype=torch.float64)
-    target = fold(torch.arange(n)[:, None] + steps, n, border)
-    matrix = torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, target, (weights / weights.sum()).expand(n, -1).contiguous())
+    """Smoothing along n pixels as an (n, n) matrix; the border is folded into it."""
+    weights = gaussian_weights(sigma, cut)
+    reach = len(weights) // 2
+    target = fold(torch.arange(n)[:, None] + torch.arange(-reach, reach + 1), n, border)
+    matrix = torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, target, weights.expand(n, -1).contiguous())
     return matrix.to(device, dtype)
+
+
+def along(x: Tensor, dim: int, weights: list[float]) -> Tensor:
+    """sum_i weights_i x shifted by i along a dimension, which gets shorter by their number less 1."""
+    n = x.shape[dim] - len(weights) + 1
+    out = x.narrow(dim, 0, n) * weights[0]
+    for i, weight in enumerate(weights[1:], 1):
+        out.add_(x.narrow(dim, i, n), alpha=weight)
+    return out
 
 
 def product(rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:
@@ -61,23 +88,43 @@ def product(rows: Tensor, x: Tensor, columns: Tensor) -> Tensor:
 
 
 def smooth(x: Tensor, sigma: float, cut: float = 4.0, border: str = "repeat") -> Tensor:
-    """Gaussian smoothing of each channel; without effect where the cut leaves one point."""
-    if int(cut * sigma + 0.5) == 0:
+    """Gaussian smoothing of each channel; without effect where the cut leaves one point.
+
+    A short Gaussian is a sum of shifted images, a long one (more than an eighth of the side) a product with matrices.
+    """
+    reach = int(cut * sigma + 0.5)
+    if reach == 0:
         return x
+    if 8 * (2 * reach + 1) <= min(x.shape[2:]):
+        weights = gaussian_weights(float(sigma), cut).tolist()
+        return along(along(padded(x, reach, border), 3, weights), 2, weights)
     rows, columns = (gaussian_matrix(n, float(sigma), cut, border, x.dtype, x.device) for n in x.shape[2:])
     return product(rows, x, columns)
 
 
+@lru_cache(maxsize=256)
+def _zoom_taps(n: int, zoom: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For every new pixel of ``centre_zoom`` along a side of n: the two old ones around it, and the share of the second."""
+    small = math.ceil(n / zoom)
+    large = max(n, round(small * zoom))
+    place = (torch.arange(n, dtype=torch.float64) + (large - n) // 2) * ((small - 1) / max(large - 1, 1))
+    low = place.floor().clamp(max=max(small - 2, 0))
+    first = low.long() + (n - small) // 2
+    return first.to(device), (first + 1).clamp(max=n - 1).to(device), (place - low)[:, None].to(device, dtype)
+
+
+def zoomed_transpose(x: Tensor, zoom: float) -> Tensor:
+    """``centre_zoom`` with rows and columns exchanged, which saves an exchange where many are summed."""
+    for dim in (0, 1):
+        low, high, share = _zoom_taps(x.shape[2], zoom, x.dtype, x.device)
+        x = x.index_select(2, low).lerp_(x.index_select(2, high), share)
+        x = x.transpose(2, 3).contiguous() if dim == 0 else x
+    return x
+
+
 def centre_zoom(x: Tensor, zoom: float) -> Tensor:
     """The centre of ceil(side / zoom) pixels enlarged by ``zoom`` with a linear spline, and trimmed to the old size."""
-    size = x.shape[2:]
-    small = [math.ceil(n / zoom) for n in size]
-    large = [max(n, round(s * zoom)) for n, s in zip(size, small, strict=True)]
-    top, left = ((n - s) // 2 for n, s in zip(size, small, strict=True))
-    centre = x[:, :, top:top + small[0], left:left + small[1]].contiguous()
-    big = F.interpolate(centre, large, mode="bilinear", align_corners=True)
-    top, left = ((b - n) // 2 for n, b in zip(size, large, strict=True))
-    return big[:, :, top:top + size[0], left:left + size[1]]
+    return x if zoom == 1 else zoomed_transpose(x, zoom).transpose(2, 3)
 
 
 def motion(x: Tensor, radius: float, sigma: float, angle: Tensor) -> Tensor:
@@ -99,10 +146,10 @@ def motion(x: Tensor, radius: float, sigma: float, angle: Tensor) -> Tensor:
     start = down * row + right
     # every window of the padded image is one start in memory: picking (image, start) copies whole rows
     windows = x.as_strided((b, 1 + 2 * reach * (row + 1), c, h, w), (x.stride(0), 1, plane, row, 1))
-    image, out = torch.arange(b, device=x.device), None
+    image, single = torch.arange(b, device=x.device), start[0].tolist() if b == 1 else None
+    out = torch.zeros(b, c, h, w, dtype=x.dtype, device=x.device)
     for i, weight in enumerate(weights.tolist()):
-        shifted = windows[image, start[:, i]]
-        out = shifted.mul_(weight) if out is None else out.add_(shifted, alpha=weight)
+        out.add_(windows[:, single[i]] if single else windows[image, start[:, i]], alpha=weight)
     return out
 
 

@@ -24,34 +24,46 @@ def speckle_noise(x: Tensor, sigma: float, draws: Draws) -> Tensor:
     return _normal(x, draws).mul_(sigma).add_(1).mul_(x)
 
 
+def _by_summing(rate: Tensor, u: Tensor) -> Tensor:
+    """The Poisson quantile for rates up to 4: one count for each k whose cumulative probability lies below u."""
+    p = (-rate).exp()
+    left, signs, used = u - p, torch.zeros_like(u), 0
+    while used < 40:                                                      # k of 28 has a probability of 1e-14
+        if used % 4 == 0 and not (left.numel() and float(left.amax()) > 0):
+            break
+        used += 1
+        signs += left.sign()                                              # + 1 for each k to be counted, - 1 for the others
+        p.mul_(rate).div_(used)
+        left -= p
+    return signs.add_(used).div_(2).floor_()
+
+
+def _by_expansion(rate: Tensor, u: Tensor) -> Tensor:
+    """The Poisson quantile for rates from 4 on: floor(r + sqrt(r) w + (2 + w^2) / 6 - (2 w + w^3) / (72 sqrt r) + ...), w = normal quantile."""
+    w = (2 * u).sub_(1).erfinv_().mul_(math.sqrt(2))
+    root, w2 = rate.sqrt(), w * w
+    counts = (w2 / 270).add_(7 / 810).mul_(w2).sub_(8 / 405).div_(rate)
+    w2.add_(2).div_(6)                                                    # (2 + w^2) / 6
+    counts += w2
+    counts -= w2.div_(12).mul_(w).div_(root)                              # (2 w + w^3) / (72 sqrt r)
+    return counts.add_(root.mul_(w)).add_(rate).floor_().clamp_(min=0)
+
+
 def poisson(rate: Tensor, u: Tensor) -> Tensor:
     """The Poisson quantile: the smallest k with P(K <= k) >= u, for u uniform in (0, 1).
 
-    Below a rate of 4 by summing the probabilities. From there on floor(r + sqrt(r) w + (2 + w^2) / 6 + ...) with w the normal
-    quantile of u, an expansion up to 1 / r (Giles, "Algorithm 955", ACM TOMS 42, 2016, eq. for the normal asymptotic
-    approximation), wrong by one for fewer than one u in a thousand.
+    Rates below 4 by summing probabilities; larger ones by an expansion in the normal quantile up to 1 / rate (Giles, "Algorithm 955",
+    ACM TOMS 42, 2016), wrong by one for 15 in ten thousand values of u at a rate of 4, for 2 at 20.
     """
-    few = ((rate < 4) & (rate > 0)).flatten().nonzero()[:, 0]
-    w = (2 * u - 1).erfinv_().mul_(math.sqrt(2))
-    w2, r = w * w, rate.clamp(min=4)
-    counts = (w2 / 270 + 7 / 810).mul_(w2).sub_(8 / 405).div_(r)
-    root = r.sqrt()
-    counts += (w2.add_(2)).div_(6)                                        # (2 + w^2) / 6
-    counts -= w2.mul_(6 / 72).mul_(w).div_(root)                          # (2 w + w^3) / (72 sqrt r)
-    counts = counts.add_(root.mul_(w)).add_(r).floor_().clamp_(min=0)
-    counts = torch.where(rate > 0, counts, 0)
-    if len(few):
-        r, left = rate.flatten()[few], u.flatten()[few]
-        p = (-r).exp()
-        k = torch.zeros_like(r)
-        for i in range(1, 40):
-            left = left - p
-            more = left > 0
-            if i % 4 == 0 and not more.any():
-                break
-            k += more
-            p = p * r / i
-        counts.view(-1)[few] = k
+    rate, u = rate.contiguous(), u.contiguous()
+    dark = rate < 4
+    few = dark.flatten().nonzero()[:, 0]
+    if len(few) == rate.numel():
+        return _by_summing(rate, u)
+    counts = _by_expansion(rate.clamp(min=4), u)
+    if 4 * len(few) > rate.numel():
+        return torch.where(dark, _by_summing(rate.clamp(max=4), u), counts)
+    counts.view(-1)[few] = _by_summing(rate.flatten()[few], u.flatten()[few])
     return counts
 
 
@@ -67,4 +79,4 @@ def impulse_noise(x: Tensor, share: float, draws: Draws) -> Tensor:
     """A share of the values, chosen per pixel and channel, is replaced: half of them by 1, half by 0."""
     word = draws.words(x[0].numel()).view_as(x)                            # uniform in -2^31 .. 2^31 - 1
     salt, both = (min(round(s * 2**32) - 2**31, 2**31 - 1) for s in (share / 2, share))
-    return torch.where(word < both, (word < salt).to(x.dtype), x)
+    return x.masked_fill(word < both, 0).masked_fill_(word < salt, 1)
