@@ -138,6 +138,9 @@ class TwoPlaces(ImageSet):
 
     domains = ("day", "night")
 
+    def check_domain(self, domain="none", severity=5.0):
+        assert domain in ("none", *self.domains)
+
     def rows(self, domain="none"):
         return {"day": torch.arange(0, 24), "night": torch.arange(24, 60)}.get(domain)
 

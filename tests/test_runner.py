@@ -94,7 +94,7 @@ def test_compare_is_a_table_of_runs(model, tmp_path):
     assert (table[table.recipe == "batch_norm"].agreement == 100).all(), "the recorded source has batch statistics"
     assert (source.forgotten == 0).all() and (source.forwards == 1).all() and (source.backwards == 0).all()
     tent = table[table.recipe == "Tent"]
-    assert (tent.backwards == 1).all() and (tent.answer == "before").all() and (tent.forgotten != 0).all() and (tent.tuned > 0).all()
+    assert (tent.backwards == 1).all() and (tent.answer == "before").all() and (tent.forgotten != 0).all() and (tent.trainable_parameters > 0).all()
     mean = spread(table, ["error", "auroc"])
     assert mean.loc[2, "error"] == pytest.approx(tent.error.mean()) and mean.loc[2, "error_sd"] == pytest.approx(tent.error.std(ddof=1))
     again = compare(["source", "batch_norm", make("tent", lr=1e-2)], stream, model, (0, 1), cache=tmp_path, device="cpu", clean=clean)

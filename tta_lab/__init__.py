@@ -9,23 +9,15 @@ import types
 __version__ = "0.1.0"
 
 _HOME = {  # public name -> module that defines it
-    "Adapter": "adapter",
-    "Trace": "trace",
-    "run": "runner",
-    "make": "methods",
-    "catalogue": "methods",
-    "knobs": "knobs",
-    "ConfidenceRise": "selectors",
-    "LowEntropy": "selectors",
-    "RandomKeep": "selectors",
-    "Stream": "streams",
-    "closed_set": "protocols",
-    "open_set": "protocols",
-    "long_term": "protocols",
-    "corrupt": "corruptions",
-    "load": "datasets",
-    "load_model": "models",
-    "with_input_card": "models",
+    "Adapter": "adapter", "Trace": "trace", "knobs": "knobs", "make": "methods", "catalogue": "methods",
+    "ConfidenceRise": "selectors", "LowEntropy": "selectors", "RandomKeep": "selectors",
+    "run": "runner", "runs": "runner", "compare": "runner", "spread": "runner", "forgetting": "runner",
+    "Stream": "streams", "corrupt": "corruptions", "load": "datasets", "load_model": "models", "with_input_card": "models",
+    **dict.fromkeys(("Shuffled", "Recorded", "SortedByClass", "Dirichlet", "LabelShift", "ClassImbalance"), "orders"),
+    **dict.fromkeys(("reset_each_shift", "batch_episodic", "continual", "gradual", "mixed_domains", "correlated", "mixed_correlated",
+                     "label_shift", "class_imbalance", "batch_of_one", "recurring", "cyclic", "alternating", "long_term", "closed_set",
+                     "open_set", "natural", "recorded"), "protocols"),
+    "continually_changing": "ccc", "published": "published",
 }
 __all__ = sorted(_HOME) + ["__version__"]
 

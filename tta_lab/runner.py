@@ -68,12 +68,14 @@ def run(adapter: Adapter, stream: Arrivals, reset: str | None = None, progress: 
     memory = Memory(adapter.device)
     adapter.trace.meta.update(
         domains=list(stream.domains), segments=list(stream.shifts), stream=stream.to_dict(), reset=rule, classes=len(stream.classes),
-        tta_lab=__version__, tuned=sum(p.numel() for p in adapter.tuned.values()),
+        tta_lab=__version__, trainable_parameters=sum(p.numel() for p in adapter.tuned.values()),
         parameters=sum(p.numel() for p in adapter.source.parameters()), complete=False)
     bar = progress if isinstance(progress, Progress) else Progress(stream.n_images, progress)
     for i, batch in enumerate(stream.batches(adapter.device)):
         if stop is not None and stop():
             break
+        if not i:
+            _check_classes(adapter, stream, batch)
         if i and (rule == "batch" or rule == "domain" and batch.new_domain):
             adapter.reset(keep_trace=True)
         logits = adapter(batch.x, batch.ids)
@@ -85,10 +87,20 @@ def run(adapter: Adapter, stream: Arrivals, reset: str | None = None, progress: 
             each(adapter.trace)
     else:
         adapter.trace.meta["complete"] = True
-    adapter.trace.meta["peak_memory"] = memory.peak
+    adapter.trace.meta["peak_memory_bytes"] = memory.peak
     if clean is not None:
         adapter.trace.meta["clean"] = forgetting(adapter, clean)
     return adapter.trace
+
+
+def _check_classes(adapter: Adapter, stream: Arrivals, batch) -> None:
+    """Raise ValueError when the model does not answer in the classes that the labels are counted in."""
+    logits, images = adapter.predict_source(batch.x[:1]), stream.known_set
+    if logits.ndim == 2 and logits.shape[1] != len(stream.classes):
+        mapped = getattr(images, "model_classes", None) is not None
+        raise ValueError(f"the model has {logits.shape[1]} outputs, the images of {images.name} have {len(stream.classes)} classes; "
+                         + ("wrap the model: models.with_classes(model, images.model_classes)" if mapped else
+                            "take a model of these classes, or choose the outputs that belong to them with models.with_classes(model, outputs)"))
 
 
 def proper_scores(logits: Tensor, label: Tensor, known: Tensor) -> dict[str, Tensor]:
@@ -252,14 +264,13 @@ def row(trace: Trace) -> dict:
 
     ``error`` (%, mean over domains), ``error_weighted`` (over images), ``error:NAME`` of each domain, ``ece``, ``nll``, ``brier``; with unknown
     images ``auroc``, ``fpr95``, ``oscr``, ``h_auc`` (known positive, score: energy); ``agreement`` (%) with the frozen source under
-    ``source_statistics``. Cost: ``forwards``, ``backwards`` (per image), ``ms`` (per image, median after 3 batches), ``peak_memory`` (MiB),
-    ``tuned`` (parameters). Forgetting: ``clean_error``, ``clean_source_error``, ``forgotten``. Stamps: ``images``, ``scored``, ``batches``,
-    ``resets``, ``reset``, ``answer``, ``stream_hash``, ``weights``, ``device``, ``torch``, ``tta_lab``, ``settings``, ``complete``. Without labels
-    the errors are NaN.
+    ``source_statistics``. Cost (`metrics.cost`): ``forwards``, ``backwards``, ``learned_from``, ``ms_per_image``, ``trainable_parameters``,
+    ``peak_memory_bytes``. Forgetting: ``clean_error``, ``clean_source_error``, ``forgotten``. Stamps: ``images``, ``scored``, ``batches``,
+    ``resets``, ``reset``, ``answer``, ``stream_hash``, ``weights``, ``device``, ``torch``, ``tta_lab``, ``settings``, ``complete``. Without
+    labels the errors are NaN.
     """
     meta, masks = trace.meta, diagnose.groups(trace)
     scored = masks["correct"] | masks["wrong"]
-    n, steps, seconds = len(trace), trace.step("n"), trace.step("seconds").astype(float)
     per_domain = diagnose.error_per_domain(trace) if scored.any() else None
     values: dict = {
         "error": per_domain["mean"] if per_domain else math.nan,
@@ -273,14 +284,13 @@ def row(trace: Trace) -> dict:
         some = scored | masks["unknown"]
         opened = metrics.open_set(trace["energy"][some], known[some], masks["correct"][some])
         values |= {name: opened[name] for name in ("auroc", "fpr95", "oscr", "h_auc")}
-    late = slice(3, None) if len(steps) > 3 else slice(None)
-    values |= {"forwards": float(trace.step("forwards").sum() / n), "backwards": float(trace.step("backwards").sum() / n),
-               "ms": float(1000 * np.median(seconds[late] / steps[late])), "peak_memory": meta.get("peak_memory", math.nan) / 2**20,
-               "tuned": meta.get("tuned")}
+    spent = metrics.cost(trace)
+    values |= {name: spent[name] for name in ("forwards", "backwards", "learned_from", "ms_per_image", "trainable_parameters", "peak_memory_bytes")}
     if "clean" in meta:
         clean = meta["clean"]
         values |= {"clean_error": clean["error"], "clean_source_error": clean["source_error"], "forgotten": clean["forgotten"]}
-    values |= {"images": n, "scored": int(scored.sum()), "batches": len(steps), "resets": int(np.sum(trace.step("reset").astype(bool))) - 1,
+    values |= {"images": len(trace), "scored": int(scored.sum()), "batches": spent["steps"],
+               "resets": int(np.sum(trace.step("reset").astype(bool))) - 1,
                "reset": meta["reset"], "answer": meta["answer"], "stream_hash": meta["stream"]["hash"], "weights": meta["weights"],
                "source_statistics": meta["source_statistics"],
                "device": meta["device"], "torch": meta["torch"], "tta_lab": meta["tta_lab"], "settings": meta["recipe"], "complete": meta["complete"]}

@@ -414,9 +414,8 @@ class Stream(Arrivals):
 
     def _check_shifts(self, known, own):
         for shift in self.shifts:
-            if shift.split(":")[0] in own:
-                severity = severity_of(shift, self.severity)
-                check_severity(severity)
+            if shift.split(":")[0] in own:  # "fog" of a set that holds fog; a composition is always made here
+                known.check_domain(shift.split(":")[0], severity_of(shift, self.severity))
             else:
                 for name, severity in parse_shift(shift, self.severity):
                     if severity:
