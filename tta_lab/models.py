@@ -2,10 +2,12 @@
 
 Users feed images in [0, 1]; the normalisation belongs to the model. A model of any other origin works too:
 an ``nn.Module`` from images to logits (B, C, *S) is all that the adapter asks for, and ``with_input_card``
-gives it a card.
+gives it a card. ``from_torchvision`` and ``from_timm`` read the card from the weights, ``cifar_networks.load_cifar``
+opens the checkpoints of the CIFAR benchmarks, ``with_classes`` keeps some of a model's classes.
 """
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -16,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .datasets import DataError, checked_bytes, data_root
+from .datasets import DataError, checked_bytes, class_logits, data_root, refuse_html
 
 
 class InputError(ValueError):
@@ -124,6 +126,342 @@ def with_input_card(net: nn.Module, *, channels: int = 3, size=None, mean=(0.0,)
                     normalisation: str = "in_model") -> SourceModel:
     """Give any classifier an input card, so that it takes images in [0, 1] and refuses everything else."""
     return SourceModel(net, InputCard(channels, size, tuple(mean), tuple(std)), normalisation).eval()
+
+
+# --- models of other libraries --------------------------------------------------------------------------------
+
+class Cut(nn.Module):
+    """A classifier cut in front of its last layer: ``features`` gives that layer's input (B, D), ``head`` is the layer.
+
+    head(features(x)) is net(x), bit for bit. ``net`` is left whole; the parameters are shared with it.
+    """
+
+    def __init__(self, net: nn.Module, path: str):
+        super().__init__()
+        self.body = body = copy.copy(net)
+        *way, last = path.split(".")
+        body._modules = dict(body._modules)      # only the modules on the way to the head are copied, and only shallowly
+        for name in way:
+            body._modules[name] = copy.copy(body._modules[name])
+            body = body._modules[name]
+            body._modules = dict(body._modules)
+        self.head, body._modules[last] = body._modules[last], nn.Identity()
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def _last_linear(net: nn.Module) -> str | None:
+    """The path of the last linear layer, which is the classifier in all of torchvision's classification networks that have one."""
+    paths = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
+    return paths[-1] if paths else None
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_WRAPS = ("state_dict", "model_state_dict", "model", "net")   # where training scripts put the weights in a larger file
+_PREFIXES = ("module.", "_orig_mod.", "net.", "model.")        # left by DataParallel, torch.compile and wrappers
+_NORMALISERS = ("normalize.mean", "normalize.std", "mu", "sigma")
+
+
+def _unpickle(path: Path):
+    """torch.load with weights_only; NumPy numbers (an accuracy stored beside the weights) are let through too, they run no code."""
+    import numpy as np
+
+    number = np.float64(0).__reduce__()[0]
+    harmless = [(number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    harmless += [np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?"))]
+    with torch.serialization.safe_globals(harmless):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file by name, on the CPU: .safetensors, or what torch.save wrote (.pt, .pth, .th, .tar).
+
+    Weights nested under "state_dict", "model_state_dict", "model" or "net" are taken out, and the prefixes "module.",
+    "_orig_mod.", "net." and "model." that all names share are dropped. Nothing in the file is run (``weights_only=True``).
+    Raises DataError, naming the file and the remedy: not there, empty, a web page, truncated, not only tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"there is no checkpoint file {path}; check the path")
+    with path.open("rb") as file:
+        head = file.read(512)
+    refuse_html(head, path)
+    if not head or head.startswith(b"version https://git-lfs"):
+        what = "is empty" if not head else "is a Git LFS pointer, not the file itself"
+        raise DataError(f"the checkpoint {path} {what}; download it again")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        else:
+            content = _unpickle(path)
+    except Exception as why:
+        text = str(why).split("WeightsUnpickler error:")[-1].strip()
+        reason = text.splitlines()[0] if text else type(why).__name__
+        if "Unsupported global" in text or "Unsupported class" in text:
+            raise DataError(f"the checkpoint {path} holds Python objects besides tensors ({reason[:200]}); loading them could run foreign code. "
+                            "Where it was made, save the weights alone: torch.save(model.state_dict(), path)") from why
+        raise DataError(f"the checkpoint {path} cannot be read ({path.stat().st_size} bytes; {reason[:200]}): it is truncated, damaged or "
+                        "no checkpoint; download it again and compare its size") from why
+    for _ in range(3):
+        inside = next((k for k in _WRAPS if isinstance(content, dict) and isinstance(content.get(k), dict)), None)
+        if inside is None:
+            break
+        content = content[inside]
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        found = type(content).__name__ if not isinstance(content, dict) else f"a dict with {', '.join(map(str, list(content)[:8])) or 'nothing'}"
+        raise DataError(f"the checkpoint {path} holds {found}, not a state dict of named tensors; save model.state_dict()")
+    return _strip(content)
+
+
+def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    while True:
+        names = [k for k in state if k not in _NORMALISERS]
+        prefix = next((p for p in _PREFIXES if names and all(k.startswith(p) for k in names)), None)
+        if prefix is None:
+            return dict(state)
+        state = {k if k in _NORMALISERS else k.removeprefix(prefix): v for k, v in state.items()}
+
+
+def _some(names, many: int = 6) -> str:
+    names = list(names)
+    return ", ".join(names[:many]) + (f" and {len(names) - many} more" if len(names) > many else "")
+
+
+def fill(net: nn.Module, state: dict[str, Tensor], path: str | Path, name: str, remedy: str) -> nn.Module:
+    """Load a state dict into a network in float32, strictly except for batch-norm's batch counters.
+
+    Raises DataError naming the file, the keys that are missing, unexpected or of another shape, and the remedy.
+    """
+    wanted = net.state_dict()
+    counters = {k for k in wanted if k.endswith("num_batches_tracked")}
+    missing = [k for k in wanted if k not in state and k not in counters]
+    unexpected = [k for k in state if k not in wanted]
+    shapes = [f"{k} {tuple(state[k].shape)} instead of {tuple(v.shape)}" for k, v in wanted.items()
+              if k in state and state[k].shape != v.shape]
+    wrong = [f"{len(keys)} {what}: {_some(keys)}" for what, keys in
+             (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)) if keys]
+    if wrong:
+        raise DataError(f"the checkpoint {path} does not fit {name}: {'; '.join(wrong)}. {remedy}")
+    given = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    broken = [k for k, v in given.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if broken:
+        raise DataError(f"the checkpoint {path} holds NaN or Inf in {_some(broken)}; take an earlier one of the same training")
+    net.load_state_dict({k: given[k] if k in given else torch.zeros_like(v) for k, v in wanted.items()})
+    return net
+
+
+def _card_size(size, own: tuple[int, int] | None) -> tuple[int, int] | None:
+    if size == "weights":
+        return own
+    return None if size is None else (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _cut(net: nn.Module, path: str | None) -> nn.Module:
+    return net if path is None else Cut(net, path)
+
+
+def from_torchvision(model: str | nn.Module, weights: str | Path | None = None, size="weights",
+                     classes: tuple[str, ...] | None = None) -> SourceModel:
+    """A torchvision classifier with the input card of its weights: mean, standard deviation, crop size.
+
+    model    a name that torchvision knows ("resnet50", "vit_b_16", "swin_t", ...), or a network built with it
+    weights  None: as built (a name alone gives random weights); "DEFAULT" or a name such as "IMAGENET1K_V1": torchvision's own,
+             from its cache, else downloaded; a path: your state dict, with as many classes as its last layer has
+    size     "weights": the size these weights are meant for; (H, W) or a side; None: any size, as convolutional networks take
+    classes  names of the outputs; torchvision's own weights bring theirs
+
+    ``info`` says architecture, weights, classes and, for torchvision's own weights, their accuracy on ImageNet in per cent.
+    Raises ValueError for unknown names; DataError for files that are missing or do not fit, and for a download that failed.
+    """
+    from torchvision import models as zoo
+
+    name = model if isinstance(model, str) else type(model).__name__
+    entries = ()
+    if isinstance(model, str):
+        known = zoo.list_models(module=zoo)
+        if model not in known:
+            close = [k for k in known if k[:4] == model[:4]] or known
+            raise ValueError(f"torchvision has no classifier {model!r}; there are: {_some(close, 20)}")
+        entries = tuple(zoo.get_model_weights(model))
+    own = {w.name: w for w in entries} | ({"DEFAULT": zoo.get_model_weights(model).DEFAULT} if entries else {})
+    entry = own.get(weights) if isinstance(weights, str) else None
+    file = None
+    if weights is not None and entry is None:
+        file = Path(weights)
+        if not file.is_file():
+            choice = f"one of {', '.join(own)}, or " if own else ""
+            raise DataError(f"weights {str(weights)!r} for {name}: there is no such file; give {choice}the path of a state dict")
+    card_from = entry or next((w for w in entries if file and Path(w.url).stem == file.stem), own.get("DEFAULT"))
+    state = _downloaded(entry) if entry else read_state_dict(file) if file else None
+    net = model
+    if isinstance(model, str):
+        settings = {"transform_input": True} if state and model in ("googlenet", "inception_v3") else {}   # as their weights were made
+        with torch.random.fork_rng(devices=[]):
+            if file:
+                with torch.device("meta"):
+                    head = _last_linear(zoo.get_model(model))
+                settings |= {"num_classes": len(state[f"{head}.weight"])} if f"{head}.weight" in state else {}
+            net = zoo.get_model(model, **settings)
+    if state is not None:
+        fill(net, state, entry.url.rsplit("/", 1)[-1] if entry else file, name,
+             "Choose the model that these weights were trained as; for weights with other layers build the network yourself and pass it")
+    info = {"architecture": name, "weights": entry.name if entry else str(file) if file else None}
+    if entry:
+        info |= {"classes": list(entry.meta["categories"]), "test_accuracy": entry.meta["_metrics"]["ImageNet-1K"]["acc@1"]}
+    if classes is not None:
+        info["classes"] = list(classes)
+    transform = card_from.transforms() if card_from else None
+    crop = (transform.crop_size[0],) * 2 if transform else None
+    card = InputCard(3, _card_size(size, crop), *((tuple(transform.mean), tuple(transform.std)) if transform else (IMAGENET_MEAN, IMAGENET_STD)))
+    return SourceModel(_cut(net, _last_linear(net)), card, info=info).eval()
+
+
+def _downloaded(entry) -> dict[str, Tensor]:
+    """The state dict of torchvision's own weights, from its cache or the network."""
+    try:
+        return entry.get_state_dict(progress=False, check_hash=True, weights_only=True, map_location="cpu")
+    except Exception as why:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise DataError(f"the weights {entry} are not in {folder} and could not be downloaded ({why}); fetch {entry.url} on a machine with "
+                        f"network, then put the file there or give its path as weights=") from why
+
+
+def from_timm(name: str, checkpoint: str | Path | None = None, pretrained: bool = False, size="weights") -> SourceModel:
+    """A timm classifier with the input card of its pretrained configuration: mean, standard deviation, input size, channels.
+
+    checkpoint   a state dict of yours (timm, or the same layers from elsewhere), with as many classes as its last layer has
+    pretrained   let timm fetch its own weights (cache, else network)
+    size         as in `from_torchvision`
+    With neither, the weights are random. Raises ImportError where timm is not installed, ValueError for an unknown name,
+    DataError for files that are missing or do not fit, and for a download that failed.
+    """
+    try:
+        import timm
+        from timm.data import resolve_model_data_config
+    except ImportError as why:
+        raise ImportError("from_timm needs the package timm: pip install timm; from_torchvision works without it") from why
+    if checkpoint is not None and pretrained:
+        raise ValueError("give either checkpoint= or pretrained=True, not both")
+    if not timm.is_model(name.split(".")[0]):
+        close = timm.list_models(f"*{name.split('_')[0]}*") or timm.list_models()
+        raise ValueError(f"timm has no model {name!r}; there are: {_some(close, 12)}")
+    state, count = None, {}
+    if checkpoint is not None:
+        state = read_state_dict(checkpoint)
+        config = timm.get_pretrained_cfg(name)
+        path = config.classifier if config else None
+        if isinstance(path, str) and f"{path}.weight" in state:
+            count = {"num_classes": len(state[f"{path}.weight"])}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            net = timm.create_model(name, pretrained=pretrained, **count)
+    except Exception as why:
+        if not pretrained:
+            raise
+        raise DataError(f"timm's weights for {name} could not be fetched ({str(why).splitlines()[0] if str(why) else type(why).__name__}); "
+                        "fetch them on a machine with network and give the file as checkpoint=") from why
+    if state is not None:
+        fill(net, state, checkpoint, name, "Choose the timm model that these weights were trained as")
+    config = resolve_model_data_config(net)
+    channels, *own = config["input_size"]
+    card = InputCard(channels, _card_size(size, tuple(own)), tuple(config["mean"]), tuple(config["std"]))
+    head = net.get_classifier()
+    path = next((p for p, m in net.named_modules() if m is head), None) if isinstance(head, nn.Linear) else None
+    info = {"architecture": name, "weights": "timm" if pretrained else None if checkpoint is None else str(checkpoint)}
+    return SourceModel(_cut(net, path), card, info=info).eval()
+
+
+# --- some of a model's classes --------------------------------------------------------------------------------
+
+class ClassPick(nn.Module):
+    """Logits of K classes from those of L outputs, see `datasets.class_logits`."""
+
+    def __init__(self, members: Tensor):
+        super().__init__()
+        self.register_buffer("members", members)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return class_logits(logits, self.members)
+
+
+class PickedNet(nn.Module):
+    """A network whose logits are those of chosen or grouped classes; its features are unchanged."""
+
+    def __init__(self, net: nn.Module, members: Tensor):
+        super().__init__()
+        self.net, self.pick = net, ClassPick(members)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.net.features(x)
+
+    @property
+    def head(self) -> nn.Module:
+        return nn.Sequential(self.net.head, self.pick)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pick(self.net(x))
+
+
+def _outputs(model: SourceModel) -> int:
+    layers = [m for m in getattr(model.net, "head", model.net).modules() if isinstance(m, nn.Linear)]
+    if not layers:
+        raise ValueError(f"the number of outputs of {type(model.net).__name__} is not known; say outputs=")
+    return layers[-1].out_features
+
+
+def with_classes(model: SourceModel, classes, kind: str | None = None, outputs: int | None = None, names=None) -> SourceModel:
+    """The same model with logits of K chosen or grouped classes instead of its L outputs (ImageNet-A and -R keep 200 of 1000).
+
+    classes  "outputs", int64 (K,) or (K, M) padded with -1: the output, or several, that stand for each class;
+             "groups", int64 (L,): the class of each output, -1 for an output that is not used. Where several outputs
+             stand for one class, it takes the largest of their logits, so that it wins exactly where one of them does
+    kind     "outputs" or "groups"; None: "groups" where ``classes`` has L entries that are not just L different outputs
+    outputs  L, where the last layer does not tell
+    names    names of the K classes
+
+    Raises ValueError for indices out of range, outputs named twice, classes without an output, an unclear ``kind``.
+    """
+    chosen = torch.as_tensor(classes)
+    if chosen.is_floating_point() or chosen.dtype == torch.bool or chosen.ndim not in (1, 2) or not chosen.numel():
+        raise ValueError(f"classes must be int64 (K,), (K, M) or (L,), got {chosen.dtype} {tuple(chosen.shape)}")
+    chosen, total = chosen.long(), outputs or _outputs(model)
+    if kind is None:
+        kind = "groups" if chosen.ndim == 1 and len(chosen) == total else "outputs"
+        if kind == "groups" and chosen.unique().numel() == total and int(chosen.min()) >= 0:
+            raise ValueError(f"{total} different numbers for {total} outputs can be read in two ways; say kind='outputs' (the output of each "
+                             "class) or kind='groups' (the class of each output)")
+    if kind not in ("outputs", "groups"):
+        raise ValueError(f"kind must be 'outputs' or 'groups', not {kind!r}")
+    if kind == "groups":
+        if chosen.shape != (total,):
+            raise ValueError(f"kind='groups' needs one class for each of the {total} outputs, got {tuple(chosen.shape)}")
+        members = [(chosen == k).nonzero()[:, 0] for k in range(int(chosen.max()) + 1)]
+        chosen = nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=-1)
+    table = chosen.view(len(chosen), -1)
+    used = table[table >= 0]
+    if int(chosen.min()) < -1 or int(chosen.max()) >= total:
+        raise ValueError(f"outputs run from 0 to {total - 1}, got {int(chosen.min())} to {int(chosen.max())}")
+    empty = (table < 0).all(1).nonzero()[:, 0].tolist()
+    if empty:
+        raise ValueError(f"these classes have no output: {empty[:10]}")
+    if used.unique().numel() < used.numel():
+        twice = used[used.bincount()[used] > 1].unique().tolist()
+        raise ValueError(f"these outputs stand for more than one class: {twice[:10]}")
+    if names is not None and len(names) != len(chosen):
+        raise ValueError(f"{len(names)} names for {len(chosen)} classes")
+    known = model.info.get("classes")
+    if names is None and known and len(known) == total:
+        names = [" / ".join(known[i] for i in row if i >= 0) for row in table.tolist()]
+    info = {k: v for k, v in model.info.items() if k not in ("classes", "test_accuracy")} | ({"classes": list(names)} if names else {})
+    picked = SourceModel(PickedNet(model.net, chosen[:, 0] if chosen.ndim == 2 and chosen.shape[1] == 1 else chosen), model.card,
+                         model.normalisation, info)
+    return picked.to(model.input_mean.device).train(model.training)
 
 
 # --- the embedded architectures ------------------------------------------------------------------------------
