@@ -127,25 +127,25 @@ def glass_sources(h: int, w: int, reach: int, passes: int, draws: Draws) -> Tens
     n = h * w
     here = torch.arange(n, device=device)
     row, column = here // w, here % w
-    visited = (row > reach) & (row <= h - reach) & (column > reach) & (column <= w - reach)
-    own, total = torch.arange(b, device=device)[:, None] * n, None
+    visited = ((row > reach) & (row <= h - reach) & (column > reach) & (column <= w - reach)).expand(b, n)
+    total = None
     for scan in range(passes):
         words = draws.words(n, scan)
         step = ((words >> 16 & 0xFFFF).mul_(2 * reach) >> 16).sub_(reach).mul_(w)      # dy w
         step += ((words & 0xFFFF).mul_(2 * reach) >> 16).sub_(reach)                   # + dx
         step *= visited
-        # a scan goes backwards: the pixel read was visited before exactly if its index is larger; its chain goes on
         source = here + step
-        going = ((step > 0) & visited[source]).flatten().nonzero()[:, 0]
-        source += own
-        chain = (source + b * n).flatten()                                             # indices from b n on are ends
-        chain[going] -= b * n
-        while len(going):
-            ends = chain[chain[going]]
-            chain[going] = ends
-            going = going[ends < b * n]
-        chain = chain.view(b, n).sub_(own + b * n)
-        total = chain if total is None else total.gather(1, chain)
+        if reach > 1:
+            # a scan goes backwards: the pixel read was visited before exactly if its index is larger; its chain goes on
+            onward = (step > 0) & visited.gather(1, source)
+            links = torch.cat([source + n - n * onward.long(), (here + n).expand(b, n)], 1)      # indices from n on are ends
+            while True:
+                further = links.gather(1, links[:, :n])
+                if torch.equal(further, links[:, :n]):
+                    break
+                links[:, :n] = further
+            source = links[:, :n] - n
+        total = source if total is None else total.gather(1, source)
     return total
 
 

@@ -63,7 +63,7 @@ def poisson(rate: Tensor, u: Tensor) -> Tensor:
     counts = _by_expansion(rate.clamp(min=4), u)
     if 4 * len(few) > rate.numel():
         return torch.where(dark, _by_summing(rate.clamp(max=4), u), counts)
-    counts.view(-1)[few] = _by_summing(rate.flatten()[few], u.flatten()[few])
+    counts.view(-1).scatter_(0, few, _by_summing(rate.flatten().index_select(0, few), u.flatten().index_select(0, few)))
     return counts
 
 
