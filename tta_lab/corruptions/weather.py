@@ -54,26 +54,28 @@ def _ferns(side: int, draws: Draws) -> Tensor:
         index = (y.floor().long() % side) * side + x.floor().long() % side
         canvas.index_add_(0, index.flatten(), weight.expand_as(x).flatten())
 
-    stems, along = 110, 90
+    def steps(n):
+        return torch.linspace(0, 1, n, dtype=torch.float64)
+
+    stems, along = 150, 120
     x, y, heading, length, bend = (_speck(draws, stems, salt)[:, None] for salt in range(5))
-    t = torch.linspace(0, 1, along, dtype=torch.float64)
-    reach = side * (0.08 + 0.3 * length**2)
-    heading = 2 * math.pi * heading + (bend - 0.5) * 1.5 * t                       # (stems, along)
+    t = steps(along)
+    reach = side * (0.06 + 0.5 * length**3)
+    heading = 2 * math.pi * heading + (bend - 0.5) * 2.5 * t                            # (stems, along)
     x = x * side + (heading.cos() * reach / along).cumsum(1)
     y = y * side + (heading.sin() * reach / along).cumsum(1)
-    draw(x, y, torch.full((1, 1), 1.0, dtype=torch.float64))
-    jitter = _speck(draws, stems * along * 2, 5).view(stems, along, 2)
+    draw(x, y, 0.8 * (1 - 0.7 * t))
+    chance = _speck(draws, stems * along * 4, 5).view(stems, along, 4)
     for turn in (0, 1):
-        out = heading + (1 - 2 * turn) * (math.pi / 3 + 0.25 * (jitter[..., turn] - 0.5))
-        size = reach * 0.36 * (1 - t) * (0.3 + 0.7 * jitter[..., turn])
-        s = torch.linspace(0, 1, 45, dtype=torch.float64)
-        nx, ny = x[..., None] + out.cos()[..., None] * size[..., None] * s, y[..., None] + out.sin()[..., None] * size[..., None] * s
-        draw(nx, ny, (1 - 0.8 * s) * 0.55)
-        for side_turn in (0, 1):                                                   # needles on the needles
-            angle = (out + (1 - 2 * side_turn) * math.pi / 3)[..., None, None]
-            tip = (size * 0.22)[..., None, None] * torch.linspace(0, 1, 6, dtype=torch.float64)
-            root = slice(4, None, 5)
-            draw(nx[..., root, None] + angle.cos() * tip, ny[..., root, None] + angle.sin() * tip, torch.full((1,), 0.22, dtype=torch.float64))
+        out = heading + (1 - 2 * turn) * (math.pi / 3 + 0.5 * (chance[..., turn] - 0.5))
+        size = reach * 0.3 * (1 - t) * chance[..., 2 + turn] ** 2 * (chance[..., turn] > 0.6)          # needles of very different length
+        s = steps(40)
+        nx, ny = (p[..., None] + f(out)[..., None] * size[..., None] * s for p, f in ((x, torch.cos), (y, torch.sin)))
+        draw(nx, ny, 0.3 * (1 - 0.9 * s))
+        for again in (0, 1):                                                            # needles on the needles
+            angle = (out + (1 - 2 * again) * math.pi / 3)[..., None, None]
+            tip = (size * 0.3)[..., None, None] * (1 - s[4::7, None]) * steps(8)
+            draw(nx[..., 4::7, None] + angle.cos() * tip, ny[..., 4::7, None] + angle.sin() * tip, torch.full((1,), 0.12, dtype=torch.float64))
     return 1 - torch.exp(-canvas.view(side, side))
 
 
@@ -86,10 +88,12 @@ def frost_pictures(scale: float) -> Tensor:
     pictures = []
     for k in range(FROST_PICTURES):
         draws = Draws(torch.tensor([k]), 0, "frost pictures")
-        clouds, cover = _plasma(FROST_SIDE, Draws(draws.ids, 0, "frost clouds"), 2.0), _plasma(FROST_SIDE, Draws(draws.ids, 0, "frost cover"), 2.6)
+        clouds, cover, veins = (_plasma(FROST_SIDE, Draws(draws.ids, 0, f"frost {part}"), decay)
+                                for part, decay in (("clouds", 1.7), ("cover", 2.6), ("veins", 1.6)))
         ice = _ferns(FROST_SIDE, draws)
-        ice = 0.65 * ice + 0.35 * smooth(ice[None, None], 2.0)[0, 0]
-        grey = 0.9 * (clouds - clouds.mean()) / clouds.std() * 0.6 + (ice - ice.mean()) / ice.std() * (0.35 + cover)
+        ice = 0.5 * ice + 0.5 * smooth(ice[None, None], 1.5)[0, 0]
+        veins = (1 - (2 * veins - 1).abs()) ** 4                                        # bright where the noise crosses its middle
+        grey = sum(weight * (part - part.mean()) / part.std() for weight, part in ((0.7, clouds), (0.8, ice), (0.45, veins), (0.4, cover)))
         grey = (grey - grey.mean()) / grey.std()
         colour = [mean + spread * grey + tint * (cover - cover.mean()) for mean, spread, tint in FROST_COLOUR]
         pictures.append(torch.stack(colour).clamp(0, 1))
