@@ -1,15 +1,29 @@
 """The embedded source models and their training."""
 import hashlib
 import json
+import sys
 
 import pytest
 import torch
+import torchvision
 
 from tta_lab import training
 from tta_lab.adapter import Adapter
 from tta_lab.datasets import DataError, data_root, load
 from tta_lab.methods import make
-from tta_lab.models import ARCHITECTURES, InputCard, InputError, SourceModel, checkpoints, load_model
+from tta_lab.models import (
+    ARCHITECTURES,
+    Cut,
+    InputCard,
+    InputError,
+    SourceModel,
+    checkpoints,
+    from_timm,
+    from_torchvision,
+    load_model,
+    with_classes,
+    with_input_card,
+)
 
 LEAST = {"fashion_resnet_bn": 92.5, "fashion_resnet_gn": 92.5, "fashion_vit_ln": 90.0, "fashion8_resnet_bn": 92.5}
 
@@ -94,3 +108,163 @@ def test_architectures_take_colour_and_other_class_counts(name):
     settings = {"channels": 3, "classes": 7} | ({"size": 32} if name == "vit_ln" else {})
     net = ARCHITECTURES[name](**settings).eval()
     assert net(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+
+
+# --- torchvision and timm -----------------------------------------------------------------------------------------
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize("name, width, size", [("resnet18", 512, 64), ("resnet50", 2048, 64), ("vit_b_16", 768, 224), ("convnext_tiny", 768, 64),
+                                               ("swin_t", 768, 64), ("mobilenet_v3_small", 1024, 64)])
+def test_torchvision_models_split_where_their_classifier_begins(name, width, size):
+    net = torchvision.models.get_model(name)
+    model = from_torchvision(net, size=size, classes=tuple(map(str, range(1000))))
+    assert (model.card.mean, model.card.std) == IMAGENET and model.card.size == (size, size) and not model.training
+    x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    normalised = (x - torch.tensor(IMAGENET[0]).view(3, 1, 1)) / torch.tensor(IMAGENET[1]).view(3, 1, 1)
+    with torch.no_grad():
+        features, logits = model.features(x), model(x)
+        assert features.shape == (2, width)
+        torch.testing.assert_close(model.head(features), logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(net(normalised), logits, atol=1e-5, rtol=1e-5)  # the network itself is still whole
+    assert len(model.info["classes"]) == 1000 and isinstance(model.head, torch.nn.Linear)
+
+
+def test_torchvision_cards_come_from_the_weights():
+    for name in ("resnet18", "efficientnet_b1"):
+        card, transform = from_torchvision(name).card, torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        assert card.size == (transform.crop_size[0],) * 2 and card.mean == tuple(transform.mean) and card.std == tuple(transform.std)
+    state = torch.get_rng_state()
+    from_torchvision("resnet18", size=None)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_torchvision_files_bring_their_number_of_classes_and_their_card(tmp_path):
+    net = torchvision.models.resnet18(num_classes=7).eval()
+    path = tmp_path / "resnet18-f37072fd.pth"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, path)
+    model, x = from_torchvision("resnet18", path, size=None), torch.rand(2, 3, 40, 40)
+    assert "test_accuracy" not in model.info and model.info["weights"] == str(path)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net(model.normalise(x)))
+        assert model(x).shape == (2, 7)
+    with pytest.raises(DataError, match=r"does not fit resnet34: \d+ missing: layer1.2.conv1.weight"):
+        from_torchvision("resnet34", path)
+    with pytest.raises(DataError, match="IMAGENET1K_V9.*no such file.*IMAGENET1K_V1.*path of a state dict"):
+        from_torchvision("resnet18", "IMAGENET1K_V9")
+    with pytest.raises(ValueError, match="no classifier 'resnet19'.*resnet18"):
+        from_torchvision("resnet19")
+
+
+def test_torchvision_weights_that_cannot_be_fetched_are_an_error_and_cached_ones_are_used(tmp_path, monkeypatch):
+    def offline(url, *args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(DataError, match=r"could not be downloaded \(no network\).*https://.*resnet18-.*weights="):
+        from_torchvision("resnet18", "DEFAULT")
+    net = torchvision.models.resnet18().eval()
+    torch.save(net.state_dict(), tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    model = from_torchvision("resnet18", "DEFAULT", size=None)
+    assert model.info["test_accuracy"] == 69.758 and model.info["classes"][0] == "tench" and model.info["weights"] == "IMAGENET1K_V1"
+    assert torch.equal(model.net.body.conv1.weight, net.conv1.weight)
+
+
+@pytest.mark.parametrize("name, size", [("resnet18", 64), ("vit_tiny_patch16_224", 224), ("convnext_atto", 64)])
+def test_timm_models_split_where_timm_says(name, size, tmp_path):
+    timm = pytest.importorskip("timm")
+    net = timm.create_model(name, num_classes=9).eval()
+    path = tmp_path / "weights.safetensors"
+    from safetensors.torch import save_file
+
+    save_file(net.state_dict(), path)
+    model, x = from_timm(name, path, size=size), torch.rand(2, 3, size, size)
+    card = net.pretrained_cfg
+    assert model.card.mean == tuple(card["mean"]) and model.card.std == tuple(card["std"])
+    with torch.no_grad():
+        z = model.normalise(x)
+        features = net.forward_head(net.forward_features(z), pre_logits=True)
+        torch.testing.assert_close(model.features(x), features, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(x), net(z), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.head(model.features(x)), net.get_classifier()(features), atol=1e-5, rtol=1e-5)
+    assert from_timm(name).card.size == tuple(card["input_size"][1:])
+    with pytest.raises(DataError, match="does not fit resnet10t"):
+        from_timm("resnet10t", path)
+    with pytest.raises(ValueError, match="no model 'resnet_of_mine'"):
+        from_timm("resnet_of_mine")
+    with pytest.raises(ValueError, match="either checkpoint"):
+        from_timm(name, path, pretrained=True)
+
+
+def test_timm_missing_or_offline_is_said(monkeypatch):
+    with monkeypatch.context() as m:
+        m.setitem(sys.modules, "timm", None)
+        with pytest.raises(ImportError, match="pip install timm"):
+            from_timm("resnet18")
+    timm = pytest.importorskip("timm")
+
+    def offline(name, pretrained=False, **settings):
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(DataError, match=r"timm's weights for resnet18 could not be fetched \(no network\).*checkpoint="):
+        from_timm("resnet18", pretrained=True)
+
+
+def test_a_cut_model_adapts_and_leaves_the_network_as_it_was():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torchvision.models.resnet18(num_classes=5)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    adapter = Adapter(from_torchvision(net, size=None), make("tent", lr=0.01), device="cpu")
+    x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    first = adapter(x)
+    assert not torch.equal(adapter(x), first)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    adapter.reset()
+    torch.testing.assert_close(adapter(x), first, atol=0, rtol=0)
+    assert isinstance(adapter.model.net, Cut)
+
+
+# --- some of the classes ------------------------------------------------------------------------------------------
+
+def test_chosen_and_grouped_classes_by_hand():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 4, bias=False))
+    net[1].weight.data = torch.tensor([[1.0, 0, 0], [0, 2, 0], [0, 0, 3], [1, 1, 1]])
+    model = with_input_card(Cut(net, "1"), size=(1, 1))
+    model.info["classes"] = ["a", "b", "c", "d"]
+    x = torch.tensor([[0.5, 0.25, 0.125]]).view(1, 3, 1, 1)                    # logits 0.5, 0.5, 0.375, 0.875
+    cases = {  # classes, kind -> logits by hand, names
+        ((3, 0), None): ([0.875, 0.5], ["d", "a"]),
+        ((1, -1, 1, 0), None): ([0.875, 0.5], ["d", "a / c"]),
+        ((1, 0, 3, 2), "outputs"): ([0.5, 0.5, 0.875, 0.375], ["b", "a", "d", "c"]),
+        ((2, 0, 1, 3), "groups"): ([0.5, 0.375, 0.5, 0.875], ["b", "c", "a", "d"]),
+        (((2, -1), (0, 3)), None): ([0.375, 0.875], ["c", "a / d"]),
+    }
+    for (classes, kind), (logits, names) in cases.items():
+        picked = with_classes(model, torch.tensor(classes), kind)
+        torch.testing.assert_close(picked(x), torch.tensor([logits]))
+        torch.testing.assert_close(picked.head(picked.features(x)), picked(x))
+        assert picked.info["classes"] == names and picked.card == model.card
+        assert sum(p.numel() for p in picked.parameters()) == 12
+    for classes, message in (((1, 0, 3, 2), "read in two ways"), ((0, 4), "0 to 3"), ((0, 0), "more than one class.*0"), ((0, -2), "0 to 3"),
+                             ((0, -1), r"no output: \[1\]"), ((0.0, 1.0), "int64"), ((2, 2, 0, -1), r"no output: \[1\]")):
+        with pytest.raises(ValueError, match=message):
+            with_classes(model, torch.tensor(classes))
+    with pytest.raises(ValueError, match="1 names for 2 classes"):
+        with_classes(model, torch.tensor([0, 1]), names=["x"])
+
+
+def test_picked_classes_keep_the_ranking_among_themselves_and_adapt():
+    model, data = load_model(), load("fashion_mnist").only([5, 7, 9]).take(slice(0, 200))   # sandal, sneaker, ankle boot
+    picked = with_classes(model, torch.tensor([5, 7, 9]))
+    x = data.images()
+    with torch.no_grad():
+        assert torch.equal(picked(x), model(x)[:, [5, 7, 9]])
+        groups = with_classes(model, torch.tensor([-1, -1, -1, -1, -1, 0, -1, 1, -1, 2]))
+        assert torch.equal(groups(x), picked(x))
+    assert training.accuracy(picked, data) > 90
+    adapter = Adapter(picked, make("tent"), device="cpu")
+    assert adapter(x[:20]).shape == (20, 3)

@@ -328,7 +328,7 @@ def _downloaded(entry) -> dict[str, Tensor]:
         return entry.get_state_dict(progress=False, check_hash=True, weights_only=True, map_location="cpu")
     except Exception as why:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise DataError(f"the weights {entry} are not in {folder} and could not be downloaded ({why}); fetch {entry.url} on a machine with "
+        raise DataError(f"the weights {entry} are not (or damaged) in {folder} and could not be downloaded ({why}); fetch {entry.url} on a machine with "
                         f"network, then put the file there or give its path as weights=") from why
 
 
