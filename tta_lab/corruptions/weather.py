@@ -224,22 +224,28 @@ def canny(x: Tensor, low: float, high: float) -> Tensor:
         edges = grown
 
 
-def distance_to(edges: Tensor, cut: int = 20) -> Tensor:
-    """Euclidean distance of each pixel to the nearest True of its picture (B, H, W), cut at ``cut`` pixels.
+CHAMFER = ((1, 0.1969), (0.7969, 0.6031), (0.6031, 0.7969), (0.1969, 1))   # facets of the distance by steps of 1, 1.4 and 2.1969
 
-    Along the columns first, then the smallest sqrt(column distance^2 + k^2) over row steps k up to the cut.
+
+def distance_to(edges: Tensor, cut: int = 20) -> Tensor:
+    """Distance of each pixel to the nearest True of its picture (B, H, W), cut at ``cut`` pixels.
+
+    It is the 5 x 5 chamfer distance, the shortest way by straight (1), diagonal (1.4) and knight's steps (2.1969), as libraries use
+    it: for a difference of (k, g) the largest of four linear forms. Along the columns first (g), then the smallest over row steps k.
     """
     far = float(cut)
     column = torch.where(edges, 0.0, far)
-    for k in (1, 2, 4, 8, 16, 32):
-        if k < min(2 * cut, edges.shape[1]):
+    for k in (1, 2, 4, 8, 16):
+        if k < edges.shape[1]:
             column = torch.minimum(column, torch.minimum(F.pad(column[:, k:], (0, 0, 0, k), value=far),
                                                          F.pad(column[:, :-k], (0, 0, k, 0), value=far)) + k)
-    square = column**2
-    best = square
+    best = column
     for k in range(1, min(cut, edges.shape[2])):
-        best = torch.minimum(best, torch.minimum(F.pad(square[..., k:], (0, k), value=far**2), F.pad(square[..., :-k], (k, 0), value=far**2)) + k * k)
-    return best.sqrt().clamp_(max=far)
+        way = column + CHAMFER[3][0] * k
+        for a, b in CHAMFER[:3]:
+            way = torch.maximum(way, (column * b).add_(a * k))
+        best = torch.minimum(best, torch.minimum(F.pad(way[..., k:], (0, k), value=far), F.pad(way[..., :-k], (k, 0), value=far)))
+    return best.clamp(max=far)
 
 
 def equalise(x: Tensor) -> Tensor:
@@ -275,8 +281,8 @@ def spatter(x: Tensor, p: tuple[float, ...], draws: Draws) -> Tensor:
         mask = torch.where(mask < 0.8, 0, mask)
         return x * (1 - mask) + colour * mask
     layer = torch.where(field < threshold, 0, field).clamp_(0, 1).mul_(255).floor_()[:, 0]
-    relief = (distance_to(canny(layer, 50, 150)) + 0.0)
-    relief = equalise(_filter3(relief, BOX).floor())
+    relief = distance_to(canny(layer, 50, 150))
+    relief = equalise(_filter3(relief, BOX).add_(1e-4).floor())
     relief = _filter3(relief, EMBOSS).round().clamp(0, 255)
     relief = _filter3(relief, BOX).round()
     mask = layer * relief
