@@ -117,7 +117,7 @@ class _Wrong(ConfidenceRise):
     ("tent-om-nesterov__tinybn__s1", make("tent", update=Step(rule="sgd", lr=0.02))),
     ("tent-om-window16__tinybn__s4", make("tent", lr=5e-3, cadence=SlidingWindow(15))),
     ("bnalpha0.1-om__tinybn__s1", make("bn_alpha", alpha=0.11)),
-    ("bnema-om__tinybn__s1", make("bn_ema", form="one_pass")),
+    ("bnema-om__tinybn__s1", make("bn_ema", absorb="one_pass")),
     ("norm-dw__tinybn__s1", make("batch_norm")),
     ("ostta-unient-repo__tinybn__s2", make("wisdom_of_crowds", penalties=(), lr=5e-3, average="all")),
     ("ostta-unient-repo__tinybn__s2", make("wisdom_of_crowds", penalties=(), lr=5e-3, select=(_Wrong(),))),

@@ -1,7 +1,6 @@
 """Adapter: the one loop. Predict, look, select, average, differentiate, step, control, record."""
 from __future__ import annotations
 
-import hashlib
 import time
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from . import scores
 from .models import InputError, SourceModel, check_finite
 from .norms import BATCH_NORM, BatchStatistics
-from .parts import Method, NeedsError
+from .parts import SCOPES, Method, NeedsError, needs_of
+from .source import GIVEN, digest
 from .trace import Trace
 from .view import View, as_logits
 
@@ -62,13 +62,15 @@ class Adapter:
     on_error   "raise", or "source": when a step fails, answer with the source model, count it, leave the state untouched
     validate   "now" checks each batch before anything happens, "off" trusts the caller
     channels_last   memory format of the network, often faster for convolutions
+    given      what was taken from the source domain beforehand, for recipes that need it: ``source.prepare(model, recipe, images)``
 
     Raises NeedsError when the model lacks what the recipe needs and InputError for images the model cannot mean.
     """
 
     @torch.inference_mode(False)  # tensors made in inference mode could never be trained
     def __init__(self, model: nn.Module, recipe: Method, seed: int = 0, device="auto", *, amp: torch.dtype | None = None,
-                 record: str = "light", on_error: str = "raise", validate: str = "now", channels_last: bool = False):
+                 record: str = "light", on_error: str = "raise", validate: str = "now", channels_last: bool = False,
+                 given: dict | None = None):
         if not isinstance(recipe, Method):
             raise TypeError(f"recipe must be a method such as make('tent'), got {recipe!r}")
         for name, value, allowed in (("record", record, ("light", "source", "off")), ("on_error", on_error, ("raise", "source")),
@@ -85,15 +87,23 @@ class Adapter:
         for m in self.source.modules():
             if isinstance(m, SourceModel):
                 m.check_input = False  # the adapter checks once, before any state is touched
-        _check_needs(recipe, self.source)
+        self.given = _to_device(dict(given or {}), self.device)
+        self.needs = needs_of(recipe)
+        _check_needs(recipe, self.needs, self.source, self.given)
         self._networks: dict[str, nn.Module] = {"running": self.source}
         self.model = linked_copy(self.source)
         recipe.norm.apply_(self.model)
         self.tuned = _own_parameters_(self.model, recipe.train(self.model))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)  # of the CPU alone: those of accelerators stay as they are
+            self.extra = recipe.extra(self.model)
+        extra = nn.ModuleDict() if self.extra is None else nn.ModuleDict({"extra": self.extra.to(self.device)})
+        self.tuned |= dict(extra.named_parameters())
         self._params = list(self.tuned.values())
-        self._owned = {**self.tuned, **dict(self.model.named_buffers())}
+        self._owned = {**self.tuned, **dict(self.model.named_buffers()), **dict(extra.named_buffers())}
         self._start = {k: v.detach().clone() for k, v in self._owned.items()}
         self._origin = [self._start[k] for k in self.tuned]
+        self.origin = dict(zip(self.tuned, self._origin, strict=True))
         self.optimizer = recipe.update.build(self._params) if self._params else None
         self.source_statistics = next((s.statistics for s in recipe.select if hasattr(s, "statistics")), "batch")
         self.rng = torch.Generator(self.device)
@@ -128,20 +138,9 @@ class Adapter:
             return self._answer_with_source(x, ids, why).to(where)
 
     @torch.inference_mode(False)
-    def reset(self, keep_trace: bool = False) -> None:
-        """Weights, statistics, optimiser, states and generator go back to the start, values in place."""
-        with torch.no_grad():
-            for name, tensor in self._owned.items():
-                tensor.copy_(self._start[name])
-        if self.optimizer is not None:
-            self.optimizer.state.clear()
-            self.optimizer.zero_grad(set_to_none=True)
-        parts = {name: getattr(self.recipe, name) for name in ("norm", "train", "update", "cadence")}
-        chains = {name: getattr(self.recipe, name) for name in ("select", "penalties", "controllers")}
-        self.states = {"method": self.recipe.init(self.model, self.source),
-                       **{name: part.init(self.model, self.source) for name, part in parts.items()},
-                       **{name: [p.init(self.model, self.source) for p in chain] for name, chain in chains.items()}}
-        self.rng.manual_seed(self.seed)
+    def reset(self, keep_trace: bool = False, what: tuple = SCOPES) -> None:
+        """Weights, statistics, optimiser, states and generator go back to the start, values in place; or those in ``what``."""
+        self.rewind(what)
         self.was_reset = True
         if not keep_trace:
             self.seen = self.steps = 0
@@ -150,6 +149,26 @@ class Adapter:
             self.trace = Trace({"recipe": repr(self.recipe), "seed": self.seed, "answer": self.recipe.answer, "kind": self.recipe.kind,
                                 "torch": str(torch.__version__), "device": str(self.device), "source_statistics": self.source_statistics,
                                 "amp": str(self.amp), "weights": self.fingerprint})
+
+    def rewind(self, what: tuple) -> None:
+        """Put these SCOPES back to the start, without a word in the trace."""
+        if not set(what) <= set(SCOPES):
+            raise ValueError(f"an adapter can put back {', '.join(SCOPES)}, not {', '.join(set(what) - set(SCOPES))}")
+        with torch.no_grad():
+            for name, tensor in self._owned.items():
+                if ("weights" if name in self.tuned else "statistics") in what:
+                    tensor.copy_(self._start[name])
+        if self.optimizer is not None and "optimizer" in what:
+            self.optimizer.state.clear()
+            self.optimizer.zero_grad(set_to_none=True)
+        if "states" in what:
+            parts = {name: getattr(self.recipe, name) for name in ("norm", "train", "update", "cadence")}
+            chains = {name: getattr(self.recipe, name) for name in ("select", "penalties", "controllers")}
+            self.states = {"method": self.recipe.init(self.model, self.source),
+                           **{name: part.init(self.model, self.source) for name, part in parts.items()},
+                           **{name: [p.init(self.model, self.source) for p in chain] for name, chain in chains.items()}}
+        if "generator" in what:
+            self.rng.manual_seed(self.seed)
 
     @torch.inference_mode(False)
     def predict(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
@@ -174,11 +193,7 @@ class Adapter:
     def fingerprint(self) -> str:
         """First 12 hex digits of the sha256 of the source model's weights and buffers."""
         if not hasattr(self, "_fingerprint"):
-            digest = hashlib.sha256()
-            for name, tensor in sorted(self.source.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-            self._fingerprint = digest.hexdigest()[:12]
+            self._fingerprint = digest(self.source.state_dict())
         return self._fingerprint
 
     def source_network(self, statistics: str) -> nn.Module:
@@ -200,12 +215,14 @@ class Adapter:
         """Everything that a stream needs to go on bit-identically, as tensors, numbers, strings, lists and dicts
         (``torch.save`` it; ``torch.load(weights_only=True)`` reads it)."""
         return {"format": 1, "recipe": repr(self.recipe), "source": self.fingerprint, "seed": self.seed,
-                **self._snapshot(), "errors": list(self.errors), "trace": self.trace.state_dict(), "meta": deepcopy(self.trace.meta)}
+                "given": digest(self.given) if self.given else "", **self._snapshot(),
+                "errors": list(self.errors), "trace": self.trace.state_dict(), "meta": deepcopy(self.trace.meta)}
 
     @torch.inference_mode(False)
     def load_state_dict(self, state: dict) -> None:
         """Go on where ``state_dict`` was taken. Raises ValueError when it belongs to another recipe or source model."""
-        for key, mine in (("format", 1), ("recipe", repr(self.recipe)), ("source", self.fingerprint), ("seed", self.seed)):
+        for key, mine in (("format", 1), ("recipe", repr(self.recipe)), ("source", self.fingerprint), ("seed", self.seed),
+                          ("given", digest(self.given) if self.given else "")):
             if state.get(key) != mine:
                 raise ValueError(f"this state belongs to another {key}: it has {state.get(key)!r}, this adapter has {mine!r}")
         self._restore(state)
@@ -277,7 +294,7 @@ class Adapter:
         looks = [view]
 
         def look(keep: Tensor | None = None) -> Lesson:
-            v = looks.pop() if looks else view.again()
+            v = looks.pop() if looks else view.look_again()
             lesson = self._lesson(v, keep)
             if lesson.move:
                 self.optimizer.zero_grad(set_to_none=True)
@@ -327,13 +344,12 @@ class Adapter:
 
     def _control(self, lessons: list[Lesson]) -> None:
         for controller, state in zip(self.recipe.controllers, self.states["controllers"], strict=True):
-            for lesson in lessons:
-                action = controller.decide(lesson, state)
-                if action == "reset":
-                    self.reset(keep_trace=True)
-                    return
-                if action is not None:
-                    raise ValueError(f"{type(controller).__name__} asked for {action!r}; an adapter can do: 'reset'")
+            action = controller.decide(lessons, state)
+            if action is not None and action != "reset" and not (isinstance(action, tuple) and set(action) <= set(SCOPES)):
+                raise ValueError(f"{type(controller).__name__} asked for {action!r}; an adapter can do: 'reset', or a tuple of {SCOPES}")
+            if action is not None:
+                self.reset(keep_trace=True, what=SCOPES if action == "reset" else action)
+                return
 
     # --- when things go wrong, and the record of it all -----------------------------------------------------------
 
@@ -373,16 +389,21 @@ class Adapter:
                 here = scores.probability_of(adapted, where)
                 samples |= {"source_prediction": where, "source_confidence": top, "source_class_confidence": here, "rise_source": here - top}
         lesson = lessons[-1] if lessons else None
-        if lesson is not None and len(lesson.losses) == len(logits) and rows is None:
-            samples |= {"loss": _per_image(lesson.losses), "weight": _per_image(lesson.weights), "kept": _per_image(lesson.kept.float()) > 0}
-        else:
-            samples |= {"loss": torch.full((n,), torch.nan, device=device), "weight": torch.zeros(n, device=device),
-                        "kept": torch.zeros(n, dtype=torch.bool, device=device)}
+        columns = {"loss": torch.full((n,), torch.nan, device=device), "weight": torch.zeros(n, device=device),
+                   "kept": torch.zeros(n, dtype=torch.bool, device=device)}
+        for each in lessons if rows is None else ():
+            at = each.view.rows
+            if at is not None:  # lessons from a memory are of other images
+                columns["loss"][at], columns["weight"][at] = _per_image(each.losses), _per_image(each.weights)
+                columns["kept"][at] = _per_image(each.kept.float()) > 0
+        samples |= columns
         nan = torch.full((), torch.nan, device=device)
         moved = torch._foreach_sub(self._params, self._origin) if self._params else []
         self.trace.add(samples, {
-            "step": self.steps, "n": n, "n_kept": sum(x.n_kept for x in lessons), "skipped": not any(x.move for x in lessons),
-            "loss": nan if lesson is None else lesson.loss, "grad_norm": nan if lesson is None or lesson.grad_norm is None else lesson.grad_norm,
+            "step": self.steps, "n": n, "lessons": len(lessons), "n_kept": sum(x.n_kept for x in lessons),
+            "skipped": not any(x.move for x in lessons),
+            "loss": nan if lesson is None else lesson.loss,
+            "grad_norm": nan if lesson is None or lesson.grad_norm is None else lesson.grad_norm,
             "distance": torch.stack(torch._foreach_norm(moved)).norm() if moved else torch.zeros((), device=device),
             "marginal_entropy": scores.marginal_entropy(logits), **step_cost, "seconds": time.perf_counter() - started,
             "reset": self.was_reset, "failed": False})
@@ -416,12 +437,15 @@ def _device(model: nn.Module, device) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _check_needs(recipe: Method, model: nn.Module) -> None:
-    """Raise NeedsError when the model lacks what the method declares."""
+def _check_needs(recipe: Method, needs: frozenset, model: nn.Module, given: dict) -> None:
+    """Raise NeedsError when the model or the caller lacks what the recipe declares."""
     name = type(recipe).__name__
-    if "batch_norm" in recipe.needs and not any(isinstance(m, BATCH_NORM) for m in model.modules()):
+    if "batch_norm" in needs and not any(isinstance(m, BATCH_NORM) for m in model.modules()):
         raise NeedsError(f"{name} re-estimates batch-norm statistics, but {type(model).__name__} has no batch-norm layer: "
                          "it would do nothing; choose a model with BatchNorm, or another method such as tent")
-    if "features" in recipe.needs and not (hasattr(model, "features") and hasattr(model, "head")):
+    if "features" in needs and not (hasattr(model, "features") and isinstance(getattr(model, "head", None), nn.Module)):
         raise NeedsError(f"{name} needs a model with 'features' and 'head'; {type(model).__name__} has not: wrap it so that "
                          "logits = head(features(x))")
+    for missing in sorted(needs & GIVEN.keys() - given.keys()):
+        raise NeedsError(f"{name} needs {GIVEN[missing]} from the source domain; make it once with "
+                         f"given = tta_lab.source.prepare(model, recipe, images, labels) and hand it over: Adapter(..., given=given)")

@@ -168,20 +168,20 @@ class MixedStatistics(_Replacing):
 class RunningStatistics(_Replacing):
     """BN-EMA: running <- (1 - m) running + m batch, then normalise with the updated running statistics.
 
-    ``form="two_pass"``: the whole network absorbs the batch first (normalising with batch statistics), then answers;
+    ``absorb="two_pass"``: the whole network absorbs the batch first (normalising with batch statistics), then answers;
     ``"one_pass"``: each layer updates and normalises at once, so that deeper layers see other inputs.
     """
 
     momentum: float = knob(0.1, (0.0, 1.0), "weight of the new batch")
-    form: str = knob("two_pass", choices=("two_pass", "one_pass"), why="absorb in a pass of its own, or layer by layer")
+    absorb: str = knob("two_pass", choices=("two_pass", "one_pass"), why="absorb in a pass of its own, or layer by layer")
 
     @property
     def passes(self):
-        return 2 if self.form == "two_pass" else 1
+        return 2 if self.absorb == "two_pass" else 1
 
     def make(self, layer):
         made = _with_source(layer, _Running)
-        made.momentum, made.one_pass = self.momentum, self.form == "one_pass"
+        made.momentum, made.one_pass = self.momentum, self.absorb == "one_pass"
         return made
 
 

@@ -25,6 +25,8 @@ class NeedsError(ValueError):
 class Part:
     """Settings only: a value that can be compared, hashed, printed and pasted back."""
 
+    needs: ClassVar[frozenset] = frozenset()    # of: "batch_norm", "features", "source_logits", and the names in source.GIVEN
+
     def __post_init__(self):
         check(self)
 
@@ -53,12 +55,16 @@ class Penalty(Part):
         raise NotImplementedError
 
 
+SCOPES = ("weights", "statistics", "optimizer", "states", "generator")  # what a reset may put back
+
+
 @dataclass(frozen=True)
 class Controller(Part):
     """Looks at what happened in a step and asks for an action; the adapter carries it out."""
 
-    def decide(self, lesson, state: dict) -> str | None:
-        """None, or "reset" (weights, optimiser and states go back to the start)."""
+    def decide(self, lessons: list, state: dict) -> str | tuple | None:
+        """None, "reset" (everything goes back to the start) or a tuple of SCOPES; asked once a step, after the answer was given.
+        ``lessons`` are those of the step: none where nothing was learned from."""
         raise NotImplementedError
 
 
@@ -66,24 +72,51 @@ class Controller(Part):
 
 @dataclass(frozen=True)
 class NormAffine(Part):
-    """Tune the scale and shift of every normalisation layer (batch, group, layer and instance norm)."""
+    """Tune the scale and shift of every normalisation layer (batch, group, layer and instance norm).
+
+    ``drop_top`` leaves out the top of the network: ``layer4`` of a ResNet, the last quarter of a transformer's blocks
+    (9, 10 and 11 of 12) and its final norm. Networks built otherwise are tuned whole. Rule of SAR (2302.12400).
+    """
+
+    drop_top: bool = knob(False, why="leave the top of the network as it is", paper="SAR 2302.12400; DeYO 2403.07366")
 
     def __call__(self, model: nn.Module) -> dict[str, nn.Parameter]:
         from .norms import TestTimeNorm
         found = {f"{path}.{name}".lstrip("."): p for path, m in model.named_modules() if isinstance(m, (*NORM_LAYERS, TestTimeNorm))
                  for name, p in m.named_parameters(recurse=False)}
+        if self.drop_top:
+            found = {name: p for name, p in found.items() if not _is_top(name.split("."), model)}
         if not found:
             raise NeedsError("this recipe tunes the scale and shift of normalisation layers, but the model has none "
                              "with affine parameters; choose train=AllParameters() or another model")
         return found
 
 
+def _is_top(path: list[str], model: nn.Module) -> bool:
+    """Whether a parameter belongs to the last stage of a ResNet, the last quarter of a transformer or its final norm."""
+    for at, name in enumerate(path[:-1]):
+        if name == "layer4":
+            return True
+        if name in ("blocks", "layers"):
+            siblings = list(dict(model.get_submodule(".".join(path[:at + 1])).named_children()))
+            return siblings.index(path[at + 1]) >= len(siblings) - len(siblings) // 4
+    return path[-2] in ("norm", "ln") if len(path) > 1 else False
+
+
 @dataclass(frozen=True)
 class AllParameters(Part):
-    """Tune every parameter of the model."""
+    """Tune every parameter of the model, or all but those of its classifier ``head``."""
+
+    head: bool = knob(True, why="tune the classifier too")
 
     def __call__(self, model: nn.Module) -> dict[str, nn.Parameter]:
         found = dict(model.named_parameters())
+        if not self.head:
+            if not isinstance(getattr(model, "head", None), nn.Module):
+                raise NeedsError(f"AllParameters(head=False) leaves out the model's 'head', but {type(model).__name__} has none; "
+                                 "wrap it so that logits = head(features(x))")
+            kept = {id(p) for p in model.head.parameters()}
+            found = {name: p for name, p in found.items() if id(p) not in kept}
         if not found:
             raise NeedsError("this recipe tunes all parameters, but the model has none")
         return found
@@ -182,11 +215,12 @@ class Method(Part):
 
     learns: ClassVar[bool] = False
     kind: ClassVar[str] = "logits"              # or "log_probabilities"
-    needs: ClassVar[frozenset] = frozenset()    # of: "batch_norm", "features", "source_logits"
     tasks: ClassVar[tuple] = ("classification", "segmentation")
     paper: ClassVar[str] = ""
     family: ClassVar[str] = ""
     verified: ClassVar[str] = ""                # how its numbers were checked
+    forms: ClassVar[dict] = {}                  # form of make() -> settings, where the authors' code differs from the paper
+    presets: ClassVar[dict] = {}                # benchmark -> published settings
     # what the loop asks of every method; a method with a loss has these as fields
     train, update, select, penalties, controllers, average, when_empty, answer = NoParameters(), Part(), (), (), (), "kept", "skip", "before"
 
@@ -197,6 +231,10 @@ class Method(Part):
     def plus(self, *penalties: Penalty) -> Method:
         """The same method with more penalties."""
         raise TypeError(f"{type(self).__name__} has no loss, so a penalty cannot be added to it")
+
+    def extra(self, model: nn.Module) -> nn.Module | None:
+        """A module that is tuned along with the model (a projector), drawn with the global generator, which the adapter seeds."""
+        return None
 
     def output(self, view, state: dict) -> Tensor:
         """The logits to return, (B, C, *S)."""
@@ -232,9 +270,16 @@ class LossMethod(Method):
         return replace(self, penalties=(*self.penalties, *penalties))
 
     def lessons(self, view, state: dict) -> Iterator:
-        """The views to learn from: the batch itself unless a method keeps a memory."""
+        """The views to learn from: the batch itself unless a method keeps a memory (``view.other``) or takes one image at a
+        time (``view.part``). What stands after a ``yield`` runs when that lesson has been learned."""
         yield view
 
     def losses(self, view, state: dict) -> Tensor:
         """Loss per sample, (B, *S)."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")
+
+
+def needs_of(recipe: Method) -> frozenset:
+    """What a recipe needs: the method itself and all its parts."""
+    parts = [recipe, recipe.norm, recipe.train, recipe.update, recipe.cadence, *recipe.select, *recipe.penalties, *recipe.controllers]
+    return frozenset().union(*(part.needs for part in parts if isinstance(part, Part)))

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from .norms import set_commit_
 from .parts import NeedsError
@@ -23,44 +24,79 @@ def as_logits(output, model: nn.Module) -> Tensor:
 
 
 class View:
-    """One batch as a method sees it.
+    """One batch, or a part of it, or images from a memory, as a method sees it.
 
-    ``x`` images (B, C, H, W), ``ids`` (B,), ``model`` the adapted network, ``rng`` the adapter's generator.
-    ``logits`` are those of the adapted network, float32 (B, K, *S); they are computed when first asked for.
+    ``x`` images (B, C, H, W), ``ids`` (B,), ``model`` the adapted network, ``rng`` the adapter's generator, ``given`` what was
+    taken from the source domain, ``extra`` the method's own module, ``tuned`` and ``origin`` name -> current and source value.
+    ``logits`` are those of the adapted network, float32 (B, K, *S), ``features`` the input of its head, (B, D); both are
+    computed when first asked for. ``rows`` says which rows of the incoming batch these are (None: none of them),
+    ``look`` how often this lesson has been looked at before (an update rule may look twice).
     """
 
-    def __init__(self, adapter, x: Tensor, ids: Tensor, commit: bool = False, draws: dict | None = None):
-        self.adapter, self.x, self.ids, self.commit = adapter, x, ids, commit
-        self.model, self.rng = adapter.model, adapter.rng
+    def __init__(self, adapter, x: Tensor, ids: Tensor, commit: bool = False, draws: dict | None = None, rows: slice | None = slice(None)):
+        self.adapter, self.x, self.ids, self.commit, self.rows = adapter, x, ids, commit, rows
+        self.model, self.rng, self.given, self.extra = adapter.model, adapter.rng, adapter.given, adapter.extra
+        self.tuned, self.origin = adapter.tuned, adapter.origin
+        self.look = 0
         self._draws = {} if draws is None else draws
+        self._once: dict[int, Tensor] = {}
         self._source: dict[str, Tensor] = {}
 
-    def forward(self, net: nn.Module, x: Tensor | None = None, commit: bool = False) -> Tensor:
-        """Logits of ``net``, counted as cost; statistics of its normalisation layers move only with ``commit``."""
-        x = self.x if x is None else x
+    def forward(self, net: nn.Module | None = None, x: Tensor | None = None, commit: bool = False, tensors: dict | None = None) -> Tensor:
+        """Logits of ``net`` (the adapted network), with ``tensors`` in place of its own parameters and buffers (a teacher's);
+        counted as cost; statistics of its normalisation layers move only with ``commit``."""
+        net, x = self.model if net is None else net, self.x if x is None else x
         adapter = self.adapter
         set_commit_(net, commit)
         try:
             with torch.autocast(x.device.type, dtype=adapter.amp, enabled=adapter.amp is not None):
-                logits = as_logits(net(x), net)
+                logits = as_logits(net(x) if tensors is None else functional_call(net, tensors, (x,)), net)
         finally:
             set_commit_(net, False)
         adapter.cost["forwards"] += len(x)
+        if logits.ndim > 2 and "segmentation" not in adapter.recipe.tasks:
+            raise NeedsError(f"{type(adapter.recipe).__name__} takes classifiers, but {type(net).__name__} returned {tuple(logits.shape)}")
         return logits
+
+    def forward_features(self, net: nn.Module | None = None, x: Tensor | None = None, commit: bool = False,
+                         tensors: dict | None = None) -> tuple[Tensor, Tensor]:
+        """Features (B, D), the input of the network's head, and logits, of one forward."""
+        net, found = self.model if net is None else net, []
+        handle = net.head.register_forward_pre_hook(lambda module, args: found.append(args[0]))
+        try:
+            logits = self.forward(net, x, commit, tensors)
+        finally:
+            handle.remove()
+        if len(found) != 1 or found[0].ndim != 2:
+            raise NeedsError(f"the head of {type(net).__name__} should be called once, with features (batch, D)")
+        return found[0].float(), logits
 
     @cached_property
     def logits(self) -> Tensor:
         if self.commit and self.adapter.recipe.norm.passes == 2:  # the first pass only moves the statistics
             with torch.no_grad():
                 self.forward(self.model, commit=True)
-            return self.forward(self.model)
-        return self.forward(self.model, commit=self.commit)
+            return self._answer(False)
+        return self._answer(self.commit)
+
+    def _answer(self, commit: bool) -> Tensor:
+        if "features" not in self.adapter.needs:
+            return self.forward(self.model, commit=commit)
+        self._features, logits = self.forward_features(self.model, commit=commit)
+        return logits
+
+    @property
+    def features(self) -> Tensor:
+        """The input of the adapted network's head, from the same forward as ``logits``."""
+        self.logits  # noqa: B018
+        return self._features
 
     def source_logits(self, statistics: str = "batch") -> Tensor:
         """Logits of the frozen source, no gradient. ``statistics="batch"``: its batch-norm layers use this batch
         (the BN-1 model with source weights); ``"running"``: the statistics stored in the source model."""
         if statistics not in self._source:
-            shared, key = self.adapter.shared_source, (statistics, self.adapter.steps)
+            shared = self.adapter.shared_source if self.rows == slice(None) else None
+            key = statistics, self.adapter.steps
             if shared is not None and key in shared and torch.equal(shared[key][0], self.ids):
                 self._source[statistics] = shared[key][1]
                 self.adapter.cost["forwards"] += len(self.x)  # the method needs it, whoever computed it
@@ -77,8 +113,33 @@ class View:
             self._draws[id(state)] = make(self.rng)
         return self._draws[id(state)]
 
+    def once(self, state: dict, make):
+        """A value that a lesson fixes once, without gradient, however often an update rule looks: a teacher's answer."""
+        if id(state) not in self._once:
+            with torch.no_grad():
+                self._once[id(state)] = make()
+        return self._once[id(state)]
+
     def again(self, x: Tensor | None = None, ids: Tensor | None = None) -> View:
-        """A fresh look: at the same images after the weights have moved, or at other images."""
+        """A fresh view: of the same images after the weights have moved, or of other images in their place (a window)."""
         if x is None:
-            return View(self.adapter, self.x, self.ids, draws=self._draws)
+            return View(self.adapter, self.x, self.ids, draws=self._draws, rows=self.rows)
         return View(self.adapter, x, ids, commit=self.commit)
+
+    def look_again(self) -> View:
+        """The same lesson within one update, at other weights."""
+        view = self.again()
+        view._once, view.look = self._once, self.look + 1
+        return view
+
+    def part(self, rows: slice) -> View:
+        """Some rows of this batch as a lesson of their own."""
+        return View(self.adapter, self.x[rows], self.ids[rows], rows=rows)
+
+    def other(self, x: Tensor, ids: Tensor) -> View:
+        """Images that are not of this batch, from a memory; statistics move only where the method says so."""
+        return View(self.adapter, x, ids, rows=None)
+
+    def restart(self, *what: str) -> None:
+        """Put these SCOPES back in the middle of a step, for methods that treat every image as an episode of its own."""
+        self.adapter.rewind(what)

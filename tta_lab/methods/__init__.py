@@ -4,28 +4,35 @@ from __future__ import annotations
 import json
 from dataclasses import fields, is_dataclass
 
-from .. import norms, parts, penalties, selectors
+from .. import augment, controllers, norms, parts, penalties, selectors, updates
 from ..knobs import knobs, with_knobs
-from ..parts import Method, Part
+from ..parts import Method, Part, needs_of
 from ..registry import find_parts
 
 METHODS = find_parts(__name__, __path__, "Method")
 PARTS: dict[str, type] = {
     value.__name__: value
-    for place in (parts, norms, penalties, selectors) for value in vars(place).values()
+    for place in (parts, norms, penalties, selectors, updates, controllers, augment) for value in vars(place).values()
     if isinstance(value, type) and issubclass(value, Part) and is_dataclass(value) and not value.__name__.startswith("_")
 } | {value.__name__: value for value in METHODS.values()}
 
 
-def make(name: str, **settings) -> Method:
+def make(name: str, *, form: str = "paper", preset: str | None = None, **settings) -> Method:
     """A recipe by the method's name, with knobs or parts changed: ``make("tent", lr=1e-3, train=AllParameters())``.
 
     Settings are knobs, by dotted name (``**{"update.lr": 1e-3}``) or by their unique short name (``lr=1e-3``), or fields of the
-    method. Raises ValueError for an unknown name, an unknown knob or a value out of range, and lists what exists.
+    method. ``form="reference"`` is what the authors' public code does where that differs from the paper; ``preset`` names a benchmark
+    whose published settings are taken. Raises ValueError for an unknown name, form, preset or knob or a value out of range, and
+    lists what exists.
     """
     if name not in METHODS:
         raise ValueError(f"there is no method {name!r}; there are: {', '.join(METHODS)}")
     kind = METHODS[name]
+    if form not in ("paper", "reference", *kind.forms):
+        raise ValueError(f"{name} has no form {form!r}; it has: {', '.join(dict.fromkeys(('paper', 'reference', *kind.forms)))}")
+    if preset is not None and preset not in kind.presets:
+        raise ValueError(f"{name} has no preset {preset!r}; it has: {', '.join(kind.presets) or '(none)'}")
+    settings = {**(kind.presets[preset] if preset else {}), **kind.forms.get(form, {}), **settings}
     own = {f.name for f in fields(kind) if not f.metadata.get("knob")}
     recipe = kind(**{k: v for k, v in settings.items() if k in own})
     return with_knobs(recipe, **{k: v for k, v in settings.items() if k not in own})
@@ -34,8 +41,9 @@ def make(name: str, **settings) -> Method:
 def catalogue() -> list[dict]:
     """One row per method: name, family, what it needs, tasks, which logits it answers with, how it was verified, knobs, paper."""
     return [{"name": name, "class": kind.__name__, "sentence": (kind.__doc__ or "").strip().split("\n")[0], "family": kind.family,
-             "needs": sorted(kind.needs), "tasks": list(kind.tasks), "answer": kind().answer, "verified": kind.verified,
-             "knobs": [k.name for k in knobs(kind)], "paper": kind.paper} for name, kind in METHODS.items()]
+             "needs": sorted(needs_of(kind())), "tasks": list(kind.tasks), "answer": kind().answer, "verified": kind.verified,
+             "forms": list(kind.forms), "presets": list(kind.presets), "knobs": [k.name for k in knobs(kind)], "paper": kind.paper}
+            for name, kind in METHODS.items()]
 
 
 def to_json(recipe: Part) -> str:

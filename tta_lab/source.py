@@ -1,0 +1,171 @@
+"""What may be taken from the source domain before a stream: Fisher information, class prototypes, feature moments, images to replay.
+
+Labels and source images never reach an adapter by themselves: the caller makes what a recipe declares to need with ``prepare`` and
+hands it over, ``Adapter(model, recipe, given=prepare(model, recipe, images, labels))``. It depends on model, images and settings alone
+and can be kept on disk under the hash of all three.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+GIVEN = {  # name -> what it is, for messages
+    "fisher": "the Fisher information of its tuned parameters on unlabelled source images",
+    "prototypes": "the mean source features of every class, from labelled source images",
+    "moments": "mean and covariance of source features, from unlabelled source images",
+    "replay": "labelled source images to replay",
+}
+
+
+def digest(tensors: dict) -> str:
+    """First 12 hex digits of the sha256 of names and values; inner dicts are walked through."""
+    sha = hashlib.sha256()
+
+    def add(name, value):
+        if isinstance(value, dict):
+            for key in sorted(value):
+                add(f"{name}/{key}", value[key])
+        else:
+            sha.update(name.encode())
+            sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+
+    for key in sorted(tensors):
+        add(key, tensors[key])
+    return sha.hexdigest()[:12]
+
+
+@dataclass
+class Images:
+    """Source images in memory (N, C, H, W) or as an image set, labels (N,) or None, at most ``limit`` of them, in stored order."""
+
+    images: object
+    labels: Tensor | None
+    batch: int
+    limit: int
+
+    def __post_init__(self):
+        if self.labels is None and not isinstance(self.images, Tensor):
+            self.labels = self.images.y
+        self.n = min(len(self.images), self.limit)
+        if not self.n:
+            raise ValueError("there are no source images")
+        if self.labels is not None and len(self.labels) != len(self.images):
+            raise ValueError(f"{len(self.images)} source images but {len(self.labels)} labels")
+
+    def __iter__(self):
+        for at in range(0, self.n, self.batch):
+            rows = torch.arange(at, min(at + self.batch, self.n))
+            x = self.images[rows] if isinstance(self.images, Tensor) else self.images.images(rows)
+            yield x, None if self.labels is None else self.labels[rows]
+
+    def labelled(self, what: str):
+        """Raise ValueError when an image has no label."""
+        if self.labels is None or (self.labels[:self.n] < 0).any():
+            raise ValueError(f"{what} need a label for every source image; pass labels (N,) of 0 .. K - 1")
+        return self
+
+    def key(self) -> str:
+        content = digest({"images": self.images}) if isinstance(self.images, Tensor) else self.images.fingerprint()
+        return f"{content} {digest({'labels': self.labels}) if self.labels is not None else ''} {self.batch} {self.n}"
+
+
+def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int = 64, limit: int = 2000, cache: str | Path | None = None,
+            device="auto") -> dict:
+    """Everything that ``recipe`` declares to need from the source domain, for ``Adapter(..., given=...)``.
+
+    ``images`` (N, C, H, W) in [0, 1], or an image set, whose own labels are then used; the first ``limit`` are taken, in batches of
+    ``batch`` (which the Fisher information depends on). ``cache`` names a folder that keeps results under a hash of model, recipe, images
+    and settings; two processes may share it. Raises ValueError when labels are needed and missing.
+    """
+    from .adapter import Adapter
+    from .methods import make
+    from .parts import needs_of
+
+    wanted = sorted(needs_of(recipe) & GIVEN.keys())
+    data = Images(images, labels, batch, limit)
+    probe = Adapter(model, make("tent", norm=recipe.norm, train=recipe.train), device=device)
+    given = {}
+    for name in wanted:
+        path = None
+        if cache is not None:
+            key = f"{name} {probe.fingerprint} {recipe.norm!r} {recipe.train!r} {data.key()}"
+            path = Path(cache) / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+        if path is not None and path.exists():
+            found = load_file(path)
+        else:
+            found = MAKERS[name](probe, data)
+            found = {k: v.detach().cpu().contiguous() for k, v in found.items()}
+            if path is not None:
+                _write(path, found)
+        given[name] = found
+    return given
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write beside, then rename: another process sees the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, part)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+def fisher(probe, data: Images) -> dict[str, Tensor]:
+    """Diagonal Fisher information of the tuned parameters: the squared gradient of the batch-mean cross-entropy against the
+    model's own classes, averaged over batches. It scales with the batch size. EATA (2204.02610, eq. 9)."""
+    total = {name: torch.zeros_like(p) for name, p in probe.tuned.items()}
+    batches = 0
+    for x, _ in data:
+        logits = probe.model(x.to(probe.device)).float()
+        loss = F.cross_entropy(logits, logits.detach().argmax(1))
+        for name, g in zip(total, torch.autograd.grad(loss, list(probe.tuned.values()), allow_unused=True), strict=True):
+            if g is not None:
+                total[name] += g ** 2
+        batches += 1
+    return {name: value / batches for name, value in total.items()}
+
+
+def _features(probe, data):
+    from .view import View
+    with torch.no_grad():
+        for x, y in data:
+            x = x.to(probe.device)
+            yield View(probe, x, torch.arange(len(x))).forward_features()[0], y
+
+
+def prototypes(probe, data: Images) -> dict[str, Tensor]:
+    """Mean feature per class (K, D), with the recipe's normalisation. RMT (2211.13081), SANTA. Every class needs an image."""
+    features, y = (torch.cat(v) for v in zip(*_features(probe, data.labelled("class prototypes")), strict=True))
+    y = y.to(features.device)
+    total = torch.zeros(int(y.max()) + 1, features.shape[1], device=features.device).index_add_(0, y, features)
+    count = y.bincount(minlength=len(total))
+    if (count == 0).any():
+        raise ValueError(f"no source image of class {count.argmin().item()} among the {len(y)} given: its prototype does not exist")
+    return {"mean": total / count[:, None]}
+
+
+def moments(probe, data: Images) -> dict[str, Tensor]:
+    """Mean (D,) and unbiased covariance (D, D) of the features over all source images."""
+    features = torch.cat([f for f, _ in _features(probe, data)])
+    return {"mean": features.mean(0), "covariance": features.T.cov()}
+
+
+def replay(probe, data: Images) -> dict[str, Tensor]:
+    """The labelled images themselves, in stored order."""
+    x, y = zip(*data.labelled("images to replay"), strict=True)
+    return {"images": torch.cat(x), "labels": torch.cat(y)}
+
+
+MAKERS = {"fisher": fisher, "prototypes": prototypes, "moments": moments, "replay": replay}

@@ -1,0 +1,69 @@
+"""Update rules beyond one plain step, and what may happen to the weights after it."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .knobs import knob
+from .parts import Part, Step
+
+
+@dataclass(frozen=True)
+class Sam(Step):
+    """Sharpness-aware minimisation: the gradient is taken where the loss is highest nearby.
+
+    e = rho g / ||g||_2 over all tuned parameters, then the base rule steps from theta with the gradient at theta + e. The selectors
+    are asked again there, among those kept at theta. Papers: SAM (2010.01412, eq. 2); SAR (2302.12400, eq. 4-6).
+    """
+
+    rule: str = knob("sgd", choices=("adam", "sgd"), why="optimiser")
+    rho: float = knob(0.05, (0.0, 10.0), "radius of the neighbourhood", paper="SAR 2302.12400: 0.05")
+
+    def __call__(self, optimizer, look):
+        first = look()
+        if not first.move:
+            return first
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        before = [p.detach().clone() for p in params]
+        with torch.no_grad():
+            grads = [p.grad for p in params]
+            norm = torch.stack(torch._foreach_norm(grads)).norm()
+            torch._foreach_add_(params, torch._foreach_mul(grads, self.rho / (norm + 1e-12)))
+        try:
+            second = look(first.kept.to(first.weights.dtype))
+        finally:
+            with torch.no_grad():
+                for p, value in zip(params, before, strict=True):
+                    p.copy_(value)
+        if second.move:
+            optimizer.step()
+        return second
+
+
+@dataclass(frozen=True)
+class Anchored(Part):
+    """Weight ensembling: after a step, theta <- m theta + (1 - m) theta_source. Source: ROID (2306.00650, eq. 4)."""
+
+    momentum: float = knob(0.99, (0.0, 1.0), "share of the adapted weights that stays", paper="ROID 2306.00650: 0.99")
+
+    def blend_(self, view) -> None:
+        """Move the tuned parameters towards the source."""
+        with torch.no_grad():
+            for name, p in view.tuned.items():
+                p.lerp_(view.origin[name], 1 - self.momentum)
+
+
+def uniform(shape, rng: torch.Generator) -> Tensor:
+    """Uniform numbers in [0, 1) from this generator."""
+    return torch.rand(shape, generator=rng, device=rng.device)
+
+
+def restore_(view, share: float) -> None:
+    """Stochastic restore: each entry of the tuned parameters goes back to its source value with probability ``share``,
+    independently; the optimiser's moments stay. CoTTA (2203.13591, eq. 7-8)."""
+    if share:
+        with torch.no_grad():
+            for name, p in view.tuned.items():
+                p.copy_(torch.where(uniform(p.shape, view.rng) < share, view.origin[name], p))
