@@ -85,6 +85,9 @@ def frost_pictures(scale: float) -> Tensor:
 
     Ice ferns over clouds, with the mean colour and the spread that the generator's photographs show in its results.
     """
+    if scale != 1:
+        n = round(FROST_SIDE * scale)
+        return F.interpolate(frost_pictures(1.0), (n, n), mode="area")
     pictures = []
     for k in range(FROST_PICTURES):
         draws = Draws(torch.tensor([k]), 0, "frost pictures")
@@ -97,9 +100,7 @@ def frost_pictures(scale: float) -> Tensor:
         grey = (grey - grey.mean()) / grey.std()
         colour = [mean + spread * grey + tint * (cover - cover.mean()) for mean, spread, tint in FROST_COLOUR]
         pictures.append(torch.stack(colour).clamp(0, 1))
-    pictures = torch.stack(pictures)
-    n = round(FROST_SIDE * scale)
-    return pictures if n == FROST_SIDE else F.interpolate(pictures, (n, n), mode="area")
+    return torch.stack(pictures)
 
 
 FROST_COLOUR = ((0.57, 0.215, -0.10), (0.65, 0.195, 0.0), (0.70, 0.175, 0.08))      # mean, spread and tint of red, green, blue
