@@ -159,9 +159,10 @@ def cell(data: str, model: str, protocol: str, method: str, *, table: str | None
     files       what has to lie below the data folder (``data/...``) and the model folder (``models/...``)
 
     ``folder`` holds ``data`` and ``models``; given, the files are looked for, and FileNotFoundError names the first that is missing.
+    A table marked U (not verified) is taken only where ``table`` names it.
     Raises ValueError when no number, or more than one, is published for these, and for tables that no preset can run.
     """
-    rows = [row for row in published(data, model, protocol, method, table=table)
+    rows = [row for row in published(data, model, protocol, method, table=table, unverified=table is not None)
             if row["severity"] in (5, None) and batch in (None, row["batch"])]
     if len(rows) != 1:
         there = "; ".join(dict.fromkeys(f"table={r['table']!r}, batch={r['batch']}" for r in rows))
