@@ -1,4 +1,5 @@
 """The tiny networks of the golden runs, and helpers that several test files share."""
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,17 @@ def stream(name):
     """Images (batches, batch, 3, 16, 16) float32 in [0, 1] and labels (batches, batch) of a golden stream."""
     with np.load(GOLDEN / "streams" / f"{name}.npz") as f:
         return torch.from_numpy(f["x"]).float() / 255, torch.from_numpy(f["y"])
+
+
+def source_images():
+    """The images that the tiny networks were trained on, (1258, 3, 16, 16) in [0, 1], and their labels."""
+    with np.load(GOLDEN / "streams" / "source_train.npz") as f:
+        return torch.from_numpy(f["x"]).float().div(255).expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(f["y"])
+
+
+@cache
+def given(recipe, model):
+    """What a recipe needs from the source domain, from the first 64 training images."""
+    from tta_lab import source
+    x, y = source_images()
+    return source.prepare(tiny(model), recipe, x[:64], y[:64], batch=32, device="cpu")

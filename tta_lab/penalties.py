@@ -20,3 +20,20 @@ class Diversity(Penalty):
 
     def __call__(self, view, losses, weights, state):
         return -self.weight * scores.marginal_entropy(view.logits)
+
+
+@dataclass(frozen=True)
+class FisherAnchor(Penalty):
+    """Hold important weights near the source: w sum_j F_j (theta_j - theta_j^source)^2, summed over all tuned parameters.
+
+    F is the diagonal Fisher information on source images (``source.fisher``, the squared gradient of a batch mean, so the
+    weight depends on the batch size). Paper: EATA (2204.02610, eq. 8).
+    """
+
+    needs = frozenset({"fisher"})
+
+    weight: float = knob(2000.0, (0.0, 1e6, "log"), "weight of the term", paper="EATA: 2000 (ImageNet-C), 1 (CIFAR, later ports)")
+
+    def __call__(self, view, losses, weights, state):
+        fisher = view.given["fisher"]
+        return self.weight * sum((fisher[name] * (p - view.origin[name]) ** 2).sum() for name, p in view.tuned.items() if name in fisher)

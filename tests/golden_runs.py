@@ -1,0 +1,159 @@
+"""The stored runs of the authors' public code: our recipe for each, how to play it, and what counts as a deviation."""
+import csv
+import json
+import math
+from functools import cache
+
+import numpy as np
+import torch
+from tiny import GOLDEN, stream, tiny
+
+from tta_lab.adapter import Adapter
+from tta_lab.augment import Occlude, ShufflePatches, ShufflePixels
+from tta_lab.methods import make
+from tta_lab.norms import BatchStatistics
+from tta_lab.parts import SlidingWindow, Step
+from tta_lab.penalties import Diversity
+from tta_lab.selectors import DestroyedObject, LowEntropy
+
+INDEX = {row["run"]: row for row in csv.DictReader((GOLDEN / "index.csv").read_text().splitlines())}
+STOCHASTIC = {run for run, row in INDEX.items() if row["kind"] == "stochastic-error"}
+
+
+@cache
+def stored(run):
+    """Everything that is stored of a run, with its settings as a dict."""
+    with np.load(GOLDEN / "expected" / f"{run}.npz") as f:
+        return {k: f[k] for k in f.files if k != "hparams"} | {"hparams": json.loads(str(f["hparams"])) if "hparams" in f.files else {}}
+
+
+def step(h, **options):
+    """The update rule of a run's settings."""
+    name = h.get("optimizer", h.get("OPTIM.METHOD", "Adam")).lower()
+    return Step(rule="sgd" if "sgd" in name else "adam", lr=h.get("lr", h.get("OPTIM.LR")), **options)
+
+
+def eta(h, name="eta", **options):
+    fraction = h.get("EATA.MARGIN_E0", h.get("e_margin", 0) / math.log(10))
+    settings = {"select.0.fraction": round(fraction, 12), "margin": h.get("EATA.D_MARGIN", h.get("d_margin"))}
+    return make(name, update=step(h), **settings, **options)
+
+
+def eata(h):
+    return eta(h, "eata", weight=h.get("EATA.FISHER_ALPHA", h.get("fisher_alpha")))
+
+
+def sar(h, form):
+    fraction = h.get("EATA.MARGIN_E0", h.get("margin_e0", 0) / math.log(10))
+    settings = {"threshold": h.get("SAR.RESET_CONSTANT_EM", h.get("reset_constant")), "fraction": round(fraction, 12)}
+    return make("sar", form=form, lr=h.get("OPTIM.LR", h.get("lr")), **settings)
+
+
+def deyo(h, transform=None):
+    transform = Occlude(0.5) if transform is None else transform
+    return make("deyo", update=step(h), select=(LowEntropy(0.5), DestroyedObject(transform, threshold=0.2)))
+
+
+RECIPES = {  # method of the index -> our recipe from the settings of a run
+    "source": lambda h: make("source"),
+    "norm-dw": lambda h: make("batch_norm", norm=BatchStatistics(track=True)),
+    "bntest-om": lambda h: make("batch_norm"),
+    "bnalpha0.1-om": lambda h: make("bn_alpha", alpha=0.1),
+    "bnalpha0.5-om": lambda h: make("bn_alpha", alpha=0.5),
+    "bnema-om": lambda h: make("bn_ema"),
+    "tent-dw": lambda h: make("tent", update=step(h)),
+    "tent-dw-sgd": lambda h: make("tent", update=step(h)),
+    "tent-dw-steps2": lambda h: make("tent", update=step(h, repeats=2)),
+    "tent-dw-episodic": lambda h: make("tent", update=step(h, repeats=3)),
+    "tent-dw-collapse": lambda h: make("tent", update=step(h)),
+    "tent-om": lambda h: make("tent", update=step(h)),
+    "tent-om-nesterov": lambda h: make("tent", update=step(h, nesterov=True)),
+    "tent-om-window16": lambda h: make("tent", update=step(h), cadence=SlidingWindow(16)),
+    "tent-sarrepo": lambda h: make("tent", update=step(h)),
+    "ostta-unient-repo": lambda h: make("wisdom_of_crowds", penalties=(), lr=5e-3),
+    "ostta-unient-repo-diversity": lambda h: make("wisdom_of_crowds", lr=5e-3),
+    "tent-unient-repo-diversity": lambda h: make("tent", lr=5e-3).plus(Diversity(0.5)),
+    "eta-official": eta, "eta-om": eta, "eta-sarrepo": eta, "eata-official": eata, "eata-om": eata, "eata-sarrepo": eata,
+    "rdumb-om": lambda h: eta(h, "rdumb", steps=h["MODEL.RESET_AFTER_NUM_UPDATES"]),
+    "rpl-om": lambda h: make("rpl", update=step(h), q=h["RPL.Q"]),
+    "sar-official": lambda h: sar(h, "reference"), "sar-official-recovery": lambda h: sar(h, "reference"),
+    "sar-om": lambda h: sar(h, "port"), "sar-om-recovery": lambda h: sar(h, "port"),
+    "deyo-official-occ": deyo, "deyo-om-occ": deyo, "deyo-official-patch": lambda h: deyo(h, ShufflePatches(4)),
+    "deyo-official-pixel": lambda h: deyo(h, ShufflePixels()),
+}
+
+
+def given(run):
+    """What the run took from the source domain, as stored."""
+    found = {}
+    for key, value in stored(run).items():
+        if key.startswith("extra/"):
+            _, name, *rest = key.split("/")
+            found.setdefault(name, {})["/".join(rest) or "value"] = torch.from_numpy(value)
+    return {"fisher": found["fisher"]} if "fisher" in found else {}
+
+
+def play(run, recipe=None, seed=0):
+    """Run a recipe over the run's stream: outputs (batches, batch, 10), the adapter, how many passed LowEntropy in each step."""
+    row = INDEX[run]
+    recipe = RECIPES[row["method"]](stored(run)["hparams"]) if recipe is None else recipe
+    adapter = Adapter(tiny(row["model"]), recipe, device="cpu", seed=seed, given=given(run))
+    outputs, certain, ask = [], [], LowEntropy.weights
+
+    def spy(self, view, losses, keep, state):
+        w = ask(self, view, losses, keep, state)
+        if view.look == 0:
+            certain[-1] = int((keep & (w > 0)).sum())
+        return w
+
+    LowEntropy.weights = spy
+    try:
+        for x in stream(row["stream"])[0]:
+            if "episodic" in run and outputs:
+                adapter.reset(keep_trace=True)
+            certain.append(-1)
+            outputs.append(adapter(x).numpy())
+    finally:
+        LowEntropy.weights = ask
+    return np.stack(outputs), adapter, certain
+
+
+def changes(adapter):
+    """Name -> L2 norm of what a tuned parameter or statistic has changed by."""
+    return {k: (v.detach() - adapter._start[k]).norm().item() for k, v in adapter._owned.items()}
+
+
+def deviations(run, outputs, adapter, certain):
+    """What differs from the stored run by more than its tolerance; an empty list is agreement."""
+    row, wrong, expected = INDEX[run], [], stored(run)
+    outputs = np.exp(outputs) if row["kind"] == "probabilities" else outputs
+    difference = np.abs(outputs - expected["outputs"])
+    if difference[0].max() > float(row["tol_first"]):
+        wrong.append(f"first batch {difference[0].max():.1e} > {row['tol_first']}")
+    if np.quantile(difference, 0.99) > float(row["tol_p99"]):
+        wrong.append(f"99th percentile {np.quantile(difference, 0.99):.1e} > {row['tol_p99']}")
+    if difference.max() > float(row["tol_max"]):
+        wrong.append(f"maximum {difference.max():.1e} > {row['tol_max']}")
+    if row["rtol_param"]:
+        norms = dict(zip(expected["param_names"].tolist(), expected["param_change_norms"].tolist(), strict=True))
+        found = changes(adapter)
+        for name, size in norms.items():
+            if max(norms.values()) == 0:
+                wrong += [f"{name} is not back at the source"] if found[name] else []
+            elif size >= 1e-3 * max(norms.values()):
+                relative = abs(found[name] / size - 1)
+                if relative > float(row["rtol_param"]):
+                    wrong.append(f"change of {name} differs by {relative:.1e} > {row['rtol_param']}")
+        if {k for k in norms if not k.endswith(("running_mean", "running_var"))} != set(adapter.tuned):
+            wrong.append(f"tuned parameters differ: {set(norms) ^ set(adapter.tuned)}")
+    if "info/n_selected" in expected and not np.array_equal(expected["info/n_selected"], adapter.trace.step("n_kept")):
+        wrong.append(f"selected {adapter.trace.step('n_kept')} instead of {expected['info/n_selected']}")
+    if "info/n_reliable" in expected and not np.array_equal(expected["info/n_reliable"], certain):
+        wrong.append(f"certain {certain} instead of {expected['info/n_reliable']}")
+    if "info/resets" in expected and not np.array_equal(expected["info/resets"][:-1] > 0, adapter.trace.step("reset")[1:]):
+        wrong.append(f"reset before {adapter.trace.step('reset')}, not after {expected['info/resets']}")
+    if "info/ema" in expected:
+        mean = [state["mean"] for state in adapter.states["controllers"]][0]
+        if not np.isclose(np.nan if mean is None else mean, expected["info/ema"][-1], rtol=1e-3, equal_nan=True):
+            wrong.append(f"running mean {mean} instead of {expected['info/ema'][-1]}")
+    return wrong

@@ -1,0 +1,114 @@
+"""Methods that must agree: what one becomes when its difference from another is switched off."""
+import pytest
+import torch
+from tiny import given, stream, tiny
+
+from tta_lab.adapter import Adapter
+from tta_lab.methods import make
+from tta_lab.parts import NormAffine, Step
+from tta_lab.selectors import CertainWeight, ConfidenceRise, DestroyedObject, LowEntropy, NonRedundant
+from tta_lab.updates import Sam
+
+SGD = {"update": Step(rule="sgd", lr=0.02)}
+CERTAIN, ALL = LowEntropy(1.0), {"select": (LowEntropy(1.0), DestroyedObject(threshold=-1.0, by_certainty=False, by_fall=False))}
+LOWER = NormAffine(drop_top=True)
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return [x[:32] for x in stream("s3")[0][:4]]
+
+
+def play(recipe, batches, model="tinybn", seed=0):
+    adapter = Adapter(tiny(model), recipe, device="cpu", given=given(recipe, model), seed=seed)
+    return torch.stack([adapter(x) for x in batches])
+
+
+PAIRS = {
+    "eta that keeps all": (make("eta", **SGD, select=(CERTAIN, NonRedundant(10.0))), make("tent", **SGD)),
+    "eata without its anchor": (make("eata", **SGD, weight=0.0), make("eta", **SGD)),
+    "rdumb that never resets": (make("rdumb", **SGD, steps=10**6), make("eta", **SGD)),
+    "sar without radius, filter and recovery": (make("sar", lr=0.02, rho=0.0, select=(), controllers=()), make("tent", **SGD, train=LOWER)),
+    "sar is tent with three parts": (make("sar", lr=0.02), make("tent", train=LOWER, update=Sam(lr=0.02), controllers=make("sar").controllers)
+                                     .where(LowEntropy(0.4))),
+    "deyo that keeps all alike": (make("deyo", **SGD, **ALL), make("tent", **SGD, train=LOWER)),
+    "eta as a chain on tent": (make("eta", **SGD), make("tent", **SGD).where(LowEntropy(0.4), NonRedundant(0.4), CertainWeight(0.4))),
+    "the filter on eta, in its chain": (make("eta", **SGD).where(ConfidenceRise()),
+                                        make("tent", **SGD).where(LowEntropy(0.4), NonRedundant(0.4), CertainWeight(0.4), ConfidenceRise())),
+}
+
+
+@pytest.mark.parametrize("model", ["tinybn", "tinyvit"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_they_agree(name, model, batches):
+    one, two = (play(recipe, batches, model) for recipe in PAIRS[name])
+    assert torch.equal(one, two)
+    assert not torch.equal(one[1], play(make("tent", lr=0.0), batches, model)[1]), "nothing was learned"
+
+
+@pytest.mark.parametrize("name", ["tent", "eta", "eata", "rdumb", "rpl", "sar", "deyo", "wisdom_of_crowds"])
+def test_rate_zero_is_bn_1(name, batches):
+    assert torch.equal(play(make(name, lr=0.0), batches), play(make("batch_norm"), batches))
+
+
+def test_generalised_cross_entropy_has_its_gradient():
+    """d l / d z_y = -p_y^q (1 - p_y)."""
+    z = torch.tensor([[0.3, 1.1, -0.4]], requires_grad=True)
+
+    class View:
+        logits = z
+
+    recipe = make("rpl", q=0.7)
+    recipe.losses(View, {}).sum().backward()
+    p = z.detach().softmax(1)[0, 1]
+    assert z.grad[0, 1].item() == pytest.approx((-p ** 0.7 * (1 - p)).item(), rel=1e-5)
+
+
+def test_running_mean_prediction_follows_the_survivors(batches):
+    recipe = make("eta", lr=0.0, select=(LowEntropy(0.3), NonRedundant(0.4, momentum=0.9), CertainWeight(0.4)))
+    adapter, mean = Adapter(tiny("tinybn"), recipe, device="cpu"), None
+    for x in batches:
+        p, kept = adapter(x).softmax(1), None
+        kept = torch.from_numpy(adapter.trace["kept"][-32:])
+        mean = p[kept].mean(0) if mean is None else 0.9 * mean + 0.1 * p[kept].mean(0)
+    torch.testing.assert_close(adapter.states["select"][1]["mean"], mean)
+    assert mean.sum().item() == pytest.approx(1, abs=1e-5) and not kept.all()
+    assert (adapter.trace["weight"][adapter.trace["kept"]] > 1).all()
+
+
+def test_anchor_is_zero_at_the_source_and_by_hand_elsewhere(batches):
+    from tta_lab.penalties import FisherAnchor
+    from tta_lab.view import View
+    recipe = make("eata", rule="sgd", lr=0.05, weight=3.0)
+    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given(recipe, "tinybn"))
+    view = View(adapter, batches[0], torch.arange(32))
+    assert FisherAnchor(weight=3.0)(view, None, None, {}).item() == 0
+    adapter(batches[0])
+    expected = sum((adapter.given["fisher"][k] * (p - adapter.origin[k]) ** 2).sum() for k, p in adapter.tuned.items())
+    assert FisherAnchor(weight=3.0)(view, None, None, {}).item() == pytest.approx(3 * expected.item(), rel=1e-5) and expected > 0
+
+
+@pytest.mark.parametrize(("form", "scope", "when_empty"), [("paper", "everything", "skip"), ("reference", "weights", "step"),
+                                                           ("port", "weights and mean", "step")])
+def test_forms_of_sar_are_named_switches(form, scope, when_empty):
+    recipe = make("sar", form=form)
+    assert recipe.controllers[0].scope == scope and recipe.when_empty == when_empty
+    assert make("tent", form="reference") == make("tent"), "where code and paper agree there is one form"
+
+
+def test_unknown_forms_and_presets_are_named():
+    with pytest.raises(ValueError, match="sar has no form 'best'; it has: paper, reference, port"):
+        make("sar", form="best")
+    with pytest.raises(ValueError, match="eta has no preset 'mnist'; it has: cifar10_c"):
+        make("eta", preset="mnist")
+    recipe = make("eata", preset="imagenet_c", lr=1e-4)
+    assert (recipe.update.rule, recipe.update.lr, recipe.select[1].margin, recipe.penalties[0].weight) == ("sgd", 1e-4, 0.05, 2000.0)
+
+
+def test_destroyed_object_looks_at_the_survivors_only(batches):
+    recipe = make("tent", lr=0.0).where(LowEntropy(0.2), DestroyedObject(threshold=0.0))
+    adapter = Adapter(tiny("tinygn"), recipe, device="cpu")
+    adapter(batches[0])
+    z = tiny("tinygn")(batches[0])
+    survivors = int((torch.special.entr(z.softmax(1)).sum(1) < 0.2 * torch.tensor(10.0).log()).sum())
+    assert 0 < survivors < 32 and adapter.trace.step("forwards")[0] == 32 + survivors

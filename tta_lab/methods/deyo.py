@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .. import scores
+from ..norms import BatchStatistics
+from ..parts import LossMethod, NormAffine, Part, Step
+from ..selectors.destroyed_object import DestroyedObject
+from ..selectors.low_entropy import LowEntropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deyo(LossMethod):
+    """DeYO: Tent on the certain samples whose class rests on the object's shape, not on what survives its destruction.
+
+    L = 1/|S| sum over i in S of w_i H_i,  S = {H_i < 0.5 ln C and d_i > 0.2},  d_i the fall of the probability of the predicted class
+    on shuffled patches,  w_i = exp(0.4 ln C - H_i) + exp(d_i). Nothing kept skips the step. The top of the network stays as it is.
+    The paper's text was not at hand: rule and settings are those of the authors' code.
+    Paper: Entropy is not Enough for Test-Time Adaptation: From the Perspective of Disentangled Factors (2403.07366).
+    """
+
+    norm: Part = BatchStatistics()
+    train: Part = NormAffine(drop_top=True)
+    select: tuple = (LowEntropy(0.5), DestroyedObject())
+    update: Part = Step(rule="adam", lr=1e-3)
+    tasks, family, verified = ("classification",), "selection", "golden (reference form)"
+    paper = "Entropy is not Enough for Test-Time Adaptation: From the Perspective of Disentangled Factors (2403.07366)"
+    presets = {"imagenet_c": {"rule": "sgd", "lr": 2.5e-4, "threshold": 0.3}, "imagenet_c_wild": {"rule": "sgd", "lr": 2.5e-4},
+               "cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}}
+
+    def losses(self, view, state):
+        return scores.entropy(view.logits)

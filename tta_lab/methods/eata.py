@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .. import scores
+from ..norms import BatchStatistics
+from ..parts import LossMethod, NormAffine, Part, Step
+from ..penalties import FisherAnchor
+from ..selectors.certain_weight import CertainWeight
+from ..selectors.low_entropy import LowEntropy
+from ..selectors.non_redundant import NonRedundant
+
+CIFAR = {"rule": "adam", "lr": 1e-3, "margin": 0.4}
+IMAGENET = {"rule": "sgd", "lr": 2.5e-4, "margin": 0.05}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eta(LossMethod):
+    """ETA: Tent on the samples that are certain and not alike, certain ones weighing more.
+
+    L = 1/|S| sum over i in S of exp(E0 - H_i) H_i,  S = {H_i < E0 and |cos(m, p_i)| < margin},  E0 = 0.4 ln C, m a running mean of p over S;
+    an empty S skips the step. The margin's default is that of 10 classes; the paper's is 0.05 for 1000.
+    Paper: Efficient Test-Time Model Adaptation without Forgetting (2204.02610, eq. 2-6).
+    """
+
+    norm: Part = BatchStatistics()
+    train: Part = NormAffine()
+    select: tuple = (LowEntropy(0.4), NonRedundant(0.4), CertainWeight(0.4))
+    update: Part = Step(rule="adam", lr=1e-3)
+    family, verified = "selection", "golden"
+    paper = "Efficient Test-Time Model Adaptation without Forgetting (2204.02610)"
+    presets = {"cifar10_c": CIFAR, "cifar100_c": {**CIFAR, "margin": 0.1}, "imagenet_c": IMAGENET}
+
+    def losses(self, view, state):
+        return scores.entropy(view.logits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eata(Eta):
+    """EATA: ETA held near the source weights, more firmly where the Fisher information is large.
+
+    L = L_ETA + w sum_j F_j (theta_j - theta_j^source)^2; F from 2000 unlabelled source-like images, before the stream.
+    Paper: Efficient Test-Time Model Adaptation without Forgetting (2204.02610, eq. 8-9).
+    """
+
+    penalties: tuple = (FisherAnchor(weight=1.0),)
+    presets = {"cifar10_c": {**CIFAR, "weight": 1.0}, "cifar100_c": {**CIFAR, "margin": 0.1, "weight": 1.0},
+               "imagenet_c": {**IMAGENET, "weight": 2000.0}}
