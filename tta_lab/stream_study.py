@@ -155,7 +155,8 @@ def study(plan: Plan, cache=None, progress: bool = False, device="auto") -> Stud
 
     result, tables = Study(plan), []
     seeds = range(plan.first_seed, plan.first_seed + plan.seeds)
-    result.statistics = {name: stream.statistics() for name, stream in plan.streams(plan.first_seed).items()}
+    streams = {seed: plan.streams(seed) for seed in seeds}
+    result.statistics = {name: stream.statistics() for name, stream in streams[plan.first_seed].items()}
 
     def each(suffix=""):
         def keep(key, trace):
@@ -167,17 +168,13 @@ def study(plan: Plan, cache=None, progress: bool = False, device="auto") -> Stud
 
     methods = recipes(plan.lr)
     settings = {"seeds": seeds, "cache": cache, "progress": progress, "device": device, "channels_last": True}
-    functions = {name: _at(plan, name) for name in plan.streams(plan.first_seed)}
+    functions = {name: lambda seed, name=name: streams[seed][name] for name in result.statistics}
     tables.append(compare(methods, functions, load_model(MODEL), each=each(), **settings))
     del methods["batch_norm"]
     other = compare(methods, {"label_shift": functions["label_shift"]}, load_model(GROUP_NORM), each=each(", group norm"), **settings)
     tables.append(other.assign(stream=other["stream"] + ", group norm"))
     result.table = pandas.concat(tables, ignore_index=True)
     return result
-
-
-def _at(plan: Plan, name: str):
-    return lambda seed: plan.streams(seed)[name]
 
 
 def one_run(stream: Arrivals, method: str = "tent", lr: float = FAST.lr, stop=None, each=None, device="auto") -> Trace:
@@ -304,7 +301,7 @@ def _theirs(ordering: Ordering) -> dict:
     if len(values) == 4:
         values = [values[0] - values[1], values[2] - values[3]]
     return {"values": [round(v, 1) for v in values], "unit": "%" if len(pair) == 2 else "points", "data": pair[0]["data"],
-            "model": pair[0]["model"], "tables": sorted({row["table"] for row in pair})}
+            "models": list(dict.fromkeys(row["model"] for row in pair)), "tables": sorted({row["table"] for row in pair})}
 
 
 DATA = {"cifar10_c": "CIFAR-10-C", "cifar100_c": "CIFAR-100-C", "imagenet_c": "ImageNet-C"}
@@ -319,13 +316,15 @@ def say_orderings(result: Study) -> str:
         theirs = row["note"]
         if row["theirs"]:
             values = row["theirs"]["values"]
-            model = f", {models()[row['theirs']['model']]['architecture']}" if row["theirs"]["model"] else ""
+            names = " and ".join(models()[name]["architecture"] for name in row["theirs"]["models"] if name)
+            model = f", {names}" if names else ""
             theirs = f"published: {values[0]:.1f} against {values[1]:.1f} {row['theirs']['unit']}, {DATA[row['theirs']['data']]}{model}"
             theirs += ", from two tables" if len(row["theirs"]["tables"]) > 1 else ""
         few = [result.statistics[name]["classes_per_batch"] for name in row["protocols"] if name in result.statistics]
         theirs += f"; here a batch holds {min(few):.1f} of 10 classes" if min(few) < 7 and min(few) > 1 else ""
-        lines.append(f"{VERDICTS[row['seen']]}: {row['text']}. Here by {row['difference']:+.1f} points (standard error {row['error']:.1f}{off}); "
-                     f"{theirs}.")
+        digits = 1 if abs(row["difference"]) >= 1 else 2
+        lines.append(f"{VERDICTS[row['seen']]}: {row['text']}. Here by {row['difference']:+.{digits}f} points (standard error "
+                     f"{row['error']:.{digits}f}{off}); {theirs}.")
     count = {verdict: sum(row["seen"] == verdict for row in rows) for verdict in VERDICTS}
     lines.append(f"Of {len(rows)} orderings {count['yes']} are seen, {count['unsettled']} are not, and of {count['reversed']} the reverse is seen. "
                  "A different model, smaller images and shorter streams than the published ones: the direction may be compared, the size may not.")
