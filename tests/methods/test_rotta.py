@@ -1,0 +1,130 @@
+"""RoTTA against the authors' public code, and its memory and statistics by hand."""
+import math
+
+import numpy as np
+import pytest
+import torch
+from reference_runs import Roll, Runs, adam
+from tiny import stream, tiny
+
+from tta_lab.adapter import Adapter
+from tta_lab.memories import BalancedMemory
+from tta_lab.methods import make
+from tta_lab.norms import BatchStatistics
+from tta_lab.stream_norms import RobustStatistics
+
+RUNS = Runs("rotta")
+
+
+def recipe(run, **changes):
+    """Ours for this run; a change of None takes a setting away."""
+    h = RUNS.settings(run)
+    settings = dict(update=adam(h), alpha=h["alpha"], nu=h["nu"], frequency=h["update_frequency"], capacity=h.get("memory_size", h.get("memory")))
+    return make("rotta", **{k: v for k, v in {**settings, "augment": Roll(), **changes}.items() if v is not None})
+
+
+def play(run, batches=None, **changes):
+    def watch(adapter):
+        memory = adapter.states["method"]["memory"]
+        return [memory["classes"].count(k) for k in range(10)], sum(memory["ages"]) / max(len(memory["ages"]), 1)
+
+    outputs, adapter, seen = RUNS.play(run, recipe(run, **changes), watch=watch, batches=batches)
+    wrong, stored, n = RUNS.deviations(run, outputs, adapter, adapter.states["method"]["teacher"]), RUNS.stored(run), len(outputs)
+    counts = np.array([c for c, _ in seen])
+    if not np.array_equal(counts.sum(1), stored["info/memory"][:n]):
+        wrong.append(f"memory holds {counts.sum(1)}, not {stored['info/memory']}")
+    if "info/per_class" in stored:
+        if not np.array_equal(counts, stored["info/per_class"][:n]):
+            wrong.append("classes in memory differ")
+        ages = [age / RUNS.settings(run)["memory_size"] for _, age in seen]
+        if not np.allclose(ages, stored["info/mean_age"][:n], atol=1e-6):
+            wrong.append("mean age differs")
+        if not np.array_equal(adapter.trace.step("lessons"), stored["info/updates"][:n]):
+            wrong.append("number of steps differs")
+    return wrong
+
+
+SHORT = ("rotta-official-fixaug-midbatch__tinybn__s3", "rotta-official-fixaug__tinybn__s2", "rotta-stamprepo-fixaug__tinybn__s1")
+
+
+@pytest.mark.parametrize("run", [run if run in SHORT else pytest.param(run, marks=pytest.mark.slow) for run in RUNS.fixed])
+def test_matches_the_reference(run):
+    assert play(run) == []
+
+
+class _Forgetful(BalancedMemory):
+    """What was not taken in ages nobody."""
+
+    def offer_(self, state, *args):
+        before, first = state["ages"], state["ids"][:]
+        super().offer_(state, *args)
+        if len(first) == len(state["ids"]) and all(a is b for a, b in zip(first, state["ids"], strict=True)):
+            state["ages"] = before
+
+
+MUTATIONS = {
+    "itself": {}, "statistics": {"alpha": 0.11}, "teacher": {"nu": 0.04}, "batch statistics": {"norm": BatchStatistics(), "alpha": None},
+    "uncertainty": {"uncertainty": 0.5}, "timeliness": {"timeliness": 0.5}, "capacity": {"capacity": 47}, "frequency": {"frequency": 41},
+    "aging": {"memory": _Forgetful(capacity=48), "capacity": None}, "answer": {"answer": "after"},
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_comparison_can_fail(name):
+    assert (play("rotta-official-fixaug-midbatch__tinybn__s3", batches=3, **MUTATIONS[name]) == []) == (name == "itself")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS.random)
+def test_random_runs_are_within_the_spread(run):
+    """With augmentations: mean error over five seeds within three standard errors, size of the change of the weights within 15 %."""
+    error, theirs, allowed, size, their_size = RUNS.spread(run, lambda seed: RUNS.play(run, recipe(run, augment=None), seed))
+    assert abs(error - theirs) < allowed and size == pytest.approx(their_size, rel=0.15)
+
+
+def test_memory_by_hand():
+    """Three places, two classes: room for 1.5 of each, so that two of a class may stay."""
+    memory = BalancedMemory(capacity=3)
+    state = memory.init(None, None)
+
+    def offer(ident, label, doubt):
+        memory.offer_(state, torch.zeros(1), torch.tensor(ident), label, doubt, 2)
+        return {int(i): (c, a) for i, c, a in zip(state["ids"], state["classes"], state["ages"], strict=True)}
+
+    assert offer(0, 0, 0.1) == {0: (0, 1)}
+    assert offer(1, 0, 0.3) == {0: (0, 2), 1: (0, 1)}
+    assert offer(2, 0, 0.6) == {0: (0, 3), 1: (0, 2)}                         # its class is full, none of it is worse; all age
+    assert offer(3, 0, 0.2) == {0: (0, 4), 3: (0, 1)}                         # 1 was the worst
+    assert offer(4, 1, 0.5) == {0: (0, 5), 3: (0, 2), 4: (1, 1)}              # room
+    assert offer(5, 1, 0.1) == {3: (0, 3), 4: (1, 2), 5: (1, 1)}              # class 1 may grow at the cost of the largest, whose oldest goes
+    expected = 1 / (1 + math.exp(-2 / 3)) + 0.5 / math.log(2)
+    assert memory.badness(2, 0.5, 2) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_one_step_for_every_64_images_however_they_come(size):
+    x = stream("s2")[0].flatten(0, 1)[:140]
+    adapter = Adapter(tiny("tinybn"), make("rotta"), device="cpu")
+    for batch in x.split(size):
+        adapter(batch)
+    assert adapter.trace.step("lessons").sum() == 2 and adapter.states["method"]["offers"] == 140
+    assert len(adapter.states["method"]["memory"]["ids"]) <= 64
+
+
+def test_robust_statistics_between_source_and_batch():
+    x = stream("s1")[0][0][:16]
+    source, batch = (Adapter(tiny("tinybn"), make(name), device="cpu")(x) for name in ("source", "batch_norm"))
+    for alpha, expected in ((0.0, source), (1.0, batch)):
+        found = Adapter(tiny("tinybn"), make("tent", norm=RobustStatistics(alpha)), device="cpu")(x)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_student_and_teacher_have_statistics_of_their_own():
+    adapter = Adapter(tiny("tinybn"), make("rotta", nu=0.0), device="cpu")
+    for x in stream("s1")[0][:3]:
+        adapter(x)
+    teacher = adapter.states["method"]["teacher"]
+    for name, start in adapter._start.items():
+        mean = name.endswith("running_mean")
+        assert torch.equal(teacher[name], start) == (not mean and not name.endswith("running_var"))     # nu = 0: only statistics move
+        assert not torch.equal(adapter._owned[name].detach(), teacher[name])

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..augment import ColourAffine
+from ..knobs import knob
+from ..memories import BalancedMemory
+from ..parts import LossMethod, NormAffine, Part, Step
+from ..stream_norms import RobustStatistics
+from ..teachers import follow_, start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotta(LossMethod):
+    """RoTTA: learn from a balanced memory of the stream, with robust statistics and a slow teacher that answers.
+
+    Every image is offered to the memory under the teacher's class and uncertainty; after every 64 offers one step on
+    L = mean over the memory of E(a_i) CE(softmax z'(x_i), z(A(x_i))),  E(a) = exp(-a) / (1 + exp(-a)), a = age / capacity, then
+    theta' <- (1 - nu) theta' + nu theta. Student and teacher have batch-norm statistics of their own (``RobustStatistics``), which move in
+    these steps alone. The answer is the teacher's, before any step. u = -sum p ln(p + 1e-6); batches of one image are welcome.
+    Paper: Robust Test-Time Adaptation in Dynamic Scenarios (2303.13899, eq. 3-9).
+    """
+
+    norm: Part = RobustStatistics(0.05)
+    train: Part = NormAffine()
+    update: Part = Step(rule="adam", lr=1e-3)
+    memory: Part = BalancedMemory()
+    augment: Part = ColourAffine()
+    frequency: int = knob(64, (1, 100_000), "offers between two steps", paper="2303.13899: 64", unit="images")
+    nu: float = knob(1e-3, (0.0, 1.0), "the teacher's step towards the student", paper="2303.13899: 0.001")
+    tasks, family, needs, verified = ("classification",), "teacher", frozenset({"batch_norm"}), "golden"
+    paper = "Robust Test-Time Adaptation in Dynamic Scenarios (2303.13899)"
+    presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}}
+
+    def init(self, model, source):
+        return {"teacher": start(model), "memory": self.memory.init(model, source), "offers": 0}
+
+    def output(self, view, state):
+        return view.once(state, lambda: view.forward(tensors=state["teacher"]))
+
+    def lessons(self, view, state):
+        p = self.output(view, state).softmax(1)
+        doubts = -(p * (p + 1e-6).log()).sum(1)
+        for i, (label, doubt) in enumerate(zip(p.argmax(1).tolist(), doubts.tolist(), strict=True)):
+            self.memory.offer_(state["memory"], view.x[i], view.ids[i], label, doubt, p.shape[1])
+            state["offers"] += 1
+            if state["offers"] % self.frequency == 0:
+                yield view.other(*self.memory.content(state["memory"]))
+
+    def losses(self, view, state):
+        target = view.once(state, lambda: view.forward(tensors=state["teacher"], commit=True).softmax(1))
+        logits = view.forward(x=view.draw(state, lambda rng: self.augment(view.x, rng)), commit=True)
+        ages = torch.tensor(state["memory"]["ages"], device=logits.device) / self.memory.capacity
+        return torch.sigmoid(-ages) * -(target * logits.log_softmax(1)).sum(1)
+
+    def after(self, view, lesson, state):
+        follow_(state["teacher"], view, 1 - self.nu)
