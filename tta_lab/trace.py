@@ -41,7 +41,6 @@ class Trace:
         self.meta = dict(meta or {})
         self._rows: dict[str, list[dict]] = {"samples": [], "steps": []}
         self._done: dict[str, dict[str, list[np.ndarray]]] = {"samples": {}, "steps": {}}
-        self._lengths: dict[str, list[int]] = {"samples": [], "steps": []}
 
     @classmethod
     def from_columns(cls, samples: dict, steps: dict | None = None, meta: dict | None = None) -> Trace:
@@ -53,7 +52,6 @@ class Trace:
             if len(set(lengths.values())) > 1:
                 raise ValueError(f"the {table} columns differ in length: {lengths}")
             if arrays:
-                trace._lengths[table] = [next(iter(lengths.values()))]
                 trace._done[table] = {k: [v] for k, v in arrays.items()}
         return trace
 
@@ -84,16 +82,18 @@ class Trace:
                 continue
             names = list(dict.fromkeys(k for r in rows for k in r))
             sizes = [1 if table == "steps" else len(r["id"]) for r in rows]
+            before = self._rows_moved(table)
             for name in names:
                 column = _column([r.get(name) for r in rows], sizes)
-                before = sum(self._lengths[table])
                 chunks = self._done[table].setdefault(name, [np.full(before, np.nan)] if before else [])
                 chunks.append(column)
             for name, chunks in self._done[table].items():
                 if name not in names:
                     chunks.append(np.full(sum(sizes), np.nan))
-            self._lengths[table] += sizes
             rows.clear()
+
+    def _rows_moved(self, table: str) -> int:
+        return sum(map(len, next(iter(self._done[table].values()), [])))
 
     def _columns(self, table: str) -> dict[str, np.ndarray]:
         self._move()
@@ -107,7 +107,7 @@ class Trace:
 
     def __len__(self) -> int:
         self._move()
-        return sum(self._lengths["samples"])
+        return self._rows_moved("samples")
 
     def __contains__(self, name: str) -> bool:
         return name in self._columns("samples")
@@ -143,27 +143,24 @@ class Trace:
         return pandas.DataFrame(self._columns(table))
 
     def __repr__(self) -> str:
-        return f"Trace({len(self)} images, {sum(self._lengths['steps'])} steps, columns: {', '.join(self._columns('samples'))})"
+        return f"Trace({len(self)} images, {self._rows_moved('steps')} steps, columns: {', '.join(self._columns('samples'))})"
 
     def state_dict(self) -> dict:
-        """Columns as tensors and the lengths of the steps, for the adapter's state dict."""
-        tables = {t: {k: torch.from_numpy(np.array(v)) for k, v in self._columns(t).items() if k != "correct"} for t in self._done}
-        return {**tables, "lengths": {t: list(v) for t, v in self._lengths.items()}}
+        """Columns as tensors, for the adapter's state dict."""
+        return {t: {k: torch.from_numpy(np.array(v)) for k, v in self._columns(t).items() if k != "correct"} for t in self._done}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over the rows of ``state_dict``."""
         self._rows = {"samples": [], "steps": []}
         self._done = {t: {k: [v.cpu().numpy()] for k, v in state[t].items()} for t in ("samples", "steps")}
-        self._lengths = {t: list(v) for t, v in state["lengths"].items()}
 
     def save(self, path: str | Path) -> Path:
         """Write the trace to one ``.npz`` file; an interrupted write leaves no half file."""
         path = Path(path)
         part = path.with_name(path.name + ".part")
         arrays = {f"{t}/{k}": v for t in self._done for k, v in self._columns(t).items() if k != "correct"}
-        lengths = {f"lengths/{t}": np.array(v, dtype=np.int64) for t, v in self._lengths.items()}
         with open(part, "wb") as f:
-            np.savez_compressed(f, meta=np.array(json.dumps(self.meta)), **lengths, **arrays)
+            np.savez_compressed(f, meta=np.array(json.dumps(self.meta)), **arrays)
         os.replace(part, path)
         return path
 
@@ -176,7 +173,6 @@ class Trace:
             trace = cls(json.loads(str(f["meta"])))
             for t in ("samples", "steps"):
                 trace._done[t] = {k.split("/", 1)[1]: [f[k]] for k in f.files if k.startswith(f"{t}/")}
-                trace._lengths[t] = f[f"lengths/{t}"].tolist()
         return trace
 
 
