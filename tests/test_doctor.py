@@ -1,0 +1,264 @@
+"""The doctor: nothing to say where model and images belong together, and the right word for each way in which they do not."""
+import copy
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from tta_lab import doctor as module
+from tta_lab.datasets import DIGIT_CLASSES, FASHION_8, ImageSet, load
+from tta_lab.doctor import Report, better, binomial_tail, check_up, match, matched, wilson
+from tta_lab.models import InputCard, SourceModel, checkpoints, load_model, with_classes, with_input_card
+
+SETS = {"fashion8_resnet_bn": "fashion_mnist_8"}
+check = partial(check_up, n=256)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load("fashion_mnist").take(slice(0, 2000))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model()
+
+
+def finding(report, check):
+    found = [f for f in report.findings if f.check == check]
+    assert len(found) == 1, f"{check}: {found}"
+    return found[0]
+
+
+def worse(report):
+    return {f.check: f.severity for f in report.findings if f.severity != "ok"}
+
+
+@pytest.mark.parametrize("name", sorted(checkpoints()))
+def test_nothing_to_say_where_model_and_images_belong_together(name):
+    model, data = load_model(name), load(SETS.get(name, "fashion_mnist"))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    report = check_up(model, data)
+    assert report.ok and not worse(report), str(report)
+    assert report.images == 512 and "all well" in str(report)
+    assert len(report.unchecked) == ("bn" not in name)
+    unlabelled = check_up(model, replace(data, y=torch.full_like(data.y, -1)))
+    assert unlabelled.ok and any("no image has a label" in u for u in unlabelled.unchecked), str(unlabelled)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and not model.training
+
+
+def card(model, mean, std):
+    return SourceModel(model.net, InputCard(1, (28, 28), (mean,), (std,)), info={"classes": model.info["classes"]}).eval()
+
+
+def with_pixels(data, x):
+    return replace(data, x=x.contiguous())
+
+
+class Given:
+    """A set that hands out what it is given, which the package's own sets would refuse."""
+
+    def __init__(self, x, y, classes, name="given"):
+        self.x, self.y, self.classes, self.name = x, y, tuple(classes), name
+
+    def __len__(self):
+        return len(self.x)
+
+    def images(self, index):
+        return self.x[index]
+
+
+READINGS = {  # what is wrong -> model and set made so, reading that the doctor must name
+    "not normalised": (lambda m, d: (card(m, 0.0, 1.0), d), "Fashion-MNIST mean and std"),
+    "0.5": (lambda m, d: (card(m, 0.5, 0.25), d), "Fashion-MNIST mean and std"),
+    "in data": (lambda m, d: (SourceModel(m.net, m.card, "in_data").eval(), d), "normalised with the card's mean and std"),
+    "normalised already": (lambda m, d: (m, Given(m.normalise(d.images()), d.y, d.classes)), "not normalised"),
+    "inverted": (lambda m, d: (m, with_pixels(d, 255 - d.x)), "inverted"),
+    "sideways": (lambda m, d: (m, with_pixels(d, d.x.transpose(2, 3))), "height and width swapped"),
+}
+
+
+@pytest.mark.parametrize("case", READINGS)
+@pytest.mark.parametrize("name", ["fashion_resnet_bn", "fashion_vit_ln"])
+def test_wrong_readings_are_named(case, name, data):
+    make, expected = READINGS[case]
+    report = check(*make(load_model(name), data))
+    found = finding(report, "normalisation")
+    assert found.severity == "error" and f"'{expected}'" in found.what + str(found.evidence.get("as good")), str(report)
+    assert found.evidence["accuracy then"] > found.evidence["accuracy"] + 0.05 and found.remedy
+    assert finding(report, "class order").severity == "ok"
+
+
+@pytest.mark.parametrize("case", READINGS)
+@pytest.mark.parametrize("name", ["fashion_resnet_bn", "fashion_vit_ln", "fashion_resnet_gn"])
+def test_wrong_readings_are_named_without_labels(case, name, data):
+    make, expected = READINGS[case]
+    model, images = make(load_model(name), replace(data, y=torch.full_like(data.y, -1)))
+    report = check(model, images)
+    found = finding(report, "normalisation")
+    if name == "fashion_resnet_gn" and case in ("0.5", "normalised already"):   # its groups are normalised anyway: 2.08 and 2.06 of 2.13 nats
+        assert found.severity == "ok" and 2 < found.evidence["information"] < 2.3
+        assert finding(report, "pixels").severity == ("ok" if case == "0.5" else "error")
+    else:
+        assert found.severity in ("error", "warning") and f"'{expected}'" in found.what and found.remedy, str(report)
+    if "bn" in name and case != "sideways":
+        assert finding(report, "statistics").severity == "warning" and finding(report, "statistics").evidence["distance"] > 0.1
+    assert not [f for f in report.findings if f.check in ("class order", "accuracy")] and "no image has a label" in str(report)
+
+
+def colour_net(seed=0):
+    """Four classes that only the colour tells: red, green, blue, grey."""
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4, bias=False))
+    net[2].weight.data = torch.tensor([[2.0, -1, -1], [-1, 2, -1], [-1, -1, 2], [0, 0, 0]])
+    net[2].weight.data[3] = 0.05
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(400) % 4
+    x = torch.randint(60, 100, (400, 3, 8, 8), generator=generator)
+    x[torch.arange(400)[y < 3], y[y < 3]] += 100
+    return net.eval(), ImageSet("colours", x.to(torch.uint8), y, ("red", "green", "blue", "grey"))
+
+
+def test_swapped_channels_are_named():
+    net, data = colour_net()
+    model = with_input_card(net, size=(8, 8))
+    assert check(model, data).ok
+    report = check(model, with_pixels(data, data.x.flip(1)))
+    assert finding(report, "normalisation").severity == "error" and "'channels as BGR'" in finding(report, "normalisation").what
+    assert "OpenCV" in finding(report, "normalisation").remedy and finding(report, "class order").severity == "ok"
+    assert finding(check(net, data), "shape").what == "the model has no card to compare with"
+
+
+@pytest.mark.parametrize("order", [(3, 1, 4, 0, 5, 9, 2, 6, 8, 7), (0, 1, 2, 3, 4, 7, 6, 5, 8, 9)])
+def test_shuffled_classes_are_found_and_the_map_is_shown(order, model, data):
+    shuffled = replace(data, y=torch.tensor(order)[data.y])
+    report = check(SourceModel(model.net, model.card).eval(), shuffled)
+    found = finding(report, "class order")
+    assert found.severity == "error" and found.evidence["accuracy renamed"] > 0.85
+    for true, moved in enumerate(order):
+        assert (f"{data.classes[moved]} {moved} -> output {true}" in found.evidence["order"]) == (true != moved)
+    assert finding(report, "normalisation").severity == "ok"
+    both = check(card(model, 0.0, 1.0), shuffled)  # two mistakes at once
+    assert [finding(both, c).severity for c in ("class order", "normalisation")] == ["error", "error"], str(both)
+    assert "'Fashion-MNIST mean and std'" in finding(both, "normalisation").what
+
+
+def test_class_names_in_another_order_are_read_off(model, data):
+    names = list(data.classes)
+    names[0], names[6] = names[6], names[0]
+    report = check(model, replace(data, classes=tuple(names)))
+    assert worse(report) == {"class names": "error"} and finding(report, "class names").evidence["order"] == "shirt 0 -> 6, t-shirt/top 6 -> 0"
+    other = check(model, replace(data, classes=tuple(f"c{i}" for i in range(10))))
+    assert other.ok and any("different words" in u for u in other.unchecked)
+
+
+def test_outputs_and_labels_that_do_not_fit_are_named(model, data):
+    few = data.only(FASHION_8)
+    assert worse(check(model, few))["outputs"] == "error"
+    picked = with_classes(model, torch.tensor(FASHION_8))
+    assert check(picked, few).ok
+    assert check(model, replace(few, model_classes=torch.tensor(FASHION_8))).findings[5].severity == "ok"
+    one_based = check(model, Given(data.images(), data.y + 1, data.classes))
+    assert finding(one_based, "labels").remedy == "subtract 1: they start at 1"
+    one = check(model, data.only([3], relabel=False))
+    assert finding(one, "labels").severity == "warning"
+
+
+def test_pixels_are_judged_and_later_checks_go_on(model, data):
+    x = data.images()
+    for factor, word in ((255.0, "divide by 255"), (1 / 255, "divide once")):
+        report = check(model, Given(x * factor, data.y, data.classes))
+        assert worse(report) == {"pixels": "error"} and word in finding(report, "pixels").remedy, str(report)
+    assert worse(check(model, Given(x * 1.5, data.y, data.classes)))["pixels"] == "error"
+    holed = x.clone()
+    holed[::4, 0, 0, 0] = torch.nan
+    assert "NaN" in finding(check(model, Given(holed, data.y, data.classes)), "pixels").what
+    same = check(model, Given(x[:1].expand(100, -1, -1, -1), data.y[:1].expand(100), data.classes))
+    assert finding(same, "content").evidence["repeated"] == 99 and finding(same, "content").severity == "error"
+    flat = torch.cat([x[:90], torch.zeros(10, 1, 28, 28)])
+    assert finding(check(model, Given(flat, data.y[:100], data.classes)), "content").severity == "warning"
+    wide = check(model, Given(x[:20].expand(-1, 3, -1, -1), data.y[:20], data.classes))
+    assert worse(wide) == {"shape": "error"} and "3x28x28, the model wants 1x28x28" in finding(wide, "shape").what and wide.unchecked
+    last = check(with_input_card(nn.Flatten(), size=(8, 8)), Given(torch.rand(4, 8, 8, 3), torch.zeros(4).long(), ("a",)))
+    assert "permute(0, 3, 1, 2)" in finding(last, "shape").remedy
+
+
+def test_broken_and_collapsed_networks_are_named(model, data):
+    training = copy.deepcopy(model)
+    training.net.features[1].train()
+    report = check(training, data)
+    assert worse(report) == {"mode": "error"} and "BatchNorm2d" in finding(report, "mode").evidence["layers"] and training.net.features[1].training
+    broken = copy.deepcopy(model)
+    broken.net.head.weight.data[0, 0] = torch.nan
+    report = check(broken, data)
+    assert finding(report, "logits").severity == "error" and "head.weight" in finding(report, "logits").remedy
+    constant = copy.deepcopy(model)
+    constant.net.head.bias.data[4] = 1e3
+    report = check(constant, data)
+    assert worse(report)["collapse"] == worse(report)["accuracy"] == "error" and finding(report, "collapse").evidence["top class"] == 4
+    lost = copy.deepcopy(model)
+    for layer in lost.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+    assert finding(check(lost, data), "statistics").severity == "warning"
+    with pytest.raises(ValueError, match="classifiers.*2, 3, 4, 4"):
+        check(nn.Conv2d(3, 3, 1), Given(torch.rand(2, 3, 4, 4), torch.zeros(2).long(), ("a", "b", "c")))
+    with pytest.raises(ValueError, match="at least one image"):
+        check(model, data, n=0)
+
+
+def test_accuracy_is_compared_with_the_card(model, data):
+    def stated(accuracy):
+        other = SourceModel(model.net, model.card, info={"test_accuracy": accuracy}).eval()
+        return finding(check(other, data), "accuracy")
+
+    assert stated(92.6).severity == "ok" and stated(99.9).severity == "warning" and "training images" in stated(80.0).remedy
+    digits = load("digits")
+    strange = check(SourceModel(model.net, model.card, info={"test_accuracy": 92.6}).eval(), digits)
+    assert finding(strange, "accuracy").severity == "error" and digits.classes == DIGIT_CLASSES
+
+
+def test_report_is_readable(model, data):
+    report = check(card(model, 0.0, 1.0), data, n=200)
+    rows = report.rows()
+    assert isinstance(report, Report) and rows[0]["severity"] == "error" and rows[-1]["severity"] == "ok"
+    assert set(rows[0]) == {"check", "severity", "what", "evidence", "remedy"} and all(isinstance(v, str) for row in rows for v in row.values())
+    text = str(report)
+    assert "1 error" in text.splitlines()[0] and "[error] normalisation" in text and "-> give the model a card with mean=(0.286,)" in text
+    assert "[not checked] accuracy" in text and module.doctor is check_up
+    assert str(check(card(model, 0.0, 1.0), data, n=200)) == text
+
+
+# --- the statistics behind it -----------------------------------------------------------------------------------
+
+def test_statistics_by_hand():
+    assert binomial_tail(2, 3, 0.5) == pytest.approx(4 / 8) and binomial_tail(0, 3, 0.1) == 1 and binomial_tail(4, 3, 0.5) == 0
+    assert binomial_tail(1, 2, 0.1) == pytest.approx(0.19) and binomial_tail(3, 3, 1.0) == 1 and binomial_tail(1, 3, 0.0) == 0
+    low, high = wilson(8, 10)                                          # (0.8 + 0.19208 +- 1.96 sqrt(0.016 + 0.009604)) / 1.38416
+    assert (low, high) == (pytest.approx(0.49016, abs=1e-5), pytest.approx(0.94331, abs=1e-5)) and wilson(0, 0) == (0, 1)
+    a, b = torch.tensor([1, 1, 0, 0, 0, 0]).bool(), torch.tensor([1, 0, 1, 1, 1, 1]).bool()
+    assert better(a, b) == pytest.approx(6 / 32) and better(a, a) == 1                 # 4 of 5 discordant pairs: (5 + 1) / 2^5
+    y, p = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([1, 1, 0, 0, 0, 2])
+    assert match(y, p, 4).tolist() == [1, 0, 2, -1]
+    assert matched(y.repeat(10), torch.tensor([1, 0, 2])[y].repeat(10), 3).all()
+    guess = torch.randint(0, 50, (100,), generator=torch.Generator().manual_seed(0))
+    assert matched(torch.arange(100) % 50, guess, 50).float().mean() < 0.1, "a renaming must not be fitted to the images that judge it"
+
+
+def test_statistics_agree_with_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    for k, n, p in ((3, 17, 0.2), (400, 512, 0.75), (30, 40, 0.5), (500, 512, 0.99)):
+        assert binomial_tail(k, n, p) == pytest.approx(stats.binom.sf(k - 1, n, p), rel=1e-9)
+        assert wilson(k, n) == pytest.approx(tuple(stats.binomtest(k, n).proportion_ci(0.95, "wilson")), abs=1e-4)
+
+
+def test_distance_of_batch_norm_statistics_by_hand():
+    net = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 2))
+    net[0].running_mean.fill_(0.25), net[0].running_var.fill_(0.25)
+    net.eval()
+    watch = module.Watch(net)
+    net(torch.tensor([0.0, 1.0, 0.0, 1.0]).view(1, 1, 2, 2))           # mean 0.5, variance 0.25
+    assert watch.stop() == {"0": pytest.approx((1 + 0.25**2 / 0.25 - 1 - math.log(1)) / 2)}
+    assert not net[0]._forward_pre_hooks
