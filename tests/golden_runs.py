@@ -2,19 +2,22 @@
 import csv
 import json
 import math
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
 from tiny import GOLDEN, stream, tiny
 
+from tta_lab import updates
 from tta_lab.adapter import Adapter
-from tta_lab.augment import Occlude, ShufflePatches, ShufflePixels
+from tta_lab.augment import Augmentation, ColourAffine, Occlude, ShufflePatches, ShufflePixels
 from tta_lab.methods import make
 from tta_lab.norms import BatchStatistics
 from tta_lab.parts import SlidingWindow, Step
-from tta_lab.penalties import Diversity
+from tta_lab.penalties import AugmentedAgreement, Diversity
 from tta_lab.selectors import DestroyedObject, LowEntropy
+from tta_lab.updates import Anchored
 
 INDEX = {row["run"]: row for row in csv.DictReader((GOLDEN / "index.csv").read_text().splitlines())}
 STOCHASTIC = {run for run, row in INDEX.items() if row["kind"] == "stochastic-error"}
@@ -54,6 +57,45 @@ def deyo(h, transform=None):
     return make("deyo", update=step(h), select=(LowEntropy(0.5), DestroyedObject(transform, threshold=0.2)))
 
 
+def lame(h):
+    affinity = h.get("affinity", h.get("LAME.AFFINITY")).lower()
+    return make("lame", form="reference", affinity=affinity, k=h.get("knn", h.get("LAME.KNN")), symmetric=h.get("force_symmetry", False))
+
+
+@dataclass(frozen=True)
+class FixedViews(Augmentation):
+    """The mirror image and rolls by one pixel along height and width: in place of random views."""
+
+    def __call__(self, x, rng):
+        one = x[:1]
+        return torch.cat([one.flip(3), *(one.roll(s, d) for d in (2, 3) for s in (1, -1))])
+
+
+def memo(h):
+    update = Step(rule="sgd", lr=h["OPTIM.LR"], momentum=h["OPTIM.MOMENTUM"], nesterov=True)
+    return make("memo", form="reference", update=update, augment=FixedViews(), views=5, alpha=h["BN.ALPHA"])
+
+
+@dataclass(frozen=True)
+class Roll(Augmentation):
+    """A shift by one pixel along the width, in place of random augmentation."""
+
+    def __call__(self, x, rng):
+        return x.roll(1, 3)
+
+
+def cotta(h, augment=None):
+    return make("cotta", form="reference", update=step(h), sure=h.get("ap", h.get("COTTA.AP")), follow=h.get("mt_alpha", h.get("M_TEACHER.MOMENTUM")),
+                restore=h.get("rst_m", h.get("COTTA.RST")), augment=augment or Roll(),
+                views=h.get("TEST.N_AUGMENTATIONS") if augment else 1)  # fixed views are all the same
+
+
+def roid(h, augment=Roll()):
+    penalties = (AugmentedAgreement(augment),) if h.get("ROID.USE_CONSISTENCY", True) else ()
+    return make("roid", update=step(h), anchor=Anchored(h["ROID.MOMENTUM_SRC"]), penalties=penalties,
+                prior_correction=h.get("ROID.USE_PRIOR_CORRECTION", True))
+
+
 RECIPES = {  # method of the index -> our recipe from the settings of a run
     "source": lambda h: make("source"),
     "norm-dw": lambda h: make("batch_norm", norm=BatchStatistics(track=True)),
@@ -80,6 +122,15 @@ RECIPES = {  # method of the index -> our recipe from the settings of a run
     "sar-om": lambda h: sar(h, "port"), "sar-om-recovery": lambda h: sar(h, "port"),
     "deyo-official-occ": deyo, "deyo-om-occ": deyo, "deyo-official-patch": lambda h: deyo(h, ShufflePatches(4)),
     "deyo-official-pixel": lambda h: deyo(h, ShufflePixels()),
+    **{f"lame-{code}": lame for code in ("official-knn", "official-knn-sym", "official-rbf", "official-linear", "om-knn", "om-rbf", "om-linear")},
+    "t3a-official-k10": lambda h: make("t3a", keep=10), "t3a-official-all": lambda h: make("t3a", keep=0),
+    "t3a-official-kminus1": lambda h: make("t3a", keep=-1), "t3a-stamprepo-k10": lambda h: make("t3a", keep=10),
+    "t3a-stamprepo-kall": lambda h: make("t3a", keep=0),
+    "memo-om-fixedviews": memo,
+    "roid-om-fixaug": roid, "roid-om-noconsist": roid, "roid-om-noconsist-noprior": roid,
+    "roid-om": lambda h: roid(h, ColourAffine(blur_and_noise=False, padding="reflect")),
+    "cotta-official-fixaug-norestore": cotta, "cotta-official-fixaug-fixedrestore": cotta, "cotta-om-fixaug-norestore": cotta,
+    "cotta-om": lambda h: cotta(h, ColourAffine()),
 }
 
 
@@ -98,6 +149,12 @@ def play(run, recipe=None, seed=0):
     row = INDEX[run]
     recipe = RECIPES[row["method"]](stored(run)["hparams"]) if recipe is None else recipe
     adapter = Adapter(tiny(row["model"]), recipe, device="cpu", seed=seed, given=given(run))
+    uniform = updates.uniform
+    if "fixedrestore" in run:
+        updates.uniform = lambda shape, rng: torch.arange(math.prod(shape)).remainder(100).div(100).view(shape)
+    rewind = adapter.rewind
+    adapter.rewind = lambda what: (setattr(adapter, "last", changes(adapter)), rewind(what))
+    adapter.memory, adapter.confidence = [], []
     outputs, certain, ask = [], [], LowEntropy.weights
 
     def spy(self, view, losses, keep, state):
@@ -113,14 +170,23 @@ def play(run, recipe=None, seed=0):
                 adapter.reset(keep_trace=True)
             certain.append(-1)
             outputs.append(adapter(x).numpy())
+            adapter.confidence.append(adapter.states["method"].get("anchor_confidence"))
+            adapter.memory.append(occupancy(adapter.states["method"]))
     finally:
-        LowEntropy.weights = ask
+        LowEntropy.weights, updates.uniform = ask, uniform
     return np.stack(outputs), adapter, certain
 
 
+def occupancy(state):
+    """How much a method remembers: supports, or images in a memory."""
+    return len(state.get("supports", state.get("classes", ())))
+
+
 def changes(adapter):
-    """Name -> L2 norm of what a tuned parameter or statistic has changed by."""
-    return {k: (v.detach() - adapter._start[k]).norm().item() for k, v in adapter._owned.items()}
+    """Name -> L2 norm of what a tuned parameter or statistic, and a teacher's ("ema:..."), has changed by."""
+    teacher = adapter.states["method"].get("teacher", {})
+    return {k: (v.detach() - adapter._start[k]).norm().item() for k, v in adapter._owned.items()} | {
+        f"ema:{k}": (v - adapter._start[k]).norm().item() for k, v in teacher.items()}
 
 
 def deviations(run, outputs, adapter, certain):
@@ -135,8 +201,9 @@ def deviations(run, outputs, adapter, certain):
     if difference.max() > float(row["tol_max"]):
         wrong.append(f"maximum {difference.max():.1e} > {row['tol_max']}")
     if row["rtol_param"]:
-        norms = dict(zip(expected["param_names"].tolist(), expected["param_change_norms"].tolist(), strict=True))
-        found = changes(adapter)
+        names = [name.replace(".layer.", ".") for name in expected["param_names"].tolist()]
+        norms = dict(zip(names, expected["param_change_norms"].tolist(), strict=True))
+        found = adapter.last if row["method"].startswith("memo") else changes(adapter)
         for name, size in norms.items():
             if max(norms.values()) == 0:
                 wrong += [f"{name} is not back at the source"] if found[name] else []
@@ -144,12 +211,17 @@ def deviations(run, outputs, adapter, certain):
                 relative = abs(found[name] / size - 1)
                 if relative > float(row["rtol_param"]):
                     wrong.append(f"change of {name} differs by {relative:.1e} > {row['rtol_param']}")
-        if {k for k in norms if not k.endswith(("running_mean", "running_var"))} != set(adapter.tuned):
-            wrong.append(f"tuned parameters differ: {set(norms) ^ set(adapter.tuned)}")
+        theirs = {k for k in norms if not k.endswith(("running_mean", "running_var")) and not k.startswith("ema:")}
+        ours = {k for k in adapter.tuned if not k.startswith("extra.")}
+        wrong += [f"tuned parameters differ: {theirs ^ ours}"] if theirs != ours else []
     if "info/n_selected" in expected and not np.array_equal(expected["info/n_selected"], adapter.trace.step("n_kept")):
         wrong.append(f"selected {adapter.trace.step('n_kept')} instead of {expected['info/n_selected']}")
     if "info/n_reliable" in expected and not np.array_equal(expected["info/n_reliable"], certain):
         wrong.append(f"certain {certain} instead of {expected['info/n_reliable']}")
+    if "info/memory" in expected and not np.array_equal(expected["info/memory"], adapter.memory):
+        wrong.append(f"remembered {adapter.memory} instead of {expected['info/memory']}")
+    if "info/anchor_confidence" in expected and not np.allclose(expected["info/anchor_confidence"], adapter.confidence, atol=1e-5):
+        wrong.append("the source's confidence differs")
     if "info/resets" in expected and not np.array_equal(expected["info/resets"][:-1] > 0, adapter.trace.step("reset")[1:]):
         wrong.append(f"reset before {adapter.trace.step('reset')}, not after {expected['info/resets']}")
     if "info/ema" in expected:

@@ -1,15 +1,17 @@
 """Our methods against what the authors' public code returned, number by number (see tests/golden/README.md)."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from golden_runs import INDEX, RECIPES, STOCHASTIC, deviations, play, stored
+from golden_runs import INDEX, RECIPES, STOCHASTIC, FixedViews, cotta, deviations, memo, play, roid, stored
 from tiny import GOLDEN, source_images, stream, tiny
 
 from tta_lab import source
 from tta_lab.augment import Occlude
 from tta_lab.methods import make
 from tta_lab.parts import SlidingWindow, Step
-from tta_lab.selectors import CertainWeight, ConfidenceRise, DestroyedObject, LowEntropy, NonRedundant
+from tta_lab.selectors import CertainWeight, ConfidenceRise, DestroyedObject, DiverseCertain, LowEntropy, NonRedundant
 
 
 @pytest.mark.parametrize("run", sorted(INDEX.keys() - STOCHASTIC))
@@ -29,6 +31,10 @@ def test_every_stored_run_is_compared():
 def test_collapse_run_collapses():
     outputs, _, _ = play("tent-dw-collapse__tinybn__s2")
     assert set(np.unique(outputs[3:].argmax(2))) <= {8, 9}
+
+
+COTTA = {"optimizer": "Adam", "lr": 1e-3, "ap": 0.84, "mt_alpha": 0.9, "rst_m": 0.0}
+ROID = {"OPTIM.LR": 5e-3, "ROID.MOMENTUM_SRC": 0.9}
 
 
 class _Wrong(ConfidenceRise):
@@ -76,6 +82,32 @@ class _Wrong(ConfidenceRise):
     ("deyo-om-occ__tinybn__s1", make("deyo", lr=5e-3, select=(LowEntropy(0.4), DestroyedObject(Occlude(0.5))))),
     ("deyo-om-occ__tinybn__s1", make("deyo", lr=5e-3, select=(DestroyedObject(Occlude(0.5)), LowEntropy(0.5)))),  # of the whole batch
     ("deyo-om-occ__tinygn__s1", make("deyo", lr=5e-3, average="all", select=(LowEntropy(0.5), DestroyedObject(Occlude(0.5))))),
+    ("lame-official-knn__tinybn__s2", make("lame", affinity="knn", k=4)),
+    ("lame-official-knn__tinybn__s2", make("lame", affinity="knn", symmetric=True)),
+    ("lame-official-knn-sym__tinybn__s2", make("lame", affinity="knn", symmetric=True)),          # never drops a twin
+    ("lame-official-rbf__tinybn__s2", make("lame", affinity="rbf", k=6)),
+    ("lame-official-linear__tinyvit__s2", make("lame", affinity="linear", steps=3)),
+    ("lame-official-knn__tinybn__s1", make("lame", affinity="knn", strength=0.95)),
+    ("lame-official-knn__tinybn__s1", make("lame", affinity="knn", norm=make("batch_norm").norm)),
+    ("t3a-official-k10__tinybn__s1", make("t3a", keep=11)),
+    ("t3a-official-kminus1__tinybn__s1", make("t3a", keep=0)),
+    ("t3a-official-all__tinybn__s2", make("t3a", keep=0, norm=make("batch_norm").norm)),
+    ("memo-om-fixedviews__tinygn__s4", make("memo", augment=FixedViews(), views=5, lr=5e-3)),       # without Nesterov momentum
+    ("memo-om-fixedviews__tinygn__s4", make("memo", augment=FixedViews(), views=5, answer="before")),
+    ("memo-om-fixedviews__tinybn__s4", memo({"OPTIM.LR": 5e-3, "OPTIM.MOMENTUM": 0.9, "BN.ALPHA": 0.09})),
+    ("cotta-official-fixaug-norestore__tinybn__s2", cotta({**COTTA, "mt_alpha": 0.89})),
+    ("cotta-official-fixaug-norestore__tinybn__s2", cotta({**COTTA, "ap": 0.0})),
+    ("cotta-official-fixaug-norestore__tinybn__s2", cotta({**COTTA, "ap": 1.0})),
+    ("cotta-official-fixaug-norestore__tinybn__s2", replace(cotta(COTTA), loss="symmetric")),
+    ("cotta-official-fixaug-norestore__tinybn__s2", replace(cotta(COTTA), answer="after")),
+    ("cotta-official-fixaug-fixedrestore__tinybn__s2", cotta({**COTTA, "rst_m": 0.055})),
+    ("cotta-official-fixaug-fixedrestore__tinybn__s2", cotta(COTTA)),
+    ("roid-om-fixaug__tinybn__s1", roid({**ROID, "ROID.MOMENTUM_SRC": 0.91})),
+    ("roid-om-fixaug__tinybn__s1", replace(roid(ROID), average="kept")),
+    ("roid-om-fixaug__tinybn__s1", replace(roid(ROID), prior_correction=False)),
+    ("roid-om-fixaug__tinybn__s1", replace(roid(ROID), penalties=())),
+    ("roid-om-fixaug__tinybn__s1", replace(roid(ROID), select=(DiverseCertain(momentum=0.8),))),
+    ("roid-om-fixaug__tinygn__s1", replace(roid(ROID), select=(DiverseCertain(temperature=0.4),))),
 ], ids=lambda v: v if isinstance(v, str) else "")
 def test_the_comparison_can_fail(run, mutant):
     outputs, adapter, certain = play(run, mutant)
@@ -101,7 +133,7 @@ def test_fisher_information_is_that_of_the_reference(run):
         assert np.linalg.norm(found[name] - value) < 2e-3 * np.linalg.norm(value)
 
 
-@pytest.mark.parametrize("run", sorted(STOCHASTIC))
+@pytest.mark.parametrize("run", [pytest.param(run, marks=pytest.mark.slow) if "cotta" in run else run for run in sorted(STOCHASTIC)])
 def test_random_runs_are_within_the_spread(run):
     """Mean error over five seeds within three standard errors of both sides, size of the change of the weights within 15 %."""
     expected, y = stored(run), stream(INDEX[run]["stream"])[1].numpy()

@@ -53,9 +53,9 @@ class TestTimeNorm(nn.Module):
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance per channel of (B, C, *S), each (C,), in float32."""
+    """Mean and unbiased variance per channel of (B, C, *S), each (C,), in float32, no gradient."""
     dims = [d for d in range(x.ndim) if d != 1]
-    var, mean = torch.var_mean(x.float(), dims, correction=1)
+    var, mean = torch.var_mean(x.detach().float(), dims, correction=1)
     return mean, var
 
 

@@ -105,12 +105,17 @@ def _is_top(path: list[str], model: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class AllParameters(Part):
-    """Tune every parameter of the model, or all but those of its classifier ``head``."""
+    """Tune every parameter of the model, or all but those of its classifier ``head``.
+
+    ``free=False`` takes only parameters called weight or bias, and leaves class tokens, position embeddings and the like
+    (what the code of several papers does by its choice of names).
+    """
 
     head: bool = knob(True, why="tune the classifier too")
+    free: bool = knob(True, why="tune parameters that are no layer's weight or bias too")
 
     def __call__(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        found = dict(model.named_parameters())
+        found = {name: p for name, p in model.named_parameters() if self.free or name.split(".")[-1] in ("weight", "bias")}
         if not self.head:
             if not isinstance(getattr(model, "head", None), nn.Module):
                 raise NeedsError(f"AllParameters(head=False) leaves out the model's 'head', but {type(model).__name__} has none; "

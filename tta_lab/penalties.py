@@ -4,8 +4,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import scores
+from .augment import ColourAffine
 from .knobs import knob
-from .parts import Penalty
+from .parts import Part, Penalty
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,22 @@ class FisherAnchor(Penalty):
     def __call__(self, view, losses, weights, state):
         fisher = view.given["fisher"]
         return self.weight * sum((fisher[name] * (p - view.origin[name]) ** 2).sum() for name, p in view.tuned.items() if name in fisher)
+
+
+@dataclass(frozen=True)
+class AugmentedAgreement(Penalty):
+    """Predict alike on an augmented image: sum_i w_i SCE(f(A(x_i)), z_i) / B over the images kept, weighted like them.
+
+    SCE(a, b) is half the cross-entropy of softmax b against a and half that of softmax a against b; gradients flow through both.
+    The images kept go through the network alone: their batch-norm statistics are those of the smaller batch. ROID (2306.00650, eq. 6).
+    """
+
+    augment: Part = ColourAffine(blur_and_noise=False, padding="reflect")
+    weight: float = knob(1.0, (0.0, 100.0), "weight of the term", paper="ROID: 1")
+
+    def __call__(self, view, losses, weights, state):
+        kept = weights > 0
+        if not self.weight or not kept.any():
+            return losses.new_zeros(())
+        other = view.forward(x=view.draw(state, lambda rng: self.augment(view.x, rng))[kept])
+        return self.weight * (weights[kept] * scores.symmetric_cross_entropy(other, view.logits[kept])).sum() / len(losses)

@@ -48,3 +48,9 @@ def marginal_entropy(logits: Tensor) -> Tensor:
     """
     mean = mean_prediction(logits)
     return -torch.special.xlogy(mean, mean).sum()
+
+
+def symmetric_cross_entropy(a: Tensor, b: Tensor) -> Tensor:
+    """1/2 CE(softmax b -> a) + 1/2 CE(softmax a -> b), (B, *S); symmetric, and the entropy where both are the same."""
+    log_a, log_b = a.float().log_softmax(1), b.float().log_softmax(1)
+    return -0.5 * (log_b.exp() * log_a + log_a.exp() * log_b).sum(1)

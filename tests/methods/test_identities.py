@@ -4,8 +4,9 @@ import torch
 from tiny import given, stream, tiny
 
 from tta_lab.adapter import Adapter
+from tta_lab.augment import Unchanged
 from tta_lab.methods import make
-from tta_lab.parts import NormAffine, Step
+from tta_lab.parts import AllParameters, NormAffine, Step
 from tta_lab.selectors import CertainWeight, ConfidenceRise, DestroyedObject, LowEntropy, NonRedundant
 from tta_lab.updates import Sam
 
@@ -112,3 +113,86 @@ def test_destroyed_object_looks_at_the_survivors_only(batches):
     z = tiny("tinygn")(batches[0])
     survivors = int((torch.special.entr(z.softmax(1)).sum(1) < 0.2 * torch.tensor(10.0).log()).sum())
     assert 0 < survivors < 32 and adapter.trace.step("forwards")[0] == 32 + survivors
+
+
+# --- output-only and single-image methods ---------------------------------------------------------------------------
+
+def test_lame_without_pull_is_the_source(batches):
+    answers = play(make("lame", strength=0.0), batches)
+    torch.testing.assert_close(answers.exp(), play(make("source"), batches).softmax(-1))
+    alone = play(make("lame", affinity="knn"), [batches[0][:1]])
+    torch.testing.assert_close(alone.exp(), play(make("source"), [batches[0][:1]]).softmax(-1))
+
+
+@pytest.mark.parametrize("affinity", ["knn", "rbf", "linear"])
+def test_lame_lowers_its_objective_and_ignores_the_order(affinity, batches):
+    recipe = make("lame", affinity=affinity, symmetric=True, k=3)
+    x, order = batches[0], torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    answer = play(recipe, [x])[0]
+    torch.testing.assert_close(play(recipe, [x[order]])[0].exp(), answer[order].exp(), atol=1e-3, rtol=1e-2)
+    assert torch.allclose(answer.exp().sum(1), torch.ones(32), atol=1e-5)
+    net = tiny("tinybn")
+    with torch.no_grad():
+        w, log_p = recipe.weights(net.features(x)), net(x).log_softmax(1)
+
+    def objective(log_y):
+        y = log_y.exp()
+        return ((y * (log_y - log_p)).sum() - 0.5 * (w * (y @ y.T)).sum()).item()
+
+    w = w + (1.0 - torch.linalg.eigvalsh(w).min().clamp(max=0)) * torch.eye(32) if affinity == "knn" else w  # the bound needs W >= 0
+    values, y = [objective(log_p)], log_p
+    for _ in range(10):
+        y = (log_p + w @ y.exp()).log_softmax(1)
+        values.append(objective(y))
+    assert all(b <= a + 1e-3 for a, b in zip(values, values[1:], strict=False)) and values[-1] < values[0]
+
+
+def test_alike_images_are_pulled_to_one_label():
+    lame = make("lame", affinity="linear", strength=5.0)
+
+    class View:
+        features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+        logits = torch.tensor([[0.3, 0.0], [0.3, 0.0], [0.0, 0.2]])
+
+    assert lame.output(View, {}).argmax(1).tolist() == [0, 0, 0]
+
+
+def test_t3a_by_hand():
+    t3a = make("t3a", keep=1)
+    state = {"supports": torch.eye(2), "classes": torch.tensor([0, 1]), "entropies": torch.tensor([0.5, 0.1])}
+
+    class View:
+        features = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+        logits = torch.tensor([[5.0, 0.0], [0.0, 0.5]])      # class 0, surer than the row; class 1, less sure than the row
+
+    answer = t3a.output(View, state)
+    torch.testing.assert_close(answer, View.features @ torch.tensor([[0.6, 0.0], [0.8, 1.0]]))
+    assert state["classes"].tolist() == [0, 1] and torch.equal(state["supports"], torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    everything = make("t3a", keep=0)._kept(torch.tensor([1, 0, 1]), torch.tensor([3.0, 2.0, 1.0]), 3)
+    assert everything.tolist() == [1, 2, 0]
+    assert make("t3a", keep=-1)._kept(torch.tensor([1, 0, 1]), torch.tensor([3.0, 2.0, 1.0]), 3).tolist() == [2]
+
+
+@pytest.mark.parametrize("model", ["tinygn", "tinyvit"])
+def test_memo_without_augmentation_is_tent_of_one_image(model, batches):
+    memo = make("memo", augment=Unchanged(), views=3, lr=0.01)
+    tent = make("tent", norm=make("source").norm, train=AllParameters(), update=Step(rule="sgd", lr=0.01, momentum=0.0), answer="after")
+    x = batches[0][:4]
+    together = play(memo, [x], model)[0]
+    alone = torch.cat([play(tent, [image], model)[0] for image in x.split(1)])
+    torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
+    assert not torch.allclose(together, play(make("source"), [x], model)[0], atol=1e-2)
+
+
+def test_memo_forgets_and_leaves_a_record(batches):
+    adapter = Adapter(tiny("tinybn"), make("memo", views=2).where(LowEntropy(0.3)), device="cpu")
+    answer = adapter(batches[0][:6])
+    assert all(torch.equal(p, adapter.origin[k]) for k, p in adapter.tuned.items()) and not adapter.optimizer.state
+    assert adapter.trace["kept"].sum() == adapter.trace.step("n_kept")[0] and adapter.trace.step("lessons")[0] == 6
+    assert 0 < adapter.trace["kept"].sum() < 6 and len(answer) == 6
+
+
+def test_mixed_statistics_carry_no_gradient_and_can_be_tuned_with(batches):
+    adapter = Adapter(tiny("tinybn"), make("tent", norm=make("bn_alpha").norm), device="cpu")
+    adapter(batches[0])
+    assert adapter.trace.step("distance")[0] > 0
