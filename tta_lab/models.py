@@ -168,11 +168,18 @@ _NORMALISERS = ("normalize.mean", "normalize.std", "mu", "sigma")
 
 def _unpickle(path: Path):
     """torch.load with weights_only; NumPy numbers (an accuracy stored beside the weights) are let through too, they run no code."""
+    import _codecs
+
     import numpy as np
 
-    number = np.float64(0).__reduce__()[0]
-    harmless = [(number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    harmless += [np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?"))]
+    def number(core):   # NumPy 2 moved the function; files name either place
+        def scalar(*arguments):
+            return np.float64(0).__reduce__()[0](*arguments)
+
+        scalar.__module__, scalar.__qualname__ = f"numpy.{core}.multiarray", "scalar"
+        return scalar
+
+    harmless = [number("core"), number("_core"), _codecs.encode, np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?"))]
     with torch.serialization.safe_globals(harmless):
         return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -328,8 +335,8 @@ def _downloaded(entry) -> dict[str, Tensor]:
         return entry.get_state_dict(progress=False, check_hash=True, weights_only=True, map_location="cpu")
     except Exception as why:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise DataError(f"the weights {entry} are not (or damaged) in {folder} and could not be downloaded ({why}); fetch {entry.url} on a machine with "
-                        f"network, then put the file there or give its path as weights=") from why
+        raise DataError(f"the weights {entry} are not (or damaged) in {folder} and could not be downloaded ({why}); fetch {entry.url} on a "
+                        f"machine with network, then put the file there or give its path as weights=") from why
 
 
 def from_timm(name: str, checkpoint: str | Path | None = None, pretrained: bool = False, size="weights") -> SourceModel:
