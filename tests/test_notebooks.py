@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tta_lab import crowds, headless
+from tta_lab import crowds, headless, stream_study
 
 pytest.importorskip("papermill")
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +74,40 @@ def test_tiny_run_leaves_figures_for_a_page_without_network(tiny_run):
     page = result.html.read_text(encoding="utf-8")
     assert all(o.data["image/png"].replace("\n", "") in page.replace("\n", "") for o in pictures)
     assert all(f'id="figure-{i}"' in page for i in (1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def streams_run(tmp_path_factory):
+    stored = json.loads((GOLDEN / "02_streams_and_shifts.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        result = headless.execute(ROOT / "notebooks" / "02_streams_and_shifts.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+                                  timeout=300, say=lambda *a, **k: None)
+    return stored, result
+
+
+def test_tiny_run_of_streams_gives_the_stored_numbers(streams_run):
+    stored, result = streams_run
+    found = json.loads(result.json.read_text())
+    table = {f"{run['stream']}, {run['recipe']}": {"error": run["error"]} for run in found["runs"]}
+    assert numbers_that_differ(table, stored["table"], {name: stored["tolerance"] for name in table}) == []
+    order = {name: {k: round(v, 4) for k, v in s.items()} for name, s in found["statistics"].items()}
+    assert order == stored["statistics"]                                   # the order is not a matter of the processor
+    assert "mixed domains" in result.printed and {"date", "torch", "tta_lab", "device"} <= set(found["made"])
+    assert [row["seen"] in ("yes", "reversed", "unsettled") for row in found["orderings"]] == [True] * len(stream_study.ORDERINGS)
+
+
+def test_tiny_run_of_streams_leaves_figures_and_sentences(streams_run):
+    _, result = streams_run
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
+    outputs = [o for c in cells.values() for o in c.outputs]
+    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY)] == [6, 2]
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("orderings", "doctor", "wrong", "panel", "beside")}
+    assert all(ordering.text[:30] in told["orderings"] for ordering in stream_study.ORDERINGS)
+    assert "all well" in told["doctor"] and "[error] normalisation" in told["wrong"] and "Done. Mean error" in told["panel"]
+    assert "not tried" in str(cells["beside"].outputs[0]["data"])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
