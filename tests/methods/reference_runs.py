@@ -83,11 +83,15 @@ class Runs:
     def spread(self, run, play, seeds=5):
         """(error, its distance allowed, size of the weights' change) of ours and theirs over seeds; ``play(seed)`` as above."""
         theirs = self.stored(run)
-        errors, sizes = zip(*((self.error(run, outputs), adapter.trace.step("distance")[-1])
-                              for outputs, adapter, _ in map(play, range(seeds))), strict=True)
+        errors, sizes = zip(*((self.error(run, outputs), distance(adapter)) for outputs, adapter, _ in map(play, range(seeds))), strict=True)
         per_seed = theirs["error_per_seed"].mean(1)
         allowed = max(0.01, 3 * np.sqrt(np.var(errors, ddof=1) / seeds + np.var(per_seed, ddof=1) / len(per_seed)))
         return np.mean(errors), per_seed.mean(), allowed, np.mean(sizes), theirs["param_change_total"].mean()
+
+
+def distance(adapter):
+    """How far the network's tuned parameters are from the source, those of extra modules left out."""
+    return sum(((p.detach() - adapter.origin[k]) ** 2).sum().item() for k, p in adapter.tuned.items() if not k.startswith("extra.")) ** 0.5
 
 
 def adam(h):

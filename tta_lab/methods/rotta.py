@@ -56,4 +56,5 @@ class Rotta(LossMethod):
         return torch.sigmoid(-ages) * -(target * logits.log_softmax(1)).sum(1)
 
     def after(self, view, lesson, state):
-        follow_(state["teacher"], view, 1 - self.nu)
+        if lesson.move:
+            follow_(state["teacher"], view, 1 - self.nu)

@@ -1,0 +1,118 @@
+"""RMT and SANTA against public code; their shared losses by hand."""
+import math
+
+import pytest
+import torch
+from reference_runs import Roll, Runs, adam, extra
+from tiny import source_images, stream, tiny
+
+from tta_lab import scores, source
+from tta_lab.adapter import Adapter
+from tta_lab.augment import ColourAffine, Unchanged
+from tta_lab.methods import make
+from tta_lab.norms import SourceStatistics
+from tta_lab.objectives import SourceReplay, contrast, cross_entropy, nearest_prototype, symmetric_cross_entropy
+from tta_lab.parts import AllParameters
+
+RMT, SANTA = Runs("rmt"), Runs("santa")
+
+
+def play(run, batches=None, seed=0, **changes):
+    """The runs it belongs to, outputs, adapter; a change of None takes a setting away."""
+    runs, name = (RMT, "rmt") if run.startswith("rmt") else (SANTA, "santa")
+    h, (x, y) = runs.settings(run), source_images()
+    settings = dict(update=adam(h), projection=h["CONTRAST.PROJECTION_DIM"], augment=Roll())
+    if name == "rmt":
+        replay = (SourceReplay(1.0, order="stored"),) if h["RMT.LAMBDA_CE_SRC"] else ()
+        settings |= dict(momentum=h.get("M_TEACHER.MOMENTUM"), penalties=replay)
+    recipe = make(name, **{k: v for k, v in {**settings, **changes}.items() if v is not None})
+    if run in runs.fixed:
+        prototypes = torch.from_numpy(runs.stored(run)["extra/prototypes"])[:, 0]
+    else:
+        prototypes = source.prepare(tiny("tinybn"), make("santa"), x, y, device="cpu")["prototypes"]["mean"]
+
+    def put_projector(adapter):
+        with torch.no_grad():
+            for key, value in extra(runs, run, "projector").items():
+                adapter.tuned[f"extra.{key}"].copy_(value)
+                adapter._start[f"extra.{key}"].copy_(value)
+
+    given = {"prototypes": {"mean": prototypes}, "replay": {"images": x, "labels": y}}
+    return runs, *runs.play(run, recipe, seed, given=given, prepare=put_projector, batches=batches)
+
+
+def deviations(run, batches=None, **changes):
+    runs, outputs, adapter, _ = play(run, batches, **changes)
+    return runs.deviations(run, outputs, adapter, adapter.states["method"].get("teacher"))
+
+
+@pytest.mark.parametrize("run", RMT.fixed + SANTA.fixed)
+def test_matches_the_reference(run):
+    assert deviations(run) == []
+
+
+SRC, ANCHOR = "rmt-om-fixaug-src__tinybn__s1", "santa-om-fixaug__tinybn__s2"
+MUTATIONS = [(SRC, {}), (ANCHOR, {}), (SRC, {"temperature": 0.12}), (SRC, {"contrast_weight": 0.9}), (SRC, {"penalties": ()}),
+             (SRC, {"penalties": (SourceReplay(0.9, order="stored"),)}), (SRC, {"penalties": (SourceReplay(),)}), (SRC, {"augment": Unchanged()}),
+             (SRC, {"train": AllParameters(head=False)}), (SRC, {"answer": "after"}), (SRC, {"momentum": 0.0}), (ANCHOR, {"temperature": 0.12}),
+             (ANCHOR, {"contrast_weight": 0.8}), (ANCHOR, {"augment": Unchanged()}), (ANCHOR, {"norm": SourceStatistics()})]
+
+
+@pytest.mark.parametrize(("run", "changes"), MUTATIONS, ids=repr)
+def test_the_comparison_can_fail(run, changes):
+    assert (deviations(run, batches=3, **changes) == []) == (not changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"momentum": 0.989}], ids=repr)
+def test_the_size_of_the_teachers_change_tells_its_momentum(changes):
+    assert (deviations(SRC, **changes) == []) == (not changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RMT.random + SANTA.random)
+def test_random_runs_are_within_the_spread(run):
+    """With augmentations and random replay, for RMT without the warm-up of the stored runs."""
+    changes = {"augment": ColourAffine(), **({"penalties": (SourceReplay(),)} if run in RMT.random else {})}
+    runs = RMT if run in RMT.random else SANTA
+    error, theirs, allowed, size, their_size = runs.spread(run, lambda seed: play(run, seed=seed, **changes)[1:])
+    assert abs(error - theirs) < allowed and size == pytest.approx(their_size, rel=0.15)
+
+
+def test_contrast_by_hand():
+    assert contrast(torch.ones(1, 3, 4), 0.1).item() == pytest.approx(math.log(2))          # three views alike, nobody else
+    pairs = torch.tensor([[[1.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [0.0, 3.0]]])               # two samples at right angles
+    expected = -math.log(math.exp(2) / (math.exp(2) + 2))                                    # cosine 1 at temperature 0.5, two negatives at 0
+    torch.testing.assert_close(contrast(pairs, 0.5), torch.full((2,), expected))
+
+
+def test_symmetric_cross_entropy():
+    a, b = (torch.randn(5, 4, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    torch.testing.assert_close(symmetric_cross_entropy(a, b), symmetric_cross_entropy(b, a))
+    torch.testing.assert_close(symmetric_cross_entropy(a, a), scores.entropy(a))
+    torch.testing.assert_close(cross_entropy(a, b), torch.nn.functional.cross_entropy(a, b.softmax(1), reduction="none"))
+    # against a fixed twin the gradient is half that of the entropy
+    z = a.clone().requires_grad_()
+    half = torch.autograd.grad(symmetric_cross_entropy(z, a).sum(), z)[0]
+    torch.testing.assert_close(half, torch.autograd.grad(scores.entropy(z).sum(), z)[0] / 2)
+
+
+def test_nearest_prototype_goes_by_angle():
+    prototypes = torch.tensor([[10.0, 0.0], [0.0, 0.1]])
+    assert torch.equal(nearest_prototype(torch.tensor([[1.0, 0.9], [1.0, 1.1]]), prototypes), prototypes)
+
+
+def test_replay_in_stored_order_goes_round():
+    given = {"replay": {"images": source_images()[0][:20], "labels": source_images()[1][:20]}}
+    recipe = make("tent", penalties=(SourceReplay(order="stored"),))
+    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given)
+    for x in stream("s1")[0][:3, :8]:
+        adapter(x)
+    assert adapter.states["penalties"] == [{"next": 4}] and adapter.trace.step("forwards").tolist() == [16, 16, 16]
+
+
+def test_prototypes_are_those_of_the_reference():
+    """Of the 19 whole batches; what is left over was not used there."""
+    found = source.prepare(tiny("tinybn"), make("santa"), *source_images(), limit=1216, device="cpu")["prototypes"]["mean"]
+    expected = torch.from_numpy(SANTA.stored(ANCHOR)["extra/prototypes"])[:, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..augment import ColourAffine
+from ..knobs import knob
+from ..norms import BatchStatistics
+from ..objectives import SourceReplay, contrast, nearest_prototype, projector, symmetric_cross_entropy
+from ..parts import AllParameters, LossMethod, Part, Step
+from ..teachers import follow_, start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rmt(LossMethod):
+    """RMT: agree with a slow teacher, symmetrically, and keep the features near the source's classes.
+
+    L = mean_i [ SCE(z_i, z'_i) / 2 + SCE(z(A x_i), z'_i) / 2 + w con_i ] + CE on replayed source images;  con_i contrasts three
+    projected views of a sample - its features, those of A x_i, and the nearest class prototype of the source - with all others, at
+    temperature 0.1. All parameters move; theta' <- 0.999 theta' + 0.001 theta after the step. The answer is z + z', from before it (twice the
+    scale of one prediction). ``penalties=()`` leaves the replay out. The authors first warm the model up on source images; here
+    the stream begins with the source model itself, unless the caller has done so. ``form="reference"`` tunes weights and biases alone.
+    Paper: Robust Mean Teacher for Continual and Gradual Test-Time Adaptation (2211.13081, eq. 3-7); from the authors' code.
+    """
+
+    norm: Part = BatchStatistics()
+    train: Part = AllParameters()
+    update: Part = Step(rule="adam", lr=1e-3)
+    penalties: tuple = (SourceReplay(1.0),)
+    augment: Part = ColourAffine()
+    momentum: float = knob(0.999, (0.0, 1.0), "share of the teacher that stays", paper="2211.13081: 0.999")
+    contrast_weight: float = knob(1.0, (0.0, 100.0), "w, of the contrastive term", paper="2211.13081: 1")
+    temperature: float = knob(0.1, (1e-3, 100.0, "log"), "of the contrastive term", paper="2211.13081: 0.1")
+    projection: int = knob(128, (1, 4096), "size of the projection", paper="2211.13081: 128")
+    tasks, family, needs = ("classification",), "teacher", frozenset({"features", "prototypes"})
+    verified = "golden (without warm-up)"
+    paper = "Robust Mean Teacher for Continual and Gradual Test-Time Adaptation (2211.13081)"
+    forms = {"reference": {"free": False}}
+    presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3},
+               "imagenet_c": {"update": Step(rule="sgd", lr=0.01, nesterov=True)}}
+
+    def extra(self, model):
+        return projector(model, self.projection)
+
+    def init(self, model, source):
+        return {"teacher": start(model)}
+
+    def teacher(self, view, state):
+        """The teacher's logits, once for each batch."""
+        return view.once(state, lambda: view.forward(tensors=state["teacher"]))
+
+    def output(self, view, state):
+        return view.logits + self.teacher(view, state)
+
+    def losses(self, view, state):
+        features, target = view.features, self.teacher(view, state)
+        augmented = view.draw(state, lambda rng: self.augment(view.x, rng))
+        features_a, logits_a = view.forward_features(x=augmented)
+        views = torch.stack([nearest_prototype(features, view.given["prototypes"]["mean"]), features, features_a], 1)
+        agree = 0.5 * symmetric_cross_entropy(view.logits, target) + 0.5 * symmetric_cross_entropy(logits_a, target)
+        return agree + self.contrast_weight * contrast(view.extra(views), self.temperature)
+
+    def after(self, view, lesson, state):
+        if lesson.move:
+            follow_(state["teacher"], view, self.momentum)
