@@ -5,12 +5,13 @@ import itertools
 
 import pytest
 import torch
-from tiny import given, stream, tiny
+from tiny import given, source_images, stream, tiny
 
 from tta_lab import source
 from tta_lab.adapter import Adapter
 from tta_lab.knobs import knobs
 from tta_lab.methods import METHODS, PARTS, from_json, make, to_json
+from tta_lab.models import InputError
 from tta_lab.parts import AllParameters, NeedsError, NormAffine, Selector, needs_of
 from tta_lab.selectors import SELECTORS
 
@@ -180,3 +181,68 @@ def test_tuned_parameters_are_those_declared(train, model, batches):
     adapter(batches[0])
     moved = {k for k, p in adapter.tuned.items() if not torch.equal(p.detach(), adapter._start[k])}
     assert moved, "nothing moved"
+
+
+# --- edges: every method takes them or says why not -----------------------------------------------------------------
+
+class _Wide(torch.nn.Module):
+    """The tiny network with another number of classes."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.features = tiny("tinybn").features
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.head = torch.nn.Linear(64, classes)
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+def edge(name, net, images, **options):
+    recipe = make(name, **SETTINGS.get(name, {}))
+    x, y = source_images()
+    taken = source.prepare(net, recipe, x[:64], torch.arange(64) % net.head.out_features if net.head.out_features < 65 else None,
+                           device="cpu") if needs_of(recipe) & {"fisher"} else given(recipe, "tinybn")
+    adapter = Adapter(net, recipe, device="cpu", given=taken, **options)
+    return [adapter(v[:ROWS.get(name, 24)]) for v in images], adapter
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_edges(name, batches):
+    constant = torch.full_like(batches[0], 0.5)
+    x, y = source_images()
+    for images in ([constant] * 2, [x[y == 3][:24]] * 2, [batches[0][:2]] * 2, [batches[0]]):
+        answers, adapter = edge(name, tiny("tinybn"), images)
+        assert all(torch.isfinite(z).all() for z in answers) and len(adapter.trace.step("loss")) == len(images)
+    answers, _ = edge(name, tiny("tinybn"), [v[None] for v in batches[0][:3]])                 # single images
+    assert all(z.shape == (1, 10) and torch.isfinite(z).all() for z in answers)
+
+
+@pytest.mark.parametrize("classes", [2, 1000])
+@pytest.mark.parametrize("name", [name for name in METHODS if not needs_of(METHODS[name]()) & {"prototypes", "replay"}])
+def test_few_and_many_classes(name, classes, batches):
+    answers, _ = edge(name, _Wide(classes), batches[:2])
+    assert all(z.shape[1] == classes and torch.isfinite(z).all() for z in answers)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bad_images_touch_nothing_and_are_named(name, batches):
+    _, adapter = edge(name, tiny("tinybn"), batches[:1])
+    bad = batches[1][:ROWS.get(name, 24)].clone()
+    bad[2, 0, 0, 0] = torch.nan
+    file = [io.BytesIO(), io.BytesIO()]
+    torch.save(adapter.state_dict(), file[0])
+    with pytest.raises(InputError, match=r"ids \[902\]"):
+        adapter(bad, torch.arange(900, 900 + len(bad)))
+    torch.save(adapter.state_dict(), file[1])
+    assert file[0].getvalue() == file[1].getvalue()
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name]().learns])
+def test_an_empty_selection_moves_nothing_unless_declared(name, batches):
+    recipe = make(name, penalties=(), when_empty="skip", **SETTINGS.get(name, {})).where(_Nobody())
+    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given(make(name), "tinybn"))
+    for x in batches[:2]:
+        assert torch.isfinite(adapter(x[:ROWS.get(name, 24)])).all()
+    assert all(torch.equal(p, adapter.origin[k]) for k, p in adapter.tuned.items()) and adapter.trace.step("skipped").all()

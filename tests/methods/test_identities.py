@@ -3,12 +3,13 @@ import pytest
 import torch
 from tiny import given, stream, tiny
 
+from tta_lab import scores
 from tta_lab.adapter import Adapter
 from tta_lab.augment import Unchanged
 from tta_lab.methods import make
 from tta_lab.parts import AllParameters, NormAffine, Step
-from tta_lab.selectors import CertainWeight, ConfidenceRise, DestroyedObject, LowEntropy, NonRedundant
-from tta_lab.updates import Sam
+from tta_lab.selectors import CertainWeight, ConfidenceRise, DestroyedObject, DiverseCertain, LowEntropy, NonRedundant
+from tta_lab.updates import Anchored, Sam
 
 SGD = {"update": Step(rule="sgd", lr=0.02)}
 CERTAIN, ALL = LowEntropy(1.0), {"select": (LowEntropy(1.0), DestroyedObject(threshold=-1.0, by_certainty=False, by_fall=False))}
@@ -196,3 +197,77 @@ def test_mixed_statistics_carry_no_gradient_and_can_be_tuned_with(batches):
     adapter = Adapter(tiny("tinybn"), make("tent", norm=make("bn_alpha").norm), device="cpu")
     adapter(batches[0])
     assert adapter.trace.step("distance")[0] > 0
+
+
+# --- teachers and weight ensembling ---------------------------------------------------------------------------------
+
+COTTA = {"augment": Unchanged(), "views": 1, "restore": 0.0, "lr": 5e-3}
+
+
+def test_first_answer_of_cotta_without_augmentation_is_bn_1(batches):
+    answers, expected = (play(recipe, batches) for recipe in (make("cotta", **COTTA), make("batch_norm")))
+    assert torch.equal(answers[0], expected[0]) and not torch.equal(answers[1], expected[1])
+    assert torch.equal(play(make("cotta", **COTTA | {"follow": 1.0}), batches), expected), "a teacher that never moves is the source"
+
+
+def test_cotta_restores_all_or_nothing_and_the_student_only(batches):
+    everything = Adapter(tiny("tinybn"), make("cotta", **COTTA | {"restore": 1.0, "follow": 0.5}), device="cpu")
+    everything(batches[0])
+    assert all(torch.equal(p, everything.origin[k]) for k, p in everything.tuned.items())
+    teacher = everything.states["method"]["teacher"]
+    assert any(not torch.equal(teacher[k], everything.origin[k]) for k in everything.tuned)
+    some = Adapter(tiny("tinybn"), make("cotta", **COTTA | {"restore": 0.2, "lr": 0.01}), device="cpu")
+    some(batches[0])
+    back = sum((p == some.origin[k]).sum().item() for k, p in some.tuned.items()) / sum(p.numel() for p in some.tuned.values())
+    assert 0.19 < back < 0.24                                     # 53 000 draws, and a few weights that never moved
+
+
+@pytest.mark.parametrize(("sure", "augmented"), [(0.0, 0), (1.1, 3)])
+def test_cotta_augments_where_the_source_is_unsure(sure, augmented, batches):
+    adapter = Adapter(tiny("tinybn"), make("cotta", augment=Unchanged(), views=3, sure=sure), device="cpu")
+    adapter(batches[0])
+    assert adapter.trace.step("forwards")[0] == 32 * (3 + augmented)            # student, teacher, source
+
+
+def test_roid_without_its_parts_is_its_loss_on_tents_parameters(batches):
+    bare = make("roid", **SGD, penalties=(), select=(), anchor=Anchored(1.0), prior_correction=False)
+    adapter = Adapter(tiny("tinybn"), bare, device="cpu")
+    adapter(batches[0])
+    p = play(make("batch_norm"), batches[:1])[0].softmax(1).clamp_max(0.99)
+    by_hand = -(p * (p / (1 - p) + 1e-5).log()).sum(1)
+    torch.testing.assert_close(torch.from_numpy(adapter.trace["loss"]), by_hand, atol=1e-5, rtol=1e-5)
+    held = Adapter(tiny("tinybn"), make("roid", **SGD, anchor=Anchored(0.0)), device="cpu")
+    held(batches[0])
+    assert all(torch.equal(p, held.origin[k]) for k, p in held.tuned.items())
+
+
+def test_roid_answers_with_the_prior_by_hand():
+    class View:
+        x = torch.zeros(2, 1)
+        logits = torch.tensor([[2.0, 0.0], [1.0, 0.0]])
+
+    prior = View.logits.softmax(1).mean(0)
+    smooth = 0.5 / prior.max()
+    torch.testing.assert_close(make("roid").output(View, {}), View.logits * (prior + smooth) / (1 + 2 * smooth))
+
+
+def test_diverse_certain_by_hand():
+    class View:
+        logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 3.0]])
+
+    part, state = DiverseCertain(temperature=0.5), {"mean": torch.tensor([0.8, 0.2])}
+    p, h = View.logits.softmax(1), torch.special.entr(View.logits.softmax(1)).sum(1)
+    d = 1 - (p @ state["mean"]) / (p.norm(dim=1) * state["mean"].norm())
+    d, c = (d - d.min()) / (d.max() - d.min()), (h.max() - h) / (h.max() - h.min())
+    expected = torch.where(d < d.mean(), 0.0, (d * c / 0.5).exp())
+    torch.testing.assert_close(part.weights(View, torch.zeros(3), torch.ones(3, dtype=torch.bool), state), expected)
+    assert expected[0] == 0 and expected[2] > 1
+    View.logits = torch.tensor([[2.0, 0.0]])
+    assert torch.isfinite(part.weights(View, torch.zeros(1), torch.ones(1, dtype=torch.bool), state)).all()
+
+
+def test_symmetric_cross_entropy_is_symmetric_and_the_entropy_of_equals():
+    a, b = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(scores.symmetric_cross_entropy(a, b), scores.symmetric_cross_entropy(b, a))
+    torch.testing.assert_close(scores.symmetric_cross_entropy(a, a), scores.entropy(a))
+    assert (scores.symmetric_cross_entropy(a, b) > (scores.entropy(a) + scores.entropy(b)) / 2).all()
