@@ -28,7 +28,7 @@ class CollapseRecovery(Controller):
     e <- L at first, then momentum e + (1 - momentum) L, for every lesson that kept something; reset when e < threshold.
     ``scope="weights"`` puts back the weights alone: e stays low and the optimiser keeps its momentum, so that several batches in
     a row may be reset (what SAR's public code does); "weights and mean" also clears e (what a later port does).
-    SAR (2302.12400, sec. 4.2): threshold 0.2 for 1000 classes.
+    SAR (2302.12400): threshold 0.2 for 1000 classes.
     """
 
     threshold: float = knob(0.2, (-1e9, 1e9), "reset below this running mean", paper="SAR 2302.12400: 0.2", unit="nats")

@@ -28,7 +28,7 @@ class FisherAnchor(Penalty):
     """Hold important weights near the source: w sum_j F_j (theta_j - theta_j^source)^2, summed over all tuned parameters.
 
     F is the diagonal Fisher information on source images (``source.fisher``, the squared gradient of a batch mean, so the
-    weight depends on the batch size). Paper: EATA (2204.02610, eq. 8).
+    weight depends on the batch size). Paper: EATA (2204.02610).
     """
 
     needs = frozenset({"fisher"})
@@ -45,7 +45,7 @@ class AugmentedAgreement(Penalty):
     """Predict alike on an augmented image: sum_i w_i SCE(f(A(x_i)), z_i) / B over the images kept, weighted like them.
 
     SCE(a, b) is half the cross-entropy of softmax b against a and half that of softmax a against b; gradients flow through both.
-    The images kept go through the network alone: their batch-norm statistics are those of the smaller batch. ROID (2306.00650, eq. 6).
+    The images kept go through the network alone: their batch-norm statistics are those of the smaller batch. ROID (2306.00650).
     """
 
     augment: Part = ColourAffine(blur_and_noise=False, padding="reflect")

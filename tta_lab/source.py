@@ -124,7 +124,7 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def fisher(probe, data: Images) -> dict[str, Tensor]:
     """Diagonal Fisher information of the tuned parameters: the squared gradient of the batch-mean cross-entropy against the
-    model's own classes, averaged over batches. It scales with the batch size. EATA (2204.02610, eq. 9)."""
+    model's own classes, averaged over batches. It scales with the batch size. EATA (2204.02610)."""
     total = {name: torch.zeros_like(p) for name, p in probe.tuned.items()}
     batches = 0
     for x, _ in data:
@@ -149,8 +149,8 @@ def prototypes(probe, data: Images) -> dict[str, Tensor]:
     """Mean feature per class (K, D), with the recipe's normalisation. RMT (2211.13081), SANTA. Every class needs an image."""
     features, y = (torch.cat(v) for v in zip(*_features(probe, data.labelled("class prototypes")), strict=True))
     y = y.to(features.device)
-    total = torch.zeros(int(y.max()) + 1, features.shape[1], device=features.device).index_add_(0, y, features)
-    count = y.bincount(minlength=len(total))
+    total = F.one_hot(y).to(features.dtype).T @ features  # not index_add_: its order of summation varies on accelerators
+    count = y.bincount()
     if (count == 0).any():
         raise ValueError(f"no source image of class {count.argmin().item()} among the {len(y)} given: its prototype does not exist")
     return {"mean": total / count[:, None]}

@@ -15,7 +15,7 @@ class Sam(Step):
     """Sharpness-aware minimisation: the gradient is taken where the loss is highest nearby.
 
     e = rho g / ||g||_2 over all tuned parameters, then the base rule steps from theta with the gradient at theta + e. The selectors
-    are asked again there, among those kept at theta. Papers: SAM (2010.01412, eq. 2); SAR (2302.12400, eq. 4-6).
+    are asked again there, among those kept at theta. Papers: SAM (2010.01412); SAR (2302.12400).
     """
 
     rule: str = knob("sgd", choices=("adam", "sgd"), why="optimiser")
@@ -44,7 +44,7 @@ class Sam(Step):
 
 @dataclass(frozen=True)
 class Anchored(Part):
-    """Weight ensembling: after a step, theta <- m theta + (1 - m) theta_source. Source: ROID (2306.00650, eq. 4)."""
+    """Weight ensembling: after a step, theta <- m theta + (1 - m) theta_source. Source: ROID (2306.00650)."""
 
     momentum: float = knob(0.99, (0.0, 1.0), "share of the adapted weights that stays", paper="ROID 2306.00650: 0.99")
 
@@ -62,7 +62,7 @@ def uniform(shape, rng: torch.Generator) -> Tensor:
 
 def restore_(view, share: float) -> None:
     """Stochastic restore: each entry of the tuned parameters goes back to its source value with probability ``share``,
-    independently; the optimiser's moments stay. CoTTA (2203.13591, eq. 7-8)."""
+    independently; the optimiser's moments stay. CoTTA (2203.13591)."""
     if share:
         with torch.no_grad():
             for name, p in view.tuned.items():

@@ -111,8 +111,8 @@ def test_every_batch_an_episode_is_a_reset_before_each(batches):
 @pytest.mark.parametrize("what", ["weights", "statistics", "optimizer", "states", "generator"])
 def test_a_scope_puts_back_what_it_names_and_nothing_else(what, batches):
     from tta_lab.norms import BatchStatistics
-    from tta_lab.selectors import RandomKeep
-    recipe = make("tent", norm=BatchStatistics(track=True)).where(RandomKeep())
+    from tta_lab.selectors import NonRedundant, RandomKeep
+    recipe = make("tent", norm=BatchStatistics(track=True)).where(RandomKeep(), NonRedundant(10.0))
     _, adapter = play(recipe, batches[:2])
     fresh, before = Adapter(tiny("tinybn"), recipe, device="cpu"), adapter.state_dict()
 
@@ -121,7 +121,7 @@ def test_a_scope_puts_back_what_it_names_and_nothing_else(what, batches):
         return {"weights": [v for k, v in state["tensors"].items() if k in tuned],
                 "statistics": [v for k, v in state["tensors"].items() if k not in tuned],
                 "optimizer": [v["exp_avg"] for v in state["optimizer"]["state"].values()],
-                "states": [torch.tensor(state["states"]["select"][0]["step"])], "generator": [state["rng"]]}
+                "states": [m for m in [state["states"]["select"][1]["mean"]] if m is not None], "generator": [state["rng"]]}
 
     adapter.rewind((what,))
     now, then, new = pieces(adapter.state_dict()), pieces(before), pieces(fresh.state_dict())
@@ -129,6 +129,13 @@ def test_a_scope_puts_back_what_it_names_and_nothing_else(what, batches):
         wanted = new if name == what else then
         assert len(now[name]) == len(wanted[name]) and all(torch.equal(a, b) for a, b in zip(now[name], wanted[name], strict=True)), name
         assert not all(torch.equal(a, b) for a, b in zip(then[name], new[name], strict=False)) or not new[name], name
+
+
+def test_random_control_follows_its_counts_across_resets(batches):
+    from tta_lab.selectors import RandomKeep
+    counts = (3, 9, 5, 24, 1)
+    _, adapter = play(make("tent", controllers=(ResetEvery(2),)).where(RandomKeep(counts=counts)), batches)
+    assert tuple(adapter.trace.step("n_kept").astype(int)) == counts
 
 
 def test_unknown_actions_and_scopes_are_named(batches):

@@ -18,7 +18,7 @@ class Cotta(LossMethod):
     ``sure``) these are the mean logits over ``views`` augmentations. After the step theta' <- m theta' + (1 - m) theta, then each weight of the
     student returns to the source with probability ``restore``. The answer is the teacher's, from before the step.
     ``loss="symmetric"`` is 1/2 CE(q, p) + 1/2 CE(p, q) (the authors' ImageNet code). ``form="reference"`` tunes weights and biases of layers alone.
-    Paper: Continual Test-Time Domain Adaptation (2203.13591, eq. 1-8).
+    Paper: Continual Test-Time Domain Adaptation (2203.13591).
     """
 
     norm: Part = BatchStatistics()

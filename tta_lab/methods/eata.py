@@ -20,7 +20,7 @@ class Eta(LossMethod):
 
     L = 1/|S| sum over i in S of exp(E0 - H_i) H_i,  S = {H_i < E0 and |cos(m, p_i)| < margin},  E0 = 0.4 ln C, m a running mean of p over S;
     an empty S skips the step. The margin's default is that of 10 classes; the paper's is 0.05 for 1000.
-    Paper: Efficient Test-Time Model Adaptation without Forgetting (2204.02610, eq. 2-6).
+    Paper: Efficient Test-Time Model Adaptation without Forgetting (2204.02610).
     """
 
     norm: Part = BatchStatistics()
@@ -40,7 +40,7 @@ class Eata(Eta):
     """EATA: ETA held near the source weights, more firmly where the Fisher information is large.
 
     L = L_ETA + w sum_j F_j (theta_j - theta_j^source)^2; F from 2000 unlabelled source-like images, before the stream.
-    Paper: Efficient Test-Time Model Adaptation without Forgetting (2204.02610, eq. 8-9).
+    Paper: Efficient Test-Time Model Adaptation without Forgetting (2204.02610).
     """
 
     penalties: tuple = (FisherAnchor(weight=1.0),)

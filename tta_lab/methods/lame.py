@@ -19,7 +19,7 @@ class Lame(Method):
     "rbf" exp(-d^2 / 2 s^2) with s the mean distance to the k-th nearest counting the image itself, "linear" their dot product.
     ``form="reference"`` takes the nearest of all for the image itself, so that a twin image may be dropped in its place.
     Answers with log-probabilities. Nothing is kept between batches. It helps where neighbours in the stream share a class, and harms elsewhere.
-    Paper: Parameter-free Online Test-time Adaptation (2201.05718, eq. 3-7).
+    Paper: Parameter-free Online Test-time Adaptation (2201.05718).
     """
 
     norm: Part = SourceStatistics()

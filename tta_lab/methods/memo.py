@@ -19,7 +19,7 @@ class Memo(LossMethod):
     image itself after the step; then weights and optimiser go back to the source. Images of a batch are treated one by one.
     Batch-norm layers mix in a little of the statistics of the views (image), BN-alpha.
     ``form="reference"`` leaves class tokens and position embeddings as they are, as the re-implementation does.
-    Paper: MEMO: Test Time Robustness via Adaptation and Augmentation (2110.09506, eq. 3-4).
+    Paper: MEMO: Test Time Robustness via Adaptation and Augmentation (2110.09506).
     """
 
     norm: Part = MixedStatistics(alpha=0.1)

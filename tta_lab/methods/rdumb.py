@@ -11,7 +11,7 @@ class Rdumb(Eta):
     """RDumb: ETA that forgets everything after every 1000 batches.
 
     Weights, optimiser and running mean prediction go back to the start after batch 1000, 2000, ...; the loss is that of ETA.
-    Paper: RDumb: A simple approach that questions our progress in continual test-time adaptation (2306.05401, sec. 4).
+    Paper: RDumb: A simple approach that questions our progress in continual test-time adaptation (2306.05401).
     """
 
     controllers: tuple = (ResetEvery(1000),)

@@ -14,7 +14,7 @@ class Rpl(LossMethod):
 
     l_i = (1 - p_i[y_i]^q) / q,  y_i = argmax_k p_ik;  q -> 0 is the cross-entropy, q = 1 the bounded 1 - p. Mean over the batch.
     Online form of the public re-implementations; the paper trains for several epochs. Also the "GCE" baseline of 2308.06879.
-    Paper: If your data distribution shifts, use self-learning (2104.12928, eq. 2).
+    Paper: If your data distribution shifts, use self-learning (2104.12928).
     """
 
     norm: Part = BatchStatistics()

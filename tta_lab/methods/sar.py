@@ -18,7 +18,7 @@ class Sar(LossMethod):
     chosen again among those of S(theta). e, the running mean of that second loss, falling below 0.2 resets the model. The top of
     the network stays as it is; group or layer normalisation is advised. ``form="reference"`` is the authors' code: the reset leaves the
     running mean and the momentum, and an empty S makes a step of the momentum alone; ``form="port"`` also clears the mean.
-    Paper: Towards Stable Test-Time Adaptation in Dynamic Wild World (2302.12400, eq. 2-6).
+    Paper: Towards Stable Test-Time Adaptation in Dynamic Wild World (2302.12400).
     """
 
     norm: Part = BatchStatistics()

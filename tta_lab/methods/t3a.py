@@ -53,5 +53,5 @@ class T3a(Method):
             rows = self._kept(joined["classes"], joined["entropies"], logits.shape[1])
             state.update({k: v[rows] for k, v in joined.items()})
             unit = nn.functional.normalize(state["supports"], dim=1)
-            centre = torch.zeros(logits.shape[1], unit.shape[1], device=unit.device).index_add_(0, state["classes"], unit)
+            centre = nn.functional.one_hot(state["classes"], logits.shape[1]).float().T @ unit
             return features @ nn.functional.normalize(centre, dim=1).T

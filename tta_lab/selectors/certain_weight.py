@@ -12,7 +12,7 @@ from ..parts import Selector
 class CertainWeight(Selector):
     """Weigh samples by certainty: w_i = exp(fraction ln C - H_i), above 1 below that entropy; nobody is dropped.
 
-    Paper: EATA (2204.02610, eq. 3).
+    Paper: EATA (2204.02610).
     """
 
     fraction: float = knob(0.4, (0.0, 1.0), "of ln C, the entropy of a uniform prediction: weight 1", paper="EATA 2204.02610, E0")

@@ -17,7 +17,7 @@ class DestroyedObject(Selector):
 
     d_i = p_i[c_i] - p'_i[c_i], c_i = argmax p_i, p' the prediction on the transformed image (PLPD);  keep_i = [d_i > threshold];
     w_i = exp(fraction ln C - H_i) + exp(d_i), each summand with a switch. Only those still in are transformed and looked at, together: their
-    batch-norm statistics are those of that smaller batch. One more forward. Paper: DeYO (2403.07366, eq. 5-8).
+    batch-norm statistics are those of that smaller batch. One more forward. Paper: DeYO (2403.07366).
     """
 
     transform: Part = ShufflePatches(4)

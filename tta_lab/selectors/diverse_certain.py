@@ -22,7 +22,7 @@ class DiverseCertain(Selector):
 
     d_i = 1 - cos(pbar, p_i), c_i = -H_i, both rescaled to 0 .. 1 in the batch;  w_i = exp(d_i c_i / temperature), 0 where d_i < mean d;
     pbar <- momentum pbar + (1 - momentum) mean p over the whole batch, from the uniform distribution on.
-    Scores that are all alike (a batch of one) count as 1. Source: ROID (2306.00650, eq. 2-3).
+    Scores that are all alike (a batch of one) count as 1. Source: ROID (2306.00650).
     """
 
     temperature: float = knob(1 / 3, (1e-3, 100.0), "of the weights", paper="ROID: 1/3")

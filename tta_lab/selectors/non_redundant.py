@@ -13,7 +13,7 @@ class NonRedundant(Selector):
     """Keep the samples whose prediction differs from the running mean prediction of the samples learned from.
 
     keep_i = [ |cos(m, p_i)| < margin ];  m <- mean of p over those finally kept, first as it is, then momentum m + (1 - momentum) mean.
-    Everything is kept before the first m; a step that keeps nobody leaves m. Paper: EATA (2204.02610, eq. 4).
+    Everything is kept before the first m; a step that keeps nobody leaves m. Paper: EATA (2204.02610).
     """
 
     margin: float = knob(0.05, (0.0, 10.0), "largest cosine that still counts as different", paper="EATA: 0.05 (1000 classes), 0.4 (10 classes)")

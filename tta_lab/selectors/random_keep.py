@@ -25,18 +25,13 @@ class RandomKeep(Selector):
         """Keep as many in each step as were kept in the traced run."""
         return cls(counts=tuple(int(n) for n in trace.step("n_kept")))
 
-    def init(self, model, source):
-        return {"step": 0}
-
     def weights(self, view, losses, keep, state):
-        if self.counts and state["step"] >= len(self.counts):
-            raise ValueError(f"RandomKeep has counts for {len(self.counts)} steps, but this is step {state['step'] + 1}; "
+        step = view.adapter.steps  # of the stream: a reset in its middle does not start the counts again
+        if self.counts and step >= len(self.counts):
+            raise ValueError(f"RandomKeep has counts for {len(self.counts)} steps, but this is step {step + 1}; "
                              "use the trace of a stream at least as long, or a share")
         draws = view.draw(state, lambda rng: torch.rand(losses.shape, generator=rng, device=losses.device))
         order = torch.where(keep, draws, -1.0).flatten().argsort(descending=True)
         rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        wanted = self.counts[state["step"]] if self.counts else torch.round(self.share * keep.sum())
+        wanted = self.counts[step] if self.counts else torch.round(self.share * keep.sum())
         return ((rank < wanted).view_as(keep) & keep).to(losses.dtype)
-
-    def after(self, view, lesson, state):
-        state["step"] += 1
