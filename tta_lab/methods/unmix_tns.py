@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..parts import Method, Part
+from ..stream_norms import UnmixedStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnmixTns(Method):
+    """UnMix-TNS: normalise each image with components of statistics that follow the stream, mixed with its own; nothing is tuned.
+
+    p_bk = softmax_k of cos(m_b, mu_k) / 0.07;  mean_b = mean_k of (1 - p_bk) mu_k + p_bk m_b, the variance that of the mixture; then the
+    components move, mu_k += M mean_b p_bk (m_b - mu_k). It is a layer: ``norm=UnmixedStatistics()`` puts it under any other method.
+    Images of a batch do not see each other, so that batches of one image or of one class do no harm.
+    Rule and settings are those of the authors' code, their tables were not at hand.
+    Paper: Un-Mixing Test-Time Normalization Statistics: Combatting Label Temporal Correlation (2401.08328).
+    """
+
+    norm: Part = UnmixedStatistics(components=16)
+    family, needs, verified = "normalisation", frozenset({"batch_norm"}), "golden"
+    paper = "Un-Mixing Test-Time Normalization Statistics: Combatting Label Temporal Correlation (2401.08328)"
+    presets = {"cifar10_c": {"batch": 64}, "cifar100_c": {"batch": 64}, "imagenet_c": {"batch": 16}, "mixed": {"components": 128}}
