@@ -1,0 +1,79 @@
+"""Conjugate pseudo-labels, hard pseudo-labels and RPL in the authors' code of the former; the closed form by hand."""
+import pytest
+import torch
+from reference_runs import Runs
+from tiny import stream, tiny
+
+from tta_lab import scores
+from tta_lab.adapter import Adapter
+from tta_lab.methods import make
+from tta_lab.parts import Step
+from tta_lab.selectors import Confident
+
+RUNS = Runs("conjugate")
+
+
+def play(run, batches=None, **changes):
+    h = RUNS.settings(run)
+    step = Step(rule="sgd", lr=h["lr"], momentum=h["momentum"], nesterov=h["nesterov"])
+    if h["adapt"] == "conjugate":
+        recipe = make("conjugate", **{"update": step, "eps": h["poly_epsilon"], "temperature": h["temperature"], **changes})
+    elif h["adapt"] == "rpl":
+        recipe = make("rpl", **{"update": step, "q": h["q"], "answer": "after", **changes})
+    else:
+        recipe = make("pseudo_label", **{"update": step, "select": (Confident(h["threshold"]),), **changes})
+    outputs, adapter, _ = RUNS.play(run, recipe, batches=batches)
+    return RUNS.deviations(run, outputs, adapter)
+
+
+@pytest.mark.parametrize("run", RUNS.fixed)
+def test_matches_the_reference(run):
+    assert play(run) == []
+
+
+POLY, HARD = "conjugate-official-poly__tinybn__s1", "conjugate-official-hardpl__tinybn__s1"
+TEMPERED = "conjugate-official-ce-temp__tinybn__s1"
+
+
+@pytest.mark.parametrize(("run", "changes"), [
+    (POLY, {}), (HARD, {}), (TEMPERED, {}), (POLY, {"eps": 0.0}), (POLY, {"answer": "before"}), (TEMPERED, {"temperature": 1.45}),
+    (POLY, {"update": Step(rule="sgd", lr=0.005)}), (HARD, {"select": (Confident(0.7),)}), (HARD, {"select": ()}), (HARD, {"average": "all"}),
+    ("conjugate-official-rpl__tinybn__s1", {"q": 0.7}),
+], ids=repr)
+def test_the_comparison_can_fail(run, changes):
+    assert (play(run, batches=4, **changes) == []) == (not changes)
+
+
+def losses(z, **settings):
+    """Of a network that hands its input on."""
+    class View:
+        logits = z
+    return make("conjugate", **settings).losses(View, {})
+
+
+@pytest.mark.parametrize("eps", [0.5, 6.0])
+def test_closed_form_solves_the_system(eps):
+    z = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p = z.softmax(1)
+    system = torch.eye(5) + eps * torch.diag_embed(p) - eps * p[:, :, None] * p[:, None]
+    y = torch.linalg.solve(system, p)
+    torch.testing.assert_close(y.sum(1), torch.ones(7, dtype=torch.float64))
+    torch.testing.assert_close(losses(z, eps=eps), z.logsumexp(1) - (y * (z - eps * (1 - p))).sum(1))
+
+
+def test_without_eps_it_is_the_entropy_and_tent_at_another_time():
+    z = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(losses(z), scores.entropy(z))
+    torch.testing.assert_close(losses(z, temperature=2.0), scores.entropy(z / 2))
+    x = stream("s1")[0][:3]
+    step = Step(rule="sgd", lr=0.01, nesterov=True)
+    ours, tent = (Adapter(tiny("tinybn"), make(name, update=step, answer="after"), device="cpu") for name in ("conjugate", "tent"))
+    for batch in x:
+        torch.testing.assert_close(ours(batch), tent(batch), rtol=1e-4, atol=1e-4)
+
+
+def test_confident_by_hand():
+    class View:
+        logits = torch.tensor([[0.76, 0.24], [0.5, 0.5], [0.2, 0.8]]).log()
+    assert Confident(0.5).weights(View, torch.zeros(3), None, {}).tolist() == [1, 0, 1]                # strictly above
+    assert Confident(0.79).weights(View, torch.zeros(3), None, {}).tolist() == [0, 0, 1]
