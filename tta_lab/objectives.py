@@ -17,11 +17,6 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target.softmax(1) * logits.log_softmax(1)).sum(1)
 
 
-def symmetric_cross_entropy(a: Tensor, b: Tensor) -> Tensor:
-    """Half the cross-entropy of a against b and half that of b against a. RMT (2211.13081, eq. 4)."""
-    return 0.5 * cross_entropy(a, b) + 0.5 * cross_entropy(b, a)
-
-
 def nearest_prototype(features: Tensor, prototypes: Tensor) -> Tensor:
     """The prototype (K, D) of largest cosine with each feature (B, D); no gradient."""
     with torch.no_grad():

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
+from .. import scores
 from ..augment import ColourAffine
 from ..knobs import knob
 from ..norms import BatchStatistics
-from ..objectives import SourceReplay, contrast, nearest_prototype, projector, symmetric_cross_entropy
+from ..objectives import SourceReplay, contrast, nearest_prototype, projector
 from ..parts import AllParameters, LossMethod, Part, Step
 from ..teachers import follow_, start
 
@@ -58,7 +59,7 @@ class Rmt(LossMethod):
         augmented = view.draw(state, lambda rng: self.augment(view.x, rng))
         features_a, logits_a = view.forward_features(x=augmented)
         views = torch.stack([nearest_prototype(features, view.given["prototypes"]["mean"]), features, features_a], 1)
-        agree = 0.5 * symmetric_cross_entropy(view.logits, target) + 0.5 * symmetric_cross_entropy(logits_a, target)
+        agree = 0.5 * scores.symmetric_cross_entropy(view.logits, target) + 0.5 * scores.symmetric_cross_entropy(logits_a, target)
         return agree + self.contrast_weight * contrast(view.extra(views), self.temperature)
 
     def after(self, view, lesson, state):

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .. import scores
+from ..norms import BatchStatistics
+from ..parts import AllParameters, LossMethod, Part, Step
+from ..penalties import Diversity
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShotIm(LossMethod):
+    """SHOT-IM: maximise the mutual information of image and prediction with everything but the classifier.
+
+    L = mean of H_i over the batch - H(mean over the batch of p_i). Online form of one pass: the pseudo-labels of SHOT, made from the whole
+    data set in every epoch, are not part of it, and batch-norm layers use the batch's statistics. Rate and rule are those of the backbone in the
+    authors' code, which trains 15 epochs; for a stream they are a choice of ours.
+    Paper: Do We Really Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised Domain Adaptation (2002.08546, eq. 3).
+    """
+
+    norm: Part = BatchStatistics()
+    train: Part = AllParameters(head=False)
+    penalties: tuple = (Diversity(weight=1.0),)
+    update: Part = Step(rule="sgd", lr=1e-3, nesterov=True, weight_decay=1e-3)
+    tasks, needs = ("classification",), frozenset({"features"})
+    family, verified = "entropy", "invariants only"
+    paper = "Do We Really Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised Domain Adaptation (2002.08546)"
+
+    def losses(self, view, state):
+        return scores.entropy(view.logits)
