@@ -18,7 +18,7 @@ class BalancedMemory(Part):
     Badness of an item of age a and uncertainty u (nats), M images, K classes:  lambda_t / (1 + exp(-a / M)) + lambda_u u / ln K. A new image
     whose class holds fewer than M / K is added while there is room, else it replaces the worst of the largest classes; one whose class is
     full replaces the worst of its class; in both cases only if that is worse than the new one. Of equals the one stored last
-    goes. Every image offered ages all by 1. Paper: RoTTA (2303.13899, sec. 3.3).
+    goes. Every image offered ages all by 1. Paper: RoTTA (2303.13899).
     """
 
     capacity: int = knob(64, (1, 100_000), "images kept", paper="RoTTA: 64", unit="images")

@@ -96,7 +96,7 @@ class _Unmixed(_Differentiable):
 class RobustStatistics(_Replacing):
     """RBN: in a pass that learns m <- (1 - a) m + a m_batch, likewise the biased variance, and normalise with the result; else with m.
 
-    The gradient flows through the batch's share. Paper: RoTTA (2303.13899, eq. 4-5).
+    The gradient flows through the batch's share. Paper: RoTTA (2303.13899).
     """
 
     alpha: float = knob(0.05, (0.0, 1.0), "weight of the batch", paper="RoTTA 2303.13899: 0.05")
@@ -112,7 +112,7 @@ class InstanceAware(_Replacing):
     """IABN: source statistics, corrected towards those of the image where they differ by more than chance.
 
     mu = mu_s + S(mu_i - mu_s; k sqrt(v / n)),  var = max(0, var_s + S(var_i - var_s; k v sqrt(2 / (n - 1)))),  v = var_s + eps, with S
-    the soft shrinkage, n the places, var_i unbiased; a layer with one place uses the source's. Paper: NOTE (2208.05117, eq. 3-7).
+    the soft shrinkage, n the places, var_i unbiased; a layer with one place uses the source's. Paper: NOTE (2208.05117).
     """
 
     k: float = knob(4.0, (0.0, 1e3), "width of chance, in standard errors; 0: instance norm, large: source", paper="NOTE 2208.05117: 4")

@@ -116,3 +116,12 @@ def test_prototypes_are_those_of_the_reference():
     found = source.prepare(tiny("tinybn"), make("santa"), *source_images(), limit=1216, device="cpu")["prototypes"]["mean"]
     expected = torch.from_numpy(SANTA.stored(ANCHOR)["extra/prototypes"])[:, 0]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rate_zero_is_bn_1_once_or_twice():
+    x, given = stream("s3")[0][:2, :32], {"prototypes": {"mean": torch.ones(10, 64)}}
+    plain, rmt, santa = (Adapter(tiny("tinybn"), recipe, device="cpu", given=given)
+                         for recipe in (make("batch_norm"), make("rmt", lr=0.0, penalties=()), make("santa", lr=0.0)))
+    for batch in x:
+        answer = plain(batch)
+        assert torch.equal(santa(batch), answer) and torch.equal(rmt(batch), 2 * answer)

@@ -16,8 +16,9 @@ class Conjugate(LossMethod):
 
     For PolyLoss, CE + eps (1 - p_y):  l_i = logsumexp z - sum_k y_k (z_k - eps (1 - p_k)),  y = (I + eps diag p - eps p p^T)^-1 p, which is
     y_k = (p_k / (1 + eps p_k)) / sum_j p_j / (1 + eps p_j); z are the logits over the temperature, the gradient flows through y too. For a
-    model trained with cross-entropy eps = 0, and l_i is the entropy. The answer is a second prediction, after the step.
-    Paper: Test-Time Adaptation via Conjugate Pseudo-labels (2207.09640, eq. 8-12).
+    model trained with cross-entropy eps = 0, and l_i is the entropy. The answer is a second prediction, after the step,
+    as in the authors' code.
+    Paper: Test-Time Adaptation via Conjugate Pseudo-labels (2207.09640).
     """
 
     norm: Part = BatchStatistics()

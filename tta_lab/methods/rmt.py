@@ -22,7 +22,7 @@ class Rmt(LossMethod):
     temperature 0.1. All parameters move; theta' <- 0.999 theta' + 0.001 theta after the step. The answer is z + z', from before it (twice the
     scale of one prediction). ``penalties=()`` leaves the replay out. The authors first warm the model up on source images; here
     the stream begins with the source model itself, unless the caller has done so. ``form="reference"`` tunes weights and biases alone.
-    Paper: Robust Mean Teacher for Continual and Gradual Test-Time Adaptation (2211.13081, eq. 3-7); from the authors' code.
+    Paper: Robust Mean Teacher for Continual and Gradual Test-Time Adaptation (2211.13081); from the authors' code.
     """
 
     norm: Part = BatchStatistics()

@@ -20,7 +20,8 @@ class Rotta(LossMethod):
     L = mean over the memory of E(a_i) CE(softmax z'(x_i), z(A(x_i))),  E(a) = exp(-a) / (1 + exp(-a)), a = age / capacity, then
     theta' <- (1 - nu) theta' + nu theta. Student and teacher have batch-norm statistics of their own (``RobustStatistics``), which move in
     these steps alone. The answer is the teacher's, before any step. u = -sum p ln(p + 1e-6); batches of one image are welcome.
-    Paper: Robust Test-Time Adaptation in Dynamic Scenarios (2303.13899, eq. 3-9).
+    The rule is that of the authors' code; the paper's text was not at hand.
+    Paper: Robust Test-Time Adaptation in Dynamic Scenarios (2303.13899).
     """
 
     norm: Part = RobustStatistics(0.05)

@@ -15,7 +15,7 @@ class ShotIm(LossMethod):
     L = mean of H_i over the batch - H(mean over the batch of p_i). Online form of one pass: the pseudo-labels of SHOT, made from the whole
     data set in every epoch, are not part of it, and batch-norm layers use the batch's statistics. Rate and rule are those of the backbone in the
     authors' code, which trains 15 epochs; for a stream they are a choice of ours.
-    Paper: Do We Really Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised Domain Adaptation (2002.08546, eq. 3).
+    Paper: Do We Really Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised Domain Adaptation (2002.08546).
     """
 
     norm: Part = BatchStatistics()
