@@ -1,4 +1,4 @@
-"""JupyterLab in a real browser: the first notebook runs, its panel obeys keyboard and buttons, and no error hides in a widget."""
+"""JupyterLab in a real browser: the notebooks run, their panels obey keyboard and buttons, and no error hides in a widget."""
 import contextlib
 import json
 import os
@@ -158,4 +158,50 @@ def test_notebook_and_panel_in_jupyterlab(tmp_path):
         page.locator("[role=status]", has_text="Running: round").wait_for(timeout=60_000)
         page.locator(".jupyter-button", has_text="Stop").press("Enter")
         page.locator("[role=status]", has_text="Stopped in round").wait_for(timeout=30_000)
+        assert page.locator(ERRORS).all_inner_texts() == []
+
+
+def test_streams_and_their_panel_in_jupyterlab(tmp_path):
+    chromium()
+    with_defaults(ROOT / "notebooks" / "02_streams_and_shifts.ipynb", tmp_path / "notebook.ipynb", {"per_shift": 10, "batch": 10})
+    with jupyterlab(tmp_path) as address, page_of(tmp_path) as page:
+        open_notebook(page, address("notebook.ipynb"))
+        run_all(page)
+        assert page.locator(ERRORS).all_inner_texts() == []
+        assert status(page) == "Nothing has run yet: press Run."
+        words = page.locator(".jupyter-widgets", has_text="This stream: ").last
+        assert "continual: One shift after another" in words.inner_text() and "400 images in 16 batches" in words.inner_text()
+
+        def rows():
+            return page.evaluate("() => [...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')][0].data.map("
+                                 "t => t.y?.length ?? 0)")
+
+        assert rows() == [4, 10]
+        protocol = page.locator(".jupyter-widgets select").first
+        protocol.focus()
+        page.keyboard.press("ArrowDown")                                  # continual -> gradual, and not to another cell
+        words.get_by_text("gradual: Each shift grows").wait_for(timeout=15_000)
+        page.wait_for_function("() => document.querySelectorAll('.jupyter-widgets .js-plotly-plot')[0].data.length === 3")  # severities
+        protocol.select_option(label="natural")
+        page.locator(".jupyter-widgets").get_by_text("fashion_mnist holds no domains of its own").last.wait_for(timeout=15_000)
+        page.locator(".jupyter-button", has_text="Run").click()
+        page.locator("[role=status]", has_text="Nothing was run, because these settings make no stream").wait_for(timeout=15_000)
+
+        protocol.select_option(label="open_set")
+        words.get_by_text("50 % unknown").wait_for(timeout=15_000)
+        page.wait_for_function("() => document.querySelectorAll('.jupyter-widgets .js-plotly-plot')[0].data[1].y.length === 11")
+        page.locator(".jupyter-button", has_text="Run").press("Enter")
+        page.locator("[role=status]", has_text="Done, open_set. Mean error over the domains: source").wait_for(timeout=120_000)
+        drawn = page.evaluate("() => [...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')][1].data.map(t => t.y.length)")
+        assert drawn == [4, 4, 4]
+        assert page.locator(".jupyter-widgets table tr").all_inner_texts()[0].split("\t")[1:4] == [
+            "error, mean over domains (%)", "error, all images (%)", "ECE (%)"]
+
+        severity = page.locator(".jupyter-widgets [role=slider]").first
+        severity.focus()
+        page.keyboard.press("Home")                                       # no shift at all: the severities are 0
+        words.get_by_text("open_set").wait_for(timeout=15_000)
+        page.locator(".jupyter-widgets pre", has_text="severity=0.0").wait_for(state="attached", timeout=15_000)
+        page.locator(".jupyter-widgets summary").press("Enter")
+        page.locator(".jupyter-widgets pre", has_text="severity=0.0").wait_for(timeout=15_000)
         assert page.locator(ERRORS).all_inner_texts() == []

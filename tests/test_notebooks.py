@@ -106,7 +106,7 @@ def test_tiny_run_of_streams_leaves_figures_and_sentences(streams_run):
     assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
     told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("orderings", "doctor", "wrong", "panel", "beside")}
     assert all(ordering.text[:30] in told["orderings"] for ordering in stream_study.ORDERINGS)
-    assert "all well" in told["doctor"] and "[error] normalisation" in told["wrong"] and "Done. Mean error" in told["panel"]
+    assert "all well" in told["doctor"] and "[error] normalisation" in told["wrong"] and "Done, continual. Mean error" in told["panel"]
     assert "not tried" in str(cells["beside"].outputs[0]["data"])
 
 

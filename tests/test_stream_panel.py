@@ -49,7 +49,7 @@ def test_headless_panel_has_run_once_and_holds_the_numbers(headless):
     for method, error in zip(S.METHODS, headless.table["error_weighted"], strict=True):
         direct = S.one_run(stream, method, device="cpu")
         assert error == pytest.approx(100 * (1 - np.mean(direct["correct"])))
-    assert headless.message == "Done. Mean error over the domains: " + ", ".join(
+    assert headless.message == "Done, continual. Mean error over the domains: " + ", ".join(
         f"{m} {e:.1f} %" for m, e in zip(headless.table["method"], headless.table["error"], strict=True)) + "."
 
 
@@ -175,12 +175,12 @@ def test_second_run_is_ignored_and_stop_ends_within_one_batch(monkeypatch):
     gate.set()
     assert panel.wait(30) and panel.error is None
     assert calls == [("source", 10)] and list(panel.table["images"]) == [10] and not panel.table["complete"].any()
-    assert panel.message.startswith("Stopped, source after 10 of 20 images. Mean error over the domains seen: source ")
+    assert panel.message.startswith("Stopped on continual, source after 10 of 20 images. Mean error over the domains seen: source ")
     assert not panel.run_button.disabled and panel.stop_button.disabled
 
     monkeypatch.setattr(panel, "_after_batch", after)      # the next run starts fresh, on the stream that is drawn now
     panel.run_button.click()
-    assert panel.wait(60) and panel.error is None and panel.message.startswith("Done.") and list(panel.table["batches"]) == [4, 4, 4]
+    assert panel.wait(60) and panel.error is None and panel.message.startswith("Done, continual.") and list(panel.table["batches"]) == [4, 4, 4]
     assert isinstance(panel.error_figure, go.FigureWidget) and len(panel.error_figure.data[2].y) == 2
 
 
@@ -208,7 +208,7 @@ def test_an_error_is_shown_kept_and_overcome(monkeypatch):
     assert "&lt;disk&gt;" in panel.status.value and not panel.running and not panel.run_button.disabled
     monkeypatch.setattr(P, "one_run", real)
     panel.run_button.click()
-    assert panel.error is None and panel.message.startswith("Done.")
+    assert panel.error is None and panel.message.startswith("Done, continual.")
 
 
 def test_an_error_in_a_callback_of_a_control_is_kept_too(monkeypatch):
@@ -224,7 +224,7 @@ def test_unlabelled_images_are_run_and_not_scored():
     panel = P.StreamPanel("fashion_mnist", False, "cpu", 0, {"protocol": "recorded", "shifts": ("fog",), "per_shift": 10, "batch": 5})
     panel.stream = Stream(bare, ("fog",), per_shift=10, batch=5)
     panel.run_button.click()
-    assert panel.error is None and panel.message == ("Done. Mean error over the domains: source without a labelled image, "
+    assert panel.error is None and panel.message == ("Done, recorded. Mean error over the domains: source without a labelled image, "
                                                      "BN-1 without a labelled image, Tent without a labelled image.")
 
 

@@ -28,6 +28,15 @@ SHIFTS = (*STANDARD_15, *EXTRA_4, "none")
 FIRST = ("gaussian_noise", "motion_blur", "fog", "pixelate")  # one of each group
 WIDTH = 820    # beside JupyterLab's file list on a screen of 1280 x 720
 PAUSE = 0.5    # seconds between two drawings while a run goes on
+KEYS = """export default { render({ el }) {
+  let tries = 0;
+  const mark = () => {
+    const output = el.closest(".jp-OutputArea-output");
+    if (output) output.addEventListener("focusin", (e) => e.target.matches("select") && e.target.setAttribute("data-lm-suppress-shortcuts", "true"));
+    else if (tries++ < 100) setTimeout(mark, 50);
+  };
+  mark();
+} };"""
 TIMES = {"recurring": "visits", "cyclic": "cycles"}  # what other protocols call rounds
 ON_CHOICE = {"open_set": ("unknown_ratio", 1.0), "long_term": ("rounds", 3), "recurring": ("rounds", 3)}  # what shows what the protocol is about
 CLUMPED = ("correlated", "mixed_correlated", "recurring")
@@ -80,7 +89,7 @@ class StreamPanel:
         self._call: tuple[str, dict] | None = None  # of the accepted stream
         self.traces, self.table, self._frame = {}, pandas.DataFrame(), pandas.DataFrame
         self._stop, self._thread, self._starting = threading.Event(), None, threading.Lock()
-        self._drawn, self._total = 0.0, 0
+        self._drawn, self._total, self._ran = 0.0, 0, ""
 
         self.controls = {k.name: control(k, label) for k, label in _knobs(settings)}
         self.controls["shifts"] = W.SelectMultiple(
@@ -143,7 +152,7 @@ class StreamPanel:
         self._stop.clear()
         self.error, self.traces, self.table = None, {}, self._frame()
         self.run_button.disabled, self.stop_button.disabled = True, False
-        work = (self.stream, float(self.controls["lr"].value))
+        work = (self._call[0], self.stream, float(self.controls["lr"].value))
         if self.interactive:
             self._thread = threading.Thread(target=self._work, args=work, daemon=True)
             self._thread.start()
@@ -203,10 +212,10 @@ class StreamPanel:
             self._thread.join(timeout)
         return not self.running
 
-    def _work(self, stream, lr):
+    def _work(self, name, stream, lr):
         try:
             self._say("Loading model and images.")
-            self._total, self.numbers.value = stream.n_images, ""
+            self._ran, self._total, self.numbers.value = name, stream.n_images, ""
             self.progress.value, self.progress.max = 0, stream.n_images * len(METHODS)
             self._draw_errors(stream)
             for i, method in enumerate(METHODS):
@@ -259,8 +268,8 @@ class StreamPanel:
         cut = t[~t["complete"].astype(bool)]
         if len(t) < len(METHODS) or len(cut):
             where = f", {cut['method'].iloc[0]} after {cut['images'].iloc[0]} of {self._total} images" if len(cut) else ""
-            return f"Stopped{where}. Mean error over the domains seen: {errors}."
-        return f"Done. Mean error over the domains: {errors}."
+            return f"Stopped on {self._ran}{where}. Mean error over the domains seen: {errors}."
+        return f"Done, {self._ran}. Mean error over the domains: {errors}."
 
     def _describe(self, text: str):
         self.words.value = f'<div style="line-height: 1.4">{text}</div>'
@@ -288,8 +297,10 @@ class StreamPanel:
 
     def _draw_stream(self):
         drawn, figure = plot_stream(self.stream.picture(), "plotly"), self.stream_figure
-        drawn.update_layout(width=WIDTH, height=min(drawn.layout.height or 480, 520), font_size=FONT - 1,
-                            margin={"l": 130, "r": 10, "t": 32, "b": 45})
+        rows = sum(len(heat.z) for heat in drawn.data if heat.type == "heatmap")
+        height = 150 + 14 * min(rows, 26) + 80 * (len(drawn.data) > 2)
+        drawn.update_layout(width=WIDTH, height=height, font_size=FONT - 1, margin={"l": 130, "r": 10, "t": 26, "b": 45})
+        drawn.update_annotations(font_size=FONT)
         with figure.batch_update():
             figure.data = ()
             figure.add_traces(drawn.data)
@@ -312,7 +323,8 @@ class StreamPanel:
         c, wrap = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}
         left = W.VBox([c["protocol"], c["shifts"], c["straddle"], W.HBox([self.run_button, self.stop_button]), self.progress])
         right = W.VBox([widget for name, widget in c.items() if name not in ("protocol", "shifts", "straddle")])
-        return W.VBox([W.HBox([left, right], layout=wrap), self.words, self.status, self.stream_figure, self.error_figure, self.numbers, self.code])
+        return W.VBox([W.HBox([left, right], layout=wrap), self.words, self.status, self.stream_figure, self.error_figure, self.numbers, self.code,
+                       own_keys()])
 
     def _ipython_display_(self):
         from IPython.display import display
@@ -323,6 +335,14 @@ class StreamPanel:
         print(paragraphs([self.in_words(), self.message]))
         for figure in (self.stream_figure, self.error_figure):
             display(figure)
+
+
+def own_keys():
+    """An invisible widget: JupyterLab (4.1 and later) takes the arrow keys from lists to move between cells; in the output that
+    holds this widget it leaves them to the lists."""
+    import anywidget
+
+    return type("OwnKeys", (anywidget.AnyWidget,), {"_esm": KEYS})()
 
 
 def applies(protocol: str, name: str) -> bool:
@@ -365,12 +385,12 @@ def _knobs(settings: dict):
     yield known(LabelShift(), "ratio", 1.0, 1e6), "ratio (label shift)"
     yield known(ClassImbalance(), "exponent"), "exponent (Zipf)"
     yield knob("unknown_ratio", 0.0, "unknown images for each known one; handwritten digits, which are no class of the model", 0.0, 2.0,
-               unit="unknown per known image"), "unknown per known"
+               unit="unknown per known image"), "unknown / known"
     yield knob("unknown_mode", "batch", "unknown images after the known ones of every batch, shuffled in, or in one burst",
                choices=MIXING), "unknown come"
     yield knob("straddle", False, "batches may reach over the border of two shifts"), "batches reach over borders"
     step = narrow(find(make("tent", lr=settings.pop("lr", FAST.lr)), "lr"), 1e-4, 1e-1)
-    yield Knob(**{**vars(step), "name": "lr"}), "learning rate of Tent"
+    yield Knob(**{**vars(step), "name": "lr"}), "learning rate"
 
 
 def _empty_bars(go):
@@ -378,7 +398,7 @@ def _empty_bars(go):
     figure = go.Figure([go.Bar(x=[], y=[], name=label, marker={"color": look(number)["line"]["color"], "pattern": {"shape": shape}})
                         for label, number, shape in zip(METHODS.values(), (3, 0, 1), ("x", "", "/"), strict=True)])
     figure.update_layout(
-        template="plotly_white", width=WIDTH, height=HEIGHT + 40, font_size=FONT - 1, margin={"l": 60, "r": 10, "t": 32, "b": 60}, barmode="group",
+        template="plotly_white", width=WIDTH, height=HEIGHT, font_size=FONT - 1, margin={"l": 60, "r": 10, "t": 32, "b": 50}, barmode="group",
         title={"text": "Error per domain", "font_size": FONT + 1, "x": 0.02, "y": 0.97}, showlegend=True,
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"})
     figure.update_yaxes(title={"text": "error, known (%)", "standoff": 4}, rangemode="tozero")
