@@ -239,6 +239,18 @@ def test_bad_images_touch_nothing_and_are_named(name, batches):
     assert file[0].getvalue() == file[1].getvalue()
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_predicting_changes_nothing(name, batches):
+    """predict() answers as the next call would where that answers before it learns, and leaves no mark: memories, draws, statistics."""
+    (_, expected), _ = edge(name, tiny("tinybn"), batches[:2])
+    _, adapter = edge(name, tiny("tinybn"), batches[:1])
+    x = batches[1][:ROWS.get(name, 24)]
+    guess = adapter.predict(x, torch.arange(len(x), 2 * len(x)))
+    assert torch.equal(adapter(x), expected)
+    if adapter.recipe.answer == "before" and adapter.recipe.norm.passes == 1:
+        torch.testing.assert_close(guess, expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name]().learns])
 def test_an_empty_selection_moves_nothing_unless_declared(name, batches):
     recipe = make(name, penalties=(), when_empty="skip", **SETTINGS.get(name, {})).where(_Nobody())

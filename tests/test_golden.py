@@ -130,7 +130,7 @@ def test_fisher_information_is_that_of_the_reference(run):
     expected = {k.split("/")[2]: v for k, v in stored(run).items() if k.startswith("extra/fisher/")}
     assert set(found) == set(expected)
     for name, value in expected.items():  # by tensor: one kink of a ReLU may fall on the other side
-        assert np.linalg.norm(found[name] - value) < 2e-3 * np.linalg.norm(value)
+        assert np.linalg.norm(found[name].numpy() - value) < 2e-3 * np.linalg.norm(value)
 
 
 @pytest.mark.parametrize("run", [pytest.param(run, marks=pytest.mark.slow) if "cotta" in run else run for run in sorted(STOCHASTIC)])

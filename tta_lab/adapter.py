@@ -169,6 +169,7 @@ class Adapter:
                            **{name: [p.init(self.model, self.source) for p in chain] for name, chain in chains.items()}}
         if "generator" in what:
             self.rng.manual_seed(self.seed)
+        self.recipe.begin(self, what)
 
     @torch.inference_mode(False)
     def predict(self, x: Tensor, ids: Tensor | None = None) -> Tensor:

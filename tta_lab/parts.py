@@ -241,6 +241,9 @@ class Method(Part):
         """A module that is tuned along with the model (a projector), drawn with the global generator, which the adapter seeds."""
         return None
 
+    def begin(self, adapter, what: tuple) -> None:
+        """Called when these SCOPES are at their start, before the stream and after every reset: for a start that is not the source itself."""
+
     def output(self, view, state: dict) -> Tensor:
         """The logits to return, (B, C, *S)."""
         return view.logits

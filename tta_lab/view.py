@@ -123,7 +123,9 @@ class View:
     def again(self, x: Tensor | None = None, ids: Tensor | None = None) -> View:
         """A fresh view: of the same images after the weights have moved, or of other images in their place (a window)."""
         if x is None:
-            return View(self.adapter, self.x, self.ids, draws=self._draws, rows=self.rows)
+            view = View(self.adapter, self.x, self.ids, draws=self._draws, rows=self.rows)
+            view._source = self._source  # frozen: the same at any weights
+            return view
         return View(self.adapter, x, ids, commit=self.commit)
 
     def look_again(self) -> View:

@@ -13,7 +13,7 @@ from tta_lab.controllers import CollapseRecovery, ResetEvery
 from tta_lab.methods import make
 from tta_lab.methods.tent import Tent
 from tta_lab.parts import AllParameters, Controller, LossMethod, NeedsError, NormAffine, Selector, Step
-from tta_lab.selectors import LowEntropy
+from tta_lab.selectors import ConfidenceRise, LowEntropy
 from tta_lab.updates import Sam
 
 
@@ -77,6 +77,13 @@ def test_sam_asks_the_selectors_again_among_those_kept(batches):
     assert adapter.trace.step("n_kept").tolist() == [0, 0]
     assert all(torch.equal(p, adapter.origin[k]) for k, p in adapter.tuned.items()), "no step, and no perturbation left behind"
     assert adapter.trace.step("backwards").tolist() == [24, 24]
+
+
+def test_the_source_is_asked_once_however_often_an_update_looks(batches):
+    _, adapter = play(make("tent", update=Sam(lr=0.1)).where(ConfidenceRise()), batches[:2])
+    assert adapter.trace.step("forwards").tolist() == [3 * 24] * 2
+    _, adapter = play(make("tent", repeats=3).where(ConfidenceRise()), batches[:1])
+    assert adapter.trace.step("forwards").tolist() == [4 * 24]
 
 
 class _Breaks(Selector):
