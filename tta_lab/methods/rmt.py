@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import scores
+from .. import scores, warm_up
 from ..augment import ColourAffine
 from ..knobs import knob
 from ..norms import BatchStatistics
@@ -20,8 +20,9 @@ class Rmt(LossMethod):
     L = mean_i [ SCE(z_i, z'_i) / 2 + SCE(z(A x_i), z'_i) / 2 + w con_i ] + CE on replayed source images;  con_i contrasts three
     projected views of a sample - its features, those of A x_i, and the nearest class prototype of the source - with all others, at
     temperature 0.1. All parameters move; theta' <- 0.999 theta' + 0.001 theta after the step. The answer is z + z', from before it (twice the
-    scale of one prediction). ``penalties=()`` leaves the replay out. The authors first warm the model up on source images; here
-    the stream begins with the source model itself, unless the caller has done so. ``form="reference"`` tunes weights and biases alone.
+    scale of one prediction). ``penalties=()`` leaves the replay out. The authors first warm student and teacher up on source images;
+    here this is done where asked for, ``given | {"warm_up": warm_up(model, recipe, images)}`` with ``tta_lab.warm_up``, else the stream begins at the
+    source. ``form="reference"`` tunes weights and biases alone.
     Paper: Robust Mean Teacher for Continual and Gradual Test-Time Adaptation (2211.13081); from the authors' code.
     """
 
@@ -35,7 +36,7 @@ class Rmt(LossMethod):
     temperature: float = knob(0.1, (1e-3, 100.0, "log"), "of the contrastive term", paper="2211.13081: 0.1")
     projection: int = knob(128, (1, 4096), "size of the projection", paper="2211.13081: 128")
     tasks, family, needs = ("classification",), "teacher", frozenset({"features", "prototypes"})
-    verified = "golden (without warm-up)"
+    verified = "golden; the warm-up by statistics"
     paper = "Robust Mean Teacher for Continual and Gradual Test-Time Adaptation (2211.13081)"
     forms = {"reference": {"free": False}}
     presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3},
@@ -46,6 +47,10 @@ class Rmt(LossMethod):
 
     def init(self, model, source):
         return {"teacher": start(model)}
+
+    def begin(self, adapter, what):
+        if "warm_up" in adapter.given:
+            warm_up.begin_(adapter, what)
 
     def teacher(self, view, state):
         """The teacher's logits, once for each batch."""
