@@ -4,13 +4,16 @@
 
 Images are smooth random colours, enlarged from 6 x 6 to the side. Ours gets them as one float batch and hands back a float batch, the peer
 (`pip install corrupt-tta==0.1.7`, for --peer only) gets and returns one array of bytes or floats after the other, as it is made to. Both are
-warmed up on a few images; ours is the median of --repeats runs. With --peer-images the peer makes only so many, and its time is scaled.
+warmed up on a few images; ours is the median of --repeats runs. Seconds are those of the clock; processor seconds, summed over the threads,
+stand next to them, because on a machine that others use too only those can be compared with another day's. With --peer-images the peer
+makes only so many, and its time is scaled.
 """
 from __future__ import annotations
 
 import argparse
 import datetime
 import json
+import os
 import platform
 import statistics
 import time
@@ -32,10 +35,10 @@ def seconds_of_ours(name, x, severity, repeats):
     corrupt(x[:8], name, severity)
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, work = time.perf_counter(), time.process_time()
         corrupt(x, name, severity)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        times.append((time.perf_counter() - start, time.process_time() - work))
+    return [statistics.median(t) for t in zip(*times, strict=True)]
 
 
 def load_peer(threads):
@@ -50,10 +53,10 @@ def load_peer(threads):
 
 def seconds_of_peer(call, name, images, severity):
     call(images[0], severity=severity, corruption_name=name)
-    start = time.perf_counter()
+    start, work = time.perf_counter(), time.process_time()
     for image in images:
         call(image, severity=severity, corruption_name=name)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - work
 
 
 def main():
@@ -69,6 +72,7 @@ def main():
     parser.add_argument("--out", type=Path, help="folder for a dated JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     call = load_peer(options.threads) if options.peer else None
     data = smooth_images(options.images, options.side)
     x = data.float() / 255
@@ -76,18 +80,21 @@ def main():
     images = [image.permute(1, 2, 0).contiguous().numpy() for image in data[:few]]
     rows = []
     for name in STANDARD_15 + (EXTRA_4 if options.extra else ()):
-        row = {"corruption": name, "seconds": seconds_of_ours(name, x, options.severity, options.repeats)}
+        row = {"corruption": name} | dict(zip(("seconds", "cpu_seconds"), seconds_of_ours(name, x, options.severity, options.repeats), strict=True))
         if call:
-            row["peer_seconds"] = seconds_of_peer(call, name, images, options.severity) * options.images / few
-            row["ratio"] = row["peer_seconds"] / row["seconds"]
+            wall, work = (t * options.images / few for t in seconds_of_peer(call, name, images, options.severity))
+            row |= {"peer_seconds": wall, "peer_cpu_seconds": work, "ratio": wall / row["seconds"], "cpu_ratio": work / row["cpu_seconds"]}
         rows.append(row)
-        print("  ".join([f"{name:<18}"] + [f"{value:9.3f}" for value in list(row.values())[1:]]), flush=True)
-    total = {key: sum(row[key] for row in rows if row["corruption"] in STANDARD_15) for key in ("seconds", "peer_seconds") if key in rows[0]}
+        if name == STANDARD_15[0]:
+            print(" " * 18 + "".join(f"{key:>18}" for key in list(row)[1:]))
+        print(f"{name:<18}" + "".join(f"{value:18.3f}" for value in list(row.values())[1:]), flush=True)
+    total = {key: sum(row[key] for row in rows if row["corruption"] in STANDARD_15) for key in rows[0] if key.endswith("seconds")}
     if call:
-        total["ratio"] = total["peer_seconds"] / total["seconds"]
-    print("  ".join([f"{'the 15 together':<18}"] + [f"{value:9.3f}" for value in total.values()]))
+        total |= {"ratio": total["peer_seconds"] / total["seconds"], "cpu_ratio": total["peer_cpu_seconds"] / total["cpu_seconds"]}
+    print(f"{'the 15 together':<18}" + "".join(f"{value:18.3f}" for value in total.values()))
     result = {"date": datetime.date.today().isoformat(), "device": f"{platform.processor() or platform.machine()}, {options.threads} threads",
-              "torch": str(torch.__version__), "python": platform.python_version(), "side": options.side, "images": options.images,
+              "torch": str(torch.__version__), "python": platform.python_version(), "load_before": busy,
+              "side": options.side, "images": options.images,
               "severity": options.severity, "total_of_15": total, "rows": rows, "notes": NOTES}
     if call:
         import corrupt_tta
