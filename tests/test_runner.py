@@ -156,6 +156,14 @@ def test_a_stream_without_labels(model):
         forgetting(Adapter(model, make("tent"), device="cpu"), recorded(frames, batch=20))
 
 
+def test_what_a_recipe_needs_of_the_source_is_made_from_its_images(model):
+    eata = make("eata")
+    with pytest.raises(ValueError, match="given"):
+        compare({"eata": eata}, SMALL, model, device="cpu")
+    table = compare({"eata": eata, "source": make("source")}, SMALL, model, device="cpu", source_images="fashion_mnist_train_slice[0,1,2]")
+    assert len(table) == 2 and table.error.notna().all()
+
+
 def test_streams_are_seeded_anew(model):
     table = compare("source", Stream(per_shift=20, batch=20, seed=5), model, (0, 1), device="cpu")
     assert table.stream_hash.tolist() == [Stream(per_shift=20, batch=20, seed=s).hash for s in (5, 6)]

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import __version__, diagnose, metrics
+from . import __version__, diagnose, metrics, source
 from .adapter import Adapter
+from .datasets import load
 from .methods import make, to_json
-from .parts import Method
+from .parts import Method, needs_of
 from .streams import Arrivals, Stream
 from .trace import Trace
 
@@ -194,7 +195,8 @@ def _streams(streams, seeds) -> dict[tuple[str, int], Arrivals]:
 
 
 def runs(recipes, streams, model, seeds: Sequence[int] = (0,), *, cache: str | Path | None = None, progress: bool = False, device="auto",
-         channels_last: bool = False, clean: Callable[[int], Arrivals] | Arrivals | None = None) -> Iterator[tuple[Key, Trace]]:
+         channels_last: bool = False, clean: Callable[[int], Arrivals] | Arrivals | None = None,
+         source_images=None) -> Iterator[tuple[Key, Trace]]:
     """Run every recipe on every stream with every seed, one after another: yields ((stream, recipe, seed), Trace), with the frozen
     source recorded.
 
@@ -203,6 +205,8 @@ def runs(recipes, streams, model, seeds: Sequence[int] = (0,), *, cache: str | P
     streams   a stream, or name -> stream; a stream is seeded anew for each seed (its own seed + seed); or a function of the seed
     cache     folder where each finished run is written at once: an interrupted comparison goes on where it stopped
     clean     stream of unshifted images (or a function of the seed) for `forgetting`
+    source_images   image set of the source domain (or its name), for recipes that need something of it (`source.prepare`): Fisher
+              information, prototypes, ...; a recipe that needs none never sees it
     channels_last   memory format of the networks
 
     The outputs of the frozen source on a stream are computed once and shared by all recipes; their cost counts for each.
@@ -216,7 +220,8 @@ def runs(recipes, streams, model, seeds: Sequence[int] = (0,), *, cache: str | P
         unshifted = clean if clean is None or isinstance(clean, Arrivals) else clean(seed)
         for name, recipe in recipes.items():
             recipe = recipe if isinstance(recipe, Method) else recipe(earlier)
-            adapter = Adapter(model, recipe, seed=seed, device=device, record="source", channels_last=channels_last)
+            adapter = Adapter(model, recipe, seed=seed, device=device, record="source", channels_last=channels_last,
+                              given=_given(model, recipe, source_images, device))
             adapter.shared_source = shared
             path = None if folder is None else folder / f"{_key(adapter, stream, channels_last, unshifted)}.npz"
             if path is not None and path.is_file():
@@ -233,7 +238,7 @@ def runs(recipes, streams, model, seeds: Sequence[int] = (0,), *, cache: str | P
 
 
 def compare(recipes, streams, model, seeds: Sequence[int] = (0,), *, cache: str | Path | None = None, progress: bool = False,
-            device="auto", channels_last: bool = False, clean=None, each: Callable[[Key, Trace], None] | None = None):
+            device="auto", channels_last: bool = False, clean=None, source_images=None, each: Callable[[Key, Trace], None] | None = None):
     """The numbers of every recipe on every stream with every seed, as a pandas frame with one row for each run (see `row`).
 
     Arguments as for `runs`; ``each(key, trace)`` is called with every finished run. An interrupt (Ctrl-C, the notebook's stop) hands back
@@ -247,7 +252,7 @@ def compare(recipes, streams, model, seeds: Sequence[int] = (0,), *, cache: str 
     rows, wanted = [], len(_recipes(recipes)) * len(_streams(streams, seeds))
     try:
         for key, trace in runs(recipes, streams, model, seeds, cache=cache, progress=progress, device=device, channels_last=channels_last,
-                               clean=clean):
+                               clean=clean, source_images=source_images):
             rows.append({"stream": key[0], "recipe": key[1], "seed": key[2], **row(trace)})
             if each is not None:
                 each(key, trace)
@@ -310,8 +315,15 @@ def spread(table, what: Sequence[str] = ("error",)):
     return out.reset_index()
 
 
+def _given(model, recipe: Method, images, device) -> dict | None:
+    """What the recipe declares to need of the source domain, made from the source images."""
+    if images is None or not needs_of(recipe) & source.GIVEN.keys():
+        return None
+    return source.prepare(model, recipe, load(images) if isinstance(images, str) else images, device=device)
+
+
 def _key(adapter: Adapter, stream, channels_last: bool, clean=None) -> str:
     """A name for one run that changes with anything that its numbers depend on."""
-    facts = [to_json(adapter.recipe), stream.to_dict(), adapter.fingerprint, adapter.seed, adapter.trace.meta["torch"],
+    facts = [to_json(adapter.recipe), source.digest(adapter.given), stream.to_dict(), adapter.fingerprint, adapter.seed, adapter.trace.meta["torch"],
              str(adapter.device.type), channels_last, __version__, None if clean is None else clean.hash]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
