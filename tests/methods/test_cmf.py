@@ -37,7 +37,7 @@ RUN = "cmf-om-fixaug__tinygn__s1"
 @pytest.mark.parametrize("changes", [{}, {"alpha": 0.9}, {"anchor": Anchored(0.82)}, {"noise": 4.0}, {"penalties": ()}, {"prior_correction": False},
                                      {"average": "kept"}, {"temperature": 0.4}], ids=repr)
 def test_the_comparison_can_fail(changes):
-    assert (deviations(RUN, **changes) == []) == (not changes)
+    assert (deviations(RUN, batches=5, **changes) == []) == (not changes)
 
 
 @pytest.mark.slow
