@@ -21,7 +21,7 @@ from .orders import ClassImbalance, Dirichlet, LabelShift
 from .panels import HEIGHT, _guarded
 from .plots import FONT, look, plot_stream
 from .runner import row
-from .stream_study import FAST, METHODS, clumps, first_sentence, one_run, say_statistics
+from .stream_study import FAST, LOOKS, METHODS, clumps, first_sentence, one_run, say_statistics
 from .streams import MIXING, Arrivals
 
 SHIFTS = (*STANDARD_15, *EXTRA_4, "none")
@@ -301,6 +301,9 @@ class StreamPanel:
         height = 150 + 14 * min(rows, 26) + 80 * (len(drawn.data) > 2)
         drawn.update_layout(width=WIDTH, height=height, font_size=FONT - 1, margin={"l": 130, "r": 10, "t": 26, "b": 45})
         drawn.update_annotations(font_size=FONT)
+        for heat in drawn.data:
+            if heat.type == "heatmap" and len(heat.z) < 6:
+                heat.colorbar.tickvals = [0, 0.5, 1]  # more would touch each other
         with figure.batch_update():
             figure.data = ()
             figure.add_traces(drawn.data)
@@ -396,7 +399,7 @@ def _knobs(settings: dict):
 def _empty_bars(go):
     """Error per domain, with nothing in it."""
     figure = go.Figure([go.Bar(x=[], y=[], name=label, marker={"color": look(number)["line"]["color"], "pattern": {"shape": shape}})
-                        for label, number, shape in zip(METHODS.values(), (3, 0, 1), ("x", "", "/"), strict=True)])
+                        for label, number, shape in zip(METHODS.values(), LOOKS.values(), ("x", "", "/"), strict=True)])
     figure.update_layout(
         template="plotly_white", width=WIDTH, height=HEIGHT, font_size=FONT - 1, margin={"l": 60, "r": 10, "t": 32, "b": 50}, barmode="group",
         title={"text": "Error per domain", "font_size": FONT + 1, "x": 0.02, "y": 0.97}, showlegend=True,
