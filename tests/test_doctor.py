@@ -1,5 +1,6 @@
 """The doctor: nothing to say where model and images belong together, and the right word for each way in which they do not."""
 import copy
+import importlib
 import math
 from dataclasses import replace
 from functools import partial
@@ -8,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from tta_lab import doctor as module
 from tta_lab.datasets import DIGIT_CLASSES, FASHION_8, ImageSet, load
 from tta_lab.doctor import Report, better, binomial_tail, check_up, match, matched, wilson
 from tta_lab.models import InputCard, SourceModel, checkpoints, load_model, with_classes, with_input_card
 
+module = importlib.import_module("tta_lab.doctor")    # tta_lab.doctor itself may be the function of that name
 SETS = {"fashion8_resnet_bn": "fashion_mnist_8"}
 check = partial(check_up, n=256)
 

@@ -41,8 +41,7 @@ def test_sorted_by_class():
 
 def test_dirichlet_strength():
     """delta 1000 gives every slot the same mixture, 0.01 shows at most 3 classes in the median batch of 64."""
-    members = [(c == LABELS).nonzero().flatten() for c in range(10)]
-    sizes = torch.tensor([[len(c) for c in chunk] for chunk in Dirichlet(1000.0, "rotta")._cut(members, 10, 2000, Dice(0, "a"))])
+    sizes = Dirichlet(1000.0, "rotta")._sizes([200] * 10, 10, Dice(0, "a"))
     assert (sizes - 20).abs().max() <= 4, "every slot holds about 20 of each class"
     counts = {rule: sorted(classes_per_batch(LABELS[Dirichlet(0.01, rule).arrange(LABELS, 2000, Dice(1, "a"))])) for rule in ("note", "rotta")}
     assert all(c[len(c) // 2] <= 3 for c in counts.values())
@@ -54,9 +53,8 @@ def test_dirichlet_strength():
 def test_note_rule_balances_the_slots():
     """Rule "note" fills each of the 10 slots with at least 10 images; a slot that is full gets nothing more of later classes."""
     order = Dirichlet(0.1, tries=1000)
-    members = [(c == LABELS).nonzero().flatten() for c in range(10)]
     for attempt in range(5):
-        sizes = torch.tensor([[len(c) for c in chunk] for chunk in order._cut(members, 10, 2000, Dice(7, "a").at(attempt))])
+        sizes = order._sizes([200] * 10, 10, Dice(7, "a").at(attempt))
         filled = sizes.cumsum(0)
         assert sizes.sum() == 2000 and (sizes[1:][filled[:-1] >= 200] == 0).all()
 

@@ -15,7 +15,8 @@ def parser():
     commands.required = True
 
     run = commands.add_parser("run", allow_abbrev=False, help="run a notebook without a browser; writes notebook, HTML page and JSON")
-    run.add_argument("--notebook", default=FIRST, help="name or path, by default %(default)s")
+    run.add_argument("name", nargs="?", metavar="notebook", help=f"name or path, by default {FIRST}")
+    run.add_argument("--notebook", help="the same as an option")
     run.add_argument("--full", action="store_true", help="the full experiment instead of the fast one")
     run.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="values of the notebook's parameters")
     run.add_argument("--out", default="runs", help="folder of the results, by default %(default)s")
@@ -40,9 +41,12 @@ def parser():
 def run_notebook(options):
     from tta_lab import headless
 
+    if options.name and options.notebook and options.name != options.notebook:
+        raise bootstrap.Problem(f"two notebooks are named, {options.name} and {options.notebook}; run one after the other")
     try:
         settings = headless.split_settings(options.set)
-        result = headless.execute(headless.find(options.notebook), settings, full=options.full, out=options.out, timeout=options.timeout)
+        notebook = headless.find(options.name or options.notebook or FIRST)
+        result = headless.execute(notebook, settings, full=options.full, out=options.out, timeout=options.timeout)
     except headless.NotebookFailed as why:
         print(f"\n{why}", file=sys.stderr)
         return 1

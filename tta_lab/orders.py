@@ -116,10 +116,10 @@ class Dirichlet(Order):
     """Classes arrive in clumps: each class is cut into slots by shares q ~ Dirichlet(delta, ..., delta).
 
     Small delta gives strong correlation; large delta gives every slot the same mixture, in which classes still follow one another
-    (for iid take `Shuffled`). ``rule="note"`` (arXiv 2208.05117): as many slots as
-    classes; slots that hold their part already get nothing more of a class; drawn again until each slot holds
-    ``least`` images (at most ``tries`` times, then the last draw is taken); within a slot one class after
-    another. ``rule="rotta"`` (arXiv 2303.13899): one draw per class, at most 100 slots, no balancing.
+    (for iid take `Shuffled`). ``rule="note"`` (arXiv 2208.05117): as many slots as classes; slots that hold their part already get
+    nothing more of a class; drawn again until each slot holds ``least`` images, in small pools a fifth of its even share (at most
+    ``tries`` times, then the last draw is taken); within a slot one class after another. ``rule="rotta"`` (arXiv 2303.13899): one
+    draw per class, at most 100 slots, no balancing.
     """
 
     delta: float = knob(0.1, (1e-4, 1e4, "log"), "concentration: small is strongly correlated", paper="NOTE 2208.05117 and RoTTA 2303.13899: 0.1")
@@ -130,28 +130,30 @@ class Dirichlet(Order):
     def arrange(self, labels, n, dice):
         members = [(labels == c).nonzero().flatten() for c in labels.unique()]
         slots = len(members) if self.rule == "note" else min(len(members), 100)
+        least = min(self.least, n // (5 * slots))                                        # a small pool cannot fill its slots
         for attempt in range(self.tries if self.rule == "note" else 1):
-            chunks = self._cut(members, slots, n, dice.at(attempt))
-            if min(sum(len(chunk[s]) for chunk in chunks) for s in range(slots)) >= self.least:
+            here = dice.at(attempt)
+            sizes = self._sizes([len(rows) for rows in members], slots, here)
+            if sizes.sum(0).min() >= least:
                 break
+        chunks = [rows[here.at("class", k).permutation(len(rows))].split(sizes[k].tolist()) for k, rows in enumerate(members)]
         order = []
         for s in range(slots):
             order += [chunks[c][s] for c in dice.at("classes of slot", s).permutation(len(chunks))]
         return torch.cat(order)
 
-    def _cut(self, members, slots, n, dice):
-        """For each class its rows, shuffled and cut: class -> slot -> rows."""
-        shares, filled, chunks = dice.dirichlet(self.delta, len(members), slots), torch.zeros(slots), []
-        for k, rows in enumerate(members):
-            q = shares[k]
+    def _sizes(self, counts: list[int], slots: int, dice: Dice) -> Tensor:
+        """How many images of each class fall into each slot, int64 (classes, slots)."""
+        shares, filled, sizes, n = dice.dirichlet(self.delta, len(counts), slots), torch.zeros(slots), [], sum(counts)
+        for q, count in zip(shares, counts, strict=True):
             if self.rule == "note":
-                room = (filled < n / len(members)).double()                          # some slot always has room: not all rows are dealt yet
+                room = (filled < n / len(counts)).double()                           # some slot always has room: not all are dealt yet
                 q = q * room if (q * room).sum() > 0 else room
                 q = q / q.sum()
-            ends = (q.cumsum(0)[:-1] * len(rows) + 1e-9).floor().long().clamp(max=len(rows))
-            chunks.append(rows[dice.at("class", k).permutation(len(rows))].tensor_split(ends))
-            filled = filled + torch.tensor([len(c) for c in chunks[-1]])
-        return chunks
+            ends = (q.cumsum(0)[:-1] * count + 1e-9).floor().long().clamp(max=count)
+            sizes.append(torch.diff(ends, prepend=ends.new_zeros(1), append=ends.new_tensor([count])))
+            filled = filled + sizes[-1]
+        return torch.stack(sizes)
 
 
 @dataclass(frozen=True)
