@@ -17,7 +17,8 @@ _HOME = {  # public name -> module that defines it
     **dict.fromkeys(("reset_each_shift", "batch_episodic", "continual", "gradual", "mixed_domains", "correlated", "mixed_correlated",
                      "label_shift", "class_imbalance", "batch_of_one", "recurring", "cyclic", "alternating", "long_term", "closed_set",
                      "open_set", "natural", "recorded"), "protocols"),
-    "continually_changing": "ccc", "published": "published", "check_up": "doctor", "doctor": "doctor", "load_cifar": "cifar_networks", "wrap": "image_files",
+    "continually_changing": "ccc", "published": "published", "check_up": "doctor", "doctor": "doctor",
+    "load_cifar": "cifar_networks", "wrap": "image_files",
     "from_torchvision": "models", "from_timm": "models", "with_classes": "models",
 }
 __all__ = sorted(_HOME) + ["__version__"]
