@@ -30,7 +30,7 @@ def parser():
     train = commands.add_parser("train", allow_abbrev=False, help="train one of the embedded source models anew")
     train.add_argument("name", help="for example fashion_resnet_bn")
     train.add_argument("--data", help="folder of the original Fashion-MNIST files")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=int, help="by default the one of the embedded model")
     train.add_argument("--epochs", type=int)
     train.add_argument("--out", help="data folder to write to; by default the embedded one")
 

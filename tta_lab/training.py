@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from .datasets import DEBIAN_FASHION, FASHION_CLASSES, NEAR_UNKNOWN, data_root, fashion_training_set, load
 from .models import ARCHITECTURES, InputCard, SourceModel, load_model, save_model
 
-SOURCES = {  # name -> architecture, epochs, learning rate, classes
+SOURCES = {  # name -> architecture, epochs, learning rate, classes, seed where it is not 0
     "fashion_resnet_bn": dict(architecture="resnet_bn", epochs=14, lr=4e-3, without=()),
+    "fashion_resnet_bn_1": dict(architecture="resnet_bn", epochs=14, lr=4e-3, without=(), seed=1),   # the same, trained independently:
+    "fashion_resnet_bn_2": dict(architecture="resnet_bn", epochs=14, lr=4e-3, without=(), seed=2),   # what holds for one may not for all
     "fashion_resnet_gn": dict(architecture="resnet_gn", epochs=20, lr=4e-3, without=()),
     "fashion_vit_ln": dict(architecture="vit_ln", epochs=18, lr=3e-3, without=()),
     "fashion8_resnet_bn": dict(architecture="resnet_bn", epochs=12, lr=4e-3, without=NEAR_UNKNOWN),
@@ -41,7 +43,7 @@ def accuracy(model, data, batch: int = 500) -> float:
     return 100 * right / len(data)
 
 
-def train(name: str, data_folder=DEBIAN_FASHION, out: str | Path | None = None, seed: int = 0,
+def train(name: str, data_folder=DEBIAN_FASHION, out: str | Path | None = None, seed: int | None = None,
           epochs: int | None = None, batch: int = 128, progress: bool = True) -> dict:
     """Train one source model on the full training set, write checkpoint and card, and return the card.
 
@@ -50,7 +52,7 @@ def train(name: str, data_folder=DEBIAN_FASHION, out: str | Path | None = None, 
     if name not in SOURCES:
         raise ValueError(f"unknown source model {name!r}; there are: {', '.join(SOURCES)}")
     plan = SOURCES[name]
-    epochs = epochs or plan["epochs"]
+    epochs, seed = epochs or plan["epochs"], plan.get("seed", 0) if seed is None else seed
     kept = [c for c in range(10) if c not in plan["without"]]
     training, test = fashion_training_set(data_folder).only(kept), load("fashion_mnist").only(kept)
     pixels = training.x.float() / 255
