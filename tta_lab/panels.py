@@ -1,12 +1,8 @@
-"""Panels: a few controls, a button and live figures around a plain function; whatever a panel does, that function does without it.
-
-Work runs in a thread, so that "Stop" is heard. A panel never swallows an exception: it says it in words and keeps it in ``error``.
-"""
+"""The panel of the first notebook: a few controls, a button and live figures around a plain function; whatever it does, that
+function does without it."""
 from __future__ import annotations
 
-import functools
 import html
-import threading
 
 import numpy as np
 
@@ -15,6 +11,7 @@ from .controls import control, find, narrow
 from .knobs import Knob
 from .methods import make
 from .plots import FONT, GROUP_LABELS, GROUP_LOOKS, look
+from .run_panel import RunPanel, guarded
 
 FILTER = "filter: learn where d >= 0"
 WIDTH, HEIGHT = 400, 265  # two figures side by side beside JupyterLab's file list on a screen of 1280 x 720
@@ -28,59 +25,19 @@ def crowd_panel(plan: crowds.Plan = crowds.FAST, interactive: bool = True, devic
     """
     panel = CrowdPanel(plan, interactive, device)
     if not interactive:
-        for widget in panel.controls.values():
-            before, widget.value = widget.value, _another(widget)
-            widget.value = before
-        panel.run_button.click()
+        panel.fire()
     return panel
 
 
-def _another(widget):
-    """A value that a checkbox or slider does not have now."""
-    if isinstance(widget.value, bool):
-        return not widget.value
-    ends = [widget.base**widget.min, widget.base**widget.max] if hasattr(widget, "base") else [widget.min, widget.max]
-    return next(end for end in ends if end != widget.value)
-
-
-def _guarded(callback):
-    """Jupyter drops exceptions of callbacks: show and keep them."""
-    @functools.wraps(callback)
-    def guarded(self, *args):
-        try:
-            return callback(self, *args)
-        except Exception as why:
-            self._fail(why)
-    return guarded
-
-
-class CrowdPanel:
-    """What ``crowd_panel`` makes.
-
-    ``settings``, ``trace`` and ``result`` (a dict of numbers) belong to the last run, ``error`` is the exception that ended it, or
-    None; ``message`` is the status line as plain text.
-    """
+class CrowdPanel(RunPanel):
+    """What ``crowd_panel`` makes; ``settings``, ``trace`` and ``result`` (a dict of numbers) belong to the last run."""
 
     def __init__(self, plan: crowds.Plan, interactive: bool, device):
-        import ipywidgets as W
         import plotly.graph_objects as go
 
-        self.plan, self.interactive, self.device = plan, interactive, device
-        self.running, self.error, self.message = False, None, ""
+        super().__init__({k.name: control(k, label) for k, label in _knobs(plan)}, interactive, "Start a run with these settings")
+        self.plan, self.device = plan, device
         self.settings, self.trace, self.result = {}, None, {}
-        self._stop, self._thread, self._starting = threading.Event(), None, threading.Lock()
-
-        self.controls = {k.name: control(k, label) for k, label in _knobs(plan)}
-        for widget in self.controls.values():
-            widget.observe(self._on_change, "value")
-            if not isinstance(widget, W.Checkbox):
-                widget.style.description_width, widget.layout.width = "140px", "370px"
-        self.run_button = W.Button(description="Run", button_style="primary", tooltip="Start a run with these settings")
-        self.stop_button = W.Button(description="Stop", disabled=True, tooltip="End the run after the batch in work")
-        self.run_button.on_click(self._on_run)
-        self.stop_button.on_click(self._on_stop)
-        self.progress = W.IntProgress(description="progress", style={"description_width": "initial"})
-        self.words, self.status = W.HTML(), W.HTML()
         figure = go.FigureWidget if interactive else go.Figure
         self.error_figure, self.fall_figure, self.rise_figure = (figure(f) for f in _empty_figures(go))
         self._on_change()
@@ -88,66 +45,34 @@ class CrowdPanel:
 
     # --- callbacks
 
-    @_guarded
+    @guarded
     def _on_change(self, change=None):
         self.words.value = f"<div>Settings: {html.escape(self.in_words())}.</div>"
 
-    @_guarded
-    def _on_run(self, button=None):
-        with self._starting:  # a second click may arrive before the first run has begun
-            if self.running:
-                self._say("A run is going on: this press of Run was ignored. Press Stop first.")
-                return
-            self.running = True
-        self._stop.clear()
+    def _begin(self):
         previous = diagnose.error_per_round(self.trace) if self.result else None
-        self.error, self.trace, self.result = None, None, {}
+        self.trace, self.result = None, {}
         self.settings = {name: widget.value for name, widget in self.controls.items()}
-        self.run_button.disabled, self.stop_button.disabled = True, False
-        if self.interactive:
-            self._thread = threading.Thread(target=self._work, args=(previous,), daemon=True)
-            self._thread.start()
-        else:
-            self._work(previous)
-
-    @_guarded
-    def _on_stop(self, button=None):
-        if self.running:
-            self._stop.set()
-            self._say("Stopping after the batch in work.")
+        return (previous,)
 
     # --- the work
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing runs; False when something still does after ``timeout`` seconds."""
-        if self._thread is not None:
-            self._thread.join(timeout)
-        return not self.running
-
-    def _work(self, previous):
-        try:
-            self._say("Loading model and images.")
-            self._draw_start(previous)
-            total = crowds.stream_of(self.plan, self.settings["unknown_ratio"], self.settings["rounds"], self.plan.first_seed).n_images
-            self.progress.value, self.progress.max = 0, total
-            trace = crowds.one_run(**self.settings, plan=self.plan, seed=self.plan.first_seed, stop=self._stop.is_set,
-                                   each=self._after_batch, device=self.device)
-            self.trace = trace
-            if len(trace):
-                self.result = self._numbers(trace)
-                self._draw(trace)
-            self._say(self.finding())
-        except Exception as why:
-            self._fail(why)
-        finally:
-            self.running = False
-            self.run_button.disabled, self.stop_button.disabled = False, True
+    def _run(self, previous):
+        self._draw_start(previous)
+        total = crowds.stream_of(self.plan, self.settings["unknown_ratio"], self.settings["rounds"], self.plan.first_seed).n_images
+        self.progress.value, self.progress.max = 0, total
+        trace = crowds.one_run(**self.settings, plan=self.plan, seed=self.plan.first_seed, stop=self._stop.is_set,
+                               each=self._after_batch, device=self.device)
+        self.trace = trace
+        if len(trace):
+            self.result = self._numbers(trace)
+            self._draw(trace)
+        self._say(self.finding())
 
     def _after_batch(self, trace):
         seen, total, rounds = len(trace), self.progress.max, self.settings["rounds"]
         self.progress.value = seen
-        stopping = " Stopping after the batch in work." if self._stop.is_set() else ""
-        self._say(f"Running: round {int(trace.step('round')[-1]) + 1} of {rounds}, {seen} of {total} images.{stopping}")
+        self._say(f"Running: round {int(trace.step('round')[-1]) + 1} of {rounds}, {seen} of {total} images.{self._stopping}")
         if seen * rounds % total == 0:  # a round is complete
             self._draw(trace)
 
@@ -156,10 +81,6 @@ class CrowdPanel:
         numbers = {name: value for name, value in crowds.summary(trace).items() if name != "per_round"}
         return numbers | {"bn_first": float(base[0]), "bn_last": float(base[-1]), "rounds": len(base), "images": len(trace),
                           "stopped": self._stop.is_set() and len(trace) < self.progress.max}
-
-    def _fail(self, why: Exception):
-        self.error = why
-        self._say(f"Failed with {type(why).__name__}: {why} Change the settings and press Run again; the exception is in panel.error.")
 
     # --- words
 
@@ -179,10 +100,6 @@ class CrowdPanel:
         done = f"Stopped in round {r['rounds']}" if r["stopped"] else f"Done, {r['rounds']} rounds"
         return (f"{done}. Error in the first round {r['first']:.1f} %, in the last {r['last']:.1f} %, which is {beside} on the same images "
                 f"({r['bn_last']:.1f} %). Learned from {100 * r['kept']:.0f} % of the images.")
-
-    def _say(self, text: str):
-        self.message = text
-        self.status.value = f'<div role="status" style="line-height: 1.4"><b>{html.escape(text)}</b></div>'
 
     # --- figures
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import html
 import inspect
-import threading
 import time
 
 import numpy as np
@@ -18,8 +17,9 @@ from .crowds import paragraphs
 from .knobs import Knob, own_knobs
 from .methods import make
 from .orders import ClassImbalance, Dirichlet, LabelShift
-from .panels import HEIGHT, _guarded
+from .panels import HEIGHT
 from .plots import FONT, look, plot_stream
+from .run_panel import RunPanel, guarded, own_keys
 from .runner import row
 from .stream_study import FAST, LOOKS, METHODS, clumps, first_sentence, one_run, say_statistics
 from .streams import MIXING, Arrivals
@@ -28,15 +28,6 @@ SHIFTS = (*STANDARD_15, *EXTRA_4, "none")
 FIRST = ("gaussian_noise", "motion_blur", "fog", "pixelate")  # one of each group
 WIDTH = 820    # beside JupyterLab's file list on a screen of 1280 x 720
 PAUSE = 0.5    # seconds between two drawings while a run goes on
-KEYS = """export default { render({ el }) {
-  let tries = 0;
-  const mark = () => {
-    const output = el.closest(".jp-OutputArea-output");
-    if (output) output.addEventListener("focusin", (e) => e.target.matches("select") && e.target.setAttribute("data-lm-suppress-shortcuts", "true"));
-    else if (tries++ < 100) setTimeout(mark, 50);
-  };
-  mark();
-} };"""
 TIMES = {"recurring": "visits", "cyclic": "cycles"}  # what other protocols call rounds
 ON_CHOICE = {"open_set": ("unknown_ratio", 1.0), "long_term": ("rounds", 3), "recurring": ("rounds", 3)}  # what shows what the protocol is about
 CLUMPED = ("correlated", "mixed_correlated", "recurring")
@@ -51,31 +42,15 @@ def stream_panel(known: str = "fashion_mnist", interactive: bool = True, device=
     """
     panel = StreamPanel(known, interactive, device, seed, settings)
     if not interactive:
-        for widget in panel.controls.values():
-            before, widget.value = widget.value, _another(widget)
-            widget.value = before
-        panel.run_button.click()
+        panel.fire()
     return panel
 
 
-def _another(widget):
-    """A value that a control does not have now."""
-    if isinstance(widget.value, bool):
-        return not widget.value
-    if isinstance(widget.value, tuple):
-        return widget.value[:1]
-    if hasattr(widget, "options"):
-        return next(value for _, value in widget.options if value != widget.value)
-    ends = [widget.base**widget.min, widget.base**widget.max] if hasattr(widget, "base") else [widget.min, widget.max]
-    return next(end for end in ends if end != widget.value)
-
-
-class StreamPanel:
+class StreamPanel(RunPanel):
     """What ``stream_panel`` makes.
 
     ``stream`` is the last stream that was accepted and is drawn; ``refusal`` says why the present settings make none, or is "".
-    ``table`` (a pandas frame, one row for each method) and ``traces`` (method -> Trace) belong to the last run, ``error`` is the
-    exception that ended it, or None; ``message`` is the status line as plain text.
+    ``table`` (a pandas frame, one row for each method) and ``traces`` (method -> Trace) belong to the last run.
     """
 
     def __init__(self, known: str, interactive: bool, device, seed: int, settings: dict):
@@ -83,30 +58,19 @@ class StreamPanel:
         import pandas
         import plotly.graph_objects as go
 
-        self.known, self.interactive, self.device, self.seed = known, interactive, device, seed
-        self.running, self.error, self.message, self.refusal = False, None, "", ""
-        self.stream: Arrivals | None = None
-        self._call: tuple[str, dict] | None = None  # of the accepted stream
-        self.traces, self.table, self._frame = {}, pandas.DataFrame(), pandas.DataFrame
-        self._stop, self._thread, self._starting = threading.Event(), None, threading.Lock()
-        self._drawn, self._total, self._ran = 0.0, 0, ""
-
-        self.controls = {k.name: control(k, label) for k, label in _knobs(settings)}
-        self.controls["shifts"] = W.SelectMultiple(
+        controls = {k.name: control(k, label) for k, label in _knobs(settings)}
+        controls["shifts"] = W.SelectMultiple(
             options=[(name.replace("_", " "), name) for name in SHIFTS], value=tuple(settings.pop("shifts", FIRST)), rows=6, description="shifts",
             tooltip="corruption types in the order of the list; with Ctrl or Shift several can be chosen")
         if settings:
-            raise ValueError(f"the panel has no control {next(iter(settings))!r}; it has: {', '.join(self.controls)}")
-        for widget in self.controls.values():
-            widget.observe(self._on_change, "value")
-            if not isinstance(widget, W.Checkbox):
-                widget.style.description_width, widget.layout.width = "130px", "390px"
-        self.run_button = W.Button(description="Run", button_style="primary", tooltip="Run source, BN-1 and Tent on this stream")
-        self.stop_button = W.Button(description="Stop", disabled=True, tooltip="End the run after the batch in work")
-        self.run_button.on_click(self._on_run)
-        self.stop_button.on_click(self._on_stop)
-        self.progress = W.IntProgress(description="progress", style={"description_width": "initial"})
-        self.words, self.status, self.code, self.numbers = W.HTML(), W.HTML(), W.HTML(), W.HTML()
+            raise ValueError(f"the panel has no control {next(iter(settings))!r}; it has: {', '.join(controls)}")
+        super().__init__(controls, interactive, "Run source, BN-1 and Tent on this stream", 130, 390)
+        self.known, self.device, self.seed, self.refusal = known, device, seed, ""
+        self.stream: Arrivals | None = None
+        self._call: tuple[str, dict] | None = None  # of the accepted stream
+        self.traces, self.table, self._frame = {}, pandas.DataFrame(), pandas.DataFrame
+        self._drawn, self._total, self._ran = 0.0, 0, ""
+        self.code, self.numbers = W.HTML(), W.HTML()
         figure = go.FigureWidget if interactive else go.Figure
         self.stream_figure, self.error_figure = figure(), figure(_empty_bars(go))
         self._say("Nothing has run yet: press Run.")
@@ -114,7 +78,7 @@ class StreamPanel:
 
     # --- callbacks
 
-    @_guarded
+    @guarded
     def _on_change(self, change=None):
         name = self.controls["protocol"].value
         if change is not None and change["owner"] is self.controls["protocol"] and name in ON_CHOICE:
@@ -139,31 +103,14 @@ class StreamPanel:
         self.code.value = (f"<details><summary>The cell that rebuilds this stream</summary><pre>{html.escape(self.to_code())}</pre>"
                            "</details>")
 
-    @_guarded
-    def _on_run(self, button=None):
-        with self._starting:  # a second click may arrive before the first run has begun
-            if self.running:
-                self._say("A run is going on: this press of Run was ignored. Press Stop first.")
-                return
-            if self.refusal or self.stream is None:
-                self._say(f"Nothing was run, because these settings make no stream: {self.refusal}.")
-                return
-            self.running = True
-        self._stop.clear()
-        self.error, self.traces, self.table = None, {}, self._frame()
-        self.run_button.disabled, self.stop_button.disabled = True, False
-        work = (self._call[0], self.stream, float(self.controls["lr"].value))
-        if self.interactive:
-            self._thread = threading.Thread(target=self._work, args=work, daemon=True)
-            self._thread.start()
-        else:
-            self._work(*work)
+    def _refused(self):
+        if self.refusal or self.stream is None:
+            return f"Nothing was run, because these settings make no stream: {self.refusal}."
+        return ""
 
-    @_guarded
-    def _on_stop(self, button=None):
-        if self.running:
-            self._stop.set()
-            self._say("Stopping after the batch in work.")
+    def _begin(self):
+        self.traces, self.table = {}, self._frame()
+        return self._call[0], self.stream, float(self.controls["lr"].value)
 
     # --- the stream
 
@@ -206,48 +153,30 @@ class StreamPanel:
 
     # --- the work
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing runs; False when something still does after ``timeout`` seconds."""
-        if self._thread is not None:
-            self._thread.join(timeout)
-        return not self.running
+    def _run(self, name, stream, lr):
+        self._ran, self._total, self.numbers.value = name, stream.n_images, ""
+        self.progress.value, self.progress.max = 0, stream.n_images * len(METHODS)
+        self._draw_errors(stream)
+        for i, method in enumerate(METHODS):
+            def each(trace, done=i * stream.n_images, method=method):
+                self._after_batch(method, trace, done, stream)
 
-    def _work(self, name, stream, lr):
-        try:
-            self._say("Loading model and images.")
-            self._ran, self._total, self.numbers.value = name, stream.n_images, ""
-            self.progress.value, self.progress.max = 0, stream.n_images * len(METHODS)
-            self._draw_errors(stream)
-            for i, method in enumerate(METHODS):
-                def each(trace, done=i * stream.n_images, method=method):
-                    self._after_batch(method, trace, done, stream)
-
-                trace = one_run(stream, method, lr, stop=self._stop.is_set, each=each, device=self.device)
-                if len(trace):
-                    self.traces[method] = trace
-                if self._stop.is_set():
-                    break
-            self._draw_errors(stream)
-            self.table = self._frame([{"method": METHODS[m], **row(t)} for m, t in self.traces.items()])
-            self.numbers.value = self._html_table()
-            self._say(self.finding())
-        except Exception as why:
-            self._fail(why)
-        finally:
-            self.running = False
-            self.run_button.disabled, self.stop_button.disabled = False, True
+            trace = one_run(stream, method, lr, stop=self._stop.is_set, each=each, device=self.device)
+            if len(trace):
+                self.traces[method] = trace
+            if self._stop.is_set():
+                break
+        self._draw_errors(stream)
+        self.table = self._frame([{"method": METHODS[m], **row(t)} for m, t in self.traces.items()])
+        self.numbers.value = self._html_table()
+        self._say(self.finding())
 
     def _after_batch(self, method, trace, done, stream):
         self.traces[method] = trace
         self.progress.value = done + len(trace)
         if time.monotonic() - self._drawn > PAUSE:
-            stopping = " Stopping after the batch in work." if self._stop.is_set() else ""
-            self._say(f"Running: {METHODS[method]}, {len(trace)} of {stream.n_images} images.{stopping}")
+            self._say(f"Running: {METHODS[method]}, {len(trace)} of {stream.n_images} images.{self._stopping}")
             self._draw_errors(stream)
-
-    def _fail(self, why: Exception):
-        self.error = why
-        self._say(f"Failed with {type(why).__name__}: {why} Change the settings and press Run again; the exception is in panel.error.")
 
     # --- words
 
@@ -273,10 +202,6 @@ class StreamPanel:
 
     def _describe(self, text: str):
         self.words.value = f'<div style="line-height: 1.4">{text}</div>'
-
-    def _say(self, text: str):
-        self.message = text
-        self.status.value = f'<div role="status" style="line-height: 1.4"><b>{html.escape(text)}</b></div>'
 
     def _html_table(self) -> str:
         if not len(self.table):
@@ -338,14 +263,6 @@ class StreamPanel:
         print(paragraphs([self.in_words(), self.message]))
         for figure in (self.stream_figure, self.error_figure):
             display(figure)
-
-
-def own_keys():
-    """An invisible widget: JupyterLab (4.1 and later) takes the arrow keys from lists to move between cells; in the output that
-    holds this widget it leaves them to the lists."""
-    import anywidget
-
-    return type("OwnKeys", (anywidget.AnyWidget,), {"_esm": KEYS})()
 
 
 def applies(protocol: str, name: str) -> bool:

@@ -1,0 +1,149 @@
+"""RunPanel: what all panels share - controls, Run, Stop, progress, a status line - around work that a subclass states.
+
+Work runs in a thread, so that "Stop" is heard. A panel never swallows an exception: it says it in words and keeps it in ``error``.
+"""
+from __future__ import annotations
+
+import functools
+import html
+import threading
+
+KEYS = """export default { render({ el }) {
+  let tries = 0;
+  const mark = () => {
+    const output = el.closest(".jp-OutputArea-output");
+    if (output) output.addEventListener("focusin", (e) => e.target.matches("select") && e.target.setAttribute("data-lm-suppress-shortcuts", "true"));
+    else if (tries++ < 100) setTimeout(mark, 50);
+  };
+  mark();
+} };"""
+
+
+def guarded(callback):
+    """Jupyter drops exceptions of callbacks: show and keep them."""
+    @functools.wraps(callback)
+    def with_guard(self, *args):
+        try:
+            return callback(self, *args)
+        except Exception as why:
+            self._fail(why)
+    return with_guard
+
+
+def another(widget):
+    """A value that a control does not have now."""
+    if isinstance(widget.value, bool):
+        return not widget.value
+    if isinstance(widget.value, tuple):
+        return widget.value[:1]
+    if hasattr(widget, "options"):
+        return next(value for _, value in widget.options if value != widget.value)
+    ends = [widget.base**widget.min, widget.base**widget.max] if hasattr(widget, "base") else [widget.min, widget.max]
+    return next(end for end in ends if end != widget.value)
+
+
+def own_keys():
+    """An invisible widget: JupyterLab (4.1 and later) takes the arrow keys from lists to move between cells; in the output that
+    holds this widget it leaves them to the lists."""
+    import anywidget
+
+    return type("OwnKeys", (anywidget.AnyWidget,), {"_esm": KEYS})()
+
+
+class RunPanel:
+    """Controls and a button around work. A subclass has
+
+    _on_change(change)   a control was moved
+    _refused() -> str    why nothing can be run now, or ""
+    _begin() -> tuple    called when a run starts: forget the last one, read the controls; what it returns goes to ``_run``
+    _run(*work)          the work; asks ``self._stop.is_set()`` between batches
+    widget               everything in one box
+
+    ``error`` is the exception that ended the last run, or None; ``message`` is the status line as plain text.
+    """
+
+    def __init__(self, controls: dict, interactive: bool, run_tooltip: str, label_width: int = 140, width: int = 370):
+        import ipywidgets as W
+
+        self.controls, self.interactive = controls, interactive
+        self.running, self.error, self.message = False, None, ""
+        self._stop, self._thread, self._starting = threading.Event(), None, threading.Lock()
+        for widget in controls.values():
+            widget.observe(self._on_change, "value")
+            if not isinstance(widget, W.Checkbox):
+                widget.style.description_width, widget.layout.width = f"{label_width}px", f"{width}px"
+        self.run_button = W.Button(description="Run", button_style="primary", tooltip=run_tooltip)
+        self.stop_button = W.Button(description="Stop", disabled=True, tooltip="End the run after the batch in work")
+        self.run_button.on_click(self._on_run)
+        self.stop_button.on_click(self._on_stop)
+        self.progress = W.IntProgress(description="progress", style={"description_width": "initial"})
+        self.words, self.status = W.HTML(), W.HTML()
+
+    def fire(self) -> None:
+        """Every callback once, and one run in the caller's thread: what a panel does where nobody can press a button."""
+        for widget in self.controls.values():
+            before, widget.value = widget.value, another(widget)
+            widget.value = before
+        self.run_button.click()
+
+    def _refused(self) -> str:
+        return ""
+
+    @guarded
+    def _on_run(self, button=None):
+        with self._starting:  # a second click may arrive before the first run has begun
+            why = "A run is going on: this press of Run was ignored. Press Stop first." if self.running else self._refused()
+            if why:
+                self._say(why)
+                return
+            self.running = True
+        self._stop.clear()
+        self.error = None
+        self.run_button.disabled, self.stop_button.disabled = True, False
+        try:
+            work = self._begin()
+        except Exception:
+            self._ended()
+            raise
+        if self.interactive:
+            self._thread = threading.Thread(target=self._work, args=work, daemon=True)
+            self._thread.start()
+        else:
+            self._work(*work)
+
+    @guarded
+    def _on_stop(self, button=None):
+        if self.running:
+            self._stop.set()
+            self._say("Stopping after the batch in work.")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nothing runs; False when something still does after ``timeout`` seconds."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return not self.running
+
+    def _work(self, *work):
+        try:
+            self._say("Loading model and images.")
+            self._run(*work)
+        except Exception as why:
+            self._fail(why)
+        finally:
+            self._ended()
+
+    def _ended(self):
+        self.running = False
+        self.run_button.disabled, self.stop_button.disabled = False, True
+
+    @property
+    def _stopping(self) -> str:
+        return " Stopping after the batch in work." if self._stop.is_set() else ""
+
+    def _fail(self, why: Exception):
+        self.error = why
+        self._say(f"Failed with {type(why).__name__}: {why} Change the settings and press Run again; the exception is in panel.error.")
+
+    def _say(self, text: str):
+        self.message = text
+        self.status.value = f'<div role="status" style="line-height: 1.4"><b>{html.escape(text)}</b></div>'
