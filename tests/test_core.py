@@ -42,6 +42,9 @@ def test_scores_by_hand():
     torch.testing.assert_close(scores.mean_prediction(z), torch.tensor([0.625, 0.375]))
     sure = torch.tensor([[1000.0, 0.0]])
     assert scores.marginal_entropy(sure) == 0 and scores.entropy(sure) == 0      # 0 ln 0 counts 0, not NaN
+    sure = sure.clone().requires_grad_()
+    scores.marginal_entropy(sure).backward()
+    assert torch.isfinite(sure.grad).all()                                       # and pulls at nothing
     assert scores.entropy(z.half()).dtype == torch.float32
 
 

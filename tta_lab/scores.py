@@ -44,10 +44,10 @@ def mean_prediction(logits: Tensor) -> Tensor:
 def marginal_entropy(logits: Tensor) -> Tensor:
     """Entropy of the mean prediction, in nats, a scalar; it falls towards 0 when predictions concentrate on one class.
 
-    A class of probability 0 counts 0 (x ln x -> 0).
+    A class of probability 0 counts 0 (x ln x -> 0) and pulls at nothing: its gradient stays finite.
     """
     mean = mean_prediction(logits)
-    return -torch.special.xlogy(mean, mean).sum()
+    return -torch.special.xlogy(mean, mean.clamp_min(torch.finfo(mean.dtype).tiny)).sum()
 
 
 def symmetric_cross_entropy(a: Tensor, b: Tensor) -> Tensor:
