@@ -223,7 +223,8 @@ class Method(Part):
     tasks: ClassVar[tuple] = ("classification", "segmentation")
     paper: ClassVar[str] = ""
     family: ClassVar[str] = ""
-    verified: ClassVar[str] = ""                # how its numbers were checked
+    verified: ClassVar[str] = ""                # how its numbers were checked: "golden", "statistics" or "invariants only", and details
+    verified_forms: ClassVar[dict] = {}         # form -> the same, where it differs
     forms: ClassVar[dict] = {}                  # form of make() -> settings, where the authors' code differs from the paper
     presets: ClassVar[dict] = {}                # benchmark -> published settings
     # what the loop asks of every method; a method with a loss has these as fields

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import fields, is_dataclass
 
@@ -40,12 +41,23 @@ def make(name: str, *, form: str = "paper", preset: str | None = None, **setting
     return with_knobs(recipe, **{k: v for k, v in settings.items() if k not in own})
 
 
-def catalogue() -> list[dict]:
-    """One row per method: name, family, what it needs, tasks, which logits it answers with, how it was verified, knobs, paper."""
-    return [{"name": name, "class": kind.__name__, "sentence": (kind.__doc__ or "").strip().split("\n")[0], "family": kind.family,
-             "needs": sorted(needs_of(kind())), "tasks": list(kind.tasks), "answer": kind().answer, "verified": kind.verified,
-             "forms": list(kind.forms), "presets": list(kind.presets), "knobs": [k.name for k in knobs(kind)], "paper": kind.paper}
-            for name, kind in METHODS.items()]
+def catalogue(cost: bool = False) -> list[dict]:
+    """One row per method: name, sentence, family, needs, tasks, answer, how each form was verified, forms, presets, knobs, paper, arXiv id.
+
+    ``cost`` adds forwards and backwards per image, (least, most), measured on tiny networks in some seconds. docs/methods.md is made of these rows.
+    """
+    from ..method_table import cost_of
+    if cost:
+        from ..method_table import cost_of
+    rows = []
+    for name, kind in METHODS.items():
+        recipe, found = kind(), re.search(r"\d{4}\.\d{5}", kind.paper)
+        rows.append({"name": name, "class": kind.__name__, "sentence": (kind.__doc__ or "").strip().split("\n")[0], "family": kind.family,
+                     "needs": sorted(needs_of(recipe)), "tasks": list(kind.tasks), "answer": recipe.answer, "kind": kind.kind,
+                     "verified": {form: kind.verified_forms.get(form, kind.verified) for form in ("paper", *kind.forms)},
+                     "forms": list(kind.forms), "presets": list(kind.presets), "knobs": [k.name for k in knobs(kind)], "paper": kind.paper,
+                     "arxiv": found.group() if found else "", **(cost_of(recipe) if cost else {})})
+    return rows
 
 
 def to_json(recipe: Part) -> str:

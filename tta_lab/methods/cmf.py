@@ -22,7 +22,7 @@ class Cmf(Roid):
 
     alpha: float = knob(0.99, (0.0, 1.0), "a, how much of the hidden model stays", paper="ICLR 2024: 0.99")
     noise: float = knob(0.005, (0.0, 1e4), "of the process, for 38400 tuned numbers", paper="ICLR 2024: 0.005")
-    verified = "golden (re-implementation)"
+    verified = "golden (re-implementation); drawn augmentations by statistics"
     paper = "Continual Momentum Filtering on Parameter Space for Online Test-time Adaptation (ICLR 2024)"
 
     def init(self, model, source):

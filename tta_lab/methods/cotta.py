@@ -31,7 +31,8 @@ class Cotta(LossMethod):
     restore: float = knob(0.01, (0.0, 1.0), "share of weights put back in each step", paper="CoTTA: 0.01 (CIFAR), 0.001 (ImageNet)")
     loss: str = knob("cross_entropy", choices=("cross_entropy", "symmetric"), why="which cross-entropy to the teacher")
     needs, tasks = frozenset({"source_logits"}), ("classification",)
-    family, verified = "teacher", "golden"
+    family, verified = "teacher", "golden where no class token is tuned; drawn augmentations by statistics"
+    verified_forms = {"reference": "golden; drawn augmentations by statistics"}
     paper = "Continual Test-Time Domain Adaptation (2203.13591)"
     forms = {"reference": {"free": False}}
     presets = {"cifar10_c": {"sure": 0.92}, "cifar100_c": {"sure": 0.72},

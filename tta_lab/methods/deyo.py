@@ -23,7 +23,7 @@ class Deyo(LossMethod):
     train: Part = NormAffine(drop_top=True)
     select: tuple = (LowEntropy(0.5), DestroyedObject())
     update: Part = Step(rule="adam", lr=1e-3)
-    tasks, family, verified = ("classification",), "selection", "golden (reference form)"
+    tasks, family, verified = ("classification",), "selection", "golden with occlusion, statistics with shuffled patches and pixels"
     paper = "Entropy is not Enough for Test-Time Adaptation: From the Perspective of Disentangled Factors (2403.07366)"
     presets = {"imagenet_c": {"rule": "sgd", "lr": 2.5e-4, "threshold": 0.3}, "imagenet_c_wild": {"rule": "sgd", "lr": 2.5e-4},
                "cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}}

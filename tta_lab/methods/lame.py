@@ -30,7 +30,8 @@ class Lame(Method):
     drop: str = knob("self", choices=("self", "nearest"), why="who is no neighbour: the image itself, or the nearest, which may be a twin")
     steps: int = knob(100, (1, 10000), "most iterations", paper="authors' code: 100")
     kind, needs, tasks = "log_probabilities", frozenset({"features"}), ("classification",)
-    family, verified = "output", "golden"
+    family, verified = "output", "golden where no image has a twin in its batch, else invariants only"
+    verified_forms = {"reference": "golden"}
     paper = "Parameter-free Online Test-time Adaptation (2201.05718)"
     forms = {"reference": {"drop": "nearest"}}
     presets = {"correlated": {"affinity": "knn", "k": 1}}

@@ -28,7 +28,8 @@ class Memo(LossMethod):
     answer: str = knob("after", choices=("before", "after"), why="returned logits are from before or after the update")
     augment: Part = AugMix()
     views: int = knob(32, (1, 1024), "augmentations of each image", paper="MEMO: 32 (CIFAR-10), 64 (ImageNet)")
-    tasks, family, verified = ("classification",), "single image", "golden (re-implementation, fixed views)"
+    tasks, family, verified = ("classification",), "single image", "golden (re-implementation, fixed views) where no class token is tuned"
+    verified_forms = {"reference": "golden (re-implementation, fixed views)"}
     paper = "MEMO: Test Time Robustness via Adaptation and Augmentation (2110.09506)"
     forms = {"reference": {"free": False}}
     presets = {"cifar10_c": {"lr": 5e-3, "views": 32}, "imagenet_c": {"lr": 2.5e-4, "views": 64}}

@@ -36,7 +36,8 @@ class Rmt(LossMethod):
     temperature: float = knob(0.1, (1e-3, 100.0, "log"), "of the contrastive term", paper="2211.13081: 0.1")
     projection: int = knob(128, (1, 4096), "size of the projection", paper="2211.13081: 128")
     tasks, family, needs = ("classification",), "teacher", frozenset({"features", "prototypes"})
-    verified = "golden; the warm-up by statistics"
+    verified = "golden where no class token is tuned; drawn augmentations and the warm-up by statistics"
+    verified_forms = {"reference": "golden; drawn augmentations and the warm-up by statistics"}
     paper = "Robust Mean Teacher for Continual and Gradual Test-Time Adaptation (2211.13081)"
     forms = {"reference": {"free": False}}
     presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3},

@@ -30,7 +30,7 @@ class Roid(LossMethod):
     average: str = knob("all", choices=("kept", "all"), why="losses are divided by the number kept, or by all")
     anchor: Part = Anchored(momentum=0.99)
     prior_correction: bool = knob(True, why="correct the answer by the mean prediction of the batch", paper="ROID")
-    tasks, family, verified = ("classification",), "pseudo-labels", "golden"
+    tasks, family, verified = ("classification",), "pseudo-labels", "golden; drawn augmentations by statistics"
     paper = "Universal Test-time Adaptation through Weight Ensembling, Diversity Weighting, and Prior Correction (2306.00650)"
     presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "imagenet_c": {"rule": "sgd", "lr": 2.5e-4}}
 

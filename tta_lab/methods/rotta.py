@@ -31,7 +31,7 @@ class Rotta(LossMethod):
     augment: Part = ColourAffine()
     frequency: int = knob(64, (1, 100_000), "offers between two steps", paper="2303.13899: 64", unit="images")
     nu: float = knob(1e-3, (0.0, 1.0), "the teacher's step towards the student", paper="2303.13899: 0.001")
-    tasks, family, needs, verified = ("classification",), "teacher", frozenset({"batch_norm"}), "golden"
+    tasks, family, needs, verified = ("classification",), "teacher", frozenset({"batch_norm"}), "golden; drawn augmentations by statistics"
     paper = "Robust Test-Time Adaptation in Dynamic Scenarios (2303.13899)"
     presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}}
 

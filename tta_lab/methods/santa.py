@@ -30,7 +30,7 @@ class Santa(LossMethod):
     temperature: float = knob(0.1, (1e-3, 100.0, "log"), "of the contrastive term")
     projection: int = knob(128, (1, 4096), "size of the projection")
     tasks, family, needs = ("classification",), "teacher", frozenset({"features", "prototypes"})
-    verified = "golden (re-implementation)"
+    verified = "golden (re-implementation); drawn augmentations by statistics"
     paper = "SANTA: Source Anchoring Network and Target Alignment for Continual Test Time Adaptation (TMLR 2023)"
     presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3},
                "imagenet_c": {"update": Step(rule="sgd", lr=0.01, nesterov=True)}}

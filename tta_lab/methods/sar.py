@@ -26,7 +26,8 @@ class Sar(LossMethod):
     select: tuple = (LowEntropy(0.4),)
     update: Part = Sam(rule="sgd", lr=2.5e-4, rho=0.05)
     controllers: tuple = (CollapseRecovery(threshold=0.2),)
-    family, verified = "selection", "golden (reference and port forms)"
+    family, verified = "selection", "golden where no step is empty and nothing resets, else invariants only"
+    verified_forms = {"reference": "golden", "port": "golden (re-implementation)"}
     paper = "Towards Stable Test-Time Adaptation in Dynamic Wild World (2302.12400)"
     forms = {"reference": {"scope": "weights", "when_empty": "step"}, "port": {"scope": "weights and mean", "when_empty": "step"}}
     presets = {"imagenet_c": {"lr": 2.5e-4}, "imagenet_c_vit": {"lr": 1e-3}, "cifar10_c": {"lr": 1e-3}, "cifar100_c": {"lr": 1e-3}}
