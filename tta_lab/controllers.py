@@ -9,16 +9,22 @@ from .parts import Controller
 
 @dataclass(frozen=True)
 class ResetEvery(Controller):
-    """Reset everything after every n-th step. RDumb (2306.05401): n = 1000; n = 1 makes every batch an episode of its own."""
+    """Reset after every n-th step. RDumb (2306.05401): n = 1000; n = 1 makes every batch an episode of its own.
+
+    ``scope="model"`` leaves memories and random draws as they are.
+    """
 
     steps: int = knob(1000, (1, 10**9), "steps between two resets", paper="RDumb 2306.05401: 1000", unit="batches")
+    scope: str = knob("everything", choices=("everything", "model"), why="what is put back: all, or weights, statistics and optimiser")
 
     def init(self, model, source):
         return {"steps": 0}
 
     def decide(self, lessons, state):
         state["steps"] += 1
-        return "reset" if state["steps"] % self.steps == 0 else None
+        if state["steps"] % self.steps:
+            return None
+        return "reset" if self.scope == "everything" else ("weights", "statistics", "optimizer")
 
 
 @dataclass(frozen=True)
