@@ -105,6 +105,7 @@ class Adapter:
         self._origin = [self._start[k] for k in self.tuned]
         self.origin = dict(zip(self.tuned, self._origin, strict=True))
         self.optimizer = recipe.update.build(self._params) if self._params else None
+        self._groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups] if self._params else []
         self.source_statistics = next((s.statistics for s in recipe.select if hasattr(s, "statistics")), "batch")
         self.rng = torch.Generator(self.device)
         self.cost = {"forwards": 0, "backwards": 0}
@@ -161,6 +162,8 @@ class Adapter:
         if self.optimizer is not None and "optimizer" in what:
             self.optimizer.state.clear()
             self.optimizer.zero_grad(set_to_none=True)
+            for group, start in zip(self.optimizer.param_groups, self._groups, strict=True):
+                group.update(start)  # step sizes that follow a schedule
         if "states" in what:
             parts = {name: getattr(self.recipe, name) for name in ("norm", "train", "update", "cadence")}
             chains = {name: getattr(self.recipe, name) for name in ("select", "penalties", "controllers")}
