@@ -22,7 +22,7 @@ ALL = [(name, chain, model, amp) for name, chain, model, amp in itertools.produc
        if METHODS[name]().learns or not chain]
 
 
-SETTINGS = {"memo": {"views": 2}, "cotta": {"views": 2}}        # dear ones at less than their published size
+SETTINGS = {name: {"views": 2} for name in ("memo", "cotta", "stamp")}        # dear ones at less than their published size
 ROWS = {"memo": 5}
 
 

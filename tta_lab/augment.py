@@ -74,6 +74,22 @@ class ColourAffine(Augmentation):
         return x.clamp(0, 1)
 
 
+@dataclass(frozen=True)
+class CropFlip(Augmentation):
+    """Each image padded with zeros, cut back at a place of its own and mirrored every other time."""
+
+    pad: int = knob(4, (0, 64), "width of the border", paper="STAMP: 4", unit="pixels")
+
+    def __call__(self, x, rng):
+        n, _, h, w = x.shape
+        corner = torch.randint(2 * self.pad + 1, (2, n, 1), generator=rng, device=x.device)
+        mirror = torch.rand(n, 1, generator=rng, device=x.device) < 0.5
+        rows, columns = torch.arange(h, device=x.device) + corner[0], torch.arange(w, device=x.device)
+        columns = torch.where(mirror, columns.flip(0), columns) + corner[1]
+        image, padded = torch.arange(n, device=x.device)[:, None, None], F.pad(x, [self.pad] * 4)
+        return padded[image, :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+
+
 # --- destroying the object, keeping everything else (DeYO, 2403.07366) ---------------------------------------------
 
 @dataclass(frozen=True)

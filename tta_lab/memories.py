@@ -59,3 +59,41 @@ class BalancedMemory(Part):
     def content(self, state: dict) -> tuple[Tensor, Tensor]:
         """Images (n, C, H, W) and ids (n,) held now."""
         return torch.stack(state["images"]), torch.stack(state["ids"])
+
+
+@dataclass(frozen=True)
+class ClassMemory(Part):
+    """The latest images of every class: when full, the largest class gives its oldest image for a new one of any class.
+
+    Largest is meant of a count per class that is smoothed, n_c <- 0.9 n_c + 0.1 held_c, each time the memory is read (``read_``); of equals
+    one is drawn. What is held never ages. Source: STAMP (2407.15773), from the authors' code.
+    """
+
+    capacity: int = knob(64, (1, 100_000), "images kept", paper="STAMP: 64", unit="images")
+    momentum: float = knob(0.9, (0.0, 1.0), "of the count per class", paper="STAMP, authors' code: 0.9")
+
+    def init(self, model, source):
+        return {"images": [], "ids": [], "classes": [], "counts": []}
+
+    def draw(self, n: int, rng: torch.Generator) -> int:
+        """One of n equals."""
+        return torch.randint(n, (), generator=rng, device=rng.device).item()
+
+    def offer_(self, state: dict, image: Tensor, ident: Tensor, label: int, classes: int, rng: torch.Generator) -> None:
+        """Take an image in, where there is no room in place of another."""
+        counts, held = state["counts"], state["classes"]
+        counts += [0.0] * (classes - len(counts))
+        if len(held) == self.capacity:
+            most = max(counts[c] for c in held)
+            equals = sorted({c for c in held if counts[c] == most})
+            oldest = held.index(equals[self.draw(len(equals), rng) if len(equals) > 1 else 0])
+            for name in ("images", "ids", "classes"):
+                del state[name][oldest]
+        for name, value in (("images", image.clone()), ("ids", ident.clone()), ("classes", label)):
+            state[name].append(value)
+
+    def read_(self, state: dict) -> tuple[Tensor, Tensor]:
+        """Images (n, C, H, W) and ids (n,) held now; the counts follow."""
+        held = [state["classes"].count(c) for c in range(len(state["counts"]))]
+        state["counts"] = [self.momentum * n + (1 - self.momentum) * now for n, now in zip(state["counts"], held, strict=True)]
+        return torch.stack(state["images"]), torch.stack(state["ids"])

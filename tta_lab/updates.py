@@ -1,6 +1,7 @@
 """Update rules beyond one plain step, and what may happen to the weights after it."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,30 @@ class Sam(Step):
         if second.move:
             optimizer.step()
         return second
+
+
+@dataclass(frozen=True)
+class CosineSam(Sam):
+    """Sharpness-aware minimisation whose step size falls to zero along half a cosine, then rises again, and so on.
+
+    Step t is taken with lr (1 + cos(pi t / period)) / 2, t = 0, 1, ...; steps that are skipped do not count. STAMP (2407.15773).
+    """
+
+    period: int = knob(150, (1, 10**9), "steps until the step size is zero", paper="STAMP: 150 (CIFAR), 750 (ImageNet)", unit="steps")
+
+    def build(self, params):
+        optimizer = super().build(params)
+        for group in optimizer.param_groups:
+            group["steps"] = 0
+        return optimizer
+
+    def __call__(self, optimizer, look):
+        lesson = super().__call__(optimizer, look)
+        if lesson.move:
+            for group in optimizer.param_groups:
+                group["steps"] += 1
+                group["lr"] = self.lr * (1 + math.cos(math.pi * group["steps"] / self.period)) / 2
+        return lesson
 
 
 @dataclass(frozen=True)
