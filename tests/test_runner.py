@@ -7,7 +7,7 @@ from tta_lab import crowds, diagnose, metrics
 from tta_lab.adapter import Adapter
 from tta_lab.methods import make
 from tta_lab.models import load_model
-from tta_lab.runner import compare, forgetting, proper_scores, run, runs, spread
+from tta_lab.runner import code_digest, compare, forgetting, proper_scores, run, runs, spread
 from tta_lab.selectors import ConfidenceRise, RandomKeep
 from tta_lab.streams import Stream
 
@@ -162,6 +162,17 @@ def test_what_a_recipe_needs_of_the_source_is_made_from_its_images(model):
         compare({"eata": eata}, SMALL, model, device="cpu")
     table = compare({"eata": eata, "source": make("source")}, SMALL, model, device="cpu", source_images="fashion_mnist_train_slice[0,1,2]")
     assert len(table) == 2 and table.error.notna().all()
+
+
+def test_a_cached_run_belongs_to_the_code_that_made_it(tmp_path):
+    """A comment, a docstring or a plot changes nothing; a number in the code does."""
+    digests = []
+    for i, (inside, plots) in enumerate([("x = 1", "y = 1"), ('"""What."""\nx = 1  # why', "y = 1"), ("x = 1", "y = 2"), ("x = 2", "y = 1")]):
+        (tmp_path / str(i)).mkdir()
+        (tmp_path / str(i) / "adapter.py").write_text(inside)
+        (tmp_path / str(i) / "plots.py").write_text(plots)
+        digests.append(code_digest(tmp_path / str(i)))
+    assert digests[0] == digests[1] == digests[2] != digests[3] and len(digests[0]) == 12
 
 
 def test_streams_are_seeded_anew(model):
