@@ -325,8 +325,8 @@ def _given(model, recipe: Method, images, device) -> dict | None:
 
 
 # modules that show, describe or start, and change no number of a run
-SHOWING = {"__init__", "__main__", "bootstrap", "controls", "crowds", "diagnose", "doctor", "headless", "method_table", "metric_table", "panels", "plots",
-           "published", "reproduce", "run_panel", "stream_panel", "stream_study"}
+SHOWING = {"__init__", "__main__", "bootstrap", "controls", "crowds", "diagnose", "doctor", "headless", "method_table", "metric_table", "panels",
+           "plots", "published", "reproduce", "run_panel", "stream_panel", "stream_study"}
 
 
 @lru_cache
