@@ -41,6 +41,7 @@ class View:
         self._draws = {} if draws is None else draws
         self._once: dict[int, Tensor] = {}
         self._source: dict[str, Tensor] = {}
+        self._source_features: dict[str, Tensor] = {}
 
     def forward(self, net: nn.Module | None = None, x: Tensor | None = None, commit: bool = False, tensors: dict | None = None) -> Tensor:
         """Logits of ``net`` (the adapted network), with ``tensors`` in place of its own parameters and buffers (a teacher's);
@@ -107,6 +108,14 @@ class View:
                     shared[key] = self.ids, self._source[statistics]
         return self._source[statistics]
 
+    def source_features(self, statistics: str = "batch") -> Tensor:
+        """The input of the frozen source's head, (B, D), no gradient; ``source_logits`` are those of the same forward."""
+        if statistics not in self._source_features:
+            with torch.no_grad():
+                found = self.forward_features(self.adapter.source_network(statistics))
+            self._source_features[statistics], self._source[statistics] = found
+        return self._source_features[statistics]
+
     def draw(self, state: dict, make) -> Tensor:
         """A random draw that stays the same however often this step asks; ``state`` says whose it is."""
         if id(state) not in self._draws:
@@ -124,7 +133,7 @@ class View:
         """A fresh view: of the same images after the weights have moved, or of other images in their place (a window)."""
         if x is None:
             view = View(self.adapter, self.x, self.ids, draws=self._draws, rows=self.rows)
-            view._source = self._source  # frozen: the same at any weights
+            view._source, view._source_features = self._source, self._source_features  # frozen: the same at any weights
             return view
         return View(self.adapter, x, ids, commit=self.commit)
 
