@@ -33,6 +33,7 @@ class Lesson:
     n_kept: int
     move: bool
     grad_norm: Tensor | None = None
+    grads: dict | None = None
 
 
 def linked_copy(model: nn.Module) -> nn.Module:
@@ -318,7 +319,7 @@ class Adapter:
                     part.after(view, lesson, state)
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)
-        lesson.loss, lesson.losses = lesson.loss.detach(), lesson.losses.detach()
+        lesson.loss, lesson.losses, lesson.grads = lesson.loss.detach(), lesson.losses.detach(), None
         return lesson
 
     def _lesson(self, view: View, keep: Tensor | None) -> Lesson:
@@ -345,6 +346,8 @@ class Adapter:
     def _backward(self, lesson: Lesson) -> None:
         lesson.loss.backward(inputs=self._params)
         self.cost["backwards"] += len(lesson.view.x)
+        if self.recipe.reads_gradients:  # copies: update rules may write into the gradients
+            lesson.grads = {name: p.grad.clone() for name, p in self.tuned.items() if p.grad is not None}
 
     def _control(self, lessons: list[Lesson]) -> None:
         for controller, state in zip(self.recipe.controllers, self.states["controllers"], strict=True):

@@ -219,6 +219,7 @@ class Method(Part):
     cadence: Part = EveryBatch()
 
     learns: ClassVar[bool] = False
+    reads_gradients: ClassVar[bool] = False     # ``after`` finds the gradients of the step, name -> tensor, in lesson.grads
     kind: ClassVar[str] = "logits"              # or "log_probabilities"
     tasks: ClassVar[tuple] = ("classification", "segmentation")
     paper: ClassVar[str] = ""
