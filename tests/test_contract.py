@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from tiny import given, source_images, stream, tiny
+from tiny import around, given, source_images, stream, tiny
 
 from tta_lab import source
 from tta_lab.adapter import Adapter
@@ -22,7 +22,7 @@ ALL = [(name, chain, model, amp) for name, chain, model, amp in itertools.produc
        if METHODS[name]().learns or not chain]
 
 
-SETTINGS = {name: {"views": 2} for name in ("memo", "cotta", "stamp")}        # dear ones at less than their published size
+SETTINGS = {name: {"views": 2} for name in ("memo", "cotta", "stamp", "petal")}        # dear ones at less than their published size
 ROWS = {"memo": 5}
 
 
@@ -76,7 +76,7 @@ def test_contract(name, chain, model, amp, batches):
     batches = [x[:rows] for x in batches]
     if obstacle(name, model):
         with pytest.raises(NeedsError, match=obstacle(name, model)):
-            Adapter(net, recipe, device="cpu", given={name: {} for name in source.GIVEN})(batches[0])
+            Adapter(net, recipe, device="cpu", given={**{name: {} for name in source.GIVEN}, "posterior": around(net)})(batches[0])
         return
     options = {"seed": 1, "device": "cpu", "amp": amp, "given": given(make(name), model)}
     before, global_rng = copy.deepcopy(net.state_dict()), torch.get_rng_state()
@@ -202,8 +202,12 @@ class _Wide(torch.nn.Module):
 def edge(name, net, images, **options):
     recipe = make(name, **SETTINGS.get(name, {}))
     x, y = source_images()
-    taken = source.prepare(net, recipe, x[:64], torch.arange(64) % net.head.out_features if net.head.out_features < 65 else None,
-                           device="cpu") if needs_of(recipe) & {"fisher"} else given(recipe, "tinybn")
+    if "posterior" in needs_of(recipe):
+        taken = {"posterior": around(net)}
+    elif "fisher" in needs_of(recipe):
+        taken = source.prepare(net, recipe, x[:64], torch.arange(64) % net.head.out_features, device="cpu")
+    else:
+        taken = given(recipe, "tinybn")
     adapter = Adapter(net, recipe, device="cpu", given=taken, **options)
     return [adapter(v[:ROWS.get(name, 24)]) for v in images], adapter
 

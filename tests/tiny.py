@@ -114,9 +114,18 @@ def source_images():
         return torch.from_numpy(f["x"]).float().div(255).expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(f["y"])
 
 
+def around(net):
+    """A posterior around the stored weights: mean = weights, variance = 1e-4 + 1e-2 weight^2."""
+    return {key: value for name, p in net.named_parameters()
+            for key, value in ((f"mean/{name}", p.detach().clone()), (f"variance/{name}", 1e-4 + 1e-2 * p.detach() ** 2))}
+
+
 @cache
 def given(recipe, model):
-    """What a recipe needs from the source domain, from the first 64 training images."""
+    """What a recipe needs from the source domain, from the first 64 training images; a posterior is one around the weights."""
     from tta_lab import source
+    from tta_lab.parts import needs_of
+    if "posterior" in needs_of(recipe):
+        return {"posterior": around(tiny(model))}
     x, y = source_images()
     return source.prepare(tiny(model), recipe, x[:64], y[:64], batch=32, device="cpu")

@@ -41,6 +41,23 @@ class FisherAnchor(Penalty):
 
 
 @dataclass(frozen=True)
+class PosteriorAnchor(Penalty):
+    """Stay where a Gaussian around the source finds the weights likely: w / 2 sum_j (theta_j - mean_j)^2 / (variance_j + 1e-6).
+
+    Summed over all tuned parameters; mean and variance come from ``source.posterior``. Paper: PETAL (2212.09713).
+    """
+
+    needs = frozenset({"posterior"})
+
+    weight: float = knob(1e-9, (0.0, 1e3), "weight of the term", paper="PETAL: 1e-9 (CIFAR), 1e-11 (ImageNet)")
+
+    def __call__(self, view, losses, weights, state):
+        found = view.given["posterior"]
+        return self.weight / 2 * sum(((p - found[f"mean/{name}"]) ** 2 / (found[f"variance/{name}"] + 1e-6)).sum()
+                                     for name, p in view.tuned.items() if f"mean/{name}" in found)
+
+
+@dataclass(frozen=True)
 class AugmentedAgreement(Penalty):
     """Predict alike on an augmented image: sum_i w_i SCE(f(A(x_i)), z_i) / B over the images kept, weighted like them.
 

@@ -85,10 +85,31 @@ def uniform(shape, rng: torch.Generator) -> Tensor:
     return torch.rand(shape, generator=rng, device=rng.device)
 
 
-def restore_(view, share: float) -> None:
-    """Stochastic restore: each entry of the tuned parameters goes back to its source value with probability ``share``,
+def restore_(view, share: float, to: dict | None = None) -> None:
+    """Stochastic restore: each entry of the tuned parameters goes back to its source value (or to that in ``to``) with probability ``share``,
     independently; the optimiser's moments stay. CoTTA (2203.13591)."""
     if share:
         with torch.no_grad():
             for name, p in view.tuned.items():
-                p.copy_(torch.where(uniform(p.shape, view.rng) < share, view.origin[name], p))
+                p.copy_(torch.where(uniform(p.shape, view.rng) < share, (to or view.origin)[name], p))
+
+
+def least_informative(grads: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Name -> mask of the entries whose squared gradient lies strictly below the ``share``-quantile of all (linear between neighbours).
+
+    PETAL (2212.09713). All entries are sorted, in memory of the size of the network.
+    """
+    with torch.no_grad():
+        squares = {name: g.float() ** 2 for name, g in grads.items()}
+        ordered = torch.cat([s.flatten() for s in squares.values()]).sort().values
+        place = share * (len(ordered) - 1)
+        low = min(math.floor(place), len(ordered) - 1)
+        limit = torch.lerp(ordered[low], ordered[min(low + 1, len(ordered) - 1)], place - low)
+        return {name: s < limit for name, s in squares.items()}
+
+
+def restore_where_(view, masks: dict[str, Tensor], to: dict | None = None) -> None:
+    """The masked entries of the tuned parameters go back to their source values (or to those in ``to``)."""
+    with torch.no_grad():
+        for name, mask in masks.items():
+            view.tuned[name].copy_(torch.where(mask, (to or view.origin)[name], view.tuned[name]))

@@ -377,7 +377,7 @@ def test_colour_affine_uses_one_draw_for_the_batch_but_noise():
 
 @dataclass(frozen=True, kw_only=True)
 class _Greedy(Tent):
-    needs = frozenset({"fisher", "prototypes", "moments", "replay"})
+    needs = frozenset(source.GIVEN)
 
 
 def test_what_is_missing_from_the_source_is_named(batches):
@@ -414,7 +414,7 @@ def test_source_statistics_by_hand_and_from_the_cache(batches, tmp_path, monkeyp
     assert torch.equal(given["replay"]["images"], x) and torch.equal(given["replay"]["labels"], y)
 
     files = sorted((tmp_path / "kept").iterdir())
-    assert [f.suffix for f in files] == [".safetensors"] * 4
+    assert [f.suffix for f in files] == [".safetensors"] * len(source.GIVEN)
     monkeypatch.setattr(source, "MAKERS", {})                   # nothing may be computed now
     again = source.prepare(tiny("tinybn"), _Greedy(), x, y, **options)
     assert source.digest(again) == source.digest(given)

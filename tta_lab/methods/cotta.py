@@ -41,10 +41,14 @@ class Cotta(LossMethod):
     def init(self, model, source):
         return {"teacher": teachers.start(model), "anchor_confidence": 0.0}
 
+    def anchor(self, view):
+        """Logits of the network whose confidence is asked."""
+        return view.source_logits("batch")
+
     def output(self, view, state):
         def ask():
             plain = view.forward(tensors=state["teacher"])
-            state["anchor_confidence"] = view.source_logits("batch").softmax(1).amax(1).mean().item()
+            state["anchor_confidence"] = self.anchor(view).softmax(1).amax(1).mean().item()
             if state["anchor_confidence"] >= self.sure:
                 return plain
             return sum(view.forward(x=self.augment(view.x, view.rng), tensors=state["teacher"]) for _ in range(self.views)) / self.views
