@@ -38,6 +38,14 @@ def contrast(views: Tensor, temperature: float) -> Tensor:
     return -(torch.where(positive, log_p, 0.0).sum(1) / (v - 1)).view(n, v).mean(1)
 
 
+def head_rows(model: nn.Module, who: str) -> Tensor:
+    """The rows (K, D) of the model's linear head, float32. Raises NeedsError where the head is another."""
+    head = getattr(model, "head", None)
+    if not isinstance(head, nn.Linear):
+        raise NeedsError(f"{who} needs the rows of a linear head, but this model's head is {type(head).__name__}")
+    return head.weight.float()
+
+
 def projector(model: nn.Module, size: int) -> nn.Module:
     """Two layers on the features, D -> size -> size, with a ReLU between."""
     head = getattr(model, "head", None)

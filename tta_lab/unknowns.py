@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import scores
 from .knobs import knob
-from .parts import NeedsError, Penalty, Selector
+from .objectives import head_rows
+from .parts import Penalty, Selector
 
 _SPLIT: dict = {}  # whose value View.once keeps
 
@@ -47,11 +48,8 @@ def probability_known(view) -> Tensor:
     """Of every image (B,), no gradient: the lower of two Gaussians fitted to o = 1 - m, m the largest cosine between the features of the frozen
     source on batch statistics and a row of the adapted network's head, rescaled to 0 .. 1 within the batch. UniEnt (2404.06065)."""
     def make():
-        head = view.model.head
-        if not isinstance(head, nn.Linear):
-            raise NeedsError("the split into known and unknown compares features with the rows of a linear head, "
-                             f"but this model's head is {type(head).__name__}")
-        alike = (F.normalize(view.source_features("batch"), dim=1) @ F.normalize(head.weight.float(), dim=1).T).amax(1)
+        rows = F.normalize(head_rows(view.model, "the split into known and unknown"), dim=1)
+        alike = (F.normalize(view.source_features("batch"), dim=1) @ rows.T).amax(1)
         low, high = alike.min(), alike.max()
         return two_gaussians(1 - (alike - low) / (high - low).clamp_min(1e-12)).to(alike)
     return view.once(_SPLIT, make)
