@@ -90,6 +90,19 @@ class CropFlip(Augmentation):
         return padded[image, :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
+@dataclass(frozen=True)
+class CropAndFlip(Augmentation):
+    """Move the image by up to ``pad`` pixels in both directions, black coming in, and mirror it every other time."""
+
+    pad: int = knob(4, (0, 64), "largest move", unit="pixels")
+
+    def __call__(self, x, rng):
+        h, w = x.shape[-2:]
+        down, right, mirror = between(rng, (0, 2 * self.pad + 1), (0, 2 * self.pad + 1), (0, 1))
+        x = F.pad(x, [self.pad] * 4)[..., int(down):int(down) + h, int(right):int(right) + w]
+        return x.flip(-1) if mirror < 0.5 else x
+
+
 # --- destroying the object, keeping everything else (DeYO, 2403.07366) ---------------------------------------------
 
 @dataclass(frozen=True)

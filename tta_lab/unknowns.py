@@ -1,6 +1,7 @@
 """Known or unknown: how likely each image of a batch belongs to a class of the model, and what may be learned from the others."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from . import scores
 from .knobs import knob
 from .objectives import head_rows
-from .parts import Penalty, Selector
+from .parts import NeedsError, Penalty, Selector
 
 _SPLIT: dict = {}  # whose value View.once keeps
 
@@ -89,3 +90,37 @@ class UnknownEntropy(Penalty):
             return -self.weight * ((1 - p) * entropy).mean()
         unknown = (p <= 0.5).to(entropy.dtype)
         return -self.weight * (unknown * entropy).sum() / unknown.sum().clamp_min(1)
+
+
+def _doubts(view):
+    if not hasattr(view, "doubts"):
+        raise NeedsError("TwoFilters and BothFail are parts of paf_kip, which asks two models; with another method use LowEntropy")
+    return view.doubts
+
+
+@dataclass(frozen=True)
+class TwoFilters(Selector):
+    """Keep the samples of which the adapted network is certain, H < E0 = fraction ln C, and weigh by the teacher: w_i = exp(E0 - H'_i).
+
+    The exponent lies between -10 and 10. For ``paf_kip`` alone, as ``BothFail``. Paper: PAF-KIP (2508.18751).
+    """
+
+    fraction: float = knob(0.4, (0.0, 1.0), "of ln C, the entropy of a uniform prediction", paper="public copy: 0.4")
+    both: bool = knob(False, why="the teacher must be certain too, as the authors' description has it")
+
+    def weights(self, view, losses, keep, state):
+        (own, teacher), limit = _doubts(view), self.fraction * math.log(view.classes)
+        certain = (own < limit) & (teacher < limit) if self.both else own < limit
+        return torch.where(certain, (limit - teacher).clamp(-10, 10).exp(), 0.0)
+
+
+@dataclass(frozen=True)
+class BothFail(Penalty):
+    """Maximise the entropy of the samples of which neither model is certain: -weight mean of H_i over those. Paper: PAF-KIP (2508.18751)."""
+
+    weight: float = knob(2.0, (0.0, 100.0), "of the term", paper="public copy: 2 (CIFAR), 0.7 (ImageNet)")
+    fraction: float = knob(0.4, (0.0, 1.0), "of ln C, the entropy of a uniform prediction", paper="public copy: 0.4")
+
+    def __call__(self, view, losses, weights, state):
+        unknown = (torch.stack(_doubts(view)) >= self.fraction * math.log(view.classes)).all(0)
+        return -self.weight * torch.where(unknown, losses, 0.0).sum() / unknown.sum().clamp_min(1)
