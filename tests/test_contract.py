@@ -204,7 +204,7 @@ def edge(name, net, images, **options):
     x, y = source_images()
     if "posterior" in needs_of(recipe):
         taken = {"posterior": around(net)}
-    elif "fisher" in needs_of(recipe):
+    elif needs_of(recipe) & {"fisher", "neighbours"}:
         taken = source.prepare(net, recipe, x[:64], torch.arange(64) % net.head.out_features, device="cpu")
     else:
         taken = given(recipe, "tinybn")

@@ -22,6 +22,7 @@ GIVEN = {  # name -> what it is, for messages
     "prototypes": "the mean source features of every class, from labelled source images",
     "moments": "mean and covariance of source features, from unlabelled source images",
     "replay": "labelled source images to replay",
+    "neighbours": "the features of labelled source images",
     "posterior": "mean and variance of its tuned parameters, from training on labelled source images",
 }
 
@@ -172,6 +173,12 @@ def replay(probe, data: Images) -> dict[str, Tensor]:
     return {"images": torch.cat(x), "labels": torch.cat(y)}
 
 
+def neighbours(probe, data: Images) -> dict[str, Tensor]:
+    """Features (n, D) and labels (n,) of the images, in stored order, with the recipe's normalisation. AdaNPC (2304.12566): all training images."""
+    features, labels = (torch.cat(v) for v in zip(*_features(probe, data.labelled("neighbours of the stream's images")), strict=True))
+    return {"features": features, "labels": labels}
+
+
 def posterior(probe, data: Images) -> dict[str, Tensor]:
     """Mean and variance, "mean/<name>" and "variance/<name>", of every tuned parameter over four places of further training (SWAG, diagonal).
 
@@ -198,4 +205,5 @@ def posterior(probe, data: Images) -> dict[str, Tensor]:
     return found
 
 
-MAKERS = {"fisher": fisher, "prototypes": prototypes, "moments": moments, "replay": replay, "posterior": posterior}
+MAKERS = {"fisher": fisher, "prototypes": prototypes, "moments": moments, "replay": replay, "neighbours": neighbours,
+          "posterior": posterior}

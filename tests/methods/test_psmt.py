@@ -80,8 +80,8 @@ class _Halves(Psmt):
 
 MUTATIONS = {
     "itself": {}, "penalty": {"weight": 4.9e5}, "no penalty": {"penalties": (), "weight": None}, "share": {"restore": 0.055},
-    "teacher": {"follow": 0.89}, "rate": {"lr": 2.9e-4}, "once": {"kind": _Once}, "own": {"kind": _Own}, "answer": {"answer": "after"}, "halves": {"kind": _Halves},
-    "augmented": {"augment": Roll()},
+    "teacher": {"follow": 0.89}, "rate": {"lr": 2.9e-4}, "once": {"kind": _Once}, "own": {"kind": _Own}, "answer": {"answer": "after"},
+    "halves": {"kind": _Halves}, "augmented": {"augment": Roll()},
 }
 
 
