@@ -8,7 +8,6 @@ which belong to 224 x 224 photographs.
 """
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import torch
 from .corruptions import check_name
 from .datasets import checked_bytes
 from .orders import Dice
+from .source import digest
 from .streams import Stream, _image_set, make_images
 
 
@@ -62,15 +62,6 @@ class Calibration:
         return made
 
 
-def weights_of(model) -> str:
-    """First 12 hex digits of the sha256 of a model's weights and buffers, as `Adapter.fingerprint` gives it."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
 def calibrate(model, known="fashion_mnist_train_slice", names: Sequence[str] = ("gaussian_noise", "motion_blur", "fog", "pixelate"),
               step: float = 0.5, per_cell: int = 500, seed: int = 0, device="cpu", progress=None) -> Calibration:
     """Measure A[s1, s2] of a model, with its stored statistics, for every ordered pair of types at severities 0, step, ..., 5.
@@ -99,7 +90,7 @@ def calibrate(model, known="fashion_mnist_train_slice", names: Sequence[str] = (
             done += 1
             if progress is not None:
                 progress(done, cells)
-    return Calibration(tuple(names), severities, table, images.name, weights_of(model), len(rows), seed)
+    return Calibration(tuple(names), severities, table, images.name, digest(model.state_dict()), len(rows), seed)
 
 
 def load_calibration(name: str = "fashion_resnet_bn", root: str | Path | None = None) -> Calibration:

@@ -156,10 +156,9 @@ def forgetting(adapter: Adapter, clean: Arrivals) -> dict:
     wrong, wrong_source, n = 0, 0, 0
     for batch in clean.batches(adapter.device):
         rows = batch.known & (batch.label >= 0)
-        for which, logits in (("now", adapter.predict(batch.x, batch.ids)), ("source", adapter.predict_source(batch.x))):
-            missed = int((logits.argmax(1).cpu() != batch.label)[rows].sum())
-            wrong, wrong_source = (wrong + missed, wrong_source) if which == "now" else (wrong, wrong_source + missed)
-        n += int(rows.sum())
+        missed = [int((logits.argmax(1).cpu() != batch.label)[rows].sum())
+                  for logits in (adapter.predict(batch.x, batch.ids), adapter.predict_source(batch.x))]
+        wrong, wrong_source, n = wrong + missed[0], wrong_source + missed[1], n + int(rows.sum())
     if not n:
         raise ValueError("the clean stream has no labelled image of a known class, so nothing can be called forgotten")
     now, source = 100 * wrong / n, 100 * wrong_source / n
