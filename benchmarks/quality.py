@@ -1,14 +1,17 @@
 """What each method does on each kind of stream: error, AUROC, calibration, cost, on the embedded data.
 
-    python benchmarks/quality.py default --budget 3600      # published default rates
-    python benchmarks/quality.py slice   --budget 3600      # the same with the rate that was best on the corrupted training slice
-    python benchmarks/quality.py oracle  --budget 7200      # the best of five rates on the test stream itself: an upper bound, no method
-    python benchmarks/quality.py unknowns                   # what the filter gains against the share of unknown images
-    python benchmarks/quality.py table                      # the tables of what has been run so far
+    python benchmarks/quality.py default --seeds 3 --budget 3600   # published default rates; both forms where paper and public code differ
+    python benchmarks/quality.py rates --budget 7200               # four more rates, on the streams and on the corrupted training slice
+    python benchmarks/quality.py unknowns --seeds 3                # what the filter gains against the share of unknown images
+    python benchmarks/quality.py table                             # all tables and figures of what has been run so far
+    python benchmarks/quality.py default --images CIFAR_FOLDER --checkpoint FILE   # the same for ResNet-20 on CIFAR-10 (also rates, table)
 
-Every finished run is a row of ``results/quality_<stage>.csv`` at once; a run that is there is not made again, and a stage ends at its budget in
-seconds. Rates are multiples (0.1 0.3 1 3 10) of each method's own default. Methods that cannot run on a stream have a row that says why.
-Streams: at most 3000 images, the long-term one 10 rounds of 600, batch size 1 has 300. MEMO (32 views an image) runs on the last only.
+Every finished run is a row of ``results/quality_<source>.csv`` at once; a run that is there is not made again, and a stage ends at its budget in
+seconds. One process per source (``--sources``) may run at a time. Rates are multiples (0.1 0.3 1 3 10) of each method's own default. Three tunings
+are read from the rows: *default*; *slice*, the rate with the least error on corrupted training images (as many, in the same order as the
+continual stream); *oracle*, the best of the five on the test stream itself: an upper bound, no method. Methods that cannot run on a stream
+have a row that says why. Streams: at most 3000 images, the long-term one 10 rounds of 600, batch size 1 has 300. MEMO (32 views an image)
+runs on the last only; CoTTA, PETAL and STAMP (up to 35 forwards an image) try other rates on the continual, correlated and slice streams only.
 """
 from __future__ import annotations
 
@@ -23,39 +26,60 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from tta_lab import load_model, make, protocols
+from tta_lab import Adapter, load_model, make, protocols
 from tta_lab.corruptions import STANDARD_15
+from tta_lab.datasets import load
 from tta_lab.knobs import knobs
 from tta_lab.methods import METHODS
-from tta_lab.runner import row, runs
+from tta_lab.runner import row, run
 from tta_lab.selectors import ConfidenceRise
+from tta_lab.source import prepare
 
 SOURCES = ("fashion_resnet_bn", "fashion_resnet_bn_1", "fashion_resnet_bn_2")
 RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
-SLOW = {"memo": ("batch_of_one",)}
+ONLY = {"memo": ("batch_of_one",)}  # streams of a method that is too slow for the others
+TUNED_ON = {name: ("continual", "correlated", "slice") for name in ("cotta", "petal", "stamp")} | {"memo": ()}
 KEPT = ("error", "ece", "nll", "auroc", "fpr95", "oscr", "h_auc", "forwards", "backwards", "learned_from", "ms_per_image", "images", "scored",
         "stream_hash", "weights", "torch", "tta_lab", "settings")
 FIELDS = ("source", "stream", "method", "rate", "seed", *KEPT, "refused", "date")
 SHARES = (0.0, 0.05, 0.1, 0.25, 0.5)
 
 
-def streams(known="fashion_mnist", seed=0):
-    """The seven streams of the table."""
+def streams(known="fashion_mnist", unknown="digits", slice_of="fashion_mnist_train_slice", seed=0) -> dict:
+    """name -> function that makes the stream: the seven of the table, and the slice that rates are chosen on."""
     usual = {"per_shift": 200, "batch": 100, "seed": seed}
-    return {"reset_each_shift": protocols.reset_each_shift(known, **usual), "continual": protocols.continual(known, **usual),
-            "mixed_domains": protocols.mixed_domains(known, **usual), "correlated": protocols.correlated(known, per_shift=200, seed=seed),
-            "open_set": protocols.open_set(known, "digits", shifts=STANDARD_15, per_shift=100, batch=50, seed=seed),
-            "long_term": protocols.long_term(known, rounds=10, per_shift=100, batch=100, seed=seed),
-            "batch_of_one": protocols.batch_of_one(known, per_shift=20, seed=seed)}
+    made = {"reset_each_shift": lambda: protocols.reset_each_shift(known, **usual), "continual": lambda: protocols.continual(known, **usual),
+            "mixed_domains": lambda: protocols.mixed_domains(known, **usual),
+            "correlated": lambda: protocols.correlated(known, per_shift=200, seed=seed),
+            "open_set": lambda: protocols.open_set(known, unknown, shifts=STANDARD_15, per_shift=100, batch=50, seed=seed),
+            "long_term": lambda: protocols.long_term(known, rounds=10, per_shift=100, batch=100, seed=seed),
+            "batch_of_one": lambda: protocols.batch_of_one(known, per_shift=20, seed=seed),
+            "slice": lambda: protocols.continual(slice_of, **usual)}
+    return {name: make for name, make in made.items() if unknown is not None or name != "open_set"}
 
 
-def recipe_of(name, factor=1.0):
+def recipe_of(name, form="paper", factor=1.0):
     """The method with its step size multiplied, or None where it has none."""
-    recipe = make(name)
+    recipe = make(name, form=form)
     rates = [k for k in knobs(recipe) if k.name == "update.lr" or k.name.endswith(".update.lr")]
     if factor == 1.0:
         return recipe
-    return make(name, **{rates[0].name: min(rates[0].value * factor, rates[0].high)}) if rates else None
+    return make(name, form=form, **{rates[0].name: min(rates[0].value * factor, rates[0].high)}) if rates else None
+
+
+class Kept:
+    """A stream that makes its images once, for many runs."""
+
+    def __init__(self, stream):
+        self._stream, self._batches = stream, None
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def batches(self, device="cpu"):
+        if self._batches is None:
+            self._batches = list(self._stream.batches(device))
+        return iter(self._batches)
 
 
 class Results:
@@ -70,7 +94,7 @@ class Results:
 
     @staticmethod
     def key(r):
-        return r["source"], r["stream"], r["method"], str(r["rate"]), str(r["seed"])
+        return r["source"], r["stream"], r["method"], f"{float(r['rate']):g}", str(r["seed"])
 
     def add(self, r):
         r = {**r, "date": datetime.date.today().isoformat()}
@@ -85,94 +109,133 @@ class Results:
         self.done.add(self.key(r))
 
 
-def one(results, source, stream_name, stream, name, recipe, rate, seed, label=None):
-    """One run, unless its row is there."""
-    found = {"source": source, "stream": stream_name, "method": label or name, "rate": rate, "seed": seed}
-    if recipe is None or Results.key(found) in results.done:
-        return
-    try:
-        (_, trace), = runs({name: recipe}, {stream_name: lambda s: stream}, load_model(source), (seed,), device="cpu", channels_last=True,
-                           source_images="fashion_mnist_train_slice")
-        numbers = row(trace)
-        results.add({**found, **{k: numbers[k] for k in KEPT if k in numbers}})
-    except (ValueError, RuntimeError) as why:
-        results.add({**found, "refused": f"{type(why).__name__}: {why}"[:200]})
+class Bench:
+    """Runs of one source model, each a row, until the time is up."""
+
+    def __init__(self, options, source, model, source_images, name=None):
+        self.source, self.model, self.images, self.cache = source, model, source_images, options.cache
+        self.results, self.until = Results(options.out / f"quality_{name or source}.csv"), options.until
+
+    def on(self, stream_name, make_stream, wanted, seed):
+        """``wanted``: (label, recipe, rate) triples. False when the time is up."""
+        key = {"source": self.source, "stream": stream_name, "seed": seed}
+        wanted = [(label, recipe, rate) for label, recipe, rate in wanted
+                  if recipe is not None and Results.key({**key, "method": label, "rate": rate}) not in self.results.done]
+        if not wanted:
+            return True
+        stream, shared = Kept(make_stream()), {}
+        for label, recipe, rate in wanted:
+            if time.monotonic() > self.until:
+                return False
+            found = {**key, "method": label, "rate": rate}
+            try:
+                given = prepare(self.model, recipe, load(self.images) if isinstance(self.images, str) else self.images, device="cpu",
+                                cache=self.cache)
+                adapter = Adapter(self.model, recipe, seed=seed, device="cpu", record="source", channels_last=True, given=given)
+                adapter.shared_source = shared
+                numbers = row(run(adapter, stream))
+                self.results.add({**found, **{k: numbers[k] for k in KEPT if k in numbers}})
+            except (ValueError, RuntimeError) as why:
+                self.results.add({**found, "refused": f"{type(why).__name__}: {why}"[:200]})
+        return True
 
 
-def best_on_the_slice(results, source, name, seed):
-    """The factor with the least error on the continual stream of corrupted training images."""
-    for factor in RATES:
-        one(results, source, "slice", protocols.continual("fashion_mnist_train_slice", per_shift=100, batch=100, seed=seed), name,
-            recipe_of(name, factor), factor, seed)
-    tried = [r for r in results.rows if (r["source"], r["stream"], r["method"], r["seed"]) == (source, "slice", name, str(seed)) and r.get("error")]
-    return float(min(tried, key=lambda r: float(r["error"]))["rate"]) if tried else 1.0
-
-
-def measure(stage, options):
-    results = Results(options.out / f"quality_{stage}.csv")
-    until = time.monotonic() + options.budget
+def default(bench, options, data):
+    """Every method, and its reference form where it has one, at its default rate."""
     for seed in range(options.seeds):
-        for source in options.sources:
-            for stream_name, stream in streams(seed=seed).items():
-                for name in options.methods:
-                    if time.monotonic() > until:
-                        print(f"the budget of {options.budget:g} s is spent; the same command goes on ({len(results.rows)} rows so far)")
-                        return
-                    if stream_name not in SLOW.get(name, (stream_name,)):
-                        continue
-                    factors = {"default": (1.0,), "oracle": RATES}.get(stage) or (best_on_the_slice(results, source, name, seed),)
-                    for factor in factors:
-                        one(results, source, stream_name, stream, name, recipe_of(name, factor), factor, seed)
-    print(f"complete: {len(results.rows)} rows in {results.path}")
+        for stream_name, make_stream in streams(**data, seed=seed).items():
+            names = [n for n in options.methods if stream_name in ONLY.get(n, (stream_name,)) and stream_name != "slice"]
+            wanted = [(n, recipe_of(n), 1.0) for n in names]
+            wanted += [(f"{n} [reference]", recipe_of(n, "reference"), 1.0) for n in names if "reference" in METHODS[n].forms and not seed]
+            if not bench.on(stream_name, make_stream, wanted, seed):
+                return False
+    return True
+
+
+def rates(bench, options, data):
+    """Four more rates of every method that has one, one seed."""
+    for stream_name, make_stream in reversed(streams(**data).items()):
+        names = [n for n in options.methods if stream_name in TUNED_ON.get(n, (stream_name,))]
+        wanted = [(n, recipe_of(n, factor=f), f) for n in names for f in RATES if f != 1 or stream_name == "slice"]
+        if not bench.on(stream_name, make_stream, wanted, 0):
+            return False
+    return True
+
+
+def chosen(bench, options, data):
+    """The rate chosen on the slice, for the other seeds."""
+    for seed in range(1, options.seeds):
+        for stream_name, make_stream in streams(**data, seed=seed).items():
+            names = [n for n in options.methods if stream_name in TUNED_ON.get(n, (stream_name,)) and stream_name != "slice"]
+            picks = [(n, chosen_rate(bench.results.rows, n)) for n in names]
+            if not bench.on(stream_name, make_stream, [(n, recipe_of(n, factor=f), f) for n, f in picks], seed):
+                return False
+    return True
+
+
+def chosen_rate(rows, method) -> float:
+    """The factor with the least error on the slice; 1 for a method without a rate."""
+    tried = [r for r in rows if r["stream"] == "slice" and r["method"] == method and r["error"]]
+    return float(min(tried, key=lambda r: float(r["error"]))["rate"]) if tried else 1.0
 
 
 def unknowns(options):
     """Tent with and without the filter, beside BN-1, at several shares of unknown images, far and near."""
-    results = Results(options.out / "quality_unknowns.csv")
     tent = make("tent")
     arms = {"batch_norm": make("batch_norm"), "tent": tent, "tent + filter": tent.where(ConfidenceRise()),
             "wisdom_of_crowds": make("wisdom_of_crowds")}
-    near = ("fashion_mnist_8", "fashion_mnist_held_out", ("fashion8_resnet_bn",))
+    kinds = {"far": ("fashion_mnist", "digits", options.sources), "near": ("fashion_mnist_8", "fashion_mnist_held_out", ("fashion8_resnet_bn",))}
     for seed in range(options.seeds):
-        for kind, (known, unknown, sources) in {"far": ("fashion_mnist", "digits", options.sources), "near": near}.items():
+        for kind, (known, unknown, sources) in kinds.items():
             for source in sources:
+                bench = Bench(options, source, load_model(source), None, "unknowns")
                 for share in SHARES:
-                    stream = protocols.long_term(known, rounds=10, per_shift=100, batch=100, seed=seed,
-                                                 **({"unknown": unknown, "unknown_ratio": share / (1 - share)} if share else {}))
-                    for name, recipe in arms.items():
-                        one(results, source, f"{kind} {share:g}", stream, "run", recipe, 1.0, seed, label=name)
-    print(f"complete: {len(results.rows)} rows in {results.path}")
+                    more = {"unknown": unknown, "unknown_ratio": share / (1 - share)} if share else {}
+
+                    def make_stream(known=known, more=more, seed=seed):
+                        return protocols.long_term(known, rounds=10, per_shift=100, batch=100, seed=seed, **more)
+                    if not bench.on(f"{kind} {share:g}", make_stream, [(name, recipe, 1.0) for name, recipe in arms.items()], seed):
+                        return False
+    return True
 
 
-def table(options):
-    import pandas
-    for path in sorted(options.out.glob("quality_*.csv")):
-        found = pandas.read_csv(path)
-        found = found[found.error.notna() & (found.stream != "slice")]
-        if "oracle" in path.name:
-            found = found.loc[found.groupby(["source", "stream", "method", "seed"]).error.idxmin()]
-        print(f"\n{path.name}: error in %, mean over {found.source.nunique()} sources and {found.seed.nunique()} seeds")
-        print(found.pivot_table(index="method", columns="stream", values="error", sort=False).round(1).to_string(na_rep="-"))
+def cifar(options):
+    """ResNet-20 and CIFAR-10 from picture folders: the model, the streams' settings and the images of the source domain."""
+    from tta_lab.cifar_networks import load_cifar
+    model = load_cifar(options.checkpoint)
+    test, train = (load(f"folder:{options.images / part}") for part in ("test", "train"))
+    return model, {"known": test, "unknown": None, "slice_of": train}, train
 
 
 def main():
+    stages = {"default": default, "rates": rates, "chosen": chosen}
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("stage", choices=("default", "slice", "oracle", "unknowns", "table"))
+    options.add_argument("stage", choices=(*stages, "unknowns", "table"))
     options.add_argument("--budget", type=float, default=3600, help="seconds")
     options.add_argument("--seeds", type=int, default=1)
     options.add_argument("--sources", nargs="+", default=SOURCES)
     options.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--images", type=Path, help="folder with CIFAR-10 pictures, test/CLASS/* and train/CLASS/*")
+    options.add_argument("--checkpoint", type=Path, help="of the CIFAR ResNet-20")
+    options.add_argument("--cache", type=Path, help="folder for what is taken from the source domain")
     options.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = options.parse_args()
+    options.until = time.monotonic() + options.budget
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.stage == "table":
-        table(options)
-    elif options.stage == "unknowns":
-        unknowns(options)
+        from quality_table import table
+        return table(options.out)
+    if options.stage == "unknowns":
+        done = unknowns(options)
+    elif options.images:
+        model, data, train = cifar(options)
+        done = stages[options.stage](Bench(options, "cifar10_resnet20", model, train), options, data)
     else:
-        measure(options.stage, options)
+        done = all(stages[options.stage](Bench(options, source, load_model(source), "fashion_mnist_train_slice"), options, {})
+                   for source in options.sources)
+    print("complete" if done else f"the budget of {options.budget:g} s is spent; the same command goes on")
 
 
 if __name__ == "__main__":
