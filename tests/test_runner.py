@@ -169,8 +169,9 @@ def test_a_cached_run_belongs_to_the_code_that_made_it(tmp_path):
     digests = []
     for i, (inside, plots) in enumerate([("x = 1", "y = 1"), ('"""What."""\nx = 1  # why', "y = 1"), ("x = 1", "y = 2"), ("x = 2", "y = 1")]):
         (tmp_path / str(i)).mkdir()
+        (tmp_path / str(i) / "runner.py").write_text("from .adapter import x")
         (tmp_path / str(i) / "adapter.py").write_text(inside)
-        (tmp_path / str(i) / "plots.py").write_text(plots)
+        (tmp_path / str(i) / "shown.py").write_text(plots)
         digests.append(code_digest(tmp_path / str(i)))
     assert digests[0] == digests[1] == digests[2] != digests[3] and len(digests[0]) == 12
 

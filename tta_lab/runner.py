@@ -323,24 +323,32 @@ def _given(model, recipe: Method, images, device) -> dict | None:
     return source.prepare(model, recipe, load(images) if isinstance(images, str) else images, device=device)
 
 
-# modules that show, describe or start, and change no number of a run
-SHOWING = {"__init__", "__main__", "bootstrap", "controls", "crowds", "diagnose", "doctor", "headless", "method_table", "metric_table", "panels",
-           "plots", "published", "reproduce", "run_panel", "stream_panel", "stream_study"}
+READS = {"diagnose", "metrics", "method_table"}  # modules that turn a finished run into words and numbers
 
 
 @lru_cache
 def code_digest(here: Path = Path(__file__).parent) -> str:
-    """First 12 hex digits of the sha256 of the code that makes a run's numbers: comments, docstrings and layout do not count."""
-    digest = hashlib.sha256()
-    for path in sorted(here.rglob("*.py")):
-        if path.stem in SHOWING and path.parent == here:
+    """First 12 hex digits of the sha256 of the code that makes a run: this module and what it imports, directly or not. Comments, docstrings
+    and layout do not count, nor do modules that only read or show a finished run."""
+    digest, found = hashlib.sha256(), {}
+    waiting = [here / "runner.py"]
+    while waiting:
+        path = waiting.pop()
+        if path in found or path.stem in READS:
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found[path] = tree = ast.parse(path.read_text(encoding="utf-8"))
+        if path.name == "__init__.py":  # a folder finds its files by itself
+            waiting += path.parent.rglob("*.py")
         for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = path.parents[node.level - 1].joinpath(*(node.module or "").split(".")) if node.module else path.parents[node.level - 1]
+                for place in [base, *(base / name.name for name in node.names)]:
+                    waiting += [p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file() and p != here / "__init__.py"]
             first = getattr(node, "body", None)
             if isinstance(first, list) and first and isinstance(first[0], ast.Expr) and isinstance(first[0].value, ast.Constant):
                 node.body = first[1:]
-        digest.update(path.relative_to(here).as_posix().encode() + ast.dump(tree).encode())
+    for path in sorted(found):
+        digest.update(path.relative_to(here).as_posix().encode() + ast.dump(found[path]).encode())
     return digest.hexdigest()[:12]
 
 

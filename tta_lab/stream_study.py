@@ -416,7 +416,7 @@ def plot_domains(result: Study, protocol: str = "continual", backend: str = "mat
 
 def _bars(names, bars: dict, backend: str):
     series = tuple(plots.Series(names, y, METHODS[method], LOOKS[method], "bar", sd) for method, (y, sd) in bars.items())
-    return plots._draw([plots.Panel("", "", "error on known images (%)", series)], backend, None)
+    return plots.draw([plots.Panel("", "", "error on known images (%)", series)], backend, None)
 
 
 def sheet(row: int = 0, known: str = "fashion_mnist", names=None, severities=(1, 2, 3, 4, 5), seed: int = 0) -> dict:
@@ -446,7 +446,7 @@ def plot_sheet(numbers: dict):
         ax.set_ylim(half * (height + 2) - 2.5, -0.5)
         ax.set_xlabel("severity", fontsize=plots.FONT)
         ax.xaxis.set_label_position("top")
-    figure._repr_png_ = lambda: plots._png(figure)
+    figure._repr_png_ = lambda: plots.png(figure)
     return figure
 
 
