@@ -16,6 +16,8 @@ from .source import GIVEN, digest
 from .trace import Trace
 from .view import View, as_logits
 
+WATCHED = ("alarm", "alarm_probability", "action")  # step columns that a watching controller writes
+
 
 class AdaptationError(RuntimeError):
     """A step cannot be made: the loss is NaN or infinite. Raised before weights move."""
@@ -89,6 +91,7 @@ class Adapter:
             if isinstance(m, SourceModel):
                 m.check_input = False  # the adapter checks once, before any state is touched
         self.given = _to_device(dict(given or {}), self.device)
+        self._watching = any(controller.watches for controller in recipe.controllers)
         self.needs = needs_of(recipe)
         _check_needs(recipe, self.needs, self.source, self.given)
         self._networks: dict[str, nn.Module] = {"running": self.source}
@@ -253,6 +256,26 @@ class Adapter:
         self.rng.set_state(state["rng"].cpu())
         self.seen, self.steps, self.was_reset, self.cost = state["seen"], state["steps"], state["was_reset"], dict(state["cost"])
 
+    def remember(self) -> dict:
+        """Weights, statistics, optimiser and the states of all parts but the controllers: what ``recall`` puts back."""
+        return {"tensors": {k: v.detach().clone() for k, v in self._owned.items()},
+                "optimizer": deepcopy(self.optimizer.state_dict()) if self.optimizer else {},
+                "states": deepcopy({name: state for name, state in self.states.items() if name != "controllers"})}
+
+    def recall(self, memory: dict) -> None:
+        """Put back what ``remember`` kept, values in place; the generator and the counters go on."""
+        with torch.no_grad():
+            for name, tensor in self._owned.items():
+                tensor.copy_(memory["tensors"][name])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(deepcopy(memory["optimizer"]))
+        self.states |= _to_device(deepcopy(memory["states"]), self.device)
+
+    def scale_rate(self, factor: float) -> None:
+        """Multiply the step size of the optimiser."""
+        for group in self.optimizer.param_groups if self.optimizer is not None else ():
+            group["lr"] *= factor
+
     # --- one step -----------------------------------------------------------------------------------------------
 
     def _check(self, x: Tensor, ids: Tensor | None) -> None:
@@ -273,9 +296,10 @@ class Adapter:
     def _step(self, x: Tensor, ids: Tensor) -> Tensor:
         started, cost, recipe = time.perf_counter(), dict(self.cost), self.recipe
         lessons: list[Lesson] = []
-        view = View(self, x, ids, commit=True)
+        paused = self._watching and any(c.pauses(state) for c, state in self._controllers())
+        view = View(self, x, ids, commit=not paused)
         view, rows, learn = recipe.cadence.window(view, self.states["cadence"])
-        learn = learn and recipe.learns
+        learn = learn and recipe.learns and not paused
         repeats = getattr(recipe.update, "repeats", 1) if learn else 1
         with torch.set_grad_enabled(learn):
             for turn in range(repeats):
@@ -288,8 +312,16 @@ class Adapter:
             if recipe.answer == "after":
                 logits = recipe.output(view.again() if lessons else view, self.states["method"])
             logits = logits.detach() if rows is None else logits.detach()[rows]
+            said = {}
+            if self._watching:
+                samples, said = self._facts(view, rows, ids, logits, lessons, cost, started)
+                for controller, state in self._controllers():
+                    if controller.watches:
+                        controller.watch(self, samples, said, state)
+                        logits = controller.answer(view if rows is None else view.part(rows), logits, state).detach()
             if self.record != "off":
-                self._record(view, rows, x, ids, logits, lessons, cost, started)
+                samples, step = self._facts(view, rows, ids, logits, lessons, cost, started)
+                self.trace.add(samples, step | {name: said[name] for name in WATCHED if name in said})
             self.was_reset = False
             self._control(lessons)
         self.seen, self.steps = self.seen + len(x), self.steps + 1
@@ -308,9 +340,6 @@ class Adapter:
 
         lesson = self.recipe.update(self.optimizer, look)
         with torch.no_grad():
-            if lesson.move and self.record != "off":
-                grads = [p.grad for p in self._params if p.grad is not None]
-                lesson.grad_norm = torch.stack(torch._foreach_norm(grads)).norm() if grads else None
             self.recipe.after(view, lesson, self.states["method"])
             for name in ("norm", "train", "update"):
                 getattr(self.recipe, name).after(view, lesson, self.states[name])
@@ -346,11 +375,17 @@ class Adapter:
     def _backward(self, lesson: Lesson) -> None:
         lesson.loss.backward(inputs=self._params)
         self.cost["backwards"] += len(lesson.view.x)
+        if self._watching or self.record != "off":  # before the update rule, which may write into the gradients
+            grads = [p.grad for p in self._params if p.grad is not None]
+            lesson.grad_norm = torch.stack(torch._foreach_norm(grads)).norm() if grads else None
         if self.recipe.reads_gradients:  # copies: update rules may write into the gradients
             lesson.grads = {name: p.grad.clone() for name, p in self.tuned.items() if p.grad is not None}
 
+    def _controllers(self):
+        return zip(self.recipe.controllers, self.states["controllers"], strict=True)
+
     def _control(self, lessons: list[Lesson]) -> None:
-        for controller, state in zip(self.recipe.controllers, self.states["controllers"], strict=True):
+        for controller, state in self._controllers():
             action = controller.decide(lessons, state)
             if action is not None and action != "reset" and not (isinstance(action, tuple) and set(action) <= set(SCOPES)):
                 raise ValueError(f"{type(controller).__name__} asked for {action!r}; an adapter can do: 'reset', or a tuple of {SCOPES}")
@@ -378,9 +413,9 @@ class Adapter:
         self.seen, self.steps = self.seen + len(x), self.steps + 1
         return logits
 
-    def _record(self, view, rows, x, ids, logits, lessons, cost, started) -> None:
-        """Append this step to the trace; nothing here changes a result, draws a number or asks the host."""
-        n, device = len(x), logits.device
+    def _facts(self, view, rows, ids, logits, lessons, cost, started) -> tuple[dict, dict]:
+        """What the trace says of this step, per image and in all; nothing here changes a result, draws a number or asks the host."""
+        n, device = len(ids), logits.device
         samples = {"step": torch.full((n,), self.steps, device=device), "id": ids, **_columns(logits)}
         step_cost = {k: self.cost[k] - cost[k] for k in cost}
         if self.record == "source" or self.source_statistics in view._source:
@@ -406,14 +441,14 @@ class Adapter:
         samples |= columns
         nan = torch.full((), torch.nan, device=device)
         moved = torch._foreach_sub(self._params, self._origin) if self._params else []
-        self.trace.add(samples, {
+        return samples, {
             "step": self.steps, "n": n, "lessons": len(lessons), "n_kept": sum(x.n_kept for x in lessons),
             "skipped": not any(x.move for x in lessons),
             "loss": nan if lesson is None else lesson.loss,
             "grad_norm": nan if lesson is None or lesson.grad_norm is None else lesson.grad_norm,
             "distance": torch.stack(torch._foreach_norm(moved)).norm() if moved else torch.zeros((), device=device),
             "marginal_entropy": scores.marginal_entropy(logits), **step_cost, "seconds": time.perf_counter() - started,
-            "reset": self.was_reset, "failed": False})
+            "reset": self.was_reset, "failed": False}
 
 
 def _columns(logits: Tensor) -> dict[str, Tensor]:

@@ -60,12 +60,31 @@ SCOPES = ("weights", "statistics", "optimizer", "states", "generator")  # what a
 
 @dataclass(frozen=True)
 class Controller(Part):
-    """Looks at what happened in a step and asks for an action; the adapter carries it out."""
+    """Looks at what happened in a step and asks for an action; the adapter carries it out.
+
+    One that ``watches`` also sees what the trace says of the step, may act on the adapter, hold learning back and answer in the
+    method's place (`guard.Guard`).
+    """
+
+    watches: ClassVar[bool] = False
 
     def decide(self, lessons: list, state: dict) -> str | tuple | None:
         """None, "reset" (everything goes back to the start) or a tuple of SCOPES; asked once a step, after the answer was given.
         ``lessons`` are those of the step: none where nothing was learned from."""
-        raise NotImplementedError
+        return None
+
+    def pauses(self, state: dict) -> bool:
+        """Whether nothing is to be learned from the next batch; asked by the adapter when ``watches``, before each step."""
+        return False
+
+    def watch(self, adapter, samples: dict, step: dict, state: dict) -> None:
+        """Called when ``watches``, after the lessons of a step and before its answer is given. ``samples`` and ``step`` are the trace's columns
+        of the method's own answer, as tensors; what is written into ``step`` (alarm, alarm_probability, action) is recorded. Acts
+        through ``adapter.remember``, ``recall``, ``rewind`` and ``scale_rate``."""
+
+    def answer(self, view, logits, state: dict):
+        """The logits to return instead of the method's, (B, K, *S); asked when ``watches``, after ``watch``."""
+        return logits
 
 
 # --- which parameters are tuned --------------------------------------------------------------------------------
