@@ -1,0 +1,222 @@
+"""Choosing learning rates and methods without labels: what it costs against the oracle, on the embedded data.
+
+    python benchmarks/model_selection.py run --budget 1500    # candidates on seven streams of three sources; the same command goes on
+    python benchmarks/model_selection.py table                # regret of every score, and the figure
+
+Candidates: eight methods at 0.1 0.3 1 3 10 times their default rate, BN-1 and the source, over the streams of ``quality.py``; source k sees
+the streams of seed k. Every finished run is a row of ``results/model_selection.csv``: its error and its label-free scores
+(``tta_lab.model_selection``). Runs that stop because the loss is not finite are no candidates: that is seen without labels.
+
+Which score would have been chosen? Two answers are fixed before the numbers are looked at: ``AHEAD`` below, written before the first run,
+and the score with the least mean regret on the first source. Both are reported on the other two sources, whose runs they have not seen.
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+from quality import RATES, SOURCES, Kept, recipe_of, streams
+
+from tta_lab import Adapter, load_model, make, model_selection
+from tta_lab.datasets import load
+from tta_lab.model_selection import GOOD, NAMES
+from tta_lab.runner import row, run
+from tta_lab.source import prepare
+
+METHODS = ("tent", "eata", "sar", "shot_im", "slr", "deyo", "rpl", "wisdom_of_crowds")
+ORDER = ("continual", "correlated", "batch_of_one", "open_set", "mixed_domains", "long_term", "reset_each_shift")
+AHEAD = "vote"   # a collapsed run is outvoted as long as most candidates are not collapsed in the same way
+FIELDS = ("source", "stream", "seed", "method", "rate", "error", *NAMES, "refused")
+KNOWN_HERE = tuple(n for n in NAMES if n != "vote")
+
+
+class Listening(Adapter):
+    """An adapter that keeps the logits it gave."""
+
+    def __call__(self, x, ids=None):
+        logits = super().__call__(x, ids)
+        self.said = [*getattr(self, "said", ()), logits.cpu()]
+        return logits
+
+
+def candidates():
+    """(method, rate, recipe) of all candidates, the references first."""
+    yield "source", 1.0, make("source")
+    yield "batch_norm", 1.0, make("batch_norm")
+    for name in METHODS:
+        for rate in RATES:
+            yield name, rate, recipe_of(name, factor=rate)
+
+
+def label(r) -> str:
+    return f"{r['method']} {float(r['rate']):g}"
+
+
+class Table:
+    """Rows on disk, one for each run."""
+
+    def __init__(self, path: Path):
+        self.path, self.rows = path, []
+        if path.is_file():
+            with open(path, newline="") as f:
+                self.rows = list(csv.DictReader(f))
+        self.done = {self.key(r) for r in self.rows}
+
+    @staticmethod
+    def key(r):
+        return r["source"], r["stream"], r["method"], f"{float(r['rate']):g}"
+
+    def add(self, values: dict) -> None:
+        values = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
+        fresh = not self.path.is_file()
+        with open(self.path, "a", newline="") as f:
+            writer = csv.DictWriter(f, FIELDS)
+            if fresh:
+                writer.writeheader()
+            writer.writerow(values)
+        self.rows.append({name: str(values.get(name, "")) for name in FIELDS})
+        self.done.add(self.key(values))
+
+    def write(self) -> None:
+        part = self.path.with_suffix(".part")
+        with open(part, "w", newline="") as f:
+            writer = csv.DictWriter(f, FIELDS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(part, self.path)
+
+
+def group(options, table: Table, source: str, stream_name: str, model, reference, seed: int) -> bool:
+    """All candidates on one stream of one source. False when the time is up."""
+    key = {"source": source, "stream": stream_name, "seed": seed}
+    missing = [c for c in candidates() if Table.key({**key, "method": c[0], "rate": c[1]}) not in table.done]
+    votes = options.cache / f"{source}-{stream_name}.npz"
+    said = dict(np.load(votes)) if votes.is_file() else {}
+    if missing:
+        stream, shared, frozen = Kept(streams(seed=seed)[stream_name]()), {}, None
+    for name, rate, recipe in missing:
+        if time.process_time() > options.budget:
+            return False
+        found = {**key, "method": name, "rate": rate}
+
+        def made(recipe, stream=stream, shared=shared):
+            given = prepare(model, recipe, load("fashion_mnist_train_slice"), device="cpu", cache=options.cache)
+            adapter = Listening(model, recipe, seed=seed, device="cpu", record="source", channels_last=True, given=given)
+            adapter.shared_source = shared
+            return run(adapter, stream), torch.cat(adapter.said)
+
+        try:
+            frozen = frozen or made(make("source"))[0]
+            trace, logits = made(recipe)
+        except (ValueError, RuntimeError) as why:
+            table.add({**found, "refused": f"{type(why).__name__}: {why}"[:200]})
+            continue
+        values = model_selection.scores(trace, reference, logits, frozen)
+        said[label(found)] = trace["prediction"].astype(np.int16)
+        np.savez_compressed(votes, **said)
+        table.add({**found, "error": float(row(trace)["error"]), **{n: values[n] for n in KNOWN_HERE}})
+    voted = model_selection.votes(said)
+    for r in table.rows:
+        if (r["source"], r["stream"]) == (source, stream_name) and not r["refused"]:
+            r["vote"] = f"{voted[label(r)]:.6g}"
+    table.write()
+    return True
+
+
+# --- what the choice costs
+
+def pools(rows):
+    """(source, stream) -> {candidate: row}, refused runs left out."""
+    out = {}
+    for r in rows:
+        if not r["refused"]:
+            out.setdefault((r["source"], r["stream"]), {})[label(r)] = r
+    return out
+
+
+def chosen_by(pool: dict, score: str) -> str:
+    return model_selection.ordered({name: float(r[score] or "nan") for name, r in pool.items()}, GOOD[score])[0][0]
+
+
+def regrets(pool: dict) -> dict[str, float]:
+    """Regret in points of each score and of each rule that needs no run, for one pool of candidates."""
+    errors = {name: float(r["error"]) for name, r in pool.items()}
+    out = {score: model_selection.regret(errors, chosen_by(pool, score))["regret"] for score in NAMES
+           if any(r[score] not in ("", "nan") for r in pool.values())}
+    best = min(errors.values())
+    defaults = [error - best for name, error in errors.items() if name.endswith(" 1") and name.split()[0] in METHODS]
+    out |= {"random": float(np.mean(list(errors.values())) - best), "published defaults": float(np.mean(defaults))}
+    return out | {name.split()[0]: errors[name] - best for name in ("source 1", "batch_norm 1") if name in errors}
+
+
+def averages(rows, sources, within: bool) -> dict[str, float]:
+    """Mean regret over streams and sources; ``within``: rates of one method are the candidates, averaged over the methods."""
+    found: dict[str, list] = {}
+    for (source, _), pool in pools(rows).items():
+        if source not in sources:
+            continue
+        parts = [{n: r for n, r in pool.items() if n.split()[0] == m} for m in METHODS] if within else [pool]
+        for part in parts:
+            for name, value in regrets(part).items():
+                found.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def table(out: Path) -> None:
+    rows = Table(out / "model_selection.csv").rows
+    first, others = SOURCES[0], SOURCES[1:]
+    study = {}
+    for within, title in ((True, "rate of a given method"), (False, "method and rate")):
+        tuned, held_out = averages(rows, (first,), within), averages(rows, others, within)
+        learned = min((n for n in NAMES if n in tuned), key=tuned.get)
+        study[title] = held_out
+        print(f"\n{title}: mean regret in points; chosen on {first}: {learned}, chosen ahead: {AHEAD}")
+        print(f"{'':22}{first:>20}{'the other two':>16}")
+        for name in sorted(held_out, key=held_out.get):
+            mark = " *" if name == learned else " +" if name == AHEAD else ""
+            print(f"{name + mark:22}{tuned.get(name, float('nan')):20.2f}{held_out[name]:16.2f}")
+    print("\nmethod and rate, the other two sources, by stream:")
+    by_stream = {}
+    for (source, stream_name), pool in pools(rows).items():
+        if source in others:
+            by_stream.setdefault(stream_name, []).append(regrets(pool))
+    names = sorted(study["method and rate"], key=study["method and rate"].get)
+    print(f"{'':22}" + "".join(f"{s[:12]:>13}" for s in by_stream))
+    for name in names:
+        print(f"{name:22}" + "".join(f"{np.mean([r.get(name, np.nan) for r in values]):13.2f}" for values in by_stream.values()))
+    from tta_lab.plots import plot_regret
+    figure = plot_regret(study)
+    figure.savefig(out / "model_selection.png", dpi=80)
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options.add_argument("stage", choices=("run", "table"))
+    options.add_argument("--budget", type=float, default=1500, help="processor seconds")
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options.add_argument("--cache", type=Path, required=False, help="folder for predictions and for what is taken from the source domain")
+    options = options.parse_args()
+    if options.stage == "table":
+        return table(options.out)
+    options.cache = options.cache or options.out / "cache"
+    torch.set_num_threads(options.threads)
+    for folder in (options.out, options.cache):
+        folder.mkdir(parents=True, exist_ok=True)
+    rows = Table(options.out / "model_selection.csv")
+    models = {source: load_model(source) for source in SOURCES}
+    anchors = {s: model_selection.reference(m, load("fashion_mnist_train_slice")) for s, m in models.items()}
+    done = all(group(options, rows, source, stream_name, models[source], anchors[source], seed)
+               for stream_name in ORDER for seed, source in enumerate(SOURCES))
+    print("complete" if done else f"the budget of {options.budget:g} processor seconds is spent; the same command goes on")
+
+
+if __name__ == "__main__":
+    main()
