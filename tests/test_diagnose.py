@@ -21,6 +21,8 @@ ROWS = {
     "entropy":          [.20,  .90,  .30,  .50,  1.2,  1.3,  .05,  .10,  .35,  .80,  .25,  .45],
     "rise_source":      [.0,   .0,   .1,   .2,   -.1,  -.3,  .3,   -.4,  -.5,  -.2,  .1,   -.1],
     "energy":           [9.,   4.,   3.,   5.,   6.,   2.,   8.,   4.,   1.,   7.,   3.,   4.],
+    "max_logit":        [8.,   3.,   2.,   4.,   5.,   1.,   7.,   3.,   0.,   9.,   2.,   3.],
+    "source_prediction": [0,   2,    1,    1,    3,    1,    0,    1,    0,    2,    3,    1],
     "kept":             [1,    0,    1,    1,    0,    0,    1,    1,    0,    0,    1,    0],
 }
 # correct: rows 0 3 4 | 6   wrong: rows 1 | 7 9 10   unknown: rows 2 5 | 8 11   (round 0 | round 1)
@@ -76,6 +78,23 @@ def test_rise_and_fall():
     same(out["falling_share"], [2 / 6, 4 / 6])
     same([out["among_falling"][g] for g in D.GROUPS], [[1 / 2, 0], [0, 1 / 2], [1 / 2, 1 / 2]])
     same([out["within_group"][g] for g in D.GROUPS], [[1 / 3, 0], [0, 2 / 3], [1 / 2, 1]])
+    assert [out["counts"][g].tolist() for g in D.GROUPS] == [[1, 0], [0, 2], [1, 2]]
+
+
+def test_flips():
+    # class changes in rows 3 (1 -> 2, right, rises), 5 (unknown, falls) | 7 (1 -> 0, harmful, falls), 9 (2 -> 0, harmful, falls),
+    # 10 (3 -> 0, harmful, rises), 11 (unknown, falls); the rest keeps its class, of which rows 4 and 8 fall
+    out = D.flips(trace())
+    assert [out["count"][kind].tolist() for kind in D.FLIPS] == [[1, 0], [0, 3], [0, 0], [1, 1], [4, 2]]
+    same([out["dropped"][kind] for kind in D.FLIPS], [[0, NAN], [NAN, 2 / 3], [NAN, NAN], [1, 1], [1 / 4, 1 / 2]])
+    same(out["lost"], [0, 0])
+    # row 3 falls: its right change is dropped, one of the three right images of round 0; row 1 goes from one wrong class to another
+    rise = ROWS["rise_source"][:3] + [-.05] + ROWS["rise_source"][4:]
+    turned = D.flips(trace(rise_source=rise, source_prediction=[0, 3] + ROWS["source_prediction"][2:]))
+    same([turned["dropped"][kind] for kind in ("right", "other")], [[1, NAN], [0, NAN]])
+    same(turned["lost"], [1 / 3, 0])
+    same(D.flips(trace(rise_source=rise), tolerance=0.05)["dropped"]["right"], [0, NAN])
+
 
 
 def test_rise_histogram():
@@ -127,6 +146,18 @@ def test_selection_thresholds_are_options():
         D.selection_quality(trace(), rules=("margin",))
 
 
+def test_selection_by_run():
+    # each run by what it kept itself: 0 2 3 | 6 7 10 as above, and everything
+    out = D.selection_by_run({"filter": trace(), "all": trace(kept=[1] * 12)})
+    assert out["labels"] == {"filter": "filter", "all": "all"} and out["selected"]["all"].tolist() == [6, 6]
+    same([out["precision"][name] for name in ("filter", "all")], [[2 / 3, 1 / 3], [3 / 6, 1 / 6]])
+    same([out["recall"][name] for name in ("filter", "all")], [[2 / 3, 1], [1, 1]])
+    with pytest.raises(ValueError, match="cover different rounds: 'short' has 1, 'long' 2"):
+        D.selection_by_run({"long": trace(), "short": part([0, 1, 2])})
+    with pytest.raises(ValueError, match="no runs"):
+        D.selection_by_run({})
+
+
 def test_marginal_entropy_and_its_signal():
     out = D.marginal_entropy(trace())
     same(out["effective_classes"], [4, 3, 2.5, 1])
@@ -143,14 +174,17 @@ def test_detection():
     # d, right 0 .2 -.1 .3 against wrong 0 -.4 -.2 .1: 2.5 + 4 + 4 + 2 = 12.5 of 16; at -.1 two of four wrong pass.
     # confidence, right .95 .8 .5 .99 against wrong .6 .97 .7 .93: 3 + 1 + 3 + 2 = 9 of 16; at .5 all wrong pass.
     out = D.detection(trace())
-    assert out["scores"] == ["rise", "confidence", "energy", "negative_entropy"] and out["n"] == {"correct": 4, "wrong": 4, "unknown": 4}
+    assert out["scores"] == ["rise", "confidence", "max_logit", "energy", "negative_entropy"] and out["n"] == {"correct": 4, "wrong": 4, "unknown": 4}
     assert out["known_vs_unknown"]["auroc"][0] == pytest.approx(23 / 32) and out["known_vs_unknown"]["fpr95"][0] == 3 / 4
     same(out["correct_vs_wrong"]["auroc"][:2], [12.5 / 16, 9 / 16])
     same(out["correct_vs_wrong"]["fpr95"][:2], [2 / 4, 1])
     # energy, known 9 4 5 6 8 4 7 3 against unknown 3 2 1 4: 7.5 + 8 + 8 + (5 + 1) = 29.5 of 32
-    assert out["known_vs_unknown"]["auroc"][2] == pytest.approx(29.5 / 32)
+    assert out["known_vs_unknown"]["auroc"][3] == pytest.approx(29.5 / 32)
+    # max logit, known 8 3 4 5 7 3 9 2 against unknown 2 1 0 3: 4 + 3.5 + 4 + 4 + 4 + 3.5 + 4 + 2.5 = 29.5 of 32; right 8 4 5 7 against
+    # wrong 3 3 9 2: 3 each = 12 of 16
+    assert out["known_vs_unknown"]["auroc"][2] == pytest.approx(29.5 / 32) and out["correct_vs_wrong"]["auroc"][2] == pytest.approx(12 / 16)
     # negative entropy, right -.2 -.5 -1.2 -.05 against wrong -.9 -.1 -.8 -.25: 3 + 1 + 3 + 2 = 9 of 16
-    assert out["correct_vs_wrong"]["auroc"][3] == pytest.approx(9 / 16)
+    assert out["correct_vs_wrong"]["auroc"][4] == pytest.approx(9 / 16)
 
 
 def test_detection_in_chosen_rounds():
@@ -172,6 +206,8 @@ def test_detection_in_chosen_rounds():
     (D.selection_quality, "kept", 'Adapter(record="light")'),
     (D.entropy_histogram, "entropy", 'Adapter(record="light")'),
     (D.detection, "energy", 'Adapter(record="light")'),
+    (D.detection, "max_logit", 'Adapter(record="light")'),
+    (D.flips, "source_prediction", 'Adapter(record="source")'),
 ])
 def test_a_missing_column_is_named_with_its_remedy(diagnostic, column, remedy):
     with pytest.raises(ValueError) as caught:
@@ -205,8 +241,8 @@ def test_empty_groups_give_nan():
     same(D.rise_and_fall(unknown)["within_group"]["wrong"], [NAN, NAN])
     same(D.selection_quality(unknown)["recall"]["none"], [NAN, NAN])
     known = part([0, 3, 6])
-    same(D.detection(known)["known_vs_unknown"]["auroc"], [NAN] * 4)
-    same(D.detection(known)["correct_vs_wrong"]["fpr95"], [NAN] * 4)
+    same(D.detection(known)["known_vs_unknown"]["auroc"], [NAN] * 5)
+    same(D.detection(known)["correct_vs_wrong"]["fpr95"], [NAN] * 5)
     same(D.rise_and_fall(known)["among_falling"]["correct"], [NAN, NAN])     # nothing falls
     same(D.rise_histogram(known, bins=2)["early"]["share"]["unknown"], [NAN, NAN])
     # round 0 without a single image still has its place
@@ -217,9 +253,10 @@ def test_an_empty_trace_gives_empty_numbers():
     empty = trace({k: np.array(v)[:0] for k, v in ROWS.items()}, steps={"step": [], "marginal_entropy": []})
     assert D.error_per_round(empty)["error"].shape == (0,) and D.error_per_domain(empty)["by_round"].shape == (0, 2)
     assert D.rise_and_fall(empty)["falling"].shape == (0,) and D.selection_quality(empty)["precision"]["rise"].shape == (0,)
+    assert D.flips(empty)["lost"].shape == (0,)
     assert D.rise_histogram(empty)["early"]["n"] == {"correct": 0, "wrong": 0, "unknown": 0}
     assert D.entropy_histogram(empty)["counts"].shape == (0, 30) and D.marginal_entropy(empty)["alarm_step"] == -1
-    same(D.detection(empty)["known_vs_unknown"]["auroc"], [NAN] * 4)
+    same(D.detection(empty)["known_vs_unknown"]["auroc"], [NAN] * 5)
 
 
 def test_a_nan_rise_is_a_fall_unless_the_source_was_not_recorded():
@@ -251,7 +288,7 @@ def test_images_without_a_label():
     assert D.groups(partly)["wrong"].sum() + D.groups(partly)["correct"].sum() == known.sum() - 2
     half["label"][known] = -1
     bare = trace(half)
-    for question in (D.error_per_round, D.error_per_domain, D.selection_quality, D.detection):
+    for question in (D.error_per_round, D.error_per_domain, D.selection_quality, D.detection, D.flips):
         with pytest.raises(ValueError, match="none of the .* known images of this run has a label"):
             question(bare)
     same(D.rise_and_fall(bare)["falling"], D.rise_and_fall(trace(ROWS))["falling"])

@@ -454,7 +454,7 @@ class Adapter:
 def _columns(logits: Tensor) -> dict[str, Tensor]:
     """Per-image columns of the returned logits; in segmentation means over the pixels, and no single prediction."""
     columns = {"entropy": _per_image(scores.entropy(logits)), "confidence": _per_image(scores.confidence(logits)),
-               "energy": _per_image(scores.energy(logits))}
+               "max_logit": _per_image(logits.float().amax(1)), "energy": _per_image(scores.energy(logits))}
     return {"prediction": logits.argmax(1), **columns} if logits.ndim == 2 else columns
 
 

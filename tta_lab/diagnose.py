@@ -17,7 +17,9 @@ from . import metrics
 
 GROUPS = ("correct", "wrong", "unknown")
 RULES = ("none", "rise", "confidence", "entropy", "kept")
-SCORES = {"rise": "confidence difference d", "confidence": "MSP (confidence)", "energy": "energy", "negative_entropy": "negative entropy"}
+SCORES = {"rise": "confidence difference d", "confidence": "MSP (confidence)", "max_logit": "max logit", "energy": "energy",
+          "negative_entropy": "negative entropy"}
+FLIPS = {"right": "wrong to right", "harmful": "right to wrong", "other": "wrong to wrong", "unknown": "unknown image", "none": "same class"}
 _SOURCE = {"source_prediction", "source_confidence", "source_class_confidence", "rise_source"}
 _SCORED = {"label", "known", "domain", "segment", "severity", "round", "correct"}
 
@@ -140,7 +142,7 @@ def rise_and_fall(trace) -> dict:
     """Per round: how many images fall (d < 0), who they are, and how much of each group falls.
 
     ``round``, ``n`` (images with a recorded source), ``falling`` (count), ``falling_share`` = falling / n;
-    ``among_falling[g]`` = falling in group g / falling (adds up to 1); ``within_group[g]`` = falling in g / size of g;
+    ``counts[g]`` falling in group g, ``among_falling[g]`` = falling in group g / falling (adds up to 1); ``within_group[g]`` = falling in g / size of g;
     g in correct, wrong, unknown.  Figure "rise and fall" of arXiv 2308.06879.
     """
     rounds, names = _rounds(trace)
@@ -150,8 +152,32 @@ def rise_and_fall(trace) -> dict:
     masks = groups(trace)
     fallen = {g: _count(rounds, falls & mask, size) for g, mask in masks.items()}
     return {"round": names, "n": n, "falling": falling, "falling_share": _ratio(falling, n),
-            "among_falling": {g: _ratio(fallen[g], falling) for g in GROUPS},
+            "counts": fallen, "among_falling": {g: _ratio(fallen[g], falling) for g in GROUPS},
             "within_group": {g: _ratio(fallen[g], _count(rounds, recorded & masks[g], size)) for g in GROUPS}}
+
+
+def flips(trace, tolerance: float = 0.0) -> dict:
+    """Per round: images whose predicted class is not the source's, and how many of them the rule d >= -tolerance drops.
+
+    d uses the source's class, so an image that changes class usually falls and is dropped, also when the change is right.
+    Kinds: "right" (source wrong, prediction right), "harmful" (right to wrong), "other" (wrong to another wrong class),
+    "unknown" (an unknown image changes class), "none" (any image that keeps its class).  Returns ``round``, ``labels[kind]``,
+    ``count[kind]``, ``dropped[kind]`` = dropped / count, and ``lost``: right flips dropped / images predicted correctly, all (R,).
+    Known images without a label are left out of the first three.  ``prediction`` is the answer and d is of the prediction before
+    the update, so for answer="after" the two may differ.
+    """
+    rounds, names = _rounds(trace)
+    d, recorded = _rise(trace)
+    prediction, source = _need(trace, "prediction", "source_prediction")
+    masks, size = _scored(trace), len(names)
+    changed = recorded & (prediction != source)
+    source_right = (masks["correct"] | masks["wrong"]) & (source == _need(trace, "label")[0])
+    kinds = {"right": changed & masks["correct"], "harmful": changed & source_right, "other": changed & masks["wrong"] & ~source_right,
+             "unknown": changed & masks["unknown"], "none": recorded & ~changed}
+    count = {kind: _count(rounds, mask, size) for kind, mask in kinds.items()}
+    dropped = {kind: _count(rounds, mask & (d < -tolerance), size) for kind, mask in kinds.items()}
+    return {"round": names, "labels": dict(FLIPS), "count": count, "dropped": {kind: _ratio(dropped[kind], count[kind]) for kind in FLIPS},
+            "lost": _ratio(dropped["right"], _count(rounds, recorded & masks["correct"], size))}
 
 
 def rise_histogram(trace, early=None, late=None, bins: int = 40) -> dict:
@@ -239,6 +265,22 @@ def selection_quality(trace, tolerance: float = 0.0, confidence: float = 0.9, en
     return result
 
 
+def selection_by_run(traces: dict) -> dict:
+    """`selection_quality` of what each run learned from, {name: trace} of runs on one stream: each rule on the run it steers.
+
+    Returns the same dict, with the names of the runs as rules.  Raises ValueError when the runs cover different rounds.
+    """
+    found = {name: selection_quality(trace, rules=("kept",)) for name, trace in traces.items()}
+    if not found:
+        raise ValueError("there are no runs to compare; give {name: trace}")
+    names = next(iter(found.values()))["round"]
+    for name, numbers in found.items():
+        if not np.array_equal(numbers["round"], names):
+            raise ValueError(f"the runs cover different rounds: {name!r} has {len(numbers['round'])}, {next(iter(found))!r} {len(names)}")
+    return {"round": names, "labels": {name: name for name in found},
+            **{part: {name: numbers[part]["kept"] for name, numbers in found.items()} for part in ("precision", "recall", "selected")}}
+
+
 def marginal_entropy(trace, share: float = 0.5) -> dict:
     """Entropy H of the mean prediction at each step, the effective number of classes exp(H), and a first collapse signal.
 
@@ -261,7 +303,7 @@ def detection(trace, scores=tuple(SCORES), rounds=None) -> dict:
     """AUROC and FPR at 95 % TPR (first ROC point) of scores, for two questions.
 
     ``known_vs_unknown``: all images, known = positive.  ``correct_vs_wrong``: known images only, correct = positive.
-    Scores: "rise" (d), "confidence" (MSP), "energy", "negative_entropy"; higher means more known.  ``rounds`` restricts
+    Scores: "rise" (d), "confidence" (MSP), "max_logit", "energy", "negative_entropy"; higher means more known.  ``rounds`` restricts
     to a round or a list of rounds.  Returns ``scores``, ``labels``, per question ``auroc`` and ``fpr95`` (S,), and
     ``n`` (images per group).  A score recorded nowhere but as NaN gives NaN.
     """

@@ -14,7 +14,7 @@ import torch
 
 SAMPLES = {  # column -> meaning
     "step": "index of the call", "id": "image id", "prediction": "class of the returned logits",
-    "entropy": "of the returned logits, nats", "confidence": "largest probability", "energy": "ln sum exp of the logits",
+    "entropy": "of the returned logits, nats", "confidence": "largest probability", "max_logit": "largest logit", "energy": "ln sum exp of the logits",
     "loss": "loss in the step (NaN: not part of one)", "weight": "weight in the step", "kept": "learned from",
     "source_prediction": "class of the frozen source", "source_confidence": "its probability there",
     "source_class_confidence": "adapted probability at the source's class", "rise_source": "adapted minus source probability at the source's class",

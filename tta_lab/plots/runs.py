@@ -17,6 +17,8 @@ HOW_TO_READ = {
     "error_per_domain": "Each bar is the error under one kind of shift, over all rounds; the legend gives the mean over the shifts.",
     "rise_and_fall": "An image falls when adapting lowered its probability at the source's class; if the fallen are mostly "
                      "wrong or unknown, falling is a sign not to learn from an image.",
+    "flips": "Right: how many images of each kind of change of class the filter drops; a high line for wrong to right is what the filter "
+             "costs, because it looks at the source's class.",
     "rise_histogram": "Right of 0 adapting made the model surer of the source's class, left of 0 less sure; "
                       "the further the groups lie apart, the better d tells them apart.",
     "entropy_histogram": "Each column is a stretch of the stream; dark cells slipping to the bottom mean ever surer predictions, "
@@ -59,10 +61,23 @@ def plot_rise_and_fall(numbers, backend: str = "matplotlib", ax=None):
         return tuple(Series(x, numbers[key][g], GROUP_LABELS[g], GROUP_LOOKS[g]) for g in GROUPS)
 
     return draw([
-        Panel("How many fall (d < 0)", name, "falling (images)", (Series(x, np.asarray(numbers["falling"]), "all falling images", 3),)),
+        Panel("How many fall (d < 0)", name, "falling (images)", (Series(x, np.asarray(numbers["falling"]), "all falling images", 3),
+                                                                   *lines("counts"))),
         Panel("Who the falling are", name, "share of the falling", lines("among_falling"), percent=True, top=1.0),
         Panel("How much of each group falls", name, "share of the group", lines("within_group"), percent=True, top=1.0),
     ], backend, ax)
+
+
+def plot_flips(numbers, backend: str = "matplotlib", ax=None):
+    """Two panels of ``diagnose.flips``: how many images change class, and how much of each kind the filter drops."""
+    x, name, labels = numbers["round"], "round (0 = first)", numbers["labels"]
+    looks = {"right": 2, "harmful": 1, "other": 4, "unknown": 0, "none": 3}
+
+    def lines(key, kinds):
+        return tuple(Series(x, np.asarray(numbers[key][kind], np.float64), labels[kind], looks[kind]) for kind in kinds)
+
+    return draw([Panel("Class differs from the source's", name, "changed (images)", lines("count", [kind for kind in labels if kind != "none"])),
+                 Panel("Dropped by the filter (d < 0)", name, "share of the kind", lines("dropped", labels), percent=True, top=1.0)], backend, ax)
 
 
 def plot_rise_histogram(numbers, backend: str = "matplotlib", ax=None):
@@ -89,11 +104,11 @@ def plot_entropy_histogram(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_selection_quality(numbers, backend: str = "matplotlib", ax=None):
-    """Two panels of ``diagnose.selection_quality``: precision and recall of each selection rule per round."""
+    """Two panels of ``diagnose.selection_quality`` or ``selection_by_run``: precision and recall of each rule, or run, per round."""
     panels = []
     for part, meaning in (("precision", "right among the selected"), ("recall", "selected among the right")):
-        series = tuple(Series(numbers["round"], numbers[part][rule], label, RULES.index(rule))
-                       for rule, label in numbers["labels"].items())
+        series = tuple(Series(numbers["round"], numbers[part][rule], label, RULES.index(rule) if rule in RULES else i)
+                       for i, (rule, label) in enumerate(numbers["labels"].items()))
         panels.append(Panel(f"{part.capitalize()}: {meaning}", "round (0 = first)", part, series, percent=True, top=1.0))
     return draw(panels, backend, ax)
 
