@@ -1,0 +1,158 @@
+"""The runs that the collapse detector is fitted and measured on: which models, streams, methods and rates, and how they are kept.
+
+Development: three networks on Fashion-MNIST. Held out, never looked at while fitting: a transformer, another seed of the batch-norm network, one
+trained on eight classes, and ResNet-20 on CIFAR-10. Which methods and rates meet which stream is drawn once, from the names alone.
+"""
+from __future__ import annotations
+
+import time
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from quality import Kept
+
+from tta_lab import Adapter, datasets, load_model, make, protocols
+from tta_lab.corruptions import STANDARD_SIX
+from tta_lab.knobs import knobs
+from tta_lab.norms import SourceStatistics
+from tta_lab.runner import run
+from tta_lab.source import prepare
+from tta_lab.streams import Stream
+from tta_lab.trace import Trace
+
+DEVELOPMENT = ("fashion_resnet_bn", "fashion_resnet_bn_1", "fashion_resnet_gn")
+HELD_OUT = ("fashion_vit_ln", "fashion_resnet_bn_2", "fashion8_resnet_bn", "cifar10_resnet20")
+REFERENCES = ("source", "batch_norm")                        # collapse is measured against the better of the two
+STILL = ("bn_ema", "bn_alpha", "lame", "t3a", "unmix_tns", "iabn", "ada_mix_bn")    # move no weight
+LEARN = ("tent", "tent", "tent", "eta", "eata", "rpl", "pseudo_label", "shot_im", "conjugate", "slr", "deyo", "wisdom_of_crowds", "cmf", "roid",
+         "sar", "rotta", "rmt", "tent@source", "tent@source", "eta@source", "pseudo_label@source", "rpl@source", "slr@source")
+RATES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)              # multiples of each method's default
+SLOW = {"cotta": 0.04, "rotta": 0.3, "sar": 0.4, "rmt": 0.25}     # chance to be taken when drawn: they cost several times as much
+PICKS = 5
+SIX = {"shifts": STANDARD_SIX}
+STREAMS = {  # name -> stream of (known, unknown, seed); about 90 batches of 16 to 100 images
+    "continual": lambda k, u, s: protocols.continual(k, per_shift=270, batch=45, seed=s),
+    "long_term": lambda k, u, s: protocols.long_term(k, rounds=4, per_shift=120, batch=30, seed=s, **SIX),
+    "sorted": lambda k, u, s: protocols.correlated(k, delta=0, per_shift=480, batch=32, seed=s, **SIX),
+    "small_batches": lambda k, u, s: protocols.continual(k, per_shift=320, batch=16, seed=s, **SIX),
+    "correlated": lambda k, u, s: protocols.correlated(k, per_shift=480, batch=32, seed=s, **SIX),
+    "gradual": lambda k, u, s: protocols.gradual(k, per_shift=60, batch=30, seed=s, **SIX),
+    "label_shift": lambda k, u, s: protocols.label_shift(k, ratio=100, per_shift=480, batch=32, reset="never", seed=s, **SIX),
+    "clean": lambda k, u, s: Stream(k, ("none",), per_shift=3200, batch=32, seed=s),
+    "open_set": lambda k, u, s: protocols.open_set(k, u, shifts=STANDARD_SIX, per_shift=320, batch=20, seed=s),
+    "noise": lambda k, u, s: Stream(k, ("gaussian_noise",), per_shift=3200, batch=32, seed=s),
+    "mixed": lambda k, u, s: protocols.mixed_domains(k, per_shift=192, batch=32, seed=s),
+    "recurring": lambda k, u, s: protocols.recurring(k, STANDARD_SIX, visits=3, per_shift=160, batch=32, seed=s),
+    "zipf_grouped": lambda k, u, s: protocols.class_imbalance(k, ("fog", "pixelate"), grouped=True, per_shift=1500, batch=32, seed=s),
+    "reset_each_shift": lambda k, u, s: protocols.reset_each_shift(k, per_shift=480, batch=32, seed=s, **SIX),
+    "large_batches": lambda k, u, s: protocols.continual(k, per_shift=768, batch=64, seed=s, **SIX),
+    "zipf": lambda k, u, s: protocols.class_imbalance(k, ("snow", "jpeg_compression"), per_shift=1500, batch=32, seed=s),
+}
+ONE_CLASS_AT_A_TIME = ("sorted", "correlated", "label_shift", "recurring", "zipf_grouped")    # batch statistics fail here from the start
+KEPT = {"samples": ("step", "prediction", "entropy", "confidence", "label", "known", "source_prediction", "source_confidence", "rise_source"),
+        "steps": ("step", "n", "n_kept", "skipped", "loss", "grad_norm", "distance", "marginal_entropy", "reset", "segment")}
+
+
+def recipe_of(label: str):
+    """``method``, ``method@source`` (source statistics in the batch-norm layers), ``x 30`` behind it for 30 times the default rate."""
+    name, _, factor = label.partition(" x ")
+    name, _, norm = name.partition("@")
+    recipe = make(name)
+    if norm:
+        recipe = replace(recipe, norm=SourceStatistics())
+    rates = [k for k in knobs(recipe) if k.name == "update.lr" or k.name.endswith(".update.lr")]
+    return make_with(recipe, rates[0], float(factor)) if factor else recipe
+
+
+def make_with(recipe, rate, factor):
+    from tta_lab.knobs import with_knobs
+    return with_knobs(recipe, **{rate.name: min(rate.value * factor, rate.high)})
+
+
+def drawn(source: str, stream: str, seed: int, batch_norm: bool) -> list[str]:
+    """The recipes that meet this stream, by label; drawn from the names alone."""
+    rng = np.random.default_rng(zlib.crc32(f"{source} {stream} {seed}".encode()))
+    labels = ["source"] + ["batch_norm"] * batch_norm
+    labels += list(rng.choice(STILL if batch_norm else ("lame", "t3a"), 2, replace=False))
+    while len(labels) < PICKS + 3 + batch_norm:
+        name, factor = str(rng.choice(LEARN)), float(rng.choice(RATES))
+        if rng.random() > SLOW.get(name, 1) or not batch_norm and (name in ("rotta", "rmt") or "@" in name):
+            continue
+        if batch_norm and stream in ONE_CLASS_AT_A_TIME and "@" not in name and name != "rotta" and rng.random() < 0.7:
+            continue
+        label = f"{name} x {factor:g}"
+        if label not in labels:
+            labels.append(label)
+    return labels
+
+
+class Models:
+    """Source models by name with what a stream needs: known and unknown images, images of the source domain."""
+
+    def __init__(self, cifar: Path | None, checkpoint: Path | None):
+        self.cifar, self.checkpoint, self.made = cifar, checkpoint, {}
+
+    def __getitem__(self, name):
+        if name not in self.made:
+            if name == "cifar10_resnet20":
+                from tta_lab.cifar_networks import load_cifar
+                test, train = (datasets.load(f"folder:{self.cifar / part}") for part in ("test", "train"))
+                self.made[name] = load_cifar(self.checkpoint), test, None, train
+            elif name == "fashion8_resnet_bn":
+                self.made[name] = load_model(name), "fashion_mnist_8", "fashion_mnist_held_out", "fashion_mnist_train_slice_8"
+            else:
+                self.made[name] = load_model(name), "fashion_mnist", "digits", "fashion_mnist_train_slice"
+        return self.made[name]
+
+
+def file_of(folder: Path, source: str, stream: str, seed: int, label: str) -> Path:
+    return folder / source / f"{stream} {seed} {label}.npz"
+
+
+def make_runs(folder: Path, sources, seeds, models: Models, until: float, streams=tuple(STREAMS)) -> bool:
+    """Make what is missing, one file a finished run; False when the time is up."""
+    for seed in seeds:
+        for stream_name in streams:
+            for source in sources:
+                if not runs_on(folder, source, stream_name, seed, models, until):
+                    return False
+    return True
+
+
+def runs_on(folder, source, stream_name, seed, models, until) -> bool:
+    model, known, unknown, images = models[source]
+    if stream_name == "open_set" and unknown is None:
+        return True
+    batch_norm = "_bn" in source or source == "cifar10_resnet20"
+    wanted = [label for label in drawn(source, stream_name, seed, batch_norm) if not file_of(folder, source, stream_name, seed, label).exists()]
+    if not wanted:
+        return True
+    number = 1000 * seed + zlib.crc32(source.encode()) % 997           # no two models see the same stream
+    stream, shared = Kept(STREAMS[stream_name](known, unknown, number)), {}
+    for label in wanted:
+        if time.monotonic() > until:
+            return False
+        recipe, began = recipe_of(label), time.process_time()
+        given = prepare(model, recipe, datasets.load(images) if isinstance(images, str) else images, device="cpu", cache=folder / "given")
+        adapter = Adapter(model, recipe, seed=seed, device="cpu", record="source", channels_last=True, given=given)
+        adapter.shared_source, why = shared, ""
+        try:
+            trace = run(adapter, stream)
+        except (RuntimeError, ValueError) as error:      # the loss is not finite any more: what was seen until then counts
+            trace, why = adapter.trace, f"{type(error).__name__}: {error}"[:200]
+            if not len(trace):
+                raise
+        keep(trace, {"source": source, "stream": stream_name, "seed": seed, "label": label, "recipe": repr(recipe), "failed": why,
+                     "number": number, "seconds": round(time.process_time() - began, 2), "classes": len(stream.classes),
+                     "stream_hash": stream.hash, "weights": adapter.fingerprint}, file_of(folder, source, stream_name, seed, label))
+    return True
+
+
+def keep(trace: Trace, meta: dict, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    short = {"samples": lambda v: v.astype(np.float32) if v.dtype.kind == "f" else v.astype(np.int32) if v.dtype.kind == "i" else v,
+             "steps": lambda v: v.astype(np.float64) if v.dtype.kind == "f" else v}
+    tables = {table: {c: short[table](values) for c, values in trace._columns(table).items() if c in KEPT[table]} for table in KEPT}
+    Trace.from_columns(tables["samples"], tables["steps"], meta).save(path)

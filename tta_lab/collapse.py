@@ -1,0 +1,381 @@
+"""Collapse of an adapting model: a detector that needs no labels, and the definition by labels that it is measured against.
+
+`CollapseDetector` looks at the trace columns of one step at a time and says how probable it is that the run collapses, with an alarm named after the
+evidence that weighs most. It is an additive model on a few signals, most of them relative to the run's own first batches; its coefficients
+are fitted on runs of known outcome (``benchmarks/collapse.py``) and lie in ``data/collapse/detector.json``. `watch` is the same code over a finished
+trace. `collapse` says with labels whether, and from which batch on, a run did collapse: for evaluation only.
+"""
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .datasets import DataError, data_root
+from .knobs import knob
+from .parts import Part
+
+ALARMS = ("none", "broken_outputs", "few_classes", "stuck_classes", "overconfident", "uninformative", "drifting_weights", "large_gradients",
+          "unlike_source")
+SIGNALS = {  # name -> (alarm that it raises, what it says, with the value in it); 0 is no change, larger is more like collapse
+    "classes": ("few_classes", "the last {short} predictions use {value:.2f} times fewer classes (effective number) than at their widest"),
+    "classes_long": ("few_classes", "the last {long} predictions use {value:.2f} times fewer classes (effective number) than at their widest"),
+    "marginal": ("few_classes", "the entropy of the mean prediction of a batch is {value:.2f} nats below that of the first batches"),
+    "stuck": ("stuck_classes", "one class has kept {value:.0%} of the predictions through three windows in a row"),
+    "entropy_down": ("overconfident", "the entropy of the predictions is {value:.2f} times below that of the first batches"),
+    "entropy_up": ("uninformative", "the entropy of the predictions is {value:.2f} times above that of the first batches"),
+    "confidence": ("overconfident", "the mean confidence lies {value:.2f} above that of the first batches"),
+    "information": ("uninformative", "predictions tell {value:.2f} nats less about the images than in the first batches"),
+    "distance": ("drifting_weights", "the weights have moved by a distance of {value:.2f}"),
+    "straight": ("drifting_weights", "the weights have gone {value:.0%} of the way that steps like the first, all in one direction, would have"),
+    "gradient": ("large_gradients", "the gradient is {value:.2f} times larger than in the first batches"),
+    "disagreement": ("unlike_source", "{value:.0%} of the predictions differ from the source's, over those of the first batches"),
+    "fewer_than_source": ("unlike_source", "the last {short} predictions use {value:.2f} times fewer classes (effective number) than the source's"),
+    "falling": ("unlike_source", "{value:.0%} of the images lost probability at the source's class, over those of the first batches"),
+    "surer_than_source": ("unlike_source", "the mean confidence lies {value:.2f} above the source's"),
+}
+RATIOS = ("classes", "classes_long", "entropy_down", "entropy_up", "gradient", "fewer_than_source")    # kept as logarithms
+SOURCE_SIGNALS = ("disagreement", "fewer_than_source", "falling", "surer_than_source")
+SHORT, LONG = 512, 2048       # images whose predicted classes are counted
+TAU = 128.0                   # images over which means of the recent past forget
+FIRST = 128                   # images that the run is compared with: its first
+_MEANS = ("entropy", "confidence", "marginal_entropy", "log_gradient", "disagreement", "falling", "source_confidence")
+_ALSO = ("first_distance", "widest_short", "widest_long", "moved_steps")
+_FLOOR = 1e-3                 # nats; below it an entropy is nothing
+
+
+@lru_cache(maxsize=4)
+def fitted(variant: str = "light", path: str | None = None) -> dict:
+    """The fitted detector: ``signals`` (names), ``center``, ``scale``, ``weight`` (one each), ``bias``, ``threshold``, ``patience``.
+
+    Raises DataError when the file is missing or has no such variant.
+    """
+    place = data_root() / "collapse" / "detector.json" if path is None else path
+    try:
+        with open(place) as f:
+            found = json.load(f)
+    except OSError as why:
+        raise DataError(f"{place} cannot be read ({why}); restore it with: git checkout -- data/collapse/detector.json, or fit it anew with "
+                        "benchmarks/collapse.py") from why
+    if variant not in found:
+        raise DataError(f"{place} has no detector {variant!r}; it has: {', '.join(k for k in found if isinstance(found[k], dict))}")
+    return found[variant]
+
+
+@dataclass(frozen=True)
+class CollapseDetector(Part):
+    """Says after every step how probable a collapse is, from what the trace records, without labels.
+
+    P = 1 / (1 + exp(-(b + sum_j w_j (s_j - m_j) / d_j))) with the signals s of `SIGNALS` and the fitted numbers of `fitted`; an alarm is P above the
+    threshold in ``patience`` steps in a row, and is named after the signal with the largest w_j (s_j - m_j) / d_j. Outputs that are not finite raise
+    the alarm "broken_outputs" at once. ``variant="source"`` needs the columns of the frozen source (``Adapter(..., record="source")``).
+    The state has a constant size and can be read with ``torch.load(weights_only=True)``.
+    """
+
+    variant: str = knob("light", choices=("light", "source"), why="which fitted detector: without or with the columns of the frozen source")
+    threshold: float = knob(0.0, (0.0, 1.0), "alarm above this probability; 0 takes the fitted one")
+    patience: int = knob(0, (0, 1000), "steps in a row above the threshold before the alarm; 0 takes the fitted number", unit="batches")
+
+    def init(self, model=None, source=None) -> dict:
+        """The state at the start of a stream: counters, means of the first and of the recent images, the last predictions."""
+        return {"steps": 0, "first": 0, "above": 0, "alarm": 0, "probability": 0.0, "count": 0,
+                "means": torch.full((2, len(_MEANS)), torch.nan, dtype=torch.float64), "also": torch.zeros(len(_ALSO), dtype=torch.float64),
+                "predictions": torch.full((2, LONG), -1, dtype=torch.int32), "signals": torch.zeros(len(SIGNALS), dtype=torch.float64),
+                "broken": False}
+
+    def restart(self, state: dict) -> None:
+        """Forget the recent past, in place, but not what the run was like in its first batches: for use after a reset."""
+        for name, value in self.init().items():
+            if name == "means":
+                state["means"][1] = state["means"][0]
+            elif name == "also":
+                state["also"][0] = state["also"][3] = 0.0
+            elif name not in ("steps", "first"):
+                state[name] = value
+
+    def look(self, samples: dict, step: dict, state: dict) -> tuple[int, float]:
+        """Index into `ALARMS` (0: none) and probability of collapse after one step, from the step's rows of the trace; moves ``state``."""
+        if bool(step.get("reset", False)) and state["steps"]:
+            self.restart(state)
+        for name in ("means", "also", "predictions", "signals"):
+            if state[name].device.type != "cpu":    # a state that came back from a checkpoint lies where the adapter is
+                state[name] = state[name].cpu()
+        numbers, predictions, ours = _read(samples, step)
+        state["broken"] = not (math.isfinite(numbers["entropy"]) and math.isfinite(numbers["confidence"]))
+        if state["broken"]:
+            state.update(steps=state["steps"] + 1, above=state["above"] + 1, alarm=1, probability=1.0)
+            return 1, 1.0
+        signals = _signals(numbers, predictions, ours, state)
+        state["signals"].numpy()[:] = signals
+        fit = _arrays(self.variant)
+        parts = fit["weight"] * ((signals[fit["rows"]] - fit["center"]) / fit["scale"])
+        odds = fit["bias"] + float(parts.sum())
+        probability = 1 / (1 + math.exp(-min(max(odds, -50.0), 50.0)))
+        above = state["above"] + 1 if probability > (self.threshold or fit["threshold"]) else 0
+        alarm = fit["alarms"][int(parts.argmax())] if above >= (self.patience or fit["patience"]) else 0
+        state.update(steps=state["steps"] + 1, above=above, alarm=alarm, probability=probability)
+        return alarm, probability
+
+    def contributions(self, state: dict) -> dict[str, float]:
+        """What each signal added to the log odds of collapse in the last step."""
+        fit = _arrays(self.variant)
+        parts = fit["weight"] * ((state["signals"].cpu().numpy()[fit["rows"]] - fit["center"]) / fit["scale"])
+        return dict(zip(fit["signals"], parts.tolist(), strict=True))
+
+    def evidence(self, state: dict) -> str:
+        """The alarm of the last step (or that there is none) with its evidence, in words and numbers."""
+        if state["broken"]:
+            return "Alarm broken_outputs: entropy or confidence of the answer is not a finite number."
+        head = f"Alarm {ALARMS[state['alarm']]}" if state["alarm"] else "No alarm"
+        parts = sorted(self.contributions(state).items(), key=lambda item: -item[1])
+        said = [f"{_say(name, state)} ({weight:+.1f} to the log odds)" for name, weight in parts[:3] if weight > 0]
+        return (f"{head}: probability of collapse {state['probability']:.0%} after {state['steps']} steps"
+                + ("; " + "; ".join(said) if said else "; no signal speaks for it") + ".")
+
+
+def _say(name: str, state: dict) -> str:
+    value = float(state["signals"][list(SIGNALS).index(name)])
+    value = math.exp(value) if name in RATIOS or name == "distance" else value
+    return SIGNALS[name][1].format(value=value, short=min(SHORT, state["count"]), long=min(LONG, state["count"]))
+
+
+@lru_cache(maxsize=4)
+def _arrays(variant: str) -> dict:
+    fit, names = fitted(variant), list(SIGNALS)
+    arrays = {k: np.array(fit[k], dtype=np.float64) for k in ("center", "scale", "weight")}
+    return {**fit, **arrays, "rows": np.array([names.index(s) for s in fit["signals"]]),
+            "alarms": [ALARMS.index(SIGNALS[s][0]) for s in fit["signals"]]}
+
+
+# --- one step ---------------------------------------------------------------------------------------------------
+
+def _read(samples: dict, step: dict) -> tuple[dict, np.ndarray | None, np.ndarray | None]:
+    """The numbers of a step and the predicted classes (adapted, source), on the host with one transfer."""
+    if isinstance(samples["entropy"], Tensor):
+        return _read_tensors(samples, step)
+    numbers = {"n": len(samples["entropy"]), "entropy": float(np.mean(samples["entropy"])), "confidence": float(np.mean(samples["confidence"]))}
+    for name in ("marginal_entropy", "grad_norm", "distance"):
+        value = step.get(name)
+        numbers[name] = math.nan if value is None else float(value)
+    prediction, source = samples.get("prediction"), samples.get("source_prediction")
+    if source is not None and prediction is not None:
+        numbers["disagreement"] = float(np.mean(source != prediction))
+        numbers["falling"] = float(np.mean(samples["rise_source"] < 0))
+        numbers["source_confidence"] = float(np.mean(samples["source_confidence"]))
+    return numbers, prediction, source
+
+
+def _read_tensors(samples: dict, step: dict):
+    entropy = samples["entropy"]
+    n, device = len(entropy), entropy.device
+    names = ["entropy", "confidence"]
+    values = [entropy.mean(), samples["confidence"].mean()]
+    for name in ("marginal_entropy", "grad_norm", "distance"):
+        value = step.get(name)
+        if value is not None:
+            names.append(name)
+            values.append(value.reshape(()) if isinstance(value, Tensor) else torch.full((), float(value), device=device))
+    prediction, source = samples.get("prediction"), samples.get("source_prediction")
+    columns = []
+    if prediction is not None:
+        columns.append(prediction.to(torch.float32))    # class numbers are exact in float32
+        if source is not None:
+            names += ["disagreement", "falling", "source_confidence"]
+            values += [(source != prediction).float().mean(), (samples["rise_source"] < 0).float().mean(), samples["source_confidence"].mean()]
+            columns.append(source.to(torch.float32))
+    host = torch.cat([torch.stack([v.to(torch.float32) for v in values]), *columns]).detach().cpu().numpy()
+    numbers = {"marginal_entropy": math.nan, "grad_norm": math.nan, "distance": math.nan, "n": n,
+               **dict(zip(names, host[:len(names)].tolist(), strict=True))}
+    classes = host[len(names):].astype(np.int32)
+    return numbers, classes[:n] if columns else None, classes[n:] if len(columns) > 1 else None
+
+
+def _signals(numbers: dict, predictions, ours, state: dict) -> np.ndarray:
+    """All signals after this step, in the order of `SIGNALS`; those without data are 0. Moves the means and windows in ``state``."""
+    n, means, also = numbers["n"], state["means"].numpy(), state["also"].numpy()
+    gradient = numbers["grad_norm"]
+    now = np.array([numbers["entropy"], numbers["confidence"], numbers["marginal_entropy"],
+                    math.log(gradient + 1e-12) if gradient > 0 else math.nan, numbers.get("disagreement", math.nan),
+                    numbers.get("falling", math.nan), numbers.get("source_confidence", math.nan)])
+    there = np.isfinite(now)
+    first, recent = means
+    if state["first"] < FIRST:
+        share = n / (state["first"] + n)
+        fresh = there & ~np.isfinite(first)
+        first[:] = np.where(fresh, now, np.where(there, first + share * (now - first), first))
+        recent[:] = first
+        state["first"] += n
+    else:
+        first[:] = np.where(there & ~np.isfinite(first), now, first)     # a column that began late
+        weight = 1 - math.exp(-n / TAU)
+        recent[:] = np.where(there & np.isfinite(recent), recent + weight * (now - recent), np.where(there, now, recent))
+    change = np.nan_to_num(recent - first)
+    found = dict.fromkeys(SIGNALS, 0.0)
+    entropy = math.log(max(recent[0], _FLOOR)) - math.log(max(first[0], _FLOOR))
+    found["entropy_down"], found["entropy_up"] = max(-entropy, 0.0), max(entropy, 0.0)
+    found["confidence"], found["marginal"], found["gradient"] = change[1], -change[2], change[3]
+    found["information"] = change[0] - change[2]
+    distance = numbers["distance"]
+    if distance > 0:
+        also[3] += 1
+        if also[0] == 0:
+            also[0] = distance
+        found["distance"] = math.log(distance)
+        found["straight"] = min(distance / (also[0] * also[3]), 1.0) if also[3] > 1 else 0.0
+    else:
+        found["distance"] = -10.0
+    if predictions is not None and n:
+        _count(found, predictions, ours, state, also)
+    if ours is not None:
+        found["disagreement"], found["falling"] = change[4], change[5]
+        found["surer_than_source"] = np.nan_to_num(recent[1] - recent[6])
+    return np.fromiter(found.values(), np.float64, len(found))
+
+
+def _count(found: dict, predictions, ours, state: dict, also) -> None:
+    """The signals of the last predicted classes: the newest stand at the end of the window."""
+    window = state["predictions"].numpy()
+    new = np.asarray(predictions)[-LONG:]
+    window[0, :-len(new)] = window[0, len(new):]
+    window[0, -len(new):] = new
+    state["count"] = count = min(state["count"] + len(new), LONG)
+    size = int(new.max()) + 1 if count == len(new) else int(window[0].max()) + 1
+    shares = [_shares(window[0, -count:][lo:hi], size) for lo, hi in ((-SHORT // 2, None), (-SHORT, -SHORT // 2), (-2 * SHORT, -SHORT))]
+    short, long = _classes(_shares(window[0, -min(count, SHORT):], size)), _classes(_shares(window[0, -count:], size))
+    also[1], also[2] = max(also[1], short), max(also[2], long)
+    found["classes"], found["classes_long"] = also[1] - short, also[2] - long
+    if count >= 2 * SHORT:
+        found["stuck"] = float(np.minimum(np.minimum(shares[0], shares[1]), shares[2]).max())
+    elif count >= SHORT:
+        found["stuck"] = float(np.minimum(shares[0], shares[1]).max())
+    if ours is not None:
+        source = np.asarray(ours)[-LONG:]
+        window[1, :-len(source)] = window[1, len(source):]
+        window[1, -len(source):] = source
+        past = window[1, -min(count, SHORT):]
+        found["fewer_than_source"] = _classes(_shares(past[past >= 0], int(past.max()) + 1)) - short
+
+
+def _shares(classes, size: int):
+    return np.bincount(classes, minlength=size) / max(len(classes), 1)
+
+
+def _classes(shares) -> float:
+    """ln of the effective number of classes: the entropy of the shares, nats."""
+    p = shares[shares > 0]
+    return float(-(p * np.log(p)).sum())
+
+
+# --- a finished trace -------------------------------------------------------------------------------------------
+
+def watch(trace, detector: CollapseDetector | None = None) -> dict:
+    """What the detector would have said after each step of a trace: ``step``, ``alarm`` (index into `ALARMS`), ``probability`` and under ``signals``
+    each signal, (T,); ``first_alarm`` (step, -1: none) and ``threshold``.
+
+    Raises ValueError for a trace without steps, and for ``variant="source"`` without the columns of the source.
+    """
+    detector = detector or CollapseDetector()
+    if not len(trace):
+        raise ValueError("the trace is empty: there is nothing to watch")
+    columns, steps = trace._columns("samples"), trace._columns("steps")
+    if detector.variant == "source" and "source_prediction" not in columns:
+        raise ValueError("this detector needs what the frozen source says: record it with Adapter(..., record='source'), or use variant='light'")
+    wanted = ("entropy", "confidence", "prediction", "source_prediction", "rise_source", "source_confidence")
+    samples = {c: columns[c] for c in wanted if c in columns}
+    numbers = {c: steps[c] for c in ("marginal_entropy", "grad_norm", "distance", "reset") if c in steps}
+    bounds = np.searchsorted(columns["step"], np.append(steps["step"], steps["step"][-1] + 1))
+    state, rows = detector.init(), []
+    for t, (lo, hi) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        alarm, probability = detector.look({c: v[lo:hi] for c, v in samples.items()}, {c: v[t] for c, v in numbers.items()}, state)
+        rows.append((alarm, probability, *state["signals"].tolist()))
+    table = np.array(rows)
+    alarms = table[:, 0].astype(np.int64)
+    return {"step": np.asarray(steps["step"], np.int64), "alarm": alarms, "probability": table[:, 1],
+            "first_alarm": int(steps["step"][alarms.argmax() if alarms.any() else 0]) if alarms.any() else -1,
+            "threshold": detector.threshold or fitted(detector.variant)["threshold"],
+            "signals": dict(zip(SIGNALS, table[:, 2:].T, strict=True))}
+
+
+# --- with labels, for evaluation only ---------------------------------------------------------------------------
+
+def collapse(trace, source_trace, bn_trace=None, window: int = 500, margin: float = 2.0, deviations: float = 3.0, first: int = 150) -> dict:
+    """Whether, and from which step on, a run collapsed: measured with labels against the frozen source and BN-1 on the same stream.
+
+    Two references: the *better* of the two (fewer errors on the whole stream), and the run's own *start*, the one with which its first ``first``
+    predictions agree more. For each step, the last ``window`` scored images (known, with a label; all so far while there are fewer) give
+    the excess e = 100 (mean of [wrong adapted] - [wrong reference]) in points, the smaller of the two references', and its paired standard error
+    SE = 100 sqrt(b + c) / n, with the b + c images on which exactly one of the two is wrong (McNemar). A window is *harmed* when
+    e > max(margin, deviations SE), *recovered* when e <= margin / 2. Collapse is *established* at the first harmed step after which no step is
+    recovered, if the last window has e > margin and at least ``window`` images follow its *onset*, the step after the last recovered one.
+
+    ``outcome``: "collapse"; "from_start", harm that was there before anything was learned: the onset is the first step (in a run that moved no
+    weight, anywhere in the first ``first`` images), or there is no collapse by e but more than ``margin`` on the whole stream against the better
+    reference alone, which came with the choice of statistics; "recovered", harmed by e but not to the end; "borderline", harm that began too late to
+    tell, or never beyond noise but e > margin in the last window, or more than margin / 2 worse than both on the whole stream; "healthy", the rest.
+    Also ``established`` and ``onset`` (steps, -1: none), ``better`` and ``start`` (names), ``whole`` (points over the better reference on the
+    whole stream) and ``whole_start`` (over the worse of the two references), and for each step ``step``, ``excess``, ``noise`` (deviations SE),
+    ``error``, ``reference_error`` (of the better), (T,), in points or per cent.
+    Raises ValueError when the traces are not of the same images in the same order, or hold no label.
+    """
+    columns = [t._columns("samples") for t in (trace, source_trace, bn_trace) if t is not None]
+    n, label = len(columns[0]["label"]), columns[0]["label"]     # a run that broke off is compared as far as it came
+    if any(len(c["label"]) < n or not np.array_equal(c["label"][:n], label) for c in columns[1:]):
+        raise ValueError("the traces must be of the same stream: their labels differ")
+    scored = columns[0]["known"].astype(bool) & (label >= 0)
+    if not scored.any():
+        raise ValueError("the trace has no scored image (known, with a label), so nothing can be called a collapse")
+    said = [c["prediction"][:n][scored] for c in columns]
+    wrong = [p != label[scored] for p in said]
+    better = 1 + int(np.argmin([w.sum() for w in wrong[1:]]))
+    start = 1 + int(np.argmax([(said[0][:first] == p[:first]).sum() for p in said[1:]]))
+    steps = np.unique(columns[0]["step"])
+    ends = np.searchsorted(columns[0]["step"][scored], steps, side="right")
+    over = {k: _excess(wrong[0], wrong[k], ends, window) for k in {better, start}}
+    smaller = over[better][0] <= over[start][0]
+    excess, noise = (np.where(smaller, a, b) for a, b in zip(over[better], over[start], strict=True))
+    established, onset, harmed = _established(excess, deviations * noise, margin)
+    whole, least = 100 * (wrong[0].mean() - wrong[better].mean()), 100 * min(wrong[0].mean() - wrong[k].mean() for k in over)
+    distance = trace._columns("steps").get("distance")
+    still = distance is not None and not np.nan_to_num(distance).any()
+    if established >= 0 and ends[-1] - ends[onset] < window:
+        outcome, established, onset = "borderline", -1, -1
+    elif established >= 0:
+        outcome = "from_start" if onset == 0 or still and ends[onset] <= first else "collapse"
+    elif harmed.any():
+        outcome = "recovered"
+    elif excess[-1] > margin or least > margin / 2:
+        outcome = "borderline"
+    else:
+        outcome = "from_start" if whole > margin else "healthy"
+    names = ("", "source", "batch_norm")
+    return {"outcome": outcome, "established": int(steps[established]) if established >= 0 else -1, "onset": int(steps[onset]) if onset >= 0 else -1,
+            "better": names[better], "start": names[start], "whole": float(whole), "whole_start": float(least), "step": steps,
+            "excess": excess, "noise": deviations * noise, "error": _window_mean(wrong[0], ends, window), "reference_error": _window_mean(wrong[better], ends, window)}
+
+
+def _window_mean(values, ends, window: int):
+    """Mean over the last ``window`` values before each end, in per cent."""
+    starts = np.maximum(ends - window, 0)
+    total = np.append(0, np.cumsum(values))
+    return 100 * (total[ends] - total[starts]) / np.maximum(ends - starts, 1)
+
+
+def _excess(wrong, reference, ends, window: int):
+    """Excess error in points and its paired standard error, for each window."""
+    size = np.maximum(np.minimum(ends, window), 1)
+    return _window_mean(wrong.astype(np.int64) - reference, ends, window), 10 * np.sqrt(_window_mean(wrong != reference, ends, window) / size)
+
+
+def _established(excess, noise, margin: float):
+    """Where collapse is established and where it sets on (positions, -1: nowhere), and which windows are harmed."""
+    harmed, recovered = excess > np.maximum(margin, noise), np.flatnonzero(excess <= margin / 2)
+    last = recovered[-1] + 1 if len(recovered) else 0
+    since = np.flatnonzero(harmed[last:])
+    if not len(since) or excess[-1] <= margin:
+        return -1, -1, harmed
+    return last + since[0], last, harmed
