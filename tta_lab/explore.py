@@ -73,8 +73,9 @@ class Choice:
             imports.append("from tta_lab.datasets import load")
         images = f"load({self.source_images!r})" if isinstance(self.source_images, str) else "source_images"
         given = f", given=prepare(model, recipe, {images})" if needs else ""
-            lines = [*imports, "from tta_lab.runner import row", "from tta_lab.streams import Stream", *parts, "",
-                 *([] if model.startswith("model") else [f"model = {model}"]), f'stream = Stream.from_json("""{self.stream.to_json()}""")', f"recipe = {text}",
+        lines = [*imports, "from tta_lab.runner import row", "from tta_lab.streams import Stream", *parts, "",
+                 *([] if model.startswith("model") else [f"model = {model}"]),
+                 f'stream = Stream.from_json("""{self.stream.to_json()}""")', f"recipe = {text}",
                  f'adapter = Adapter(model, recipe, seed={self.seed}, record="source"{given})', "trace = run(adapter, stream)",
                  """print(f"error {row(trace)['error']:.2f} %")"""]
         return "\n".join(lines)
