@@ -11,7 +11,8 @@ seconds. One process per source (``--sources``) may run at a time. Rates are mul
 are read from the rows: *default*; *slice*, the rate with the least error on corrupted training images (as many, in the same order as the
 continual stream); *oracle*, the best of the five on the test stream itself: an upper bound, no method. Methods that cannot run on a stream
 have a row that says why. Streams: at most 3000 images, the long-term one 10 rounds of 600, batch size 1 has 300. MEMO (32 views an image)
-runs on the last only; CoTTA, PETAL and STAMP (up to 35 forwards an image) try other rates on the continual, correlated and slice streams only.
+runs on the last only, at its default rate; CoTTA, PETAL and STAMP (up to 35 forwards an image) run with one seed. Other rates than the default
+are tried on three streams: continual, correlated, open set.
 """
 from __future__ import annotations
 
@@ -20,66 +21,38 @@ import csv
 import datetime
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from tta_lab import Adapter, load_model, make, protocols
-from tta_lab.corruptions import STANDARD_15
+from tta_lab import load_model
 from tta_lab.datasets import load
-from tta_lab.knobs import knobs
 from tta_lab.methods import METHODS
-from tta_lab.runner import row, run
-from tta_lab.selectors import ConfidenceRise
-from tta_lab.source import prepare
+from tta_lab.runner import row
+from tta_lab.zoo_study import (
+    KINDS,
+    ONLY,
+    RATES,
+    SHARES,
+    SLOW,
+    SOURCE_IMAGES,
+    SOURCES,
+    TUNED_ON,
+    Kept,
+    chosen_rate,
+    one_run,
+    recipe_of,
+    streams,
+    unknown_arms,
+    unknown_stream,
+)
 
-SOURCES = ("fashion_resnet_bn", "fashion_resnet_bn_1", "fashion_resnet_bn_2")
-RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
-ONLY = {"memo": ("batch_of_one",)}  # streams of a method that is too slow for the others
-TUNED_ON = {name: ("continual", "correlated", "slice") for name in ("cotta", "petal", "stamp")} | {"memo": ()}
 KEPT = ("error", "ece", "nll", "auroc", "fpr95", "oscr", "h_auc", "forwards", "backwards", "learned_from", "ms_per_image", "images", "scored",
         "stream_hash", "weights", "torch", "tta_lab", "settings")
 FIELDS = ("source", "stream", "method", "rate", "seed", *KEPT, "refused", "date")
-SHARES = (0.0, 0.05, 0.1, 0.25, 0.5)
-
-
-def streams(known="fashion_mnist", unknown="digits", slice_of="fashion_mnist_train_slice", seed=0) -> dict:
-    """name -> function that makes the stream: the seven of the table, and the slice that rates are chosen on."""
-    usual = {"per_shift": 200, "batch": 100, "seed": seed}
-    made = {"reset_each_shift": lambda: protocols.reset_each_shift(known, **usual), "continual": lambda: protocols.continual(known, **usual),
-            "mixed_domains": lambda: protocols.mixed_domains(known, **usual),
-            "correlated": lambda: protocols.correlated(known, per_shift=200, seed=seed),
-            "open_set": lambda: protocols.open_set(known, unknown, shifts=STANDARD_15, per_shift=100, batch=50, seed=seed),
-            "long_term": lambda: protocols.long_term(known, rounds=10, per_shift=100, batch=100, seed=seed),
-            "batch_of_one": lambda: protocols.batch_of_one(known, per_shift=20, seed=seed),
-            "slice": lambda: protocols.continual(slice_of, **usual)}
-    return {name: make for name, make in made.items() if unknown is not None or name != "open_set"}
-
-
-def recipe_of(name, form="paper", factor=1.0):
-    """The method with its step size multiplied, or None where it has none."""
-    recipe = make(name, form=form)
-    rates = [k for k in knobs(recipe) if k.name == "update.lr" or k.name.endswith(".update.lr")]
-    if factor == 1.0:
-        return recipe
-    return make(name, form=form, **{rates[0].name: min(rates[0].value * factor, rates[0].high)}) if rates else None
-
-
-class Kept:
-    """A stream that makes its images once, for many runs."""
-
-    def __init__(self, stream):
-        self._stream, self._batches = stream, None
-
-    def __getattr__(self, name):
-        return getattr(self._stream, name)
-
-    def batches(self, device="cpu"):
-        if self._batches is None:
-            self._batches = list(self._stream.batches(device))
-        return iter(self._batches)
 
 
 class Results:
@@ -129,11 +102,7 @@ class Bench:
                 return False
             found = {**key, "method": label, "rate": rate}
             try:
-                given = prepare(self.model, recipe, load(self.images) if isinstance(self.images, str) else self.images, device="cpu",
-                                cache=self.cache)
-                adapter = Adapter(self.model, recipe, seed=seed, device="cpu", record="source", channels_last=True, given=given)
-                adapter.shared_source = shared
-                numbers = row(run(adapter, stream))
+                numbers = row(one_run(self.model, recipe, stream, seed, self.images, cache=self.cache, shared=shared))
                 self.results.add({**found, **{k: numbers[k] for k in KEPT if k in numbers}})
             except (ValueError, RuntimeError) as why:
                 self.results.add({**found, "refused": f"{type(why).__name__}: {why}"[:200]})
@@ -144,7 +113,7 @@ def default(bench, options, data):
     """Every method, and its reference form where it has one, at its default rate."""
     for seed in range(options.seeds):
         for stream_name, make_stream in streams(**data, seed=seed).items():
-            names = [n for n in options.methods if stream_name in ONLY.get(n, (stream_name,)) and stream_name != "slice"]
+            names = [n for n in options.methods if not (seed and n in SLOW) and stream_name in ONLY.get(n, (stream_name,)) and stream_name != "slice"]
             wanted = [(n, recipe_of(n), 1.0) for n in names]
             wanted += [(f"{n} [reference]", recipe_of(n, "reference"), 1.0) for n in names if "reference" in METHODS[n].forms and not seed]
             if not bench.on(stream_name, make_stream, wanted, seed):
@@ -154,8 +123,8 @@ def default(bench, options, data):
 
 def rates(bench, options, data):
     """Four more rates of every method that has one, one seed."""
-    for stream_name, make_stream in reversed(streams(**data).items()):
-        names = [n for n in options.methods if stream_name in TUNED_ON.get(n, (stream_name,))]
+    for stream_name, make_stream in streams(**data).items():
+        names = [n for n in options.methods if n not in ONLY and stream_name in ("slice", *TUNED_ON)]
         wanted = [(n, recipe_of(n, factor=f), f) for n in names for f in RATES if f != 1 or stream_name == "slice"]
         if not bench.on(stream_name, make_stream, wanted, 0):
             return False
@@ -166,34 +135,22 @@ def chosen(bench, options, data):
     """The rate chosen on the slice, for the other seeds."""
     for seed in range(1, options.seeds):
         for stream_name, make_stream in streams(**data, seed=seed).items():
-            names = [n for n in options.methods if stream_name in TUNED_ON.get(n, (stream_name,)) and stream_name != "slice"]
+            names = [n for n in options.methods if n not in (*ONLY, *SLOW) and stream_name in TUNED_ON]
             picks = [(n, chosen_rate(bench.results.rows, n)) for n in names]
             if not bench.on(stream_name, make_stream, [(n, recipe_of(n, factor=f), f) for n, f in picks], seed):
                 return False
     return True
 
 
-def chosen_rate(rows, method) -> float:
-    """The factor with the least error on the slice; 1 for a method without a rate."""
-    tried = [r for r in rows if r["stream"] == "slice" and r["method"] == method and r["error"]]
-    return float(min(tried, key=lambda r: float(r["error"]))["rate"]) if tried else 1.0
-
-
 def unknowns(options):
     """Tent with and without the filter, beside BN-1, at several shares of unknown images, far and near."""
-    tent = make("tent")
-    arms = {"batch_norm": make("batch_norm"), "tent": tent, "tent + filter": tent.where(ConfidenceRise()),
-            "wisdom_of_crowds": make("wisdom_of_crowds")}
-    kinds = {"far": ("fashion_mnist", "digits", options.sources), "near": ("fashion_mnist_8", "fashion_mnist_held_out", ("fashion8_resnet_bn",))}
+    arms = unknown_arms()
     for seed in range(options.seeds):
-        for kind, (known, unknown, sources) in kinds.items():
-            for source in sources:
+        for kind, (known, unknown, sources) in KINDS.items():
+            for source in (name for name in sources if sources != SOURCES or name in options.sources):
                 bench = Bench(options, source, load_model(source), None, "unknowns")
                 for share in SHARES:
-                    more = {"unknown": unknown, "unknown_ratio": share / (1 - share)} if share else {}
-
-                    def make_stream(known=known, more=more, seed=seed):
-                        return protocols.long_term(known, rounds=10, per_shift=100, batch=100, seed=seed, **more)
+                    make_stream = partial(unknown_stream, known, unknown, share, seed)
                     if not bench.on(f"{kind} {share:g}", make_stream, [(name, recipe, 1.0) for name, recipe in arms.items()], seed):
                         return False
     return True
@@ -204,7 +161,8 @@ def cifar(options):
     from tta_lab.cifar_networks import load_cifar
     model = load_cifar(options.checkpoint)
     test, train = (load(f"folder:{options.images / part}") for part in ("test", "train"))
-    return model, {"known": test, "unknown": None, "slice_of": train}, train
+    return model, {"known": test, "unknown": None, "slice_of": train, "per_shift": 100,
+                   "only": ("reset_each_shift", "continual", "mixed_domains", "correlated")}, train
 
 
 def main():
@@ -233,7 +191,7 @@ def main():
         model, data, train = cifar(options)
         done = stages[options.stage](Bench(options, "cifar10_resnet20", model, train), options, data)
     else:
-        done = all(stages[options.stage](Bench(options, source, load_model(source), "fashion_mnist_train_slice"), options, {})
+        done = all(stages[options.stage](Bench(options, source, load_model(source), SOURCE_IMAGES), options, {})
                    for source in options.sources)
     print("complete" if done else f"the budget of {options.budget:g} s is spent; the same command goes on")
 
