@@ -16,7 +16,7 @@ from .source import GIVEN, digest
 from .trace import Trace
 from .view import View, as_logits
 
-WATCHED = ("alarm", "alarm_probability", "action")  # step columns that a watching controller writes
+WATCHED = ("alarm", "alarm_probability", "action", "answered_by")  # step columns that a watching controller writes
 
 
 class AdaptationError(RuntimeError):
@@ -109,6 +109,8 @@ class Adapter:
         self._origin = [self._start[k] for k in self.tuned]
         self.origin = dict(zip(self.tuned, self._origin, strict=True))
         self.optimizer = recipe.update.build(self._params) if self._params else None
+        for group in self.optimizer.param_groups if self._params else ():
+            group["scale"] = 1.0  # see scale_rate; rules that set the step size themselves multiply by it
         self._groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups] if self._params else []
         self.source_statistics = next((s.statistics for s in recipe.select if hasattr(s, "statistics")), "batch")
         self.rng = torch.Generator(self.device)
@@ -155,8 +157,8 @@ class Adapter:
                                 "torch": str(torch.__version__), "device": str(self.device), "source_statistics": self.source_statistics,
                                 "amp": str(self.amp), "weights": self.fingerprint})
 
-    def rewind(self, what: tuple) -> None:
-        """Put these SCOPES back to the start, without a word in the trace."""
+    def rewind(self, what: tuple, controllers: bool = True) -> None:
+        """Put these SCOPES back to the start, without a word in the trace; the states of the controllers with the others, or not."""
         if not set(what) <= set(SCOPES):
             raise ValueError(f"an adapter can put back {', '.join(SCOPES)}, not {', '.join(set(what) - set(SCOPES))}")
         with torch.no_grad():
@@ -170,8 +172,9 @@ class Adapter:
                 group.update(start)  # step sizes that follow a schedule
         if "states" in what:
             parts = {name: getattr(self.recipe, name) for name in ("norm", "train", "update", "cadence")}
-            chains = {name: getattr(self.recipe, name) for name in ("select", "penalties", "controllers")}
-            self.states = {"method": self.recipe.init(self.model, self.source),
+            chains = {name: getattr(self.recipe, name) for name in ("select", "penalties", "controllers") if controllers or name != "controllers"}
+            self.states = {**({} if controllers else {"controllers": self.states["controllers"]}),
+                           "method": self.recipe.init(self.model, self.source),
                            **{name: part.init(self.model, self.source) for name, part in parts.items()},
                            **{name: [p.init(self.model, self.source) for p in chain] for name, chain in chains.items()}}
         if "generator" in what:
@@ -257,10 +260,11 @@ class Adapter:
         self.seen, self.steps, self.was_reset, self.cost = state["seen"], state["steps"], state["was_reset"], dict(state["cost"])
 
     def remember(self) -> dict:
-        """Weights, statistics, optimiser and the states of all parts but the controllers: what ``recall`` puts back."""
+        """What has been learned: weights, statistics, optimiser and the states of all parts but the controllers and the cadence (which holds
+        what came, not what was learned). ``recall`` puts it back."""
         return {"tensors": {k: v.detach().clone() for k, v in self._owned.items()},
                 "optimizer": deepcopy(self.optimizer.state_dict()) if self.optimizer else {},
-                "states": deepcopy({name: state for name, state in self.states.items() if name != "controllers"})}
+                "states": deepcopy({name: state for name, state in self.states.items() if name not in ("controllers", "cadence")})}
 
     def recall(self, memory: dict) -> None:
         """Put back what ``remember`` kept, values in place; the generator and the counters go on."""
@@ -271,10 +275,16 @@ class Adapter:
             self.optimizer.load_state_dict(deepcopy(memory["optimizer"]))
         self.states |= _to_device(deepcopy(memory["states"]), self.device)
 
+    @property
+    def rate_scale(self) -> float:
+        """By what the step size has been multiplied since the start (`scale_rate`); 1 where nothing is tuned."""
+        return self.optimizer.param_groups[0]["scale"] if self.optimizer is not None else 1.0
+
     def scale_rate(self, factor: float) -> None:
-        """Multiply the step size of the optimiser."""
+        """Multiply the step size of the optimiser, until a reset or ``recall`` puts it back; a schedule goes on, scaled."""
         for group in self.optimizer.param_groups if self.optimizer is not None else ():
             group["lr"] *= factor
+            group["scale"] *= factor
 
     # --- one step -----------------------------------------------------------------------------------------------
 
@@ -312,17 +322,16 @@ class Adapter:
             if recipe.answer == "after":
                 logits = recipe.output(view.again() if lessons else view, self.states["method"])
             logits = logits.detach() if rows is None else logits.detach()[rows]
-            said = {}
+            was_reset, self.was_reset, said = self.was_reset, False, {}
             if self._watching:
-                samples, said = self._facts(view, rows, ids, logits, lessons, cost, started)
+                samples, said = self._facts(view, rows, ids, logits, lessons, cost, started, was_reset, False)
                 for controller, state in self._controllers():
                     if controller.watches:
                         controller.watch(self, samples, said, state)
-                        logits = controller.answer(view if rows is None else view.part(rows), logits, state).detach()
+                        logits = controller.answer(view, logits, rows, said, state).detach()
             if self.record != "off":
-                samples, step = self._facts(view, rows, ids, logits, lessons, cost, started)
+                samples, step = self._facts(view, rows, ids, logits, lessons, cost, started, was_reset, self.record == "source")
                 self.trace.add(samples, step | {name: said[name] for name in WATCHED if name in said})
-            self.was_reset = False
             self._control(lessons)
         self.seen, self.steps = self.seen + len(x), self.steps + 1
         return logits
@@ -413,12 +422,15 @@ class Adapter:
         self.seen, self.steps = self.seen + len(x), self.steps + 1
         return logits
 
-    def _facts(self, view, rows, ids, logits, lessons, cost, started) -> tuple[dict, dict]:
-        """What the trace says of this step, per image and in all; nothing here changes a result, draws a number or asks the host."""
+    def _facts(self, view, rows, ids, logits, lessons, cost, started, was_reset, with_source: bool) -> tuple[dict, dict]:
+        """What the trace says of this step, per image and in all; nothing here changes a result, draws a number or asks the host.
+
+        ``with_source``: also what the frozen source says, for the record alone. A watching controller gets it only where the method asked for it
+        itself, so that it acts alike whatever is recorded."""
         n, device = len(ids), logits.device
         samples = {"step": torch.full((n,), self.steps, device=device), "id": ids, **_columns(logits)}
         step_cost = {k: self.cost[k] - cost[k] for k in cost}
-        if self.record == "source" or self.source_statistics in view._source:
+        if with_source or self.source_statistics in view._source:
             before = dict(self.cost)
             source = view.source_logits(self.source_statistics)
             self.cost = before  # looking for the record is not a cost of the method
@@ -448,7 +460,7 @@ class Adapter:
             "grad_norm": nan if lesson is None or lesson.grad_norm is None else lesson.grad_norm,
             "distance": torch.stack(torch._foreach_norm(moved)).norm() if moved else torch.zeros((), device=device),
             "marginal_entropy": scores.marginal_entropy(logits), **step_cost, "seconds": time.perf_counter() - started,
-            "reset": self.was_reset, "failed": False}
+            "reset": was_reset, "failed": False}
 
 
 def _columns(logits: Tensor) -> dict[str, Tensor]:
@@ -483,8 +495,8 @@ def _check_needs(recipe: Method, needs: frozenset, model: nn.Module, given: dict
     """Raise NeedsError when the model or the caller lacks what the recipe declares."""
     name = type(recipe).__name__
     if "batch_norm" in needs and not any(isinstance(m, BATCH_NORM) for m in model.modules()):
-        raise NeedsError(f"{name} re-estimates batch-norm statistics, but {type(model).__name__} has no batch-norm layer: "
-                         "it would do nothing; choose a model with BatchNorm, or another method such as tent")
+        raise NeedsError(f"{name} needs batch-norm layers, whose statistics it sets anew, but {type(model).__name__} has no batch-norm layer; "
+                         "choose a model with BatchNorm, or another method such as tent")
     if "features" in needs and not (hasattr(model, "features") and isinstance(getattr(model, "head", None), nn.Module)):
         raise NeedsError(f"{name} needs a model with 'features' and 'head'; {type(model).__name__} has not: wrap it so that "
                          "logits = head(features(x))")

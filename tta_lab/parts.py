@@ -79,11 +79,13 @@ class Controller(Part):
 
     def watch(self, adapter, samples: dict, step: dict, state: dict) -> None:
         """Called when ``watches``, after the lessons of a step and before its answer is given. ``samples`` and ``step`` are the trace's columns
-        of the method's own answer, as tensors; what is written into ``step`` (alarm, alarm_probability, action) is recorded. Acts
-        through ``adapter.remember``, ``recall``, ``rewind`` and ``scale_rate``."""
+        of the method's own answer, as tensors and numbers (those of the frozen source only where the method asks for it itself); what is
+        written into ``step`` (adapter.WATCHED: alarm, alarm_probability, action, answered_by) is recorded. Acts through the adapter's
+        ``remember``, ``recall``, ``rewind`` and ``scale_rate``; must keep to ``rewind(..., controllers=False)``, or its own state is gone."""
 
-    def answer(self, view, logits, state: dict):
-        """The logits to return instead of the method's, (B, K, *S); asked when ``watches``, after ``watch``."""
+    def answer(self, view, logits: Tensor, rows, step: dict, state: dict) -> Tensor:
+        """The logits to return instead of the method's, (B, K, *S); asked when ``watches``, after ``watch``. ``view`` is what was looked at;
+        ``rows`` are those of it that are answered (None: all), ``step`` as for ``watch``."""
         return logits
 
 
@@ -142,7 +144,8 @@ class AllParameters(Part):
             kept = {id(p) for p in model.head.parameters()}
             found = {name: p for name, p in found.items() if id(p) not in kept}
         if not found:
-            raise NeedsError("this recipe tunes all parameters, but the model has none")
+            raise NeedsError("this recipe tunes all parameters" + ("" if self.head else " but those of the head")
+                             + ", but the model has none; choose another model, or another train=")
         return found
 
 

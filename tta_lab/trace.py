@@ -28,7 +28,8 @@ STEPS = {
     "distance": "L2 distance of the tuned parameters from the source", "marginal_entropy": "entropy of the mean prediction, nats",
     "forwards": "images through a network", "backwards": "images back through it", "seconds": "wall time of the call",
     "reset": "reset to the source before this step", "alarm": "index into collapse.ALARMS, 0: none", "alarm_probability": "of collapse",
-    "action": "what the guard did after this step, index into guard.ACTIONS, 0: nothing", "failed": "answered by the source after an error",
+    "action": "what the guard did after this step, index into guard.ACTIONS, 0: nothing",
+    "answered_by": "whose logits were returned, index into guard.ANSWERS, 0: the method's", "failed": "answered by the source after an error",
     "round": "round of the stream", "domain": "index into meta['domains']; -1: several", "segment": "position in the list of shifts; -1: several",
 }
 MOVE_EVERY = 256

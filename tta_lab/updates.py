@@ -63,7 +63,7 @@ class CosineSam(Sam):
         if lesson.move:
             for group in optimizer.param_groups:
                 group["steps"] += 1
-                group["lr"] = self.lr * (1 + math.cos(math.pi * group["steps"] / self.period)) / 2
+                group["lr"] = group.get("scale", 1.0) * self.lr * (1 + math.cos(math.pi * group["steps"] / self.period)) / 2
         return lesson
 
 

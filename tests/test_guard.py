@@ -1,0 +1,392 @@
+"""The guard: scripted alarms and the exact state after each action, bounds, the choice of who answers, and that it changes nothing else."""
+import copy
+import io
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from tiny import given, stream, tiny
+
+from tta_lab.adapter import Adapter
+from tta_lab.controllers import ResetEvery
+from tta_lab.guard import ACTIONS, ANSWERS, Guard, _closest, gather_, guarded, information, snapshot_bytes
+from tta_lab.knobs import knobs, with_knobs
+from tta_lab.methods import METHODS, PARTS, from_json, make, to_json
+from tta_lab.parts import Part, SlidingWindow, needs_of
+
+
+@dataclass(frozen=True)
+class Scripted(Part):
+    """Alarms in these steps, and this probability otherwise."""
+
+    at: tuple = ()
+    probability: float = 0.0
+
+    def init(self, model, source):
+        return {"looks": 0}
+
+    def look(self, samples, step, state):
+        state["looks"] += 1
+        alarm = step["step"] in self.at
+        return int(alarm), 1.0 if alarm else self.probability
+
+
+def guard(at=(), probability=0.0, **settings):
+    return Guard(**{"detector": Scripted(tuple(at), probability), "choose": False, "every": 2, "rest": 0, **settings})
+
+
+@pytest.fixture(scope="module")
+def batches():
+    x = stream("s3")[0]
+    return [x[i % len(x)][:24] for i in range(12)]
+
+
+def adapter_of(*controllers, name="tent", model="tinybn", record="light", **settings):
+    recipe = make(name, **settings)
+    recipe = replace(recipe, controllers=(*recipe.controllers, *controllers))
+    return Adapter(tiny(model), recipe, seed=1, device="cpu", record=record, given=given(make(name, **settings), model))
+
+
+def weights(adapter):
+    return {k: v.detach().clone() for k, v in adapter._owned.items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def actions(adapter):
+    return [ACTIONS[int(a)] for a in adapter.trace.step("action")]
+
+
+def history(adapter, batches):
+    """Weights and buffers at the start and after each step."""
+    found = [weights(adapter)]
+    for x in batches:
+        adapter(x)
+        found.append(weights(adapter))
+    return found
+
+
+# --- acting -------------------------------------------------------------------------------------------------------
+
+def test_roll_back_restores_the_oldest_state_bit_for_bit(batches):
+    adapter = adapter_of(guard([6], action="roll back"))
+    after = history(adapter, batches[:7])     # remembered after steps 1, 3 and 5 (every second one); two are kept: those after 3 and 5
+    assert not same(after[6], after[4]) and not same(after[4], after[0])
+    assert same(after[7], after[4])
+    assert actions(adapter) == [""] * 6 + ["rolled back"]
+    # the optimiser went back too: going on is the same as a run that was at that state, with its moments
+    other = adapter_of()
+    for x in batches[:4]:
+        other(x)
+    assert torch.equal(adapter(batches[7]), other(batches[7]))
+    assert torch.equal(adapter(batches[8]), other(batches[8]))
+
+
+def test_roll_back_puts_back_the_states_of_parts(batches):
+    adapter = adapter_of(guard([4], action="roll back", snapshots=1), name="eata")
+    for x in batches[:4]:
+        adapter(x)
+    remembered = copy.deepcopy(adapter.states["select"])
+    adapter(batches[4])
+    put_back, fresh = adapter.states["select"], adapter_of(guard(), name="eata").states["select"]
+    assert repr(put_back) == repr(remembered) != repr(fresh)
+
+
+def test_a_second_alarm_before_a_healthy_state_goes_back_to_the_source(batches):
+    adapter = adapter_of(guard([4, 5], action="roll back", every=3))
+    after = history(adapter, batches[:6])
+    assert actions(adapter)[4:] == ["rolled back", "reset"]
+    assert same(after[5], after[3]) and same(after[6], after[0])
+    adapter(batches[6])
+    assert adapter.trace.step("reset").tolist() == [True] + [False] * 5 + [True]
+
+
+def test_an_alarm_before_anything_was_remembered_goes_back_to_the_source(batches):
+    adapter = adapter_of(guard([0], action="roll back"))
+    after = history(adapter, batches[:1])
+    assert same(after[1], after[0]) and actions(adapter) == ["reset"]
+
+
+def test_a_sign_of_trouble_keeps_a_state_from_being_remembered(batches):
+    adapter = adapter_of(guard(probability=0.6, calm=0.5))
+    history(adapter, batches[:4])
+    assert adapter.states["controllers"][0]["memories"] == []
+
+
+def test_reset_goes_back_to_the_source_and_the_guard_goes_on(batches):
+    adapter = adapter_of(guard([3], action="reset"), name="eata")
+    after = history(adapter, batches[:4])
+    assert same(after[4], after[0]) and actions(adapter)[3] == "reset"
+    assert repr(adapter.states["select"]) == repr(adapter_of(guard(), name="eata").states["select"])
+    assert adapter.states["controllers"][0]["steps"] == 4          # its own state is not put back
+    assert adapter.optimizer.state_dict()["state"] == {}
+
+
+def test_smaller_steps_are_kept_through_the_roll_back_and_shrink_each_time(batches):
+    adapter = adapter_of(guard([4, 8, 9], action="smaller step", factor=0.5, snapshots=1), lr=0.008)
+    rates = []
+    for x in batches[:11]:
+        adapter(x)
+        rates.append(adapter.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.008] * 4 + [0.004] * 4 + [0.002] + [0.001] * 2)
+    assert actions(adapter)[4] == actions(adapter)[8] == "smaller step" and actions(adapter)[9] == "smaller step from the source"
+    adapter.reset()
+    assert adapter.optimizer.param_groups[0]["lr"] == 0.008 and adapter.rate_scale == 1.0
+
+
+def test_smaller_steps_last_under_a_schedule(batches):
+    plain, adapter = adapter_of(name="stamp", views=2), adapter_of(guard([0], factor=0.5), name="stamp", views=2)
+    for x in batches[:3]:
+        plain(x)
+        adapter(x)
+    steps = [a.optimizer.param_groups[0]["steps"] for a in (plain, adapter)]
+    lr, period = plain.recipe.update.lr, plain.recipe.update.period
+    assert [a.optimizer.param_groups[0]["lr"] for a in (plain, adapter)] == pytest.approx(
+        [factor * lr * (1 + math.cos(math.pi * n / period)) / 2 for factor, n in zip((1.0, 0.5), steps, strict=True)])
+
+
+def test_a_factor_of_zero_ends_learning_without_breaking(batches):
+    adapter = adapter_of(guard([1, 3], factor=0.0), train=make("tent").train)
+    after = history(adapter, batches[:6])
+    assert same(after[6], after[0]) and adapter.rate_scale == 0.0
+
+
+def test_stop_leaves_the_weights_and_holds_learning_back(batches):
+    adapter = adapter_of(guard([2], action="stop", stop=3))
+    after = history(adapter, batches[:8])
+    assert not same(after[3], after[2]) and same(after[6], after[3]) and not same(after[7], after[6])
+    assert adapter.trace.step("skipped").tolist() == [False] * 3 + [True] * 3 + [False] * 2
+    assert adapter.trace.step("backwards").tolist() == [24] * 3 + [0] * 3 + [24] * 2
+
+
+def test_a_pause_holds_statistics_and_memories_back_too(batches):
+    adapter = adapter_of(guard([1], action="roll back", pause=2), name="rotta")
+    after = history(adapter, batches[:5])
+    assert same(after[4], after[2]) and adapter.states["method"]["offers"] == 24        # of the step after the pause
+    running = adapter_of(guard([1], action="stop", stop=2), norm=PARTS["RunningStatistics"]())
+    after = history(running, batches[:5])
+    assert same(after[4], after[2]) and not same(after[5], after[4])
+
+
+def test_rest_and_pause_keep_it_from_acting_twice(batches):
+    adapter = adapter_of(guard(range(12), action="reset", rest=3))
+    history(adapter, batches)
+    assert [i for i, a in enumerate(actions(adapter)) if a] == [0, 4, 8]
+    assert (adapter.trace.step("alarm") == 1).all()               # alarms are recorded all the same
+    adapter = adapter_of(guard(range(12), action="reset", rest=0, pause=2))
+    history(adapter, batches)
+    assert [i for i, a in enumerate(actions(adapter)) if a] == [0, 3, 6, 9]
+
+
+def test_action_none_records_and_does_nothing(batches):
+    plain, watched = adapter_of(), adapter_of(guard(range(12), action="none"))
+    for x in batches[:4]:
+        assert torch.equal(plain(x), watched(x))
+    assert same(weights(plain), weights(watched)) and not any(actions(watched))
+    assert watched.trace.step("alarm_probability").tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("snapshots", [1, 2, 3])
+def test_the_number_of_states_and_their_bytes_are_bounded(batches, snapshots):
+    adapter = adapter_of(guard(every=1, snapshots=snapshots))
+    sizes = []
+    for x in batches[:6]:
+        adapter(x)
+        sizes.append(len(adapter.states["controllers"][0]["memories"]))
+    assert sizes == [min(i + 1, snapshots) for i in range(6)]
+    one = sum(v.numel() * v.element_size() for v in adapter._owned.values())
+    tuned = sum(p.numel() * 4 for p in adapter.tuned.values())
+    adam = 2 * tuned + 4 * len(adapter.tuned)                     # two moments and a step counter for each tensor
+    assert snapshot_bytes(adapter.states["controllers"][0]) == snapshots * (one + adam)
+
+
+# --- choosing -----------------------------------------------------------------------------------------------------
+
+def test_information_by_hand():
+    certain, flat = torch.tensor([[30.0, 0.0], [0.0, 30.0]]), torch.zeros(2, 2)
+    evidence = {}
+    gather_(evidence, [certain, flat, certain], 100, 100)
+    assert information(evidence, 0.0, (1.0, 1.0)) == pytest.approx([math.log(2), 0.0], abs=1e-6)
+    one = torch.tensor([[30.0, 0.0]] * 2)                         # always the same class: nothing is said about the image
+    evidence = {}
+    gather_(evidence, [one, certain, certain], 100, 100)
+    assert information(evidence, 0.0, (1.0, 1.0)) == pytest.approx([0.0, math.log(2)], abs=1e-6)
+    # with 3 uniform images per class: mean prediction (2 + 3, 0 + 3) / 8
+    p = 5 / 8
+    assert information(evidence, 3.0, (1.0, 1.0))[0] == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p), abs=1e-6)
+    half = {}
+    gather_(half, [flat, flat, flat], 100, 100)
+    assert information(half, 0.0, (1.5, 1.0)) == pytest.approx([-0.5 * math.log(2), 0.0], abs=1e-6)
+    assert evidence["agree"].tolist() == pytest.approx([1.0, 1.0, 2.0])     # of two images; the other two pairs agree on one
+
+
+def test_evidence_fades_with_images_not_with_batches():
+    z = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    whole, halves, alone = {}, {}, {}
+    gather_(whole, [z, z, z], 50, 80)
+    for part in z.split(20):
+        gather_(halves, [part] * 3, 50, 80)
+    for row in z.split(1):
+        gather_(alone, [row] * 3, 1e9, 1e9)
+    assert halves["n"] == pytest.approx(20 + 20 * math.exp(-20 / 50)) and halves["n_classes"] == pytest.approx(20 + 20 * math.exp(-20 / 80))
+    assert halves["classes"].sum(1).tolist() == pytest.approx([halves["n_classes"]] * 3, rel=1e-5)
+    assert torch.allclose(alone["classes"], whole["classes"], rtol=1e-5)    # an endless window: the same, however it is cut
+
+
+@pytest.mark.parametrize(("agree", "best", "closest"), [
+    ((0.6, 0.5, 0.9), 1, True),       # Tent where BN-1 is better: it keeps company with BN-1
+    ((0.4, 0.4, 0.9), 0, False),      # the same where the source is better
+    ((0.6, 0.8, 0.7), 1, False),      # close to the source where BN-1 is better
+    ((0.6, 0.2, 0.3), 1, False),      # collapsed: like neither
+    ((1.0, 1.0, 1.0), 0, True)])      # no difference: the method answers
+def test_the_method_answers_while_it_keeps_company_with_the_better_reference(agree, best, closest):
+    assert _closest({"agree": torch.tensor(agree), "n": 1.0}, best, 0.0) is closest
+
+
+def test_the_choice_on_batches_of_one_class(batches):
+    """Batch statistics of one class mislead; the source is asked instead, and answers as it would alone."""
+    x, y = stream("s3")
+    x, y = x.flatten(0, 1), y.flatten()
+    alike = [x[y == c][:16] for c in range(6)]
+    adapter = adapter_of(Guard(detector=Scripted()))
+    answers = [adapter(b) for b in alike]
+    by = [ANSWERS[int(a)] for a in adapter.trace.step("answered_by")]
+    assert by.count("source") >= 4
+    for z, b, who in zip(answers, alike, by, strict=True):
+        if who == "source":
+            assert torch.equal(z, tiny("tinybn")(b).detach())
+
+
+def test_a_stopped_model_does_not_answer(batches):
+    adapter = adapter_of(Guard(detector=Scripted((1,)), action="stop", rest=0))
+    for x in batches[:4]:
+        adapter(x)
+    assert 0 not in adapter.trace.step("answered_by")[1:]
+    layer = adapter_of(Guard(detector=Scripted((1,)), action="stop", rest=0), model="tinyvit")     # no batch norm: one reference
+    logits = [layer(x) for x in batches[:4]]
+    assert [ANSWERS[int(a)] for a in layer.trace.step("answered_by")] == ["method", "source", "source", "source"]
+    assert torch.equal(logits[3], tiny("tinyvit")(batches[3]).detach())
+
+
+def test_cost_is_counted_whatever_is_recorded(batches):
+    for record in ("light", "source"):
+        asked, not_asked = (adapter_of(Guard(detector=Scripted(), choose=c), record=record) for c in (True, False))
+        for x in batches[:3]:
+            asked(x), not_asked(x)
+        assert not_asked.trace.step("forwards").tolist() == [24] * 3
+        assert asked.trace.step("forwards").tolist() == [72] * 3, record
+    filtered = adapter_of(Guard(detector=Scripted()), name="wisdom_of_crowds")    # asks for BN-1 itself: that one is not asked twice
+    filtered(batches[0])
+    assert filtered.trace.step("forwards").tolist() == [72]
+
+
+def test_single_images_in_a_sliding_window(batches):
+    adapter = adapter_of(Guard(detector=Scripted()), cadence=SlidingWindow(4))
+    for i in range(6):
+        z = adapter(batches[0][i:i + 1])
+        assert z.shape == (1, 10)
+    assert adapter.trace.step("forwards").tolist() == [1 + 1 + 1, 2 + 1 + 2, 3 + 1 + 3, 4 + 1 + 4, 4 + 1 + 4, 4 + 1 + 4]
+
+
+# --- beside every method --------------------------------------------------------------------------------------------
+
+SETTINGS = {"cotta": {"views": 2}, "stamp": {"views": 2}, "petal": {"views": 2}, "memo": {"views": 2}}
+FAST = ("tent", "sar", "rotta")
+LEARNING = [m if m in FAST else pytest.param(m, marks=pytest.mark.slow) for m in METHODS if METHODS[m]().learns]
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_contract(name, batches):
+    """A guard that never acts changes nothing; one that acts is reset, saved in mid-stream, unrecorded and in inference mode the same bits."""
+    settings, rows = SETTINGS.get(name, {}), 4 if name == "memo" else 16
+    recipe = make(name, **settings)
+    some = [x[:rows] for x in batches[:6]]
+    options = {"seed": 1, "device": "cpu", "given": given(recipe, "tinybn")}
+
+    def made(*more, **kind):
+        return Adapter(tiny("tinybn"), replace(recipe, controllers=(*recipe.controllers, *more)), **{**options, **kind})
+
+    plain, silent = made(), made(guard())
+    observing = made(Guard(detector=Scripted(), action="none", slack=1.0))           # asks the references, never lets them answer
+    for x in some[:4]:
+        z = plain(x)
+        assert torch.equal(z, silent(x)) and torch.equal(z, observing(x))
+    assert same(weights(plain), weights(silent)) and same(weights(plain), weights(observing))
+    assert not observing.trace.step("answered_by").any()
+
+    acting = Guard(detector=Scripted((3, 5)), every=2, rest=0, pause=1)
+    adapter = made(acting)
+    first = [adapter(x) for x in some]
+    assert actions(adapter)[3] == "smaller step" and all(torch.isfinite(z).all() for z in first)
+    adapter.reset()
+    assert all(torch.equal(adapter(x), z) for x, z in zip(some, first, strict=True))
+    with torch.inference_mode():
+        unrecorded = made(acting, record="off")
+        assert all(torch.equal(unrecorded(x), z) for x, z in zip(some, first, strict=True))
+    also_source = made(acting, record="source")
+    assert all(torch.equal(also_source(x), z) for x, z in zip(some, first, strict=True))
+    for stop in (3, 4):                                                                # before an alarm, and in the pause after it
+        stopped = made(acting)
+        for x in some[:stop]:
+            stopped(x)
+        file = io.BytesIO()
+        torch.save(stopped.state_dict(), file)
+        file.seek(0)
+        resumed = made(acting)
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+        assert all(torch.equal(resumed(x), z) for x, z in zip(some[stop:], first[stop:], strict=True))
+        for column in ("alarm", "action", "answered_by"):
+            assert (resumed.trace.step(column) == adapter.trace.step(column)).all()
+
+
+def test_a_step_that_fails_leaves_the_guard_untouched(batches):
+    calm = adapter_of(guard([3], action="roll back"))
+    recipe = replace(make("tent"), controllers=(guard([6], action="roll back"),))
+    adapter = Adapter(tiny("tinybn"), recipe, seed=1, device="cpu", on_error="source")
+    for x in batches[:5]:
+        broken = torch.full_like(x, math.nan)
+        assert torch.isfinite(adapter(x)).all()
+        adapter.validate = "off"
+        adapter(broken)                                                               # the loss is NaN: answered by the source
+        assert adapter.states["controllers"][0]["steps"] == adapter.steps // 2
+        calm(x)
+    assert len(adapter.errors) == 5
+    assert same(weights(adapter), weights(calm))
+
+
+def test_segmentation(batches):
+    adapter = Adapter(tiny("tinyseg"), guarded(make("tent"), detector=Scripted((1,))), device="cpu")
+    for x in batches[:3]:
+        assert adapter(x).shape == (24, 5, 16, 16)
+
+
+def test_other_controllers_go_on(batches):
+    adapter = adapter_of(ResetEvery(3), guard([1], action="reset"))
+    for x in batches[:3]:
+        adapter(x)
+    assert adapter.was_reset                                # the guard's own reset did not set back the count of the other
+
+
+# --- as a part --------------------------------------------------------------------------------------------------------
+
+def test_prints_saves_and_is_found():
+    recipe = guarded(make("tent"), action="reset", rest=7)
+    assert recipe.controllers[0] == Guard(action="reset", rest=7)
+    assert eval(repr(recipe), dict(PARTS)) == recipe and from_json(to_json(recipe)) == recipe and hash(recipe)
+    names = [k.name for k in knobs(recipe)]
+    assert "controllers.0.rest" in names and "controllers.0.choose" in names
+    assert with_knobs(recipe, rest=2).controllers[0].rest == 2
+    assert make("tent", controllers=(Guard(),)) == guarded(make("tent"))
+    assert needs_of(guarded(make("tent"))) == needs_of(make("tent"))
+
+
+def test_refuses_what_it_cannot_guard():
+    with pytest.raises(TypeError, match="no loss"):
+        guarded(make("lame"))
+    with pytest.raises(ValueError, match="has a guard already"):
+        guarded(guarded(make("tent")))
+    with pytest.raises(ValueError, match="smaller step"):
+        Guard(action="pray")

@@ -1,0 +1,212 @@
+"""The guard: a controller that keeps a run from ending worse than doing nothing, with any method that learns.
+
+Two things, each can be switched off. On an alarm of a collapse detector it *acts* on the model: rolls back, resets, takes smaller steps,
+or stops. And it *chooses* who answers: the method, or one of two models that never learn, the source as it is and BN-1 (source weights,
+the batch's statistics); no label is asked for. The choice is needed because batch statistics harm from the first batch on where a batch
+holds few classes or few images, and the source harms where images are corrupted; no roll back helps there.
+
+    recipe = guarded(make("tent"))                       # or make("tent", controllers=(Guard(),))
+    trace = run(Adapter(model, recipe), stream)
+    trace.step("action"), trace.step("answered_by")      # indices into ACTIONS and ANSWERS
+"""
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import scores
+from .collapse import CollapseDetector
+from .knobs import knob
+from .norms import BATCH_NORM
+from .parts import SCOPES, Controller, LossMethod, Method, Part
+
+ACTIONS = ("", "stopped", "rolled back", "reset", "smaller step", "smaller step from the source")  # the step column "action"
+ANSWERS = ("method", "source", "batch norm")                                                       # the step column "answered_by"
+REFERENCES = ("running", "batch")  # statistics of the two models that never learn: the source, BN-1
+
+
+@dataclass(frozen=True)
+class Guard(Controller):
+    """Act on alarms, and choose who answers.
+
+    **Acting.** Every ``every`` steps without a sign of trouble the state is remembered, at most ``snapshots`` of them. At an alarm
+    "roll back" puts back the oldest (the newest may already be ill); "smaller step" does the same and multiplies the step size by
+    ``factor``; where nothing healthy was remembered since the last such action, both go back to the source. "reset" always does.
+    "stop" leaves the weights as they are. Then nothing is learned for ``pause`` steps (with "stop" at least for ``stop`` steps) and
+    no further action is taken for ``rest`` steps.
+
+    **Choosing.** Both references, s (source) and b (BN-1), are asked about every batch: two forwards per image, less what the method asks
+    for itself. Each is judged by the information in nats that its predictions carry about the images,
+
+        I_r = H(mean of p_r) - c_r (mean of H(p_r)),   c_s = ``caution``, c_b = 1,
+
+    the first mean over about ``per_class`` images of each class, with ``prior`` uniform ones added; the second over the last ``window`` images. The
+    source's entropy counts more because a model that keeps its statistics is too sure of shifted images. The better one changes when I
+    differs by more than ``margin``. The method answers as long as it and the better reference are the two of the three that agree most often
+    (on the last ``window`` images); else the better reference answers. The method goes on learning. Where the source has no batch norm
+    there is one reference and nothing to compare: it answers only while the guard has stopped the method.
+    """
+
+    detector: Part = CollapseDetector()
+    action: str = knob("smaller step", choices=("smaller step", "roll back", "reset", "stop", "none"), why="what is done at an alarm")
+    choose: bool = knob(True, why="let a model that never learns answer where it seems better")
+    factor: float = knob(0.3, (0.0, 1.0), "multiplies the step size at each action 'smaller step'")
+    pause: int = knob(0, (0, 10**9), "nothing is learned for so long after an action", unit="batches")
+    stop: int = knob(10**9, (1, 10**9), "the same for the action 'stop'; the default is for good", unit="batches")
+    rest: int = knob(3, (0, 10**9), "no further action for so long after one", unit="batches")
+    snapshots: int = knob(2, (1, 16), "states kept to go back to")
+    every: int = knob(5, (1, 10**6), "steps between two states that are kept", unit="batches")
+    calm: float = knob(0.5, (0.0, 1.0), "a state is kept only below this probability of collapse")
+    window: int = knob(200, (1, 10**9), "images over which entropy and agreement are averaged, exponentially", unit="images")
+    per_class: float = knob(50.0, (1.0, 1e6), "the same for the mean prediction, times the number of classes", unit="images per class")
+    prior: float = knob(25.0, (0.0, 1e6), "uniform predictions that are added to the mean prediction", unit="images per class")
+    caution: float = knob(1.1, (0.0, 10.0), "weight of the source's entropy")
+    margin: float = knob(0.0, (0.0, 10.0), "difference of information below which the better reference stays the better one", unit="nats")
+    slack: float = knob(0.0, (0.0, 1.0), "by how much another pair must agree more often before a reference answers")
+
+    watches: ClassVar[bool] = True
+
+    @property
+    def needs(self):
+        """What the detector needs."""
+        return self.detector.needs
+
+    def init(self, model, source):
+        return {"steps": 0, "pause": 0, "rest": 0, "stopped": False, "fresh": False, "memories": [], "best": 0, "answers": 0, "evidence": {},
+                "detector": self.detector.init(model, source),
+                "batch_norm": any(isinstance(m, BATCH_NORM) for m in source.modules())}
+
+    def pauses(self, state):
+        return state["pause"] > 0
+
+    # --- acting
+
+    def watch(self, adapter, samples, step, state):
+        alarm, probability = self.detector.look(samples, step, state["detector"])
+        step.update(alarm=int(alarm), alarm_probability=float(probability), action=0)
+        state["steps"] += 1
+        paused = state["pause"] > 0
+        state["pause"], state["rest"] = max(state["pause"] - 1, 0), max(state["rest"] - 1, 0)
+        state["stopped"] = state["stopped"] and state["pause"] > 0
+        if self.action == "none":
+            return
+        if alarm:
+            if not state["rest"] and not paused:
+                step["action"] = ACTIONS.index(self._act(adapter, state))
+        elif probability < self.calm and not paused and self.action in ("smaller step", "roll back") and state["steps"] % self.every == 0:
+            memory = {"learned": adapter.remember(), "detector": deepcopy(state["detector"])}
+            state["memories"] = [*state["memories"], memory][-self.snapshots:]
+            state["fresh"] = True
+
+    def _act(self, adapter, state: dict) -> str:
+        """Carry out the action; its name in ACTIONS."""
+        state["rest"], state["pause"] = self.rest + 1, self.pause     # counted down at the start of the next looks
+        if self.action == "stop":
+            state["pause"], state["stopped"] = max(self.pause, self.stop), True
+            return "stopped"
+        scale = adapter.rate_scale * (self.factor if self.action == "smaller step" else 1.0)
+        back = self.action != "reset" and bool(state["memories"]) and state["fresh"]
+        if back:
+            memory = state["memories"][0]
+            adapter.recall(memory["learned"])
+            state.update(memories=[memory], fresh=False, detector=deepcopy(memory["detector"]))
+        else:
+            adapter.rewind(SCOPES, controllers=False)
+            adapter.was_reset = True    # the trace says so in the next step, and the detector sees it there
+            state.update(memories=[], fresh=False)
+        if self.action == "smaller step":
+            adapter.scale_rate(scale / adapter.rate_scale if adapter.rate_scale else 1.0)
+            return "smaller step" if back else "smaller step from the source"
+        return "rolled back" if back else "reset"
+
+    # --- choosing
+
+    def answer(self, view, logits, rows, step, state):
+        if not self.choose:
+            step["answered_by"] = 0
+            return logits
+        references = _references(view, rows, state["batch_norm"])
+        state["best"] = best = self._better(references, logits, state) if len(references) > 1 else 0
+        closest = len(references) == 1 or _closest(state["evidence"], best, self.slack)
+        step["answered_by"] = state["answers"] = 0 if closest and not state["stopped"] else 1 + best
+        return logits if not step["answered_by"] else references[best]
+
+    def _better(self, references: list[Tensor], logits: Tensor, state: dict) -> int:
+        """Take this batch into the evidence; index of the reference whose predictions carry more information."""
+        gather_(state["evidence"], [*references, logits], self.window, self.per_class * logits.shape[1])
+        source, batch = information(state["evidence"], self.prior, (self.caution, 1.0))
+        first = state["steps"] == 1
+        if abs(batch - source) <= self.margin and not first:
+            return state["best"]
+        return int(batch > source)
+
+
+def guarded(recipe: Method, **settings) -> LossMethod:
+    """The same method with a `Guard` beside its controllers; ``settings`` are those of the guard.
+
+    Raises TypeError for a method without a loss, which learns nothing that could collapse, and ValueError where there is a guard already.
+    """
+    if not isinstance(recipe, LossMethod):
+        raise TypeError(f"{type(recipe).__name__} has no loss and so takes no controllers: there is no learning to hold back; "
+                        "guard a method that learns, such as make('tent'), or compare with make('source') and make('batch_norm')")
+    if any(isinstance(c, Guard) for c in recipe.controllers):
+        raise ValueError(f"{type(recipe).__name__} has a guard already; change its knobs, e.g. with_knobs(recipe, action='reset')")
+    return replace(recipe, controllers=(*recipe.controllers, Guard(**settings)))
+
+
+def _references(view, rows, batch_norm: bool) -> list[Tensor]:
+    """Logits of the source and, where it has batch norm and the batch has more than one value per channel, of BN-1."""
+    found = [(view if rows is None else view.part(rows)).source_logits("running")]
+    if batch_norm:
+        try:
+            logits = view.source_logits("batch")
+        except ValueError:  # one value per channel has no variance
+            return found
+        found.append(logits if rows is None else logits[rows])
+    return found
+
+
+def gather_(evidence: dict, logits: list[Tensor], window: float, window_classes: float) -> None:
+    """Exponential sums over images of the source, BN-1 and the method: entropy (3,), mean prediction (3, C), and how often the pairs
+    (source, BN-1), (source, method), (BN-1, method) agree (3,); ``n`` and ``n_classes`` are their weights."""
+    n = len(logits[0])
+    fade, fade_classes = float(np.exp(-n / window)), float(np.exp(-n / window_classes))
+    said = [z.argmax(1) for z in logits]
+    fresh = {"entropy": torch.stack([scores.entropy(z).float().mean() for z in logits]),
+             "classes": torch.stack([scores.mean_prediction(z) for z in logits]),
+             "agree": torch.stack([(said[i] == said[j]).float().mean() for i, j in ((0, 1), (0, 2), (1, 2))])}
+    for name, value in fresh.items():
+        keep = fade_classes if name == "classes" else fade
+        evidence[name] = n * value + (keep * evidence[name] if name in evidence else 0.0)
+    evidence["n"] = n + fade * evidence.get("n", 0.0)
+    evidence["n_classes"] = n + fade_classes * evidence.get("n_classes", 0.0)
+
+
+def information(evidence: dict, prior: float, weights: tuple) -> list[float]:
+    """H(mean prediction) - weight * (mean entropy) of the references, in nats; ``prior`` uniform images per class are added to the first."""
+    k = len(weights)
+    classes = evidence["classes"][:k] + prior
+    mean = classes / classes.sum(1, keepdim=True)
+    entropy = evidence["entropy"][:k] / evidence["n"]
+    return (-torch.special.xlogy(mean, mean).sum(1) - entropy.new_tensor(weights) * entropy).tolist()
+
+
+def _closest(evidence: dict, best: int, slack: float) -> bool:
+    """Whether the method and the better reference agree more often than any other pair of the three."""
+    both, *with_method = (evidence["agree"] / evidence["n"]).tolist()
+    return with_method[best] >= max(both, with_method[1 - best]) - slack
+
+
+def snapshot_bytes(state: dict) -> int:
+    """Bytes of the states that a guard keeps, from its state (``adapter.states["controllers"][i]``)."""
+    def count(value) -> int:
+        if isinstance(value, Tensor):
+            return value.numel() * value.element_size()
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        return sum(map(count, values))
+    return count(state["memories"])
