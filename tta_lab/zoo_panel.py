@@ -1,0 +1,345 @@
+"""The panel of the third notebook: the table of all methods on all streams as a heat map, of which any cell can be run again.
+
+The map is ``zoo_study.heat_map``, a run is ``zoo_study.live``, the comparison ``zoo_study.compared``: all of them run without the panel, and
+``to_code()`` says how.
+"""
+from __future__ import annotations
+
+import html
+import math
+import time
+
+from .crowds import paragraphs
+from .methods import METHODS
+from .plots import FONT
+from .plots import zoo as plots
+from .run_panel import RunPanel, guarded, own_keys
+from .zoo_study import LABELS, MEAN, METRICS, SOURCES, TUNINGS, Zoo, compared, has_rate, heat_map, live, load_zoo, numbers_of, say_source, split
+
+WIDTH = 820        # beside JupyterLab's file list on a screen of 1280 x 720
+PATIENCE = 15.0    # seconds: longer runs wait for the Run button
+PAUSE = 1.0        # seconds between two drawings while a run goes on
+IMAGES = {"long_term": 6000, "batch_of_one": 300}   # the others: 3000
+SHORT = {"error": "error (%)", "difference": "error minus BN-1's (points)", "ece": "calibration, ECE (%)", "auroc": "AUROC, known / unknown (%)",
+         "cost": "cost (time, source = 1)"}
+
+
+def zoo_panel(zoo: Zoo | None = None, interactive: bool = True, device: str = "cpu", seed: int = 0, **settings) -> ZooPanel:
+    """The heat map with its controls; the chosen cell is run again and compared with the stored number.
+
+    ``zoo``: the table, by default the one that comes with the package. ``settings`` are first values of the controls by name
+    (source="mean", tuning="default", metric="error", order="family", forms=False, method="tent", stream="correlated", at_once=True). ``interactive``
+    shows the controls and runs in a thread. False returns a panel of which every callback has been fired from Python and whose chosen cell
+    has run in the caller's thread; it shows plain figures. Raises ValueError for a setting or a value that does not exist.
+    """
+    panel = ZooPanel(load_zoo() if zoo is None else zoo, interactive, device, seed, settings)
+    if not interactive:
+        panel.fire()
+    return panel
+
+
+class ZooPanel(RunPanel):
+    """What ``zoo_panel`` makes.
+
+    ``numbers`` is what the map shows. ``trace`` is the last run, ``beside`` BN-1 on the same stream, ``result`` the comparison with the stored
+    number (`zoo_study.compared`), or None before the first run. ``error`` is the exception that ended the last run, or None.
+    """
+
+    def __init__(self, zoo: Zoo, interactive: bool, device: str, seed: int, settings: dict):
+        import ipywidgets as W
+        import plotly.graph_objects as go
+
+        self.zoo, self.device, self.seed = zoo, device, seed
+        self.trace, self.beside, self.result, self.numbers = None, None, None, None
+        self._known: dict = {}                # (source, stream) -> trace of BN-1
+        self._busy = self._again = False      # several controls are being set; a run of the newly chosen cell shall follow
+        self._speed, self._drawn = 2e-4, 0.0  # seconds an image of the source, measured with every run
+        given = {"source": MEAN, "tuning": "default", "metric": "error", "order": "family", "forms": False, "method": "tent", "stream": "correlated",
+                 "at_once": True}
+        unknown = [name for name in settings if name not in given]
+        if unknown:
+            raise ValueError(f"the panel has no control {unknown[0]!r}; it has: {', '.join(given)}")
+        given |= settings
+
+        def choice(name, options, label, tooltip):
+            values = [value for _, value in options]
+            if given[name] not in values:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, values))}, not {given[name]!r}")
+            return W.Dropdown(options=options, value=given[name], description=label, tooltip=tooltip)
+
+        controls = {
+            "source": choice("source", [(say_source(zoo, name), name) for name in (MEAN, *zoo.sources) if zoo.members(name)], "source model",
+                             "whose numbers are shown; of the mean the first one is run"),
+            "tuning": choice("tuning", [(name, name) for name in TUNINGS], "rate", "; ".join(f"{k}: {v}" for k, v in TUNINGS.items())),
+            "metric": choice("metric", [(SHORT[name], name) for name in METRICS], "number", "what the cells hold"),
+            "order": choice("order", [("by family", "family"), ("by mean error", "error")], "rows", "order of the methods"),
+            "forms": W.Checkbox(value=bool(given["forms"]), description="also forms of public code", indent=False),
+            "method": choice("method", [(label, label) for label in zoo.methods(forms=True)], "method", "row of the cell that is run"),
+            "stream": choice("stream", [(LABELS[n], n) for n in LABELS], "stream", "column of the cell that is run"),
+            "at_once": W.Checkbox(value=bool(given["at_once"]), description="run a cell as soon as it is chosen", indent=False),
+        }
+        super().__init__(controls, interactive, "Run the chosen cell again and compare it with the stored number", 100, 370)
+        figure = go.FigureWidget if interactive else go.Figure
+        self.map, self.errors, self.predictions = figure(), figure(), figure()
+        self.code = W.HTML()
+        self._say("Nothing has run yet: click a cell of the map, or choose a method and a stream and press Run.")
+        self._draw_map()
+        self._draw_run(None)
+        self._describe()
+
+    # --- callbacks
+
+    @guarded
+    def _on_change(self, change=None):
+        if self._busy or change is None:
+            return
+        owner = next(name for name, widget in self.controls.items() if widget is change["owner"])
+        if owner in ("source", "tuning", "metric", "order", "forms"):
+            self._draw_map()
+        self._describe()
+        if owner in ("method", "stream"):
+            self._outline()
+            self._start_if_wanted()
+
+    @guarded
+    def _on_click(self, trace, points, state):
+        """A cell of the map was clicked."""
+        if points.ys:
+            self.choose(self.numbers["rows"][int(points.ys[0])], self.numbers["streams"][int(points.xs[0])])
+
+    def choose(self, method: str, stream: str) -> None:
+        """What a click does: take this cell and, where that is wanted and quick, run it."""
+        self._busy = True
+        try:
+            self.controls["method"].value, self.controls["stream"].value = method, stream
+        finally:
+            self._busy = False
+        self._outline()
+        self._describe()
+        self._start_if_wanted()
+
+    def _start_if_wanted(self):
+        if not (self.interactive and self.controls["at_once"].value):
+            return
+        seconds = self.seconds()
+        if self._refused():
+            self._say(self._refused())
+        elif seconds > PATIENCE:
+            self._say(f"This cell takes about {seconds:.0f} s: press Run to start it.")
+        elif self.running:
+            self._again = True
+            self._stop.set()
+            self._say("Ending the run in work; the cell just chosen follows.")
+        else:
+            self._on_run()
+
+    @guarded
+    def _on_stop(self, button=None):
+        self._again = False
+        super()._on_stop(button)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nothing runs and nothing follows; False when something still does after ``timeout`` seconds."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while (self.running or self._again) and time.monotonic() < until:
+            super().wait(0.2)
+        return not self.running
+
+    def _work(self, *work):
+        super()._work(*work)
+        if self._again:
+            self._again = False
+            self._on_run()
+
+    # --- the cell
+
+    @property
+    def cell(self) -> tuple[str, str, str, str]:
+        """Source, stream, method and tuning of the chosen cell; of the mean the first source."""
+        c = self.controls
+        return self.zoo.members(c["source"].value)[0], c["stream"].value, c["method"].value, c["tuning"].value
+
+    def rate(self) -> float:
+        """The multiple of the default rate that the chosen cell was run at; 1 where none is stored."""
+        rate = self.zoo.cell(*self.cell).get("rate", math.nan)
+        return 1.0 if math.isnan(rate) else rate
+
+    def seconds(self) -> float:
+        """About how long the chosen cell takes, from its stored cost and the speed of the last run."""
+        source, stream, method, _ = self.cell
+        ratios = [self.zoo.value(source, s, method, "default", "cost") for s in (stream, *LABELS)]
+        ratio = next((r for r in ratios if math.isfinite(r)), 35.0)
+        single = 5 if stream == "batch_of_one" else 1
+        return ratio * single * self._speed * IMAGES.get(stream, 3000)
+
+    def _refused(self) -> str:
+        source = self.cell[0]
+        if source not in SOURCES:
+            return f"{source} cannot be run here, because its images are not embedded; benchmarks/quality.py runs it. The stored numbers are shown."
+        return ""
+
+    def to_code(self) -> str:
+        """The cell that runs the chosen one without the panel."""
+        source, stream, method, tuning = self.cell
+        rate = f", rate={self.rate():g}" if self.rate() != 1 else ""
+        return ("from tta_lab import zoo_study\nfrom tta_lab.runner import row\n"
+                f"trace = zoo_study.live({source!r}, {stream!r}, {method!r}{rate}, seed={self.seed})\n"
+                f"row(trace)[\"error\"]  # stored: {self._stored_text(source, stream, method, tuning)}")
+
+    def _stored_text(self, source, stream, method, tuning) -> str:
+        cell = self.zoo.cell(source, stream, method, tuning)
+        return " ".join(f"{e:.2f}" for e in cell["errors"]) + f" (seeds {' '.join(map(str, cell['seeds']))})" if cell.get("seeds") else "nothing"
+
+    # --- the work
+
+    def _begin(self):
+        self.trace, self.result = None, None
+        return (*self.cell, self.rate())
+
+    def _run(self, source, stream, method, tuning, rate):
+        images = IMAGES.get(stream, 3000)
+        self.progress.value, self.progress.max = 0, images * (2 if (source, stream) not in self._known else 1)
+        if (source, stream) not in self._known:
+            began = time.perf_counter()
+            self._say(f"Running BN-1 on {LABELS[stream]}, for comparison.")
+            other = live(source, stream, "batch_norm", seed=self.seed, stop=self._stop.is_set, each=self._count, device=self.device)
+            if self._stop.is_set():
+                self._say("Stopped while BN-1 was run for comparison: there is nothing to show.")
+                return
+            self._known[source, stream] = other
+            if stream != "batch_of_one":
+                self._speed = (time.perf_counter() - began) / images
+        self.beside = self._known[source, stream]
+        done, began = self.progress.max - images, time.perf_counter()
+        names = {"name": method, "classes": self._classes(stream)}
+
+        def each(trace):
+            self._count(trace, done)
+            if time.monotonic() - self._drawn > PAUSE:
+                self._say(f"Running {method} on {LABELS[stream]}: {len(trace)} of {images} images.{self._stopping}")
+                self._draw_run(numbers_of(trace, self.beside, **names))
+
+        try:
+            trace = live(source, stream, method, rate, self.seed, self._stop.is_set, each, self.device)
+        except (ValueError, RuntimeError) as why:
+            stored = self.zoo.cell(source, stream, method, tuning)
+            if not stored.get("refused") or stored["seeds"]:
+                raise
+            self.result = {"same": True, "words": f"refuses, as stored: {why}"}
+            self._say(f"{method} on {LABELS[stream]} refuses, as stored: {why}")
+            return
+        seconds = time.perf_counter() - began
+        if not len(trace):
+            self._say("Stopped before the first batch: there is nothing to show.")
+            return
+        self.trace = trace
+        self.result = compared(self.zoo, source, stream, method, tuning, self.seed, trace, seconds)
+        self._draw_run(numbers_of(trace, self.beside, **names))
+        self._say(self.finding())
+
+    def _count(self, trace, done=0):
+        self.progress.value = done + len(trace)
+
+    def _classes(self, stream) -> tuple:
+        from .zoo_study import _stream
+        return _stream(stream, self.seed)[0].classes
+
+    # --- words
+
+    def finding(self) -> str:
+        """What the last run found."""
+        r = self.result
+        from .runner import row
+        rate = f" at {r['rate']:g} times its rate" if math.isfinite(r["rate"]) and r["rate"] != 1 else ""
+        complete = "Done" if self.trace.meta["complete"] else "Stopped"
+        bn, source = row(self.beside)["error"], self._source_error()
+        return (f"{complete}, {r['method']}{rate} on {LABELS[r['stream']]}, {r['source']}, {r['seconds']:.1f} s: error {r['error']:.2f} %; "
+                f"{r['words']}. BN-1 {bn:.2f} %, source {source:.2f} %.")
+
+    def _source_error(self) -> float:
+        import numpy as np
+        t = self.beside
+        scored = np.asarray(t["known"], bool) & (np.asarray(t["label"]) >= 0)
+        wrong, domain = np.asarray(t["source_prediction"]) != np.asarray(t["label"]), np.asarray(t["domain"])
+        return float(np.mean([100 * wrong[scored & (domain == d)].mean() for d in np.unique(domain[scored])]))
+
+    def in_words(self) -> str:
+        """What the chosen cell holds."""
+        choice, (_, stream, method, tuning) = self.controls["source"].value, self.cell
+        why = self.zoo.reason(stream, method, tuning, choice)
+        value = self.zoo.mean(stream, method, tuning, "error", choice)
+        name = split(method)[0]
+        paper = METHODS[name].paper if name in METHODS else ""
+        text = f"{method} on {LABELS[stream]}" + (f" ({paper.rstrip('.')})" if paper else "") + ": "
+        if why:
+            text += f"no number for {say_source(self.zoo, choice)}, {why}."
+        else:
+            beyond = self.zoo.mean(stream, method, tuning, "difference", choice)
+            rate = "it has no rate" if not has_rate(method) else "at its own rate" if self.rate() == 1 else f"at {self.rate():g} times its own rate"
+            text += f"error {value:.1f} %, {beyond:+.1f} points from BN-1 ({say_source(self.zoo, choice)}); {rate}."
+        seconds = self.seconds()
+        return text + f" A run takes about {seconds:.0f} s." if seconds >= 1 else text + " A run takes about a second."
+
+    def _describe(self):
+        self.words.value = f'<div style="line-height: 1.4">{html.escape(self.in_words())}</div>'
+        self.code.value = ("<details><summary>The lines that run this cell without the panel</summary>"
+                           f"<pre>{html.escape(self.to_code())}</pre></details>")
+
+    # --- figures
+
+    def _show(self, figure, drawn):
+        with figure.batch_update():
+            figure.data = ()
+            figure.add_traces(drawn.data)
+            figure.layout = drawn.layout
+
+    def _draw_map(self):
+        c = {name: widget.value for name, widget in self.controls.items()}
+        self.numbers = heat_map(self.zoo, c["source"], c["tuning"], c["metric"], c["order"], c["forms"])
+        drawn = plots.plot_zoo(self.numbers, "plotly")
+        drawn.update_layout(width=WIDTH)
+        self._show(self.map, drawn)
+        self._outline()
+        if self.interactive:
+            for trace in self.map.data:
+                if trace.type == "heatmap":
+                    trace.on_click(self._on_click)
+
+    def _outline(self):
+        """A frame around the chosen cell, where the map shows it."""
+        method, stream = self.controls["method"].value, self.controls["stream"].value
+        lines = [s for s in self.map.layout.shapes if s.type != "rect"]
+        if method in self.numbers["rows"] and stream in self.numbers["streams"]:
+            i, j = self.numbers["rows"].index(method), self.numbers["streams"].index(stream)
+            lines.append({"type": "rect", "x0": j - .5, "x1": j + .5, "y0": i - .5, "y1": i + .5, "line": {"color": "#000000", "width": 3}})
+        with self.map.batch_update():
+            self.map.layout.shapes = lines
+
+    def _draw_run(self, numbers):
+        self._drawn = time.monotonic()
+        for figure, plot in ((self.errors, plots.plot_run_errors), (self.predictions, plots.plot_run_predictions)):
+            drawn = plot(numbers, "plotly")
+            drawn.update_layout(width=WIDTH, height=310, font_size=FONT - 1, margin={"l": 60, "r": 10, "t": 30, "b": 40})
+            drawn.update_annotations(font_size=FONT)
+            self._show(figure, drawn)
+
+    @property
+    def widget(self):
+        """Everything in one box."""
+        import ipywidgets as W
+
+        c, wrap = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}
+        left = W.VBox([c["source"], c["tuning"], c["metric"], c["order"], c["forms"]])
+        right = W.VBox([c["method"], c["stream"], c["at_once"], W.HBox([self.run_button, self.stop_button]), self.progress])
+        return W.VBox([W.HBox([left, right], layout=wrap), self.map, self.words, self.status, self.errors, self.predictions, self.code, own_keys()])
+
+    def _ipython_display_(self):
+        from IPython.display import display
+
+        if self.interactive:
+            display(self.widget)
+            return
+        display(self.map)
+        print(paragraphs([self.in_words(), self.message]))
+        for figure in (self.errors, self.predictions):
+            display(figure)
