@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 import zlib
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from quality import Kept
 
 from tta_lab import Adapter, datasets, load_model, make, protocols
 from tta_lab.corruptions import STANDARD_SIX
-from tta_lab.knobs import knobs
+from tta_lab.knobs import knobs, with_knobs
 from tta_lab.norms import SourceStatistics
 from tta_lab.runner import run
 from tta_lab.source import prepare
@@ -28,8 +30,8 @@ REFERENCES = ("source", "batch_norm")                        # collapse is measu
 STILL = ("bn_ema", "bn_alpha", "lame", "t3a", "unmix_tns", "iabn", "ada_mix_bn")    # move no weight
 LEARN = ("tent", "tent", "tent", "eta", "eata", "rpl", "pseudo_label", "shot_im", "conjugate", "slr", "deyo", "wisdom_of_crowds", "cmf", "roid",
          "sar", "rotta", "rmt", "tent@source", "tent@source", "eta@source", "pseudo_label@source", "rpl@source", "slr@source")
-RATES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)              # multiples of each method's default
-SLOW = {"cotta": 0.04, "rotta": 0.3, "sar": 0.4, "rmt": 0.25}     # chance to be taken when drawn: they cost several times as much
+RATES = {0.1: 0.05, 0.3: 0.1, 1.0: 0.15, 3.0: 0.15, 10.0: 0.2, 30.0: 0.2, 100.0: 0.15}    # multiple of a method's default rate -> chance
+SLOW = {"rotta": 0.2, "sar": 0.3, "rmt": 0.1, "roid": 0.5, "cmf": 0.5}     # chance to be taken when drawn: they cost several times as much
 PICKS = 5
 SIX = {"shifts": STANDARD_SIX}
 STREAMS = {  # name -> stream of (known, unknown, seed); about 90 batches of 16 to 100 images
@@ -63,12 +65,16 @@ def recipe_of(label: str):
     if norm:
         recipe = replace(recipe, norm=SourceStatistics())
     rates = [k for k in knobs(recipe) if k.name == "update.lr" or k.name.endswith(".update.lr")]
-    return make_with(recipe, rates[0], float(factor)) if factor else recipe
+    return with_knobs(recipe, **{rates[0].name: min(rates[0].value * float(factor), rates[0].high)}) if factor else recipe
 
 
-def make_with(recipe, rate, factor):
-    from tta_lab.knobs import with_knobs
-    return with_knobs(recipe, **{rate.name: min(rate.value * factor, rate.high)})
+@cache
+def tuned_parameters(source: str, label: str, models: Models) -> int:
+    """How many parameters a recipe tunes in a model."""
+    recipe, model = recipe_of(label), deepcopy(models[source][0])
+    recipe.norm.apply_(model)
+    extra = recipe.extra(model)
+    return sum(p.numel() for p in recipe.train(model).values()) + (sum(p.numel() for p in extra.parameters()) if extra else 0)
 
 
 def drawn(source: str, stream: str, seed: int, batch_norm: bool) -> list[str]:
@@ -77,7 +83,7 @@ def drawn(source: str, stream: str, seed: int, batch_norm: bool) -> list[str]:
     labels = ["source"] + ["batch_norm"] * batch_norm
     labels += list(rng.choice(STILL if batch_norm else ("lame", "t3a"), 2, replace=False))
     while len(labels) < PICKS + 3 + batch_norm:
-        name, factor = str(rng.choice(LEARN)), float(rng.choice(RATES))
+        name, factor = str(rng.choice(LEARN)), float(rng.choice(list(RATES), p=list(RATES.values())))
         if rng.random() > SLOW.get(name, 1) or not batch_norm and (name in ("rotta", "rmt") or "@" in name):
             continue
         if batch_norm and stream in ONE_CLASS_AT_A_TIME and "@" not in name and name != "rotta" and rng.random() < 0.7:

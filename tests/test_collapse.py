@@ -26,12 +26,14 @@ def test_wild_steps_raise_an_alarm_and_calm_ones_do_not(traces):
 
 def test_step_by_step_with_a_saved_state_is_the_same_as_watching_the_trace(traces):
     trace, detector = traces["wild"], CollapseDetector()
-    whole, state = watch(trace, detector), detector.init()
+    whole, state = watch(trace, detector), detector.init() | {"tuned": trace.meta["trainable_parameters"]}
     samples, steps = trace._columns("samples"), trace._columns("steps")
     for t in range(len(steps["step"])):
         rows = samples["step"] == t
-        seen = {c: torch.from_numpy(samples[c][rows]) for c in ("entropy", "confidence", "prediction")}
-        said = detector.look(seen, {c: torch.tensor(steps[c][t]) for c in ("marginal_entropy", "grad_norm", "distance")} | {"reset": False}, state)
+        seen = {c: torch.from_numpy(samples[c][rows])
+                for c in ("entropy", "confidence", "prediction", "source_prediction", "rise_source", "source_confidence")}
+        said = detector.look(seen, {c: torch.tensor(steps[c][t]) for c in ("marginal_entropy", "grad_norm", "distance")}
+                             | {"reset": False, "n_kept": steps["n_kept"][t]}, state)
         file = io.BytesIO()
         torch.save(state, file)
         file.seek(0)

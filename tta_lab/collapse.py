@@ -20,33 +20,41 @@ from .datasets import DataError, data_root
 from .knobs import knob
 from .parts import Part
 
-ALARMS = ("none", "broken_outputs", "few_classes", "stuck_classes", "overconfident", "uninformative", "drifting_weights", "large_gradients",
+ALARMS = ("none", "broken_outputs", "few_classes", "stuck_classes", "overconfident", "uninformative", "drifting_weights", "gradients",
           "unlike_source")
 SIGNALS = {  # name -> (alarm that it raises, what it says, with the value in it); 0 is no change, larger is more like collapse
     "classes": ("few_classes", "the last {short} predictions use {value:.2f} times fewer classes (effective number) than at their widest"),
     "classes_long": ("few_classes", "the last {long} predictions use {value:.2f} times fewer classes (effective number) than at their widest"),
     "marginal": ("few_classes", "the entropy of the mean prediction of a batch is {value:.2f} nats below that of the first batches"),
     "stuck": ("stuck_classes", "one class has kept {value:.0%} of the predictions through three windows in a row"),
+    "overlap": ("stuck_classes", "the shares of the classes overlap by {value:.0%} in two windows in a row"),
     "entropy_down": ("overconfident", "the entropy of the predictions is {value:.2f} times below that of the first batches"),
     "entropy_up": ("uninformative", "the entropy of the predictions is {value:.2f} times above that of the first batches"),
+    "entropy_falling": ("overconfident", "the entropy of the predictions is {value:.2f} times below its slow mean"),
     "confidence": ("overconfident", "the mean confidence lies {value:.2f} above that of the first batches"),
+    "certain": ("overconfident", "{value:.0%} more of the predictions than in the first batches have a confidence above 0.99"),
     "information": ("uninformative", "predictions tell {value:.2f} nats less about the images than in the first batches"),
-    "distance": ("drifting_weights", "the weights have moved by a distance of {value:.2f}"),
+    "distance": ("drifting_weights", "a tuned weight has moved by {value:.3f} (root mean square)"),
     "straight": ("drifting_weights", "the weights have gone {value:.0%} of the way that steps like the first, all in one direction, would have"),
-    "gradient": ("large_gradients", "the gradient is {value:.2f} times larger than in the first batches"),
+    "gradient_up": ("gradients", "the gradient is {value:.2f} times larger than in the first batches"),
+    "gradient_down": ("gradients", "the gradient is {value:.2f} times smaller than in the first batches"),
+    "kept": ("overconfident", "{value:.0%} more of the images than in the first batches are learned from"),
     "disagreement": ("unlike_source", "{value:.0%} of the predictions differ from the source's, over those of the first batches"),
     "fewer_than_source": ("unlike_source", "the last {short} predictions use {value:.2f} times fewer classes (effective number) than the source's"),
     "falling": ("unlike_source", "{value:.0%} of the images lost probability at the source's class, over those of the first batches"),
     "surer_than_source": ("unlike_source", "the mean confidence lies {value:.2f} above the source's"),
 }
-RATIOS = ("classes", "classes_long", "entropy_down", "entropy_up", "gradient", "fewer_than_source")    # kept as logarithms
+RATIOS = ("classes", "classes_long", "entropy_down", "entropy_up", "entropy_falling", "distance", "gradient_up", "gradient_down",
+          "fewer_than_source")    # kept as logarithms
 SOURCE_SIGNALS = ("disagreement", "fewer_than_source", "falling", "surer_than_source")
 SHORT, LONG = 512, 2048       # images whose predicted classes are counted
 TAU = 128.0                   # images over which means of the recent past forget
 FIRST = 128                   # images that the run is compared with: its first
-_MEANS = ("entropy", "confidence", "marginal_entropy", "log_gradient", "disagreement", "falling", "source_confidence")
+SLOW = 512.0
+_MEANS = ("entropy", "confidence", "certain", "marginal_entropy", "grad_norm", "kept", "disagreement", "falling", "source_confidence")
 _ALSO = ("first_distance", "widest_short", "widest_long", "moved_steps")
-_FLOOR = 1e-3                 # nats; below it an entropy is nothing
+CERTAIN, CLIP = 0.99, 3.0
+STILL = math.log(1e-4)        # weights that have moved less than this on average have not moved
 
 
 @lru_cache(maxsize=4)
@@ -71,9 +79,10 @@ def fitted(variant: str = "light", path: str | None = None) -> dict:
 class CollapseDetector(Part):
     """Says after every step how probable a collapse is, from what the trace records, without labels.
 
-    P = 1 / (1 + exp(-(b + sum_j w_j (s_j - m_j) / d_j))) with the signals s of `SIGNALS` and the fitted numbers of `fitted`; an alarm is P above the
-    threshold in ``patience`` steps in a row, and is named after the signal with the largest w_j (s_j - m_j) / d_j. Outputs that are not finite raise
-    the alarm "broken_outputs" at once. ``variant="source"`` needs the columns of the frozen source (``Adapter(..., record="source")``).
+    P = 1 / (1 + exp(-(b + sum_j w_j z_j))), z_j = (s_j - m_j) / d_j clipped to [-3, 3] and 0 without data, with the signals s of `SIGNALS` and
+    the fitted numbers of `fitted`; an alarm is P above the threshold in ``patience`` steps in a row, and is named after the signal with the
+    largest w_j z_j. Outputs that are not finite raise the alarm "broken_outputs" at once. ``variant="source"`` needs the columns of the frozen
+    source (``Adapter(..., record="source")``).
     The state has a constant size and can be read with ``torch.load(weights_only=True)``.
     """
 
@@ -82,9 +91,11 @@ class CollapseDetector(Part):
     patience: int = knob(0, (0, 1000), "steps in a row above the threshold before the alarm; 0 takes the fitted number", unit="batches")
 
     def init(self, model=None, source=None) -> dict:
-        """The state at the start of a stream: counters, means of the first and of the recent images, the last predictions."""
-        return {"steps": 0, "first": 0, "above": 0, "alarm": 0, "probability": 0.0, "count": 0,
-                "means": torch.full((2, len(_MEANS)), torch.nan, dtype=torch.float64), "also": torch.zeros(len(_ALSO), dtype=torch.float64),
+        """The state at the start of a stream: counters, means of the first and of the recent images, the last predictions. ``model`` is the adapted
+        one, in which the tuned parameters ask for gradients: without it, distances cannot be told per weight and say nothing."""
+        tuned = 0 if model is None else sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return {"tuned": tuned, "steps": 0, "first": 0, "above": 0, "alarm": 0, "probability": 0.0, "count": 0,
+                "means": torch.full((3, len(_MEANS)), torch.nan, dtype=torch.float64), "also": torch.zeros(len(_ALSO), dtype=torch.float64),
                 "predictions": torch.full((2, LONG), -1, dtype=torch.int32), "signals": torch.zeros(len(SIGNALS), dtype=torch.float64),
                 "broken": False}
 
@@ -92,10 +103,10 @@ class CollapseDetector(Part):
         """Forget the recent past, in place, but not what the run was like in its first batches: for use after a reset."""
         for name, value in self.init().items():
             if name == "means":
-                state["means"][1] = state["means"][0]
+                state["means"][1:] = state["means"][0]
             elif name == "also":
                 state["also"][0] = state["also"][3] = 0.0
-            elif name not in ("steps", "first"):
+            elif name not in ("tuned", "steps", "first"):
                 state[name] = value
 
     def look(self, samples: dict, step: dict, state: dict) -> tuple[int, float]:
@@ -113,7 +124,7 @@ class CollapseDetector(Part):
         signals = _signals(numbers, predictions, ours, state)
         state["signals"].numpy()[:] = signals
         fit = _arrays(self.variant)
-        parts = fit["weight"] * ((signals[fit["rows"]] - fit["center"]) / fit["scale"])
+        parts = evidence_of(signals[None], fit)[0]
         odds = fit["bias"] + float(parts.sum())
         probability = 1 / (1 + math.exp(-min(max(odds, -50.0), 50.0)))
         above = state["above"] + 1 if probability > (self.threshold or fit["threshold"]) else 0
@@ -124,7 +135,7 @@ class CollapseDetector(Part):
     def contributions(self, state: dict) -> dict[str, float]:
         """What each signal added to the log odds of collapse in the last step."""
         fit = _arrays(self.variant)
-        parts = fit["weight"] * ((state["signals"].cpu().numpy()[fit["rows"]] - fit["center"]) / fit["scale"])
+        parts = evidence_of(state["signals"].cpu().numpy()[None], fit)[0]
         return dict(zip(fit["signals"], parts.tolist(), strict=True))
 
     def evidence(self, state: dict) -> str:
@@ -140,8 +151,14 @@ class CollapseDetector(Part):
 
 def _say(name: str, state: dict) -> str:
     value = float(state["signals"][list(SIGNALS).index(name)])
-    value = math.exp(value) if name in RATIOS or name == "distance" else value
+    value = math.exp(value) if name in RATIOS else value
     return SIGNALS[name][1].format(value=value, short=min(SHORT, state["count"]), long=min(LONG, state["count"]))
+
+
+def evidence_of(signals: np.ndarray, fit: dict) -> np.ndarray:
+    """What each signal adds to the log odds, (T, J), from all signals (T, S) and the arrays of a fitted detector."""
+    z = (signals[:, fit["rows"]] - fit["center"]) / fit["scale"]
+    return fit["weight"] * np.nan_to_num(z.clip(-CLIP, CLIP))    # no data: no evidence
 
 
 @lru_cache(maxsize=4)
@@ -158,83 +175,80 @@ def _read(samples: dict, step: dict) -> tuple[dict, np.ndarray | None, np.ndarra
     """The numbers of a step and the predicted classes (adapted, source), on the host with one transfer."""
     if isinstance(samples["entropy"], Tensor):
         return _read_tensors(samples, step)
-    numbers = {"n": len(samples["entropy"]), "entropy": float(np.mean(samples["entropy"])), "confidence": float(np.mean(samples["confidence"]))}
-    for name in ("marginal_entropy", "grad_norm", "distance"):
-        value = step.get(name)
-        numbers[name] = math.nan if value is None else float(value)
+    confidence = samples["confidence"]
+    numbers = {"entropy": samples["entropy"].mean(), "confidence": confidence.mean(), "certain": (confidence > CERTAIN).mean()}
+    numbers |= {name: step[name] for name in ("marginal_entropy", "grad_norm", "distance") if step.get(name) is not None}
     prediction, source = samples.get("prediction"), samples.get("source_prediction")
     if source is not None and prediction is not None:
-        numbers["disagreement"] = float(np.mean(source != prediction))
-        numbers["falling"] = float(np.mean(samples["rise_source"] < 0))
-        numbers["source_confidence"] = float(np.mean(samples["source_confidence"]))
-    return numbers, prediction, source
+        numbers |= {"disagreement": (source != prediction).mean(), "falling": (samples["rise_source"] < 0).mean(),
+                    "source_confidence": samples["source_confidence"].mean()}
+    return _with_counts(numbers, len(confidence), step), prediction, source
 
 
 def _read_tensors(samples: dict, step: dict):
-    entropy = samples["entropy"]
-    n, device = len(entropy), entropy.device
-    names = ["entropy", "confidence"]
-    values = [entropy.mean(), samples["confidence"].mean()]
-    for name in ("marginal_entropy", "grad_norm", "distance"):
-        value = step.get(name)
-        if value is not None:
-            names.append(name)
-            values.append(value.reshape(()) if isinstance(value, Tensor) else torch.full((), float(value), device=device))
+    confidence = samples["confidence"].float()
+    means = {"entropy": samples["entropy"].float(), "confidence": confidence, "certain": (confidence > CERTAIN).float()}
     prediction, source = samples.get("prediction"), samples.get("source_prediction")
-    columns = []
-    if prediction is not None:
-        columns.append(prediction.to(torch.float32))    # class numbers are exact in float32
-        if source is not None:
-            names += ["disagreement", "falling", "source_confidence"]
-            values += [(source != prediction).float().mean(), (samples["rise_source"] < 0).float().mean(), samples["source_confidence"].mean()]
-            columns.append(source.to(torch.float32))
-    host = torch.cat([torch.stack([v.to(torch.float32) for v in values]), *columns]).detach().cpu().numpy()
-    numbers = {"marginal_entropy": math.nan, "grad_norm": math.nan, "distance": math.nan, "n": n,
-               **dict(zip(names, host[:len(names)].tolist(), strict=True))}
-    classes = host[len(names):].astype(np.int32)
-    return numbers, classes[:n] if columns else None, classes[n:] if len(columns) > 1 else None
+    if source is not None and prediction is not None:
+        means |= {"disagreement": (source != prediction).float(), "falling": (samples["rise_source"] < 0).float(),
+                  "source_confidence": samples["source_confidence"].float()}
+    single = {name: step[name] for name in ("marginal_entropy", "grad_norm", "distance") if isinstance(step.get(name), Tensor)}
+    columns = [c.float() for c in (prediction, source) if c is not None]    # class numbers are exact in float32
+    host = torch.cat([torch.stack(list(means.values())).mean(1), *(v.detach().float().reshape(1) for v in single.values()), *columns])
+    host = host.cpu().numpy()
+    k, n = len(means) + len(single), len(confidence)
+    numbers = dict(zip((*means, *single), host[:k].tolist(), strict=True))
+    numbers |= {name: step[name] for name in ("marginal_entropy", "grad_norm", "distance") if name not in single and step.get(name) is not None}
+    classes = host[k:].astype(np.int32)
+    return _with_counts(numbers, n, step), classes[:n] if columns else None, classes[n:] if len(columns) > 1 else None
+
+
+def _with_counts(numbers: dict, n: int, step: dict) -> dict:
+    numbers["n"] = n
+    if step.get("n_kept") is not None:
+        numbers["kept"] = min(float(step["n_kept"]) / n, 1.0)
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def _signals(numbers: dict, predictions, ours, state: dict) -> np.ndarray:
-    """All signals after this step, in the order of `SIGNALS`; those without data are 0. Moves the means and windows in ``state``."""
-    n, means, also = numbers["n"], state["means"].numpy(), state["also"].numpy()
-    gradient = numbers["grad_norm"]
-    now = np.array([numbers["entropy"], numbers["confidence"], numbers["marginal_entropy"],
-                    math.log(gradient + 1e-12) if gradient > 0 else math.nan, numbers.get("disagreement", math.nan),
-                    numbers.get("falling", math.nan), numbers.get("source_confidence", math.nan)])
+    """All signals after this step, in the order of `SIGNALS`, NaN without data. Moves the means and windows in ``state``."""
+    n, also = numbers["n"], state["also"].numpy()
+    first, recent, slow = state["means"].numpy()
+    now = np.array([numbers.get(name, math.nan) for name in _MEANS])
     there = np.isfinite(now)
-    first, recent = means
+    new = there & ~np.isfinite(first)      # a column that begins now
+    first[new] = recent[new] = slow[new] = now[new]
+    move = np.where(there, now, 0.0)
     if state["first"] < FIRST:
-        share = n / (state["first"] + n)
-        fresh = there & ~np.isfinite(first)
-        first[:] = np.where(fresh, now, np.where(there, first + share * (now - first), first))
-        recent[:] = first
+        first += np.where(there, n / (state["first"] + n) * (move - first), 0.0)
+        recent[:] = slow[:] = first
         state["first"] += n
     else:
-        first[:] = np.where(there & ~np.isfinite(first), now, first)     # a column that began late
-        weight = 1 - math.exp(-n / TAU)
-        recent[:] = np.where(there & np.isfinite(recent), recent + weight * (now - recent), np.where(there, now, recent))
-    change = np.nan_to_num(recent - first)
-    found = dict.fromkeys(SIGNALS, 0.0)
-    entropy = math.log(max(recent[0], _FLOOR)) - math.log(max(first[0], _FLOOR))
-    found["entropy_down"], found["entropy_up"] = max(-entropy, 0.0), max(entropy, 0.0)
-    found["confidence"], found["marginal"], found["gradient"] = change[1], -change[2], change[3]
-    found["information"] = change[0] - change[2]
-    distance = numbers["distance"]
+        recent += np.where(there, (1 - math.exp(-n / TAU)) * (move - recent), 0.0)
+        slow += np.where(there, (1 - math.exp(-n / SLOW)) * (move - slow), 0.0)
+    found = dict.fromkeys(SIGNALS, math.nan)
+    entropy, gradient = _log(recent[0]) - _log(first[0]), _log(recent[4], 1e-12) - _log(first[4], 1e-12)
+    change = dict(zip(_MEANS, recent - first, strict=True))
+    found.update(entropy_down=max(-entropy, 0.0), entropy_up=max(entropy, 0.0), entropy_falling=max(_log(slow[0]) - _log(recent[0]), 0.0),
+                 confidence=change["confidence"], certain=change["certain"], marginal=-change["marginal_entropy"],
+                 information=change["entropy"] - change["marginal_entropy"], kept=change["kept"], disagreement=change["disagreement"],
+                 falling=change["falling"], surer_than_source=recent[1] - recent[8])
+    if gradient == gradient:
+        found.update(gradient_up=max(gradient, 0.0), gradient_down=max(-gradient, 0.0))
+    distance = numbers.get("distance", math.nan)
     if distance > 0:
         also[3] += 1
-        if also[0] == 0:
-            also[0] = distance
-        found["distance"] = math.log(distance)
-        found["straight"] = min(distance / (also[0] * also[3]), 1.0) if also[3] > 1 else 0.0
-    else:
-        found["distance"] = -10.0
+        also[0] = also[0] or distance
+        found["straight"] = min(distance / (also[0] * also[3]), 1.0)
+    if distance == 0 or distance > 0 and state["tuned"]:
+        found["distance"] = max(math.log(distance + 1e-12) - 0.5 * math.log(max(state["tuned"], 1)), STILL)
     if predictions is not None and n:
         _count(found, predictions, ours, state, also)
-    if ours is not None:
-        found["disagreement"], found["falling"] = change[4], change[5]
-        found["surer_than_source"] = np.nan_to_num(recent[1] - recent[6])
     return np.fromiter(found.values(), np.float64, len(found))
+
+
+def _log(value: float, floor: float = 1e-3) -> float:
+    return math.log(max(value, floor))
 
 
 def _count(found: dict, predictions, ours, state: dict, also) -> None:
@@ -249,6 +263,8 @@ def _count(found: dict, predictions, ours, state: dict, also) -> None:
     short, long = _classes(_shares(window[0, -min(count, SHORT):], size)), _classes(_shares(window[0, -count:], size))
     also[1], also[2] = max(also[1], short), max(also[2], long)
     found["classes"], found["classes_long"] = also[1] - short, also[2] - long
+    if count >= SHORT:
+        found["overlap"] = float(np.minimum(shares[0], shares[1]).sum())
     if count >= 2 * SHORT:
         found["stuck"] = float(np.minimum(np.minimum(shares[0], shares[1]), shares[2]).max())
     elif count >= SHORT:
@@ -287,9 +303,9 @@ def watch(trace, detector: CollapseDetector | None = None) -> dict:
         raise ValueError("this detector needs what the frozen source says: record it with Adapter(..., record='source'), or use variant='light'")
     wanted = ("entropy", "confidence", "prediction", "source_prediction", "rise_source", "source_confidence")
     samples = {c: columns[c] for c in wanted if c in columns}
-    numbers = {c: steps[c] for c in ("marginal_entropy", "grad_norm", "distance", "reset") if c in steps}
+    numbers = {c: steps[c] for c in ("marginal_entropy", "grad_norm", "distance", "n_kept", "reset") if c in steps}
     bounds = np.searchsorted(columns["step"], np.append(steps["step"], steps["step"][-1] + 1))
-    state, rows = detector.init(), []
+    state, rows = {**detector.init(), "tuned": int(trace.meta.get("trainable_parameters", 0))}, []
     for t, (lo, hi) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         alarm, probability = detector.look({c: v[lo:hi] for c, v in samples.items()}, {c: v[t] for c, v in numbers.items()}, state)
         rows.append((alarm, probability, *state["signals"].tolist()))
@@ -313,10 +329,10 @@ def collapse(trace, source_trace, bn_trace=None, window: int = 500, margin: floa
     e > max(margin, deviations SE), *recovered* when e <= margin / 2. Collapse is *established* at the first harmed step after which no step is
     recovered, if the last window has e > margin and at least ``window`` images follow its *onset*, the step after the last recovered one.
 
-    ``outcome``: "collapse"; "from_start", harm that was there before anything was learned: the onset is the first step (in a run that moved no
-    weight, anywhere in the first ``first`` images), or there is no collapse by e but more than ``margin`` on the whole stream against the better
-    reference alone, which came with the choice of statistics; "recovered", harmed by e but not to the end; "borderline", harm that began too late to
-    tell, or never beyond noise but e > margin in the last window, or more than margin / 2 worse than both on the whole stream; "healthy", the rest.
+    ``outcome``: "collapse"; "from_start", harm that learning did not do: the onset is the first step, or the run never moved a weight, or there is
+    no collapse by e but more than ``margin`` on the whole stream against the better reference alone, which came with the choice of
+    statistics; "recovered", harmed by e but not to the end; "borderline", harm that began too late to tell, or never beyond noise but e > margin in
+    the last window, or more than margin / 2 worse than both on the whole stream; "healthy", the rest.
     Also ``established`` and ``onset`` (steps, -1: none), ``better`` and ``start`` (names), ``whole`` (points over the better reference on the
     whole stream) and ``whole_start`` (over the worse of the two references), and for each step ``step``, ``excess``, ``noise`` (deviations SE),
     ``error``, ``reference_error`` (of the better), (T,), in points or per cent.
@@ -345,7 +361,7 @@ def collapse(trace, source_trace, bn_trace=None, window: int = 500, margin: floa
     if established >= 0 and ends[-1] - ends[onset] < window:
         outcome, established, onset = "borderline", -1, -1
     elif established >= 0:
-        outcome = "from_start" if onset == 0 or still and ends[onset] <= first else "collapse"
+        outcome = "from_start" if onset == 0 or still else "collapse"
     elif harmed.any():
         outcome = "recovered"
     elif excess[-1] > margin or least > margin / 2:
@@ -355,7 +371,8 @@ def collapse(trace, source_trace, bn_trace=None, window: int = 500, margin: floa
     names = ("", "source", "batch_norm")
     return {"outcome": outcome, "established": int(steps[established]) if established >= 0 else -1, "onset": int(steps[onset]) if onset >= 0 else -1,
             "better": names[better], "start": names[start], "whole": float(whole), "whole_start": float(least), "step": steps,
-            "excess": excess, "noise": deviations * noise, "error": _window_mean(wrong[0], ends, window), "reference_error": _window_mean(wrong[better], ends, window)}
+            "excess": excess, "noise": deviations * noise, "error": _window_mean(wrong[0], ends, window),
+            "reference_error": _window_mean(wrong[better], ends, window)}
 
 
 def _window_mean(values, ends, window: int):
