@@ -34,6 +34,12 @@ model; and what is taken from the source domain before the stream with `source.p
 of {BATCH}; "a - b" where the two differ. A forward of one augmented view counts as one; a backward counts once for each image of a
 lesson, however many views of it are in the loss.
 
+**Presets**: `make(name, preset=...)` takes the settings published for a benchmark, by the authors or in a port of their code; what a preset
+does not name stays at the default. A rate belongs to a batch size: 200 on CIFAR and 64 on ImageNet, but 64 on CIFAR for rotta, stamp and
+unmix_tns (16 on ImageNet), and for `_retuned`, the values of a later benchmark. `_batch1` is for single images, `_vit` for a ViT-B/16,
+`_wild` for mixed, imbalanced or single images, `_random` for PETAL's drawn restore, `_split` for the classes of one set in two parts, known
+and unknown, and `_polyloss` for a source model trained with that loss.
+
 **Verified**: *golden*, equal to stored numbers of public code, of its authors unless a re-implementation is named; *statistics*, error and size of
 the change over random draws within the spread of public code; *invariants only*, hand-worked cases and identities, with no public run
 to compare with.

@@ -94,8 +94,9 @@ class SourceModel(nn.Module):
 
     def check(self, x: Tensor, ids=None) -> None:
         """Raise InputError when the batch is not what the card asks for (the adapter calls this first)."""
+        if x.is_floating_point() and x.ndim > 1:
+            check_finite(x, ids)  # before the range, in which an infinite image would look like one of 0 .. 255
         self.card.check(x, normalised=self.normalisation == "in_data")
-        check_finite(x, ids)
 
     def normalise(self, x: Tensor) -> Tensor:
         """(x - mean) / std, or x itself when the data come normalised."""

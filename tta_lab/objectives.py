@@ -17,9 +17,18 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target.softmax(1) * logits.log_softmax(1)).sum(1)
 
 
+def of_this_model(given: Tensor, features: Tensor, what: str) -> Tensor:
+    """``given`` (n, D), if it was made of features like these (B, D). Raises NeedsError where the widths differ."""
+    if given.shape[1] != features.shape[1]:
+        raise NeedsError(f"the {what} were made of features of {given.shape[1]} numbers, but this model's have {features.shape[1]}; make them with "
+                         "this model: given = tta_lab.source.prepare(model, recipe, images, labels)")
+    return given
+
+
 def nearest_prototype(features: Tensor, prototypes: Tensor) -> Tensor:
     """The prototype (K, D) of largest cosine with each feature (B, D); no gradient."""
     with torch.no_grad():
+        prototypes = of_this_model(prototypes, features, "class prototypes")
         alike = F.normalize(features.detach(), dim=1) @ F.normalize(prototypes, dim=1).T
         return prototypes[alike.argmax(1)]
 

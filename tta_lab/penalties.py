@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from . import scores
 from .augment import ColourAffine
 from .knobs import knob
-from .parts import Part, Penalty
+from .parts import NeedsError, Part, Penalty
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Diversity(Penalty):
 
 @dataclass(frozen=True)
 class FisherAnchor(Penalty):
-    """Hold important weights near the source: w sum_j F_j (theta_j - theta_j^source)^2, summed over all tuned parameters.
+    """Hold important weights near the source: w sum_j F_j (theta_j - theta_j^source)^2, summed over all tuned parameters of the model.
 
     F is the diagonal Fisher information on source images (``source.fisher``, the squared gradient of a batch mean, so the
     weight depends on the batch size). Paper: EATA (2204.02610).
@@ -36,8 +36,12 @@ class FisherAnchor(Penalty):
     weight: float = knob(2000.0, (0.0, 1e6, "log"), "weight of the term", paper="EATA: 2000 (ImageNet-C), 1 (CIFAR, later ports)")
 
     def __call__(self, view, losses, weights, state):
-        fisher = view.given["fisher"]
-        return self.weight * sum((fisher[name] * (p - view.origin[name]) ** 2).sum() for name, p in view.tuned.items() if name in fisher)
+        fisher, tuned = view.given["fisher"], {name: p for name, p in view.tuned.items() if not name.startswith("extra.")}
+        strange = [name for name, p in tuned.items() if name not in fisher or fisher[name].shape != p.shape]
+        if strange:
+            raise NeedsError(f"the Fisher information does not fit {strange[0]}: it was made for other tuned parameters; make it with this recipe "
+                             "and model: given = tta_lab.source.prepare(model, recipe, images)")
+        return self.weight * sum((fisher[name] * (p - view.origin[name]) ** 2).sum() for name, p in tuned.items())
 
 
 @dataclass(frozen=True)

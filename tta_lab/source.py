@@ -88,12 +88,14 @@ def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int =
 
     ``images`` (N, C, H, W) in [0, 1], or an image set, whose own labels are then used; the first ``limit`` are taken, in batches of
     ``batch`` (which the Fisher information depends on). ``cache`` names a folder that keeps results under a hash of model, recipe, images
-    and settings; two processes may share it. Raises ValueError when labels are needed and missing.
+    and settings; two processes may share it. Raises ValueError when labels are needed and missing, NeedsError when the model lacks a layer
+    that the recipe works with.
     """
-    from .adapter import Adapter
+    from .adapter import Adapter, _check_needs
     from .methods import make
     from .parts import needs_of
 
+    _check_needs(recipe, needs_of(recipe) - GIVEN.keys(), model, {})
     wanted = sorted(needs_of(recipe) & GIVEN.keys())
     data = Images(images, labels, batch, limit)
     probe = Adapter(model, make("tent", norm=recipe.norm, train=recipe.train), device=device)

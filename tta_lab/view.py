@@ -57,6 +57,9 @@ class View:
         adapter.cost["forwards"] += len(x)
         if logits.ndim > 2 and "segmentation" not in adapter.recipe.tasks:
             raise NeedsError(f"{type(adapter.recipe).__name__} takes classifiers, but {type(net).__name__} returned {tuple(logits.shape)}")
+        if logits.shape[1] < 2:
+            raise NeedsError(f"{type(adapter.recipe).__name__} needs at least 2 classes, but {type(net).__name__} returned {tuple(logits.shape)}: "
+                             "of one class the probability is always 1; let a model with one score z answer with two, (0, z)")
         return logits
 
     def forward_features(self, net: nn.Module | None = None, x: Tensor | None = None, commit: bool = False,
@@ -69,7 +72,9 @@ class View:
         finally:
             handle.remove()
         if len(found) != 1 or found[0].ndim != 2:
-            raise NeedsError(f"the head of {type(net).__name__} should be called once, with features (batch, D)")
+            calls = f"was called with {tuple(found[0].shape)}" if len(found) == 1 else f"was called {len(found)} times"
+            raise NeedsError(f"{type(self.adapter.recipe).__name__} needs features (batch, D), the input of the model's head, but the head of "
+                             f"{type(net).__name__} {calls}; wrap the model so that logits = head(features(x))")
         return found[0].float(), logits
 
     @cached_property

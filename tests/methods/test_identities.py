@@ -1,12 +1,12 @@
 """Methods that must agree: what one becomes when its difference from another is switched off."""
 import pytest
 import torch
-from tiny import given, stream, tiny
+from tiny import around, given, stream, tiny
 
 from tta_lab import scores
 from tta_lab.adapter import Adapter
 from tta_lab.augment import Unchanged
-from tta_lab.methods import make
+from tta_lab.methods import METHODS, make
 from tta_lab.parts import AllParameters, NormAffine, Step
 from tta_lab.selectors import CertainWeight, ConfidenceRise, DestroyedObject, DiverseCertain, LowEntropy, NonRedundant
 from tta_lab.updates import Anchored, Sam
@@ -28,6 +28,7 @@ def play(recipe, batches, model="tinybn", seed=0):
 
 PAIRS = {
     "eta that keeps all": (make("eta", **SGD, select=(CERTAIN, NonRedundant(10.0))), make("tent", **SGD)),
+    "eata without filters, weights and anchor": (make("eata", **SGD, select=(CERTAIN, NonRedundant(10.0)), weight=0.0), make("tent", **SGD)),
     "eata without its anchor": (make("eata", **SGD, weight=0.0), make("eta", **SGD)),
     "rdumb that never resets": (make("rdumb", **SGD, steps=10**6), make("eta", **SGD)),
     "sar without radius, filter and recovery": (make("sar", lr=0.02, rho=0.0, select=(), controllers=()), make("tent", **SGD, train=LOWER)),
@@ -48,9 +49,104 @@ def test_they_agree(name, model, batches):
     assert not torch.equal(one[1], play(make("tent", lr=0.0), batches, model)[1]), "nothing was learned"
 
 
-@pytest.mark.parametrize("name", ["tent", "eta", "eata", "rdumb", "rpl", "sar", "deyo", "wisdom_of_crowds"])
+PLAIN = {"augment": Unchanged()}
+STILL = {  # what else a method needs to be BN-1 for ever at rate zero: settings, and how often it counts the prediction
+    "psmt": ({}, 2), "rmt": ({}, 2), "roid": ({"prior_correction": False}, 1), "cmf": ({"prior_correction": False}, 1),
+    "cotta": ({**PLAIN, "views": 1}, 1), "petal": ({**PLAIN, "views": 1}, 1), "paf_kip": (PLAIN, 1), "stamp": ({"views": 0}, 1)}
+OTHER = {"memo", "rotta", "domain_adaptor"}                 # do not normalise by the batch alone: below, and in test_domain_adaptor.py
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name]().learns and name not in OTHER])
 def test_rate_zero_is_bn_1(name, batches):
-    assert torch.equal(play(make(name, lr=0.0), batches), play(make("batch_norm"), batches))
+    settings, times = STILL.get(name, ({}, 1))
+    recipe = make(name, lr=0.0, **settings)
+    source = {"posterior": around(tiny("tinybn"))} if name == "petal" else given(recipe, "tinybn")
+    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=source)
+    found, expected = torch.stack([adapter(x) for x in batches[:3]]), play(make("batch_norm"), batches[:3])
+    if recipe.kind == "log_probabilities":
+        torch.testing.assert_close(found, expected.log_softmax(2))
+    elif name == "paf_kip":                                 # shares of a third, rounded
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    else:
+        assert torch.equal(found, times * expected)
+    assert (adapter.trace.step("distance") == 0).all() and adapter.trace.step("lessons").any()
+
+
+def test_rate_zero_where_the_batch_is_not_all(batches):
+    """MEMO is BN-alpha of single images; RoTTA, with no memory of statistics, is the source before and after its steps."""
+    images = batches[0][:4].split(1)
+    torch.testing.assert_close(play(make("memo", lr=0.0, views=2), images), play(make("bn_alpha", alpha=0.1), images))
+    source = play(make("source"), batches)
+    torch.testing.assert_close(play(make("rotta", lr=0.0, alpha=0.0), batches), source, atol=1e-5, rtol=1e-5)
+    moved = play(make("rotta", lr=0.0), batches)            # 32 images each: the first step comes after the second answer
+    assert torch.equal(moved[:2], source[:2]) and not torch.allclose(moved[2], source[2], atol=1e-3)
+
+
+def test_a_reset_after_every_batch_leaves_bn_1(batches):
+    expected = play(make("batch_norm"), batches)
+    fallen = make("sar", lr=0.02).controllers[0].__class__(threshold=1e9)
+    for recipe in (make("rdumb", **SGD, steps=1), make("sar", lr=0.02, select=(), controllers=(fallen,))):
+        assert torch.equal(play(recipe, batches), expected)
+    assert not torch.equal(play(make("rdumb", **SGD, steps=2), batches), expected)
+
+
+def test_running_statistics_between_source_and_batch(batches):
+    """A momentum of 0 never leaves the source, of 1 takes the batch, with its unbiased variance as BN-alpha does."""
+    assert torch.equal(play(make("bn_ema", momentum=0.0), batches), play(make("source"), batches))
+    whole = make("bn_ema", momentum=1.0, absorb="one_pass")
+    torch.testing.assert_close(play(whole, batches), play(make("bn_alpha", alpha=1.0), batches), atol=1e-4, rtol=1e-4)
+
+
+MIRROR = {"rmt": {"contrast_weight": 0.0, "penalties": ()}, "psmt": {"penalties": (), "restore": 0.0}, "santa": {"contrast_weight": 0.0},
+          "cotta": {"views": 1, "restore": 0.0}}
+CURVES = {"rmt": 0.5, "psmt": 0.5, "santa": 1.0, "cotta": 0.0}           # the share of Tent's gradient
+
+
+@pytest.mark.parametrize("name", MIRROR)
+def test_agreement_with_oneself_is_the_entropy(name, batches):
+    """At the source, teacher, anchor and student are one: every loss is H. Its gradient is that of Tent where the student stands in front
+    (reverse cross-entropy), none where the teacher does, and half of it for the symmetric one."""
+    step = Step(rule="sgd", lr=0.1, momentum=0.0)
+    recipe = make(name, **PLAIN, **MIRROR[name], train=AllParameters(), update=step)
+    tuned = [Adapter(tiny("tinybn"), r, device="cpu", given=given(r, "tinybn")) for r in (recipe, make("tent", train=AllParameters(), update=step))]
+    for adapter in tuned:
+        adapter(batches[0])
+    one, tent = tuned
+    torch.testing.assert_close(torch.from_numpy(one.trace["loss"]), torch.from_numpy(tent.trace["loss"]), atol=1e-5, rtol=1e-4)
+    for key, p in tent.tuned.items():
+        torch.testing.assert_close(one.tuned[key] - one.origin[key], CURVES[name] * (p - tent.origin[key]), atol=2e-6, rtol=2e-2)
+    assert tent.trace.step("distance")[0] > 0.01
+
+
+def test_a_teacher_without_inertia_is_the_student(batches):
+    """CoTTA with momentum 0 and no restore: the teacher has the student's weights after every step."""
+    adapter = Adapter(tiny("tinybn"), make("cotta", **COTTA | {"follow": 0.0, "lr": 0.01}), device="cpu")
+    for x in batches[:2]:
+        adapter(x)
+        assert all(torch.equal(adapter.states["method"]["teacher"][k], p) for k, p in adapter.tuned.items())
+    assert adapter.trace.step("distance")[-1] > 0
+
+
+def test_forgiving_cross_entropy_ends_in_pseudo_labels_and_in_doubt(batches):
+    """RPL: q -> 0 is the cross-entropy of the predicted class, q = 1 one minus its probability."""
+    losses, hard = {}, make("pseudo_label", lr=0.0, select=())
+    for key, recipe in {"pseudo": hard, "small": make("rpl", lr=0.0, q=1e-3), "one": make("rpl", lr=0.0, q=1.0)}.items():
+        adapter = Adapter(tiny("tinybn"), recipe, device="cpu")
+        adapter(batches[0])
+        losses[key] = torch.from_numpy(adapter.trace["loss"])
+    torch.testing.assert_close(losses["small"], losses["pseudo"], atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(losses["one"], 1 - (-losses["pseudo"]).exp(), atol=1e-5, rtol=1e-4)
+    assert losses["pseudo"].max() > 0.5
+
+
+def test_one_image_makes_the_diversity_term_an_entropy(batches):
+    """Batches of one: pbar = p, so that the wisdom of crowds with weight w is (1 - w) times Tent, and half of it nothing but a smaller rate."""
+    images = batches[0][:4].split(1)
+    crowd = make("wisdom_of_crowds", update=Step(rule="sgd", lr=0.04, momentum=0.0), select=(), weight=0.5)
+    tent = make("tent", update=Step(rule="sgd", lr=0.02, momentum=0.0))
+    torch.testing.assert_close(play(crowd, images), play(tent, images), atol=1e-4, rtol=1e-4)
+    still = play(make("wisdom_of_crowds", update=Step(rule="sgd", lr=0.04, momentum=0.0), select=(), weight=1.0), images)
+    torch.testing.assert_close(still, play(make("batch_norm"), images), atol=1e-4, rtol=1e-4)
 
 
 def test_generalised_cross_entropy_has_its_gradient():

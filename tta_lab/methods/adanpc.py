@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from ..knobs import knob
 from ..norms import SourceStatistics
+from ..objectives import of_this_model
 from ..parts import Method, NeedsError, Part
 
 
@@ -41,7 +42,7 @@ class Adanpc(Method):
                 if source["labels"].max() >= classes:
                     raise NeedsError(f"a source image has label {int(source['labels'].max())}, but the model answers in {classes} classes")
                 state.update(features=phi[:0], labels=source["labels"][:0])
-            memory = torch.cat([F.normalize(source["features"], dim=1), state["features"]])
+            memory = torch.cat([F.normalize(of_this_model(source["features"], phi, "neighbours"), dim=1), state["features"]])
             labels = torch.cat([source["labels"], state["labels"]])
             alike, nearest = (phi @ memory.T).topk(min(self.k, len(memory)), dim=1)
             weights = (alike / self.temperature).softmax(1)

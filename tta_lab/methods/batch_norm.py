@@ -29,6 +29,8 @@ class BnAlpha(Method):
     norm: Part = MixedStatistics()
     family, needs, verified = "normalisation", frozenset({"batch_norm"}), "golden"
     paper = "Improving robustness against common corruptions by covariate shift adaptation (2006.16971)"
+    presets = {"batch1": {"alpha": 0.1}, "cifar10_c_batch1_retuned": {"alpha": 0.3}, "cifar100_c_batch1_retuned": {"alpha": 0.2},
+               "imagenet_c_batch1_retuned": {"alpha": 0.1}}
 
 
 @dataclass(frozen=True, kw_only=True)

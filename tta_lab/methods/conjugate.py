@@ -29,6 +29,7 @@ class Conjugate(LossMethod):
     temperature: float = knob(1.0, (1e-2, 100.0, "log"), "divides the logits in the loss")
     family, verified = "entropy", "golden"
     paper = "Test-Time Adaptation via Conjugate Pseudo-labels (2207.09640)"
+    presets = {"cifar_polyloss": {"eps": 6.0}, "imagenet_polyloss": {"eps": 8.0}}
 
     def losses(self, view, state):
         z = view.logits / self.temperature

@@ -26,6 +26,8 @@ class Deyo(LossMethod):
     tasks, family, verified = ("classification",), "selection", "golden with occlusion, statistics with shuffled patches and pixels"
     paper = "Entropy is not Enough for Test-Time Adaptation: From the Perspective of Disentangled Factors (2403.07366)"
     presets = {"imagenet_c": {"rule": "sgd", "lr": 2.5e-4, "threshold": 0.3}, "imagenet_c_wild": {"rule": "sgd", "lr": 2.5e-4},
+               "imagenet_c_wild_vit": {"rule": "sgd", "lr": 1e-3}, "imagenet_c_wild_batch1": {"rule": "sgd", "lr": 4 * 2.5e-4 / 64},
+               "imagenet_c_wild_vit_batch1": {"rule": "sgd", "lr": 2 * 1e-3 / 64},
                "cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}}
 
     def losses(self, view, state):

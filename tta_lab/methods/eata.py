@@ -45,4 +45,4 @@ class Eata(Eta):
 
     penalties: tuple = (FisherAnchor(weight=1.0),)
     presets = {"cifar10_c": {**CIFAR, "weight": 1.0}, "cifar100_c": {**CIFAR, "margin": 0.1, "weight": 1.0},
-               "imagenet_c": {**IMAGENET, "weight": 2000.0}}
+               "imagenet_c": {**IMAGENET, "weight": 2000.0}, "imagenet_c_retuned": {**IMAGENET, "weight": 10.0}}

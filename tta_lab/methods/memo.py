@@ -32,7 +32,7 @@ class Memo(LossMethod):
     verified_forms = {"reference": "golden (re-implementation, fixed views)"}
     paper = "MEMO: Test Time Robustness via Adaptation and Augmentation (2110.09506)"
     forms = {"reference": {"free": False}}
-    presets = {"cifar10_c": {"lr": 5e-3, "views": 32}, "imagenet_c": {"lr": 2.5e-4, "views": 64}}
+    presets = {"cifar10_c": {"lr": 5e-3, "views": 32}, "cifar100_c": {"lr": 5e-3, "views": 32}, "imagenet_c": {"lr": 2.5e-4, "views": 64}}
 
     def lessons(self, view, state):
         answers = []

@@ -32,7 +32,11 @@ class Petal(Cotta):
     verified_forms = {"reference": "golden with a given posterior; its making and drawn augmentations by invariants only"}
     paper = "A Probabilistic Framework for Lifelong Test-Time Adaptation (2212.09713)"
     presets = {"cifar10_c": {"sure": 0.92}, "cifar100_c": {"sure": 0.72},
-               "imagenet_c": {"rule": "sgd", "lr": 0.01, "nesterov": True, "sure": 0.1, "restore": 0.003, "weight": 1e-11}}
+               "imagenet_c": {"rule": "sgd", "lr": 0.01, "nesterov": True, "sure": 0.1, "restore": 0.003, "weight": 1e-11},
+               "cifar10_c_random": {"sure": 0.92, "chosen": "random", "restore": 0.01},
+               "cifar100_c_random": {"sure": 0.72, "chosen": "random", "restore": 0.01},
+               "imagenet_c_random": {"rule": "sgd", "lr": 0.01, "nesterov": True, "sure": 0.1, "chosen": "random", "restore": 0.001,
+                                     "weight": 1e-11}}
 
     def start(self, where) -> dict:
         """Name -> mean of the posterior, of what is tuned."""

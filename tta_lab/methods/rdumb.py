@@ -17,4 +17,4 @@ class Rdumb(Eta):
     controllers: tuple = (ResetEvery(1000),)
     family = "reset"
     paper = "RDumb: A simple approach that questions our progress in continual test-time adaptation (2306.05401)"
-    presets = {"cifar10_c": CIFAR, "cifar100_c": {**CIFAR, "margin": 0.1}, "imagenet_c": IMAGENET}
+    presets = {"cifar10_c": CIFAR, "cifar100_c": CIFAR, "imagenet_c": IMAGENET}

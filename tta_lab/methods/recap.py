@@ -9,7 +9,7 @@ from torch import Tensor
 from ..controllers import CollapseRecovery
 from ..knobs import knob
 from ..norms import BatchStatistics
-from ..objectives import head_rows
+from ..objectives import head_rows, of_this_model
 from ..parts import LossMethod, NeedsError, NormAffine, Part, Selector, Step
 from ..selectors.destroyed_object import DestroyedObject
 
@@ -68,7 +68,8 @@ class Recap(LossMethod):
 
     def losses(self, view, state):
         if not state:  # the head is not tuned: once for a stream
-            w, v = head_rows(view.model, "recap").detach().double(), view.given["moments"]["covariance"].diagonal().double()
+            w = head_rows(view.model, "recap").detach().double()
+            v = of_this_model(view.given["moments"]["covariance"], w, "moments").diagonal().double()
             g = (w * v) @ w.T
             apart = (g.diagonal()[:, None] + g.diagonal() - 2 * g).clamp_min(0).fill_diagonal_(0)
             state.update(log_a=(self.tau / (2 * self.size) * apart).float(), shift=(0.05 * self.size ** 2 * w.square().sum(1)).float())

@@ -32,7 +32,7 @@ class Roid(LossMethod):
     prior_correction: bool = knob(True, why="correct the answer by the mean prediction of the batch", paper="ROID")
     tasks, family, verified = ("classification",), "pseudo-labels", "golden; drawn augmentations by statistics"
     paper = "Universal Test-time Adaptation through Weight Ensembling, Diversity Weighting, and Prior Correction (2306.00650)"
-    presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "imagenet_c": {"rule": "sgd", "lr": 2.5e-4}}
+    presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}, "imagenet_c": {"rule": "sgd", "lr": 2.5e-4}}
 
     def losses(self, view, state):
         p = view.logits.softmax(1).clamp_max(0.99)

@@ -33,7 +33,8 @@ class Rotta(LossMethod):
     nu: float = knob(1e-3, (0.0, 1.0), "the teacher's step towards the student", paper="2303.13899: 0.001")
     tasks, family, needs, verified = ("classification",), "teacher", frozenset({"batch_norm"}), "golden; drawn augmentations by statistics"
     paper = "Robust Test-Time Adaptation in Dynamic Scenarios (2303.13899)"
-    presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}}
+    presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3},
+               "imagenet_c": {"rule": "adam", "lr": 1e-3}}
 
     def init(self, model, source):
         return {"teacher": start(model), "memory": self.memory.init(model, source), "offers": 0}

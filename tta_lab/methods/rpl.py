@@ -23,7 +23,7 @@ class Rpl(LossMethod):
     q: float = knob(0.8, (1e-3, 1.0), "0: cross-entropy, 1: one minus the probability", paper="2104.12928: 0.8")
     family, verified = "pseudo-labels", "golden (re-implementation)"
     paper = "If your data distribution shifts, use self-learning (2104.12928)"
-    presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "imagenet_c": {"rule": "sgd", "lr": 5e-4}}
+    presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}, "imagenet_c": {"rule": "sgd", "lr": 5e-4}}
 
     def losses(self, view, state):
         logits = view.logits

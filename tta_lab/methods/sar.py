@@ -30,7 +30,10 @@ class Sar(LossMethod):
     verified_forms = {"reference": "golden", "port": "golden (re-implementation)"}
     paper = "Towards Stable Test-Time Adaptation in Dynamic Wild World (2302.12400)"
     forms = {"reference": {"scope": "weights", "when_empty": "step"}, "port": {"scope": "weights and mean", "when_empty": "step"}}
-    presets = {"imagenet_c": {"lr": 2.5e-4}, "imagenet_c_vit": {"lr": 1e-3}, "cifar10_c": {"lr": 1e-3}, "cifar100_c": {"lr": 1e-3}}
+    presets = {"imagenet_c": {"lr": 2.5e-4}, "imagenet_c_vit": {"lr": 1e-3}, "cifar10_c": {"lr": 1e-3}, "cifar100_c": {"lr": 1e-3},
+               "imagenet_c_batch1": {"lr": 4 * 2.5e-4 / 64}, "imagenet_c_vit_batch1": {"lr": 2 * 1e-3 / 64},
+               "cifar10_c_retuned": {"lr": 1e-2, "threshold": 0.05}, "cifar100_c_retuned": {"lr": 2e-3, "threshold": 0.05},
+               "imagenet_c_retuned": {"lr": 1e-3, "threshold": 0.5}}
 
     def losses(self, view, state):
         return scores.entropy(view.logits)

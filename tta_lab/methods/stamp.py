@@ -40,7 +40,8 @@ class Stamp(LossMethod):
     kind, verified = "log_probabilities", "golden with fixed views; drawn ties by statistics, drawn views by invariants only"
     paper = "STAMP: Outlier-Aware Test-Time Adaptation with Stable Memory Replay (2407.15773)"
     presets = {"cifar10_c": {"lr": 0.1, "share": 0.25}, "cifar100_c": {"lr": 0.05, "share": 0.9, "augment": CropFlip()},
-               "imagenet_c": {"lr": 0.01, "share": 0.8, "period": 750, "agree": False, "augment": CropFlip()}}
+               "imagenet_c": {"lr": 0.01, "share": 0.8, "period": 750, "agree": False, "augment": CropFlip()},
+               "cifar10_split": {"lr": 0.1, "share": 0.25}, "cifar100_split": {"lr": 0.1, "share": 0.6, "augment": CropFlip()}}
 
     def init(self, model, source):
         return {"memory": self.memory.init(model, source)}

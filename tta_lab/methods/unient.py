@@ -9,7 +9,8 @@ from ..parts import LossMethod, NormAffine, Part, Step
 from ..penalties import Diversity
 from ..unknowns import LikelyKnown, UnknownEntropy
 
-PRESETS = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}, "imagenet_c": {"rule": "sgd", "lr": 1e-3}}
+PRESETS = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}, "tiny_imagenet_c": {"rule": "adam", "lr": 1e-3},
+           "imagenet_c": {"rule": "sgd", "lr": 1e-3}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,8 @@ from ..parts import LossMethod, NormAffine, Part, Step
 from ..penalties import Diversity
 from ..selectors.confidence_rise import ConfidenceRise
 
+ADAM = {"rule": "adam", "lr": 1e-3, "weight": 0.5}
+
 
 @dataclass(frozen=True, kw_only=True)
 class WisdomOfCrowds(LossMethod):
@@ -28,6 +30,7 @@ class WisdomOfCrowds(LossMethod):
     when_empty: str = knob("step", choices=("skip", "step"), why="nothing kept: skip the step, or step on the penalties alone")
     family, verified, needs = "selection", "golden (re-implementation)", frozenset({"source_logits"})
     paper = "Towards Open-Set Test-Time Adaptation Utilizing the Wisdom of Crowds in Entropy Minimization (2308.06879)"
+    presets = {"cifar10_c": ADAM, "cifar100_c": ADAM, "tiny_imagenet_c": ADAM, "imagenet_c": {"rule": "sgd", "lr": 1e-3, "weight": 0.5}}
 
     def losses(self, view, state):
         return scores.entropy(view.logits)
