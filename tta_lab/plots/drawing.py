@@ -416,7 +416,7 @@ def _limits(panel: Panel) -> tuple[float, float]:
         room = 0.05 * (high - low) or 0.5
         return low - room, high + room
     high = max([float(np.max(t[np.isfinite(t)], initial=0)) for t in tops] + [panel.top or 0, panel.line[0] if panel.line else 0])
-    heights = [np.asarray(s.y, np.float64) for s in panel.series]
+    heights = [np.asarray(s.y, np.float64) - (np.nan_to_num(s.spread) if s.kind == "bar" and s.spread is not None else 0) for s in panel.series]
     low = min((float(np.min(y[np.isfinite(y)], initial=0)) for y in heights), default=0.0)
     return 1.05 * low, (high or (1.0 if low == 0 else 0.0)) * 1.05
 
