@@ -13,6 +13,7 @@ the detector is compared with get their threshold and patience from the same dev
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import time
@@ -224,6 +225,182 @@ def outcomes(runs) -> dict:
     return {k: kinds.count(k) for k in ("collapse", "healthy", "from_start", "recovered", "borderline")}
 
 
+# --- the evaluation -----------------------------------------------------------------------------------------------------
+
+def mean_of_recent(values, momentum=0.9) -> np.ndarray:
+    """e <- momentum e + (1 - momentum) v from the first value on."""
+    found, e = [], values[0]
+    for v in values:
+        e = momentum * e + (1 - momentum) * v
+        found.append(e)
+    return np.array(found)
+
+
+RULES = {  # what it is compared with: name -> score of a run (T,), large where it collapses
+    "entropy mean (SAR's rule), tuned": lambda r: -mean_of_recent(r.columns["entropy"]) / np.log(r.classes),
+    "marginal entropy, tuned": lambda r: -r.columns["marginal"] / np.log(r.classes),
+    "disagreement with the source, tuned": lambda r: mean_of_recent(r.columns["disagreement"]),
+    "weight distance alone, tuned": lambda r: r.signals[:, NAMES.index("distance")],
+}
+PUBLISHED = "entropy mean (SAR's rule), as published"     # 0.2 nats for 1000 classes, a share of ln 1000 that is kept for other numbers
+OURS = {"light": "detector", "source": "detector with source columns"}
+
+
+def detectors(development) -> dict:
+    """name -> (score of a run, threshold, patience, all thresholds of its curve); the rules are tuned on the development runs as the detector is."""
+    made = {}
+    for variant, name in OURS.items():
+        fit = detection.fitted(variant)
+        made[name] = (lambda r, fit=fit: probability(r, fit)), fit["threshold"], fit["patience"], descending(1e-6, 0.9)
+    for name, score in RULES.items():
+        scores, best = [score(r) for r in development], None
+        every = np.quantile(np.concatenate(scores), np.linspace(0.2, 1, 400))
+        for patience in PATIENCES:
+            threshold, numbers = tune(development, scores, patience, every)
+            value = numbers["recall"] + numbers["recall_in_time"] + 0.5 * numbers["recall_10"]
+            if numbers["false_alarms"] <= TARGET and (best is None or value > best[0]):
+                best = value, threshold, patience
+        made[name] = score, best[1], best[2], every
+    made[PUBLISHED] = RULES["entropy mean (SAR's rule), tuned"], -0.2 / np.log(1000), 1, np.array([])
+    return made
+
+
+def arrays_of(facts) -> dict:
+    """The facts of runs as arrays, for sums with weights."""
+    lead = np.array([f["lead"] for f in facts])
+    bad, good = (np.array([f[k] for f in facts], float) for k in ("collapsed", "healthy"))
+    caught = np.isfinite(lead) * bad
+    return {"bad": bad, "good": good, "caught": caught, "in_time": caught * (np.nan_to_num(lead, nan=-1e9) >= 0),
+            "ten": caught * (np.nan_to_num(lead, nan=-1e9) >= 10), "lead": lead, "any": np.array([f["any"] for f in facts], float) * good,
+            "batches": np.array([f["batches"] for f in facts]) * good, "episodes": np.array([f["episodes"] for f in facts]) * good}
+
+
+def intervals(facts, clusters, rng) -> dict:
+    """95 % intervals of the numbers when whole clusters of runs are drawn again."""
+    a = arrays_of(facts)
+    names = sorted(set(clusters))
+    member = np.array([names.index(c) for c in clusters])
+    weight = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), BOOTSTRAPS)[:, member]
+    total = {k: weight @ v for k, v in a.items() if k != "lead"}
+    with np.errstate(all="ignore"):
+        found = {"recall": total["caught"] / total["bad"], "recall_in_time": total["in_time"] / total["bad"],
+                 "recall_10": total["ten"] / total["bad"], "precision": total["caught"] / (total["caught"] + total["any"]),
+                 "false_alarms": 1000 * total["episodes"] / total["batches"]}
+    seen = np.flatnonzero(a["caught"])
+    order = seen[np.argsort(a["lead"][seen])]
+    if len(order):
+        half = np.cumsum(weight[:, order], axis=1)
+        at = (half >= half[:, -1:] / 2).argmax(1)
+        found["lead_median"] = a["lead"][order][at]
+    return {k: np.nanpercentile(v, [2.5, 97.5]) if np.isfinite(v).any() else (np.nan, np.nan) for k, v in found.items()}
+
+
+def groups_of(runs) -> dict:
+    """name -> mask: all, each model, and the collapsing runs by how bad they ended (with all healthy ones)."""
+    last = np.array([r.truth["excess"][-1] for r in runs])
+    bad = np.array([r.collapsed for r in runs])
+    masks = {"all": np.ones(len(runs), bool)} | {s: np.array([r.source == s for r in runs]) for s in dict.fromkeys(r.source for r in runs)}
+    for name, low, high in (("ends 2 to 5 points worse", 2, 5), ("ends 5 to 15 points worse", 5, 15), ("ends 15 or more points worse", 15, 1e9)):
+        masks[name] = ~bad | (last > low) & (last <= high)
+    shifted = {"sorted", "correlated", "label_shift", "recurring", "zipf", "zipf_grouped"}
+    masks["streams with label shift"] = np.array([r.stream in shifted for r in runs])
+    masks["other streams"] = ~masks["streams with label shift"]
+    return masks
+
+
+def evaluate(folder: Path, models, out: Path) -> None:
+    parts = {"development": load_runs(folder, DEVELOPMENT, models), "held_out": load_runs(folder, HELD_OUT, models)}
+    made = detectors(parts["development"])
+    rng, table, listed, curves, leads, chosen = np.random.default_rng(0), [], [], {}, {}, {}
+    for part, runs in parts.items():
+        print(part, len(runs), outcomes(runs))
+        rows = [{"part": part, "model": r.source, "stream": r.stream, "recipe": r.label, "outcome": r.truth["outcome"],
+                 "batches": len(r.truth["step"]), "established": r.truth["established"], "onset": r.truth["onset"],
+                 "excess_last": round(float(r.truth["excess"][-1]), 2),
+                 "excess_whole": round(r.truth["whole"], 2), "broke_off": r.failed} for r in runs]
+        for name, (score, threshold, patience, every) in made.items():
+            scores = [score(r) for r in runs]
+            facts = [facts_of(r, first_alarms(s, threshold, patience)) for r, s in zip(runs, scores, strict=True)]
+            for row, f in zip(rows, facts, strict=True):
+                row |= {f"first_alarm: {name}": f["first"], f"false_alarms: {name}": f["episodes"] if f["healthy"] else ""}
+            for group, mask in groups_of(runs).items():
+                inside = [f for f, m in zip(facts, mask, strict=True) if m]
+                numbers = {"part": part, "detector": name, "group": group, "threshold": threshold, "patience": patience, **numbers_of(inside)}
+                streams = [f"{r.source} {r.stream}" for r, m in zip(runs, mask, strict=True) if m]
+                for kind, clusters in (("runs", range(len(inside))), ("streams", streams)):
+                    for k, (low, high) in intervals(inside, list(clusters), rng).items():
+                        numbers |= {f"{k}_low_{kind}": low, f"{k}_high_{kind}": high}
+                table.append(numbers)
+            others = {kind: [f for f, r in zip(facts, runs, strict=True) if r.truth["outcome"] == kind]
+                      for kind in ("from_start", "recovered", "borderline")}
+            table[-len(groups_of(runs))] |= {f"alarmed_{kind}": np.mean([f["any"] for f in fs]) if fs else np.nan for kind, fs in others.items()}
+            if part == "held_out":
+                leads[name] = np.array([f["lead"] for f in facts if f["collapsed"]])
+                here = table[-len(groups_of(runs))]
+                chosen[name] = [here["false_alarms"], here["recall"]]
+                points = [measure(runs, [first_alarms(s, t, patience) for s in scores]) for t in every[::3]]
+                curves[name] = {k: [p[k] for p in points] for k in ("false_alarms", "recall", "recall_in_time")} | {"threshold": every[::3].tolist()}
+        listed += rows
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(out / "collapse_detector.csv", table)
+    write_csv(out / "collapse_runs.csv", listed)
+    numbers = {"curves": {k: v for k, v in curves.items() if v["recall"]}, "chosen": chosen, "leads": {k: v.tolist() for k, v in leads.items()},
+               "outcomes": {part: outcomes(runs) for part, runs in parts.items()}, "exchanged": exchanged(folder, models)}
+    (out / "collapse_curves.json").write_text(json.dumps(rounded(numbers)) + "\n")
+    figures(out)
+    for row in table:
+        if row["part"] == "held_out" and row["group"] in ("all", *HELD_OUT):
+            print(f"{row['group']:<22}{row['detector']:<42}", {k: round(float(row[k]), 3) for k in (
+                "collapsing_runs", "healthy_batches", "recall", "recall_in_time", "precision", "false_alarms", "lead_q1", "lead_median", "lead_q3")})
+
+
+def exchanged(folder: Path, models, draws: int = 3) -> dict:
+    """How often chance alone is called a collapse: runs in which, image by image, a coin decides whether the run's or the better reference's answer
+    counts as the run's, so that neither is better; share of such runs with the outcome "collapse", and with outcomes that are not healthy."""
+    rng, kinds = np.random.default_rng(0), []
+    for source in DEVELOPMENT:
+        for path in sorted((folder / source).glob("* 0 *.npz")):
+            stream, _, label = path.stem.split(" ", 2)
+            names = [n for n in ("source", "batch_norm") if (folder / source / f"{stream} 0 {n}.npz").exists()]
+            if label in names or "source" not in names:
+                continue
+            trace, references = Trace.load(path), [Trace.load(folder / source / f"{stream} 0 {n}.npz") for n in names]
+            mine, theirs = trace["prediction"], [r["prediction"][:len(trace)] for r in references]
+            other = min(theirs, key=lambda p: (p != trace["label"]).mean())
+            for _ in range(draws):
+                coin = rng.random(len(trace)) < 0.5
+                columns = trace._columns("samples")
+                ours, reference = (columns | {"prediction": np.where(c, mine, other)} for c in (coin, ~coin))
+                steps = trace._columns("steps") | {"distance": np.ones(len(np.unique(trace["step"])))}
+                kinds.append(detection.collapse(Trace.from_columns(ours, steps), Trace.from_columns(reference, steps))["outcome"])
+    return {"runs": len(kinds), "collapse": kinds.count("collapse") / len(kinds), "harmed": 1 - kinds.count("healthy") / len(kinds)}
+
+
+def rounded(value):
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return round(float(value), 5) if np.isfinite(value) else None
+    return value
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    fields = list(dict.fromkeys(k for row in rows for k in row))
+    with open(path, "w", newline="") as f:
+        writer = csv.DictWriter(f, fields)
+        writer.writeheader()
+        writer.writerows({k: f"{v:.5g}" if isinstance(v, (float, np.floating)) else v for k, v in row.items()} for row in rows)
+    print(f"written to {path}")
+
+
+def figures(out: Path) -> None:
+    from tta_lab.plots import plot_collapse_detector
+    numbers = json.loads((out / "collapse_curves.json").read_text())
+    plot_collapse_detector(numbers).savefig(out / "collapse_detector.png", dpi=110)
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("stage", choices=("runs", "fit", "evaluate", "cost"))
@@ -244,6 +421,8 @@ def main():
         sources = options.sources or {"development": DEVELOPMENT, "held_out": HELD_OUT}[options.part]
         done = make_runs(options.runs, sources, options.seeds, models, time.monotonic() + options.budget, options.streams)
         print("complete" if done else "the budget is spent; the same command goes on")
+    elif options.stage == "evaluate":
+        evaluate(options.runs, models, options.out)
     elif options.stage == "fit":
         fit(options.runs, models, Path(__file__).parents[1] / "data" / "collapse" / "detector.json")
 

@@ -32,25 +32,25 @@ LEARN = ("tent", "tent", "tent", "eta", "eata", "rpl", "pseudo_label", "shot_im"
          "sar", "rotta", "rmt", "tent@source", "tent@source", "eta@source", "pseudo_label@source", "rpl@source", "slr@source")
 RATES = {0.1: 0.05, 0.3: 0.1, 1.0: 0.15, 3.0: 0.15, 10.0: 0.2, 30.0: 0.2, 100.0: 0.15}    # multiple of a method's default rate -> chance
 SLOW = {"rotta": 0.2, "sar": 0.3, "rmt": 0.1, "roid": 0.5, "cmf": 0.5}     # chance to be taken when drawn: they cost several times as much
-PICKS = 5
+PICKS = {"development": (2, 5), "held_out": (1, 8)}          # of those that move no weight, of those that learn
 SIX = {"shifts": STANDARD_SIX}
-STREAMS = {  # name -> stream of (known, unknown, seed); about 90 batches of 16 to 100 images
-    "continual": lambda k, u, s: protocols.continual(k, per_shift=270, batch=45, seed=s),
-    "long_term": lambda k, u, s: protocols.long_term(k, rounds=4, per_shift=120, batch=30, seed=s, **SIX),
-    "sorted": lambda k, u, s: protocols.correlated(k, delta=0, per_shift=480, batch=32, seed=s, **SIX),
-    "small_batches": lambda k, u, s: protocols.continual(k, per_shift=320, batch=16, seed=s, **SIX),
-    "correlated": lambda k, u, s: protocols.correlated(k, per_shift=480, batch=32, seed=s, **SIX),
-    "gradual": lambda k, u, s: protocols.gradual(k, per_shift=60, batch=30, seed=s, **SIX),
-    "label_shift": lambda k, u, s: protocols.label_shift(k, ratio=100, per_shift=480, batch=32, reset="never", seed=s, **SIX),
-    "clean": lambda k, u, s: Stream(k, ("none",), per_shift=3200, batch=32, seed=s),
-    "open_set": lambda k, u, s: protocols.open_set(k, u, shifts=STANDARD_SIX, per_shift=320, batch=20, seed=s),
-    "noise": lambda k, u, s: Stream(k, ("gaussian_noise",), per_shift=3200, batch=32, seed=s),
-    "mixed": lambda k, u, s: protocols.mixed_domains(k, per_shift=192, batch=32, seed=s),
-    "recurring": lambda k, u, s: protocols.recurring(k, STANDARD_SIX, visits=3, per_shift=160, batch=32, seed=s),
-    "zipf_grouped": lambda k, u, s: protocols.class_imbalance(k, ("fog", "pixelate"), grouped=True, per_shift=1500, batch=32, seed=s),
-    "reset_each_shift": lambda k, u, s: protocols.reset_each_shift(k, per_shift=480, batch=32, seed=s, **SIX),
-    "large_batches": lambda k, u, s: protocols.continual(k, per_shift=768, batch=64, seed=s, **SIX),
-    "zipf": lambda k, u, s: protocols.class_imbalance(k, ("snow", "jpeg_compression"), per_shift=1500, batch=32, seed=s),
+STREAMS = {  # name -> stream of (known, unknown, seed, images in a batch); about 90 batches
+    "continual": lambda k, u, s, b: protocols.continual(k, per_shift=270, batch=45, seed=s),
+    "long_term": lambda k, u, s, b: protocols.long_term(k, rounds=4, per_shift=4 * b, batch=b, seed=s, **SIX),
+    "sorted": lambda k, u, s, b: protocols.correlated(k, delta=0, per_shift=15 * b, batch=b, seed=s, **SIX),
+    "small_batches": lambda k, u, s, b: protocols.continual(k, per_shift=320, batch=16, seed=s, **SIX),
+    "correlated": lambda k, u, s, b: protocols.correlated(k, per_shift=15 * b, batch=b, seed=s, **SIX),
+    "label_shift": lambda k, u, s, b: protocols.label_shift(k, ratio=100, per_shift=15 * b, batch=b, reset="never", seed=s, **SIX),
+    "open_set": lambda k, u, s, b: protocols.open_set(k, u, shifts=STANDARD_SIX, per_shift=320, batch=20, seed=s),
+    "clean": lambda k, u, s, b: Stream(k, ("none",), per_shift=100 * b, batch=b, seed=s),
+    "mixed": lambda k, u, s, b: protocols.mixed_domains(k, per_shift=6 * b, batch=b, seed=s),
+    "gradual": lambda k, u, s, b: protocols.gradual(k, per_shift=2 * b, batch=b, seed=s, **SIX),
+    "zipf_grouped": lambda k, u, s, b: protocols.class_imbalance(k, ("fog", "pixelate"), grouped=True, per_shift=50 * b, batch=b, seed=s),
+    "noise": lambda k, u, s, b: Stream(k, ("gaussian_noise",), per_shift=100 * b, batch=b, seed=s),
+    "recurring": lambda k, u, s, b: protocols.recurring(k, STANDARD_SIX, visits=3, per_shift=5 * b, batch=b, seed=s),
+    "reset_each_shift": lambda k, u, s, b: protocols.reset_each_shift(k, per_shift=15 * b, batch=b, seed=s, **SIX),
+    "zipf": lambda k, u, s, b: protocols.class_imbalance(k, ("snow", "jpeg_compression"), per_shift=50 * b, batch=b, seed=s),
+    "large_batches": lambda k, u, s, b: protocols.continual(k, per_shift=10 * 64, batch=64, seed=s, **SIX),
 }
 ONE_CLASS_AT_A_TIME = ("sorted", "correlated", "label_shift", "recurring", "zipf_grouped")    # batch statistics fail here from the start
 KEPT = {"samples": ("step", "prediction", "entropy", "confidence", "label", "known", "source_prediction", "source_confidence", "rise_source"),
@@ -77,12 +77,20 @@ def tuned_parameters(source: str, label: str, models: Models) -> int:
     return sum(p.numel() for p in recipe.train(model).values()) + (sum(p.numel() for p in extra.parameters()) if extra else 0)
 
 
+def batch_of(source: str, stream: str) -> int:
+    if source in DEVELOPMENT and stream in ("long_term", "sorted", "correlated"):
+        return 30 if stream == "long_term" else 32
+    return 16 if source == "cifar10_resnet20" else 24    # a network that costs several times as much
+
+
 def drawn(source: str, stream: str, seed: int, batch_norm: bool) -> list[str]:
     """The recipes that meet this stream, by label; drawn from the names alone."""
     rng = np.random.default_rng(zlib.crc32(f"{source} {stream} {seed}".encode()))
+    still, learning = PICKS["development" if source in DEVELOPMENT else "held_out"]
     labels = ["source"] + ["batch_norm"] * batch_norm
-    labels += list(rng.choice(STILL if batch_norm else ("lame", "t3a"), 2, replace=False))
-    while len(labels) < PICKS + 3 + batch_norm:
+    labels += list(rng.choice(STILL if batch_norm else ("lame", "t3a"), still, replace=False))
+    learning += len(labels)
+    while len(labels) < learning:
         name, factor = str(rng.choice(LEARN)), float(rng.choice(list(RATES), p=list(RATES.values())))
         if rng.random() > SLOW.get(name, 1) or not batch_norm and (name in ("rotta", "rmt") or "@" in name):
             continue
@@ -136,7 +144,7 @@ def runs_on(folder, source, stream_name, seed, models, until) -> bool:
     if not wanted:
         return True
     number = 1000 * seed + zlib.crc32(source.encode()) % 997           # no two models see the same stream
-    stream, shared = Kept(STREAMS[stream_name](known, unknown, number)), {}
+    stream, shared = Kept(STREAMS[stream_name](known, unknown, number, batch_of(source, stream_name))), {}
     for label in wanted:
         if time.monotonic() > until:
             return False

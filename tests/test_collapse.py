@@ -1,18 +1,254 @@
 """The collapse detector and the definition by labels: numbers worked by hand, identities, one real run."""
 import io
+import json
+import math
 
+import numpy as np
 import pytest
 import torch
 
 from tta_lab import Adapter, load_model, make
-from tta_lab.collapse import ALARMS, SIGNALS, CollapseDetector, watch
+from tta_lab import plots as P
+from tta_lab.collapse import ALARMS, FIRST, LONG, SHORT, SIGNALS, TAU, CollapseDetector, collapse, fitted, watch
+from tta_lab.datasets import DataError
 from tta_lab.runner import run
 from tta_lab.streams import Stream
+from tta_lab.trace import Trace
 
+DETECTOR = CollapseDetector()
+
+
+# --- the definition by labels -------------------------------------------------------------------------------------
+
+def trace_of(wrong, batch=50, known=None, moved=True):
+    """A trace whose answers are wrong where asked: the label is 0, a wrong answer is 1."""
+    wrong = np.asarray(wrong, int)
+    step = np.arange(len(wrong)) // batch
+    known = np.ones(len(wrong), bool) if known is None else known
+    steps = np.arange(step[-1] + 1)
+    return Trace.from_columns({"step": step, "label": np.zeros(len(wrong), int), "known": known, "prediction": wrong},
+                              {"step": steps, "distance": steps * float(moved)})
+
+
+def errors(n, every):
+    """n answers of which each ``every``-th is wrong (0: none)."""
+    return (np.arange(n) % every == 0) if every else np.zeros(n, bool)
+
+
+def test_collapse_is_established_where_the_excess_leaves_the_noise():
+    source = trace_of(np.zeros(3000))
+    bad = np.zeros(3000, int)
+    bad[1000:] = errors(2000, 5)        # from image 1000 on each fifth answer is wrong: 10 of each batch of 50
+    found = collapse(trace_of(bad), source)
+    # step 20 + k ends with 10 (k + 1) wrong of 500: e = 2 (k + 1) points, 3 SE = 300 sqrt(10 (k + 1)) / 500;
+    # 2: 1.9; 4: 2.7 -> the second batch is the first whose excess is above both 2 points and the noise
+    assert found["outcome"] == "collapse" and found["established"] == 21 and found["onset"] == 20
+    assert found["excess"][[19, 20, 21, 59]] == pytest.approx([0, 2, 4, 20])
+    assert found["noise"][21] == pytest.approx(300 * math.sqrt(20) / 500)
+    assert found["whole"] == pytest.approx(100 * 400 / 3000) and found["error"][-1] == pytest.approx(20)
+
+
+def test_harm_that_goes_away_recovers_and_small_harm_is_borderline():
+    source, bad = trace_of(np.zeros(3000)), np.zeros(3000, int)
+    bad[1000:1500] = errors(500, 5)
+    assert collapse(trace_of(bad), source)["outcome"] == "recovered"
+    noisy = errors(3000, 5).astype(int)     # as many errors on both sides, on other images: 300 sqrt(200) / 500 = 8.5 points of noise
+    shifted = np.roll(noisy, 1)
+    assert collapse(trace_of(noisy), trace_of(shifted))["outcome"] == "healthy"
+    few = shifted.copy()
+    few[5::25] = 1                          # 4 points more: above margin, below noise, to the end
+    found = collapse(trace_of(few), trace_of(noisy))
+    assert found["outcome"] == "borderline" and found["established"] == -1 and found["excess"][-1] < found["noise"][-1]
+
+
+def test_harm_too_late_to_tell_is_borderline():
+    bad = np.zeros(3000, int)
+    bad[2600:] = 1
+    assert collapse(trace_of(bad), trace_of(np.zeros(3000)))["outcome"] == "borderline"     # 400 images after the onset, a window has 500
+    bad[2400:] = 1
+    assert collapse(trace_of(bad), trace_of(np.zeros(3000)))["outcome"] == "collapse"
+
+
+def test_harm_that_was_not_learned_is_from_start():
+    right, half = np.zeros(3000, int), errors(3000, 2).astype(int)
+    # a method that answers like BN-1, which is worse than the source from the first image on
+    assert collapse(trace_of(half), trace_of(right), trace_of(half))["outcome"] == "from_start"
+    # worse than both from the first step on; and the same later, in a run that moves no weight
+    assert collapse(trace_of(half), trace_of(right))["outcome"] == "from_start"
+    late = np.where(np.arange(3000) < 1000, 0, half)
+    assert collapse(trace_of(late, moved=False), trace_of(right))["outcome"] == "from_start"
+    assert collapse(trace_of(late), trace_of(right))["outcome"] == "collapse"
+    # like BN-1 at first, and then worse than it too: a collapse beyond what came with the statistics
+    worse = np.where(np.arange(3000) < 1500, half, 1)
+    found = collapse(trace_of(worse), trace_of(right), trace_of(half))
+    assert found["outcome"] == "collapse" and found["start"] == "batch_norm" and found["better"] == "source" and found["established"] >= 30
+
+
+def test_unknown_and_unlabelled_images_do_not_count():
+    source, bad = np.zeros(3000, int), np.zeros(3000, int)
+    bad[1000:] = errors(2000, 5)
+    known = np.arange(3000) % 2 == 0
+    spoiled = np.where(known, bad, 1)
+    found, plain = (collapse(trace_of(b, known=known), trace_of(source, known=known)) for b in (spoiled, bad))
+    assert np.array_equal(found["excess"], plain["excess"]) and found["outcome"] == plain["outcome"]
+    with pytest.raises(ValueError, match="no scored image"):
+        collapse(trace_of(bad, known=np.zeros(3000, bool)), trace_of(source))
+
+
+def test_another_stream_is_refused_and_a_run_that_broke_off_is_compared_as_far_as_it_came():
+    source, bad = trace_of(np.zeros(3000)), np.append(np.zeros(500, int), np.ones(700, int))
+    assert collapse(trace_of(bad), source)["outcome"] == "collapse"
+    other = Trace.from_columns({**source._columns("samples"), "label": np.ones(3000, int)}, source._columns("steps"))
+    with pytest.raises(ValueError, match="same stream"):
+        collapse(trace_of(bad), other)
+
+
+# --- one step -----------------------------------------------------------------------------------------------------
+
+def samples_of(n=64, entropy=1.0, confidence=0.5, prediction=None, source=None):
+    found = {"entropy": torch.full((n,), entropy), "confidence": torch.full((n,), confidence),
+             "prediction": torch.arange(n) % 8 if prediction is None else prediction}
+    if source is not None:
+        found |= {"source_prediction": source, "source_confidence": torch.full((n,), 0.4), "rise_source": torch.full((n,), -0.1)}
+    return found
+
+
+def step_of(marginal=2.0, gradient=1.0, distance=0.0, **more):
+    return {"marginal_entropy": torch.tensor(marginal), "grad_norm": torch.tensor(gradient), "distance": torch.tensor(distance), "n_kept": 64, **more}
+
+
+def signal(state, name):
+    return float(state["signals"][list(SIGNALS).index(name)])
+
+
+def test_signals_by_hand():
+    state = DETECTOR.init() | {"tuned": 100}
+    for _ in range(FIRST // 64):
+        DETECTOR.look(samples_of(), step_of(), state)
+    assert all(signal(state, name) == 0 for name in ("entropy_down", "entropy_up", "confidence", "marginal", "classes", "gradient_down"))
+    DETECTOR.look(samples_of(entropy=0.5, confidence=0.75), step_of(marginal=1.5, gradient=0.25, distance=2.0), state)
+    share = 1 - math.exp(-64 / TAU)
+    assert signal(state, "entropy_down") == pytest.approx(-math.log(1 - share / 2))
+    assert signal(state, "confidence") == pytest.approx(share / 4)
+    assert signal(state, "marginal") == pytest.approx(share / 2)
+    assert signal(state, "distance") == pytest.approx(math.log(2 / 10))        # 100 weights: the root mean square
+    assert signal(state, "entropy_up") == 0 and signal(state, "classes") == pytest.approx(0, abs=1e-12)
+
+
+def test_classes_are_counted_over_a_window_longer_than_a_batch():
+    state, one = DETECTOR.init(), torch.zeros(64, dtype=torch.long)
+    for _ in range(SHORT // 64):
+        DETECTOR.look(samples_of(), step_of(), state)
+    assert signal(state, "classes") == pytest.approx(0, abs=1e-12) and signal(state, "stuck") == pytest.approx(1 / 8)
+    for _ in range(SHORT // 128):
+        DETECTOR.look(samples_of(prediction=one), step_of(), state)
+    p = np.array([1 / 2 + 1 / 16] + [1 / 16] * 7)          # half of the window is of class 0
+    assert signal(state, "classes") == pytest.approx(math.log(8) + (p * np.log(p)).sum())
+    for _ in range(SHORT // 64 + 8):
+        DETECTOR.look(samples_of(prediction=one), step_of(), state)
+    assert signal(state, "classes") == pytest.approx(math.log(8)) and signal(state, "stuck") == 1
+    assert 0 < signal(state, "classes_long") < math.log(8)
+
+
+def test_fewer_classes_than_the_source_and_disagreement():
+    state = DETECTOR.init()
+    for _ in range(FIRST // 64):
+        DETECTOR.look(samples_of(source=torch.arange(64) % 8), step_of(), state)
+    for _ in range(40):
+        DETECTOR.look(samples_of(prediction=torch.zeros(64, dtype=torch.long), source=torch.arange(64) % 8), step_of(), state)
+    assert signal(state, "fewer_than_source") == pytest.approx(math.log(8))
+    assert signal(state, "disagreement") == pytest.approx(7 / 8, abs=1e-3)
+    assert signal(state, "surer_than_source") == pytest.approx(0.1)
+
+
+def test_probability_is_the_formula_with_the_numbers_of_the_file():
+    state = DETECTOR.init() | {"tuned": 100}
+    for k in range(30):
+        _, probability = DETECTOR.look(samples_of(entropy=1 / (k + 1)), step_of(distance=0.1 * k), state)
+    fit = fitted("light")
+    odds = fit["bias"]
+    for name, center, scale, weight in zip(fit["signals"], fit["center"], fit["scale"], fit["weight"], strict=True):
+        value = signal(state, name)
+        odds += 0 if math.isnan(value) else weight * min(max((value - center) / scale, -3), 3)
+    assert probability == pytest.approx(1 / (1 + math.exp(-odds)))
+    assert sum(DETECTOR.contributions(state).values()) + fit["bias"] == pytest.approx(odds)
+    assert min(fit["weight"]) >= 0      # no signal of collapse may speak against it
+
+
+def test_the_alarm_waits_for_patience_and_ends_with_the_evidence():
+    calm, wild = CollapseDetector(threshold=1.0, patience=1), CollapseDetector(threshold=1e-12, patience=3)
+    states = calm.init(), wild.init()
+    said = [(calm.look(samples_of(), step_of(), states[0])[0] > 0, wild.look(samples_of(), step_of(), states[1])[0] > 0) for _ in range(5)]
+    assert said == [(False, k >= 2) for k in range(5)]
+    assert wild.evidence(states[1]).startswith(f"Alarm {ALARMS[states[1]['alarm']]}: probability of collapse")
+    assert calm.evidence(states[0]).startswith("No alarm")
+
+
+def test_broken_outputs_raise_the_alarm_at_once():
+    state = DETECTOR.init()
+    DETECTOR.look(samples_of(), step_of(), state)
+    assert DETECTOR.look(samples_of(entropy=math.nan), step_of(), state) == (ALARMS.index("broken_outputs"), 1.0)
+    assert "not a finite number" in DETECTOR.evidence(state)
+    assert DETECTOR.look(samples_of(), step_of(), state)[1] < 1
+
+
+def test_a_reset_forgets_the_recent_past_but_not_the_beginning():
+    state = DETECTOR.init() | {"tuned": 100}
+    for _ in range(4):
+        DETECTOR.look(samples_of(), step_of(), state)
+    for _ in range(20):
+        DETECTOR.look(samples_of(entropy=0.01, confidence=0.99, prediction=torch.zeros(64, dtype=torch.long)), step_of(distance=9.0), state)
+    before = state["probability"]
+    _, probability = DETECTOR.look(samples_of(), step_of(reset=True), state)
+    assert probability < before and signal(state, "entropy_down") == 0 and signal(state, "confidence") == 0 and state["steps"] == 25
+    assert state["count"] == 64
+
+
+def test_missing_columns_single_images_and_segmentation_are_no_error():
+    state = DETECTOR.init()
+    for _ in range(3):      # per-pixel answers: no single prediction; a method that does not learn: no gradient
+        alarm, probability = DETECTOR.look({"entropy": torch.ones(4), "confidence": torch.ones(4) / 2}, {"grad_norm": torch.tensor(math.nan)}, state)
+    assert 0 <= probability <= 1 and alarm == 0
+    state = DETECTOR.init()
+    for k in range(SHORT + 64):
+        alarm, probability = DETECTOR.look(samples_of(1, prediction=torch.tensor([k % 8])), step_of(distance=1e-3), state)
+    assert 0 <= probability <= 1 and signal(state, "classes") == pytest.approx(0, abs=0.02)
+
+
+def test_the_state_keeps_its_size_and_a_batch_larger_than_the_window_is_taken():
+    def size(state):
+        file = io.BytesIO()
+        torch.save(state, file)
+        return len(file.getvalue())
+
+    state = DETECTOR.init()
+    DETECTOR.look(samples_of(), step_of(), state)
+    small = size(state)
+    for _ in range(40):
+        DETECTOR.look(samples_of(LONG + 10), step_of(), state)
+    assert abs(size(state) - small) <= 64 and state["count"] == LONG
+    assert np.array_equal(state["predictions"][0].numpy(), (np.arange(LONG + 10) % 8)[10:])
+
+
+def test_missing_files_and_variants_are_named(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        fitted("light", str(tmp_path / "none.json"))
+    (tmp_path / "some.json").write_text(json.dumps({"light": {}}))
+    with pytest.raises(DataError, match="no detector 'dark'; it has: light"):
+        fitted("dark", str(tmp_path / "some.json"))
+    with pytest.raises(ValueError, match="variant"):
+        CollapseDetector("dark")
+    with pytest.raises(ValueError, match="record='source'"):
+        watch(trace_of(np.zeros(100)), CollapseDetector("source"))
+    with pytest.raises(ValueError, match="empty"):
+        watch(Trace())
+
+
+# --- a real run ---------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def traces():
-    model, stream = load_model("fashion_resnet_bn"), Stream("fashion_mnist", ("gaussian_noise",), per_shift=1200, batch=40)
+    model, stream = load_model("fashion_resnet_bn"), Stream("fashion_mnist", ("gaussian_noise",), per_shift=800, batch=32)
     return {name: run(Adapter(model, recipe, device="cpu", record="source"), stream)
             for name, recipe in (("wild", make("tent", lr=0.1)), ("calm", make("tent", lr=1e-4)))}
 
@@ -24,9 +260,12 @@ def test_wild_steps_raise_an_alarm_and_calm_ones_do_not(traces):
         assert not calm["alarm"].any() and calm["probability"][-1] < 0.5
 
 
-def test_step_by_step_with_a_saved_state_is_the_same_as_watching_the_trace(traces):
-    trace, detector = traces["wild"], CollapseDetector()
-    whole, state = watch(trace, detector), detector.init() | {"tuned": trace.meta["trainable_parameters"]}
+def test_step_by_step_with_a_saved_state_is_the_same_as_watching_the_trace(traces, tmp_path):
+    trace, detector = Trace.load(traces["wild"].save(tmp_path / "run.npz")), CollapseDetector("source")
+    whole = watch(trace, detector)
+    adapter = Adapter(load_model("fashion_resnet_bn"), make("tent"), device="cpu")
+    state = detector.init(adapter.model, adapter.source)
+    assert state["tuned"] == trace.meta["trainable_parameters"]
     samples, steps = trace._columns("samples"), trace._columns("steps")
     for t in range(len(steps["step"])):
         rows = samples["step"] == t
@@ -40,3 +279,23 @@ def test_step_by_step_with_a_saved_state_is_the_same_as_watching_the_trace(trace
         state = torch.load(file, weights_only=True)
         assert said[0] == whole["alarm"][t] and said[1] == pytest.approx(whole["probability"][t], abs=1e-4)
     assert "probability of collapse" in detector.evidence(state) and set(whole["signals"]) == set(SIGNALS)
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
+def test_figures_show_the_numbers(traces, backend):
+    numbers = watch(traces["wild"])
+    figure = P.plot_collapse(numbers | {"truth": collapse(traces["wild"], traces["calm"])}, backend=backend)
+    curve = figure.axes[0].lines[0].get_ydata() if backend == "matplotlib" else figure.data[0].y
+    assert np.array_equal(np.asarray(curve), numbers["probability"])
+    P.plot_collapse(numbers, backend=backend)
+    P.plot_collapse(watch(traces["calm"]), backend=backend)
+    detector = {"curves": {"a": {"false_alarms": [0.0, 1.0, 5.0], "recall": [0.5, 0.8, 1.0]}}, "chosen": {"a": [1.0, 0.8], "b": [2.0, 0.1]},
+                "leads": {"a": [10, 20, None], "b": [None, None, None]}}
+    figure = P.plot_collapse_detector(detector, backend=backend)
+    drawn = [s.get_ydata() for s in figure.axes[1].lines] if backend == "matplotlib" else [s.y for s in figure.data]
+    heights = next(np.asarray(y) for y in drawn if len(y) == 101)
+    assert heights[40] == pytest.approx(2 / 3) and heights[55] == pytest.approx(1 / 3)      # 0 and 15 batches ahead
+    empty = P.plot_collapse_detector({"curves": {}, "chosen": {}, "leads": {}}, backend=backend)
+    assert empty is not None

@@ -291,7 +291,7 @@ def _classes(shares) -> float:
 
 def watch(trace, detector: CollapseDetector | None = None) -> dict:
     """What the detector would have said after each step of a trace: ``step``, ``alarm`` (index into `ALARMS`), ``probability`` and under ``signals``
-    each signal, (T,); ``first_alarm`` (step, -1: none) and ``threshold``.
+    each signal, under ``evidence`` what each fitted signal adds to the log odds, (T,); ``first_alarm`` (step, -1: none) and ``threshold``.
 
     Raises ValueError for a trace without steps, and for ``variant="source"`` without the columns of the source.
     """
@@ -309,12 +309,13 @@ def watch(trace, detector: CollapseDetector | None = None) -> dict:
     for t, (lo, hi) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         alarm, probability = detector.look({c: v[lo:hi] for c, v in samples.items()}, {c: v[t] for c, v in numbers.items()}, state)
         rows.append((alarm, probability, *state["signals"].tolist()))
-    table = np.array(rows)
+    table, fit = np.array(rows), _arrays(detector.variant)
     alarms = table[:, 0].astype(np.int64)
     return {"step": np.asarray(steps["step"], np.int64), "alarm": alarms, "probability": table[:, 1],
             "first_alarm": int(steps["step"][alarms.argmax() if alarms.any() else 0]) if alarms.any() else -1,
             "threshold": detector.threshold or fitted(detector.variant)["threshold"],
-            "signals": dict(zip(SIGNALS, table[:, 2:].T, strict=True))}
+            "signals": dict(zip(SIGNALS, table[:, 2:].T, strict=True)),
+            "evidence": dict(zip(fit["signals"], evidence_of(table[:, 2:], fit).T, strict=True))}
 
 
 # --- with labels, for evaluation only ---------------------------------------------------------------------------
