@@ -6,6 +6,18 @@ in a notebook); ``ax`` draws into given axes instead: one for a single panel, a 
 returns a ``plotly.graph_objects.Figure``.  Numbers with nothing finite in them give an empty figure holding a sentence. ``HOW_TO_READ[x]``
 says in a sentence how to read the figure.
 """
+from .collapse import HOW_TO_READ as _collapse
+from .collapse import plot_collapse, plot_collapse_detector  # noqa: F401
 from .drawing import COLOURS, FONT, GROUP_LABELS, GROUP_LOOKS, MARKERS, Panel, Series, captioned, draw, look, png  # noqa: F401
+from .probes import HOW_TO_READ as _probes
+from .probes import plot_counterfactual_vote, plot_crowd_vote, plot_gradient_crowd, plot_open_set_picture, plot_procedure  # noqa: F401
 from .runs import *  # noqa: F403
-from .runs import HOW_TO_READ  # noqa: F401
+from .runs import HOW_TO_READ as _runs
+from .safety import HOW_TO_READ as _safety
+from .safety import plot_safety, plot_safety_page  # noqa: F401
+from .selection import HOW_TO_READ as _selection
+from .selection import plot_regret  # noqa: F401
+from .views import *  # noqa: F403
+from .views import HOW_TO_READ as _views
+
+HOW_TO_READ = {**_runs, **_collapse, **_probes, **_views, **_safety, **_selection}
