@@ -416,6 +416,8 @@ def _limits(panel: Panel) -> tuple[float, float]:
         room = 0.05 * (high - low) or 0.5
         return low - room, high + room
     high = max([float(np.max(t[np.isfinite(t)], initial=0)) for t in tops] + [panel.top or 0, panel.line[0] if panel.line else 0])
+    if panel.percent and panel.top == 1:    # a band may reach further than any share can
+        high = min(high, 1.0)
     heights = [np.asarray(s.y, np.float64) - (np.nan_to_num(s.spread) if s.kind == "bar" and s.spread is not None else 0) for s in panel.series]
     low = min((float(np.min(y[np.isfinite(y)], initial=0)) for y in heights), default=0.0)
     return 1.05 * low, (high or (1.0 if low == 0 else 0.0)) * 1.05
@@ -583,8 +585,9 @@ def _plotly_pictures(places, extent, size, unit):
     figure.update_yaxes(range=[extent[1], -0.1 / unit], tickvals=[p[0][1] + size[1] / 2 for _, p in places if p],
                         ticktext=[name.replace("\n", "<br>") for name, p in places if p], showgrid=False, zeroline=False, ticks="",
                         scaleanchor="x", constrain="domain")
-    figure.update_layout(template="plotly_white", font_size=FONT, height=round(78 * (extent[1] * unit + 0.1)) + 20,
-                         width=round(78 * extent[0] * unit + 9 * names + 30), margin={"l": 9 * names + 20, "r": 10, "t": 10, "b": 10})
+    scale = min(78, 1050 / (extent[0] * unit))   # pixels to the inch; wider figures would need scrolling
+    figure.update_layout(template="plotly_white", font_size=FONT, height=round(scale * (extent[1] * unit + 0.1)) + 20,
+                         width=round(scale * extent[0] * unit + 9 * names + 30), margin={"l": 9 * names + 20, "r": 10, "t": 10, "b": 10})
     return figure
 
 

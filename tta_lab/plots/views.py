@@ -152,7 +152,7 @@ def _by_layer(numbers, key: str):
     pieces = np.array_split(np.arange(len(step)), min(len(step), COLUMNS)) if len(step) else []
     there = np.isfinite(values)
     sums = [(np.where(there, values, 0)[p].sum(axis=0), there[p].sum(axis=0)) for p in pieces]
-    means = np.array([np.divide(total, n, out=np.full(len(total), math.nan), where=n > 0) for total, n in sums]).reshape(len(pieces), -1)
+    means = np.array([np.divide(total, n, out=np.full(len(total), math.nan), where=n > 0) for total, n in sums]).reshape(len(pieces), values.shape[1])
     between = float(np.median(np.diff(step))) if len(step) > 1 else 1.0
     edges = np.append([step[p[0]] for p in pieces], step[-1] + between if len(step) else 0.0)
     return edges, np.arange(len(numbers["layers"]) + 1) - 0.5, means
@@ -163,7 +163,7 @@ def _layer_panel(numbers, key: str, title: str, name: str, x: str = STEP, **more
     layers = tuple(numbers["layers"])
     empty = not values.size or not np.isfinite(values).any()
     return Panel(title, x, "layer", heat=None if empty else (edges, upwards, values, name), rows=() if empty else layers, note=numbers["why"],
-                 height=1.6 if empty else 1.0 + 0.26 * max(3, min(len(layers), ROWS)), **more)
+                 height=1.6 if empty else 1.5 + 0.26 * max(3, min(len(layers), ROWS)), **more)
 
 
 def plot_layer_distance(numbers, backend: str = "matplotlib", ax=None):
@@ -225,7 +225,7 @@ def plot_feature_space(numbers, backend: str = "matplotlib", ax=None, by: str = 
             masks = {str(names[k] if names is not None else f"class {k}"): (known & (label == k), i) for i, k in enumerate(top)}
             masks |= {"unknown": (~known, len(top)), "no label": (known & (label < 0), len(top) + 1)}
         series = [Series(points[mask, 0], points[mask, 1], name, look, "points") for name, (mask, look) in masks.items() if mask.any()]
-        if series:      # unseen points at the corners give both panels the same heights
+        if series and len(fine):      # unseen points at the corners give both panels the same heights
             series.append(Series(np.full(2, np.nan), bounds, "", 3, "points"))
         panels.append(Panel(f"{who.capitalize()} features", f"component 1 ({_percent(share[0])} of the variance)",
                             f"component 2 ({_percent(share[1])})", tuple(series), free=True, across=across, note=numbers["why"]))
