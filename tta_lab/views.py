@@ -179,10 +179,11 @@ def calibration(trace, share: float = 0.25, bins: int = 15) -> dict:
 
     Under "early" and "late": ``name`` of the part and, for "adapted" and "source", the table of `metrics.reliability` (edges, n, accuracy,
     confidence), ``accuracy_sd`` (of an accuracy in the bin, k of n right: that of the Beta(k + 1, n - k + 1) distribution), ``ece`` (0..1) and
-    ``mean_confidence``. Known images with a label count. ``why`` says what is missing.
+    ``mean_confidence``. Known images with a label count. ``source_statistics`` says what the recorded source normalised with ("batch" unless a
+    selector asked for "running"). ``why`` says what is missing.
     """
     scored, adapted = _scored(trace), _column(trace, "prediction")
-    label, result = _column(trace, "label"), {"bins": bins, "why": ""}
+    label, result = _column(trace, "label"), {"bins": bins, "why": "", "source_statistics": trace.meta.get("source_statistics", "")}
     recorded = np.isfinite(_column(trace, "source_confidence"))
     for part, (name, mask) in parts(trace, share).items():
         rows = mask & scored
@@ -269,7 +270,7 @@ KINDS = {"right_to_wrong": "right\nto wrong", "wrong_to_right": "wrong\nto right
 
 
 def changed_images(trace, stream=None, n: int = 6, names=None) -> dict:
-    """The images whose answer changed most against the frozen source, with their pictures.
+    """The images whose answer changed most against the frozen source as it was recorded, with their pictures.
 
     ``kinds``: name -> the ``n`` images (fewer where there are not as many; the same picture never twice in a kind): right_to_wrong and
     wrong_to_right (the largest |d| among the flips), rise and fall (the largest and the lowest d). Each holds ``row`` in the trace, ``id``, ``x``

@@ -262,7 +262,7 @@ def matplotlib_images(sheet, across, upwards, columns, rows, ax):
 
 def _legend_rows(labels: list[str], panels: int) -> int:
     width = sum(len(label) + 7 for label in labels)
-    return max(1, min(len(labels), math.ceil(width / {1: 68, 2: 92, 3: 112}[panels])))
+    return max(1, min(len(labels), math.ceil(width / {1: 62, 2: 92, 3: 112}[panels])))
 
 
 def png(figure) -> bytes:
@@ -611,9 +611,10 @@ def _plotly_traces(go, s: Series, panel: Panel, legend) -> list:
     mode = "lines" if len(x) > MANY or s.kind == "path" else "lines+markers"
     traces = [go.Scatter(x=x, y=y, mode=mode, line=line, marker={"symbol": marker[1], "size": 8}, **common)]
     if s.spread is not None:
-        there = np.isfinite(y) & np.isfinite(s.spread)
-        outline = np.concatenate([(y + s.spread)[there], (y - s.spread)[there][::-1]])
-        there_and_back = np.concatenate([x[there], x[there][::-1]])
+        there = np.flatnonzero(np.isfinite(y) & np.isfinite(s.spread))
+        pieces = np.split(there, np.flatnonzero(np.diff(there) > 1) + 1)      # a gap in the line is one in the band
+        outline, there_and_back = (np.concatenate([v for piece in pieces for v in (gap, upper[piece], lower[piece][::-1])][1:])
+                                   for gap, upper, lower in (([np.nan], y + s.spread, y - s.spread), ([None], x, x)))
         traces.append(go.Scatter(x=there_and_back, y=outline, fill="toself", mode="lines", fillcolor=colour, opacity=0.2,
                                  line={"width": 0}, hoverinfo="skip", legendgroup=s.label, showlegend=False))
     return traces

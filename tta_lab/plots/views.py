@@ -34,8 +34,8 @@ HOW_TO_READ = {
     "feature_space": "Both panels share axes, the two directions in which the source's features vary most: classes that lie apart on the left and "
                      "flow together on the right have been lost by adapting.",
     "cost_against_error": "Down and to the left is better; runs on the front are those that no other beats in both cost and error.",
-    "changed_images": "Each picture with the source's answer, the adapted answer, the true class and d, the change of the probability at the "
-                      "source's class.",
+    "changed_images": "Each picture with the source's answer and its confidence, the adapted answer and its own, the true class and d, the change "
+                      "of the probability at the source's class.",
 }
 STEP = "step (batches)"
 PARTIAL = {"adapted": 1, "source": 0}
@@ -68,11 +68,11 @@ def plot_entropy_frames(numbers, backend: str = "matplotlib", ax=None):
 
 def plot_calibration(numbers, backend: str = "matplotlib", ax=None):
     """Two panels of ``views.calibration``, early and late: accuracy against confidence of the adapted model and the source."""
-    panels = []
+    panels, labels = [], {"adapted": "adapted", "source": "source" + (", batch statistics" if numbers["source_statistics"] == "batch" else "")}
     for part in ("early", "late"):
         here = numbers[part]
         found = {who: here[who] for who in PARTIAL if np.isfinite(here[who]["ece"])}
-        curves = tuple(Series(t["confidence"], t["accuracy"], who, PARTIAL[who], spread=t["accuracy_sd"]) for who, t in found.items())
+        curves = tuple(Series(t["confidence"], t["accuracy"], labels[who], PARTIAL[who], spread=t["accuracy_sd"]) for who, t in found.items())
         ideal = (Series(np.array([0.0, 1.0]), np.array([0.0, 1.0]), "as sure as right", 3, "path"),) if curves else ()
         ece = ", ".join(f"{who} {100 * t['ece']:.1f} %" for who, t in found.items())
         title = f"{here['name'].capitalize()}" + (f": ECE {ece}" if ece else "")
@@ -222,8 +222,8 @@ def plot_feature_space(numbers, backend: str = "matplotlib", ax=None, by: str = 
         else:
             there, counts = np.unique(label[known & (label >= 0)], return_counts=True)
             top = np.sort(there[np.argsort(-counts, kind="stable")[:10]])
-            masks = {str(names[k] if names is not None else f"class {k}"): (known & (label == k), i) for i, k in enumerate(top)}
-            masks |= {"unknown": (~known, len(top)), "no label": (known & (label < 0), len(top) + 1)}
+            masks = {"unknown": (~known, len(top)), "no label": (known & (label < 0), len(top) + 1)}  # below the classes
+            masks |= {str(names[k] if names is not None else f"class {k}"): (known & (label == k), i) for i, k in enumerate(top)}
         series = [Series(points[mask, 0], points[mask, 1], name, look, "points") for name, (mask, look) in masks.items() if mask.any()]
         if series and len(fine):      # unseen points at the corners give both panels the same heights
             series.append(Series(np.full(2, np.nan), bounds, "", 3, "points"))
