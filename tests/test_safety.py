@@ -368,3 +368,14 @@ def test_figure_of_nothing_has_a_sentence():
     figure = plot_safety({"situations": []})
     assert len(figure.axes) == 2 and all("Nothing to draw" in a.texts[0].get_text() for a in figure.axes)
     assert plot_safety({"situations": []}, "plotly").layout.annotations
+
+
+def test_a_stretch_that_is_really_worse_is_harm_though_the_rest_gains():
+    """Segments differ for good: the gain elsewhere must not hide one of 500 images that loses 12 points."""
+    dice = np.random.default_rng(5)
+    shares = {False: [0.02, 0.32, 0.66], True: [0.17, 0.05, 0.78]}
+    harm = np.concatenate([dice.choice([1, -1, 0], p=shares[k == 1], size=500) for k in range(4)])
+    w = worst_window(harm)
+    assert w["worst"] > 8 and w["corrected"] > 6 and w["p"] < 0.01
+    s = {**situation("a", np.ones(2000, bool), np.ones(2000, bool)), "difference": -19.0, "low": -22.0, "high": -16.0, "low_sure": -23.0, "window": w}
+    assert judge([s])["verdict"] == "do not use" and "in one stretch of 500 images" in judge([s])["why"][0]

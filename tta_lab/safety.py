@@ -468,10 +468,11 @@ def labels_needed(harm, rule: Rule, strata=None) -> float:
 def worst_window(harm, size: int = WINDOW, block: int = 64, permutations: int = 400, seed: int = 0) -> dict[str, float]:
     """The stretch of ``size`` labelled images where adapting did most harm, and how much of that chance explains, in points.
 
-    The worst of many windows is bad by chance alone. So whole blocks of ``block`` neighbouring images are put in random order, again and
-    again, and the worst window of each order is the null distribution: the same harm, spread evenly over time. ``worst``, ``start``;
-    ``expected`` and ``by_chance``, its median and 95 % quantile; ``p`` = (1 + orders that are as bad) / (1 + orders); ``corrected`` = mean harm +
-    max(0, worst - expected). With fewer than 2 x 500 images the window is a quarter of them; {} with fewer than 200, or fewer than 4 blocks.
+    The worst of many windows is bad by chance alone. What chance does is learned from the scatter around local means (of stretches as long as a
+    window): these residuals are put in random order in whole blocks of ``block`` neighbours, again and again, and the worst window of each order,
+    on top of the mean harm, is what even harm would show. ``worst``, ``start``; ``expected`` and ``by_chance``, median and 95 % quantile of
+    the orders; ``p`` = (1 + orders as bad) / (1 + orders); ``corrected`` = worst - (expected - mean harm), not below the mean: an estimate
+    of the true harm there. With fewer than 2 x 500 images the window is a quarter of them; {} with fewer than 200, or fewer than 4 blocks.
     """
     harm = np.asarray(harm, np.float64)
     n = len(harm)
@@ -487,12 +488,13 @@ def worst_window(harm, size: int = WINDOW, block: int = 64, permutations: int = 
 
     start, found = worst(harm)
     dice = np.random.default_rng(seed)
-    whole = n // block * block
-    pieces, rest = harm[:whole].reshape(-1, block), harm[whole:]
-    null = np.array([worst(np.concatenate([pieces[dice.permutation(len(pieces))].ravel(), rest]))[1] for _ in range(permutations)])
-    expected, mean = float(np.median(null)), 100 * float(harm.mean())
-    return {"size": size, "worst": float(found), "start": int(start), "expected": expected, "by_chance": float(np.quantile(null, 0.95)),
-            "p": (1 + int((null >= found - 1e-9).sum())) / (1 + permutations), "corrected": mean + max(0.0, float(found) - expected)}
+    rest = np.concatenate([piece - piece.mean() for piece in np.array_split(harm, n // size)])
+    rest = rest[:n // block * block].reshape(-1, block) * math.sqrt(size / (size - block))     # the local mean took up a part of the scatter
+    noise = np.array([worst(rest[dice.permutation(len(rest))].ravel())[1] for _ in range(permutations)])
+    expected, mean = float(np.median(noise)), 100 * float(harm.mean())
+    return {"size": size, "worst": float(found), "start": int(start), "expected": mean + expected,
+            "by_chance": mean + float(np.quantile(noise, 0.95)),
+            "p": (1 + int((mean + noise >= found - 1e-9).sum())) / (1 + permutations), "corrected": max(mean, float(found) - expected)}
 
 
 # --- the verdict ------------------------------------------------------------------------------------------------------
@@ -516,7 +518,7 @@ def finding(s: dict, rule: Rule, family: int) -> tuple[str, str]:
             few = f"only {s['labelled']} labels" if s["labelled"] else "no labels"
             return "open", f"there are {few}, and {s['changed']:.1f} % of the answers change: whether for better or worse is not known{alarm}"
         return "open", (f"the change in error is {s['difference']:+.1f} points, but anything from {s['low']:+.1f} to {s['high']:+.1f} is possible; "
-                        f"{_about(s['needed'])} labelled images would settle it")
+                        f"{_about(s['needed'])}")
     if s["basis"] == "labels" and not w:
         return "open", f"{s['labelled']} labelled images are too few to look at stretches"
     if w and w["worst"] > rule.window and (w["size"] < WINDOW or w["corrected"] > rule.window):
@@ -530,12 +532,14 @@ def finding(s: dict, rule: Rule, family: int) -> tuple[str, str]:
 
 
 def _about(n: float) -> str:
-    return "more than 100 000" if n > 1e5 else f"about {int(n):,}".replace(",", " ")
+    if n > 1e5:
+        return "it lies so near to what is tolerated that more labels will hardly settle it"
+    return f"about {int(n):,} labelled images would settle it".replace(",", " ")
 
 
 def judge(situations, rule: Rule | None = None) -> dict:
     """The verdict over all situations: ``verdict``, ``why`` (sentences), ``findings`` (name -> (finding, reason)), ``without`` (what it would be
-    if the situations that do harm never happened, "" where nothing else remains or it is the same)."""
+    if the situations that do harm never happened, where they are the smaller part, else "")."""
     rule = rule or Rule()
     found = {s["name"]: finding(s, rule, len(situations)) for s in situations}
     title = {s["name"]: s["title"] for s in situations}
@@ -543,7 +547,7 @@ def judge(situations, rule: Rule | None = None) -> dict:
     harmful = [n for n, (what, _) in found.items() if what == "harm"]
     rest = [s for s in situations if s["name"] not in harmful]
     without = ""
-    if harmful and rest:
+    if harmful and len(harmful) < len(rest) + (len(situations) == 2):
         second, reasons = _verdict(rest, {s["name"]: found[s["name"]] for s in rest}, title, rule)
         names = " and ".join(f'"{title[n]}"' for n in harmful)
         without = f"If {names} can never happen in your use, the verdict would be: {second}. {reasons[0]}"
