@@ -76,31 +76,27 @@ class ColourAffine(Augmentation):
 
 @dataclass(frozen=True)
 class CropFlip(Augmentation):
-    """Each image padded with zeros, cut back at a place of its own and mirrored every other time."""
+    """Each image padded with black, cut back at a random place and mirrored every other time.
+
+    ``shared``: one place and one mirror for the whole batch, instead of one for each image.
+    """
 
     pad: int = knob(4, (0, 64), "width of the border", paper="STAMP: 4", unit="pixels")
+    shared: bool = knob(False, why="draw once for the whole batch")
 
     def __call__(self, x, rng):
         n, _, h, w = x.shape
+        padded = F.pad(x, [self.pad] * 4)
+        if self.shared:
+            down, right, mirror = between(rng, (0, 2 * self.pad + 1), (0, 2 * self.pad + 1), (0, 1))
+            x = padded[..., int(down):int(down) + h, int(right):int(right) + w]
+            return x.flip(-1) if mirror < 0.5 else x
         corner = torch.randint(2 * self.pad + 1, (2, n, 1), generator=rng, device=x.device)
         mirror = torch.rand(n, 1, generator=rng, device=x.device) < 0.5
         rows, columns = torch.arange(h, device=x.device) + corner[0], torch.arange(w, device=x.device)
         columns = torch.where(mirror, columns.flip(0), columns) + corner[1]
-        image, padded = torch.arange(n, device=x.device)[:, None, None], F.pad(x, [self.pad] * 4)
+        image = torch.arange(n, device=x.device)[:, None, None]
         return padded[image, :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
-
-
-@dataclass(frozen=True)
-class CropAndFlip(Augmentation):
-    """Move the image by up to ``pad`` pixels in both directions, black coming in, and mirror it every other time."""
-
-    pad: int = knob(4, (0, 64), "largest move", unit="pixels")
-
-    def __call__(self, x, rng):
-        h, w = x.shape[-2:]
-        down, right, mirror = between(rng, (0, 2 * self.pad + 1), (0, 2 * self.pad + 1), (0, 1))
-        x = F.pad(x, [self.pad] * 4)[..., int(down):int(down) + h, int(right):int(right) + w]
-        return x.flip(-1) if mirror < 0.5 else x
 
 
 # --- destroying the object, keeping everything else (DeYO, 2403.07366) ---------------------------------------------
@@ -167,11 +163,7 @@ class AugMix(Augmentation):
         return torch.cat([self._one(image, rng) for image in x.clamp(0, 1).split(1)])
 
     def _one(self, x, rng):
-        h, w = x.shape[-2:]
-        pad = max(1, w // 8)
-        down, right, mirror = between(rng, (0, 2 * pad + 1), (0, 2 * pad + 1), (0, 1))
-        x = F.pad(x, [pad] * 4)[..., int(down):int(down) + h, int(right):int(right) + w]
-        x = x.flip(-1) if mirror < 0.5 else x
+        x = CropFlip(max(1, x.shape[-1] // 8), shared=True)(x, rng)
         exponential = -torch.rand(self.chains, generator=rng, device=x.device).clamp_min(1e-12).log()
         mixed = torch.zeros_like(x)
         for weight in exponential / exponential.sum():

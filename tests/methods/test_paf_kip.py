@@ -5,7 +5,7 @@ from tiny import stream, tiny
 
 from tta_lab import scores
 from tta_lab.adapter import Adapter
-from tta_lab.augment import CropAndFlip, Unchanged
+from tta_lab.augment import CropFlip, Unchanged
 from tta_lab.methods import make
 from tta_lab.parts import NeedsError, Step
 from tta_lab.selectors import CertainWeight, LowEntropy
@@ -82,7 +82,7 @@ def test_entropy_of_the_unknown_rises():
 
 def test_crops():
     x = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0)) + 1
-    seen = {tuple(CropAndFlip(1)(x, torch.Generator().manual_seed(s))[0, 0].flatten().tolist()) for s in range(200)}
+    seen = {tuple(CropFlip(1, shared=True)(x, torch.Generator().manual_seed(s))[0, 0].flatten().tolist()) for s in range(200)}
     assert len(seen) == 3 * 3 * 2 and tuple(x[0, 0].flatten().tolist()) in seen
-    both = CropAndFlip(4)(x, torch.Generator().manual_seed(1))
-    assert both.shape == x.shape and torch.equal(both[:1], CropAndFlip(4)(x[:1], torch.Generator().manual_seed(1))), "one draw for all"
+    both = CropFlip(4, shared=True)(x, torch.Generator().manual_seed(1))
+    assert both.shape == x.shape and torch.equal(both[:1], CropFlip(4, shared=True)(x[:1], torch.Generator().manual_seed(1))), "one draw for all"

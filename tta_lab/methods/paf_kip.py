@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from .. import scores, teachers
-from ..augment import CropAndFlip
+from ..augment import CropFlip
 from ..knobs import knob
 from ..norms import BatchStatistics
 from ..parts import LossMethod, NormAffine, Part, Step
@@ -30,7 +30,7 @@ class PafKip(LossMethod):
     penalties: tuple = (BothFail(),)
     update: Part = Step(rule="adam", lr=1e-3)
     when_empty: str = knob("step", choices=("skip", "step"), why="nothing kept: skip the step, or step on the penalties alone")
-    augment: Part = CropAndFlip()
+    augment: Part = CropFlip(shared=True)
     follow: float = knob(0.999, (0.0, 1.0), "momentum of the teacher", paper="public copy: 0.999")
     sharpness: float = knob(0.1, (0.0, 0.5), "how far a model's share follows its confidence", paper="public copy: 0.1")
     tasks, needs = ("classification",), frozenset({"source_logits"})
