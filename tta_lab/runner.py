@@ -54,13 +54,15 @@ class Progress:
 
 
 def run(adapter: Adapter, stream: Arrivals, reset: str | None = None, progress: bool | Progress = False,
-        stop: Callable[[], bool] | None = None, each: Callable[[Trace], None] | None = None, clean: Arrivals | None = None) -> Trace:
+        stop: Callable[[], bool] | None = None, each: Callable[[Trace], None] | None = None, clean: Arrivals | None = None,
+        trace_to: str | Path | None = None) -> Trace:
     """Send every batch of a stream through the adapter and return the annotated trace.
 
     ``reset``: "never", "domain" (to the source at each new shift) or "batch" (before every batch); None takes the stream's.
     ``progress`` shows a line with the time left; ``stop()`` is asked before each batch and ends the run when it is true:
     what was seen stays in the trace. ``each(trace)`` is called after every batch. ``clean`` is a stream of unshifted images on
-    which `forgetting` is measured afterwards, without learning; the numbers go to ``trace.meta["clean"]``.
+    which `forgetting` is measured afterwards, without learning; the numbers go to ``trace.meta["clean"]``. ``trace_to`` is a folder to
+    which the trace is written while the stream runs (`Trace.spill`): memory does not grow with it, and a run that breaks off leaves its rows.
     Raises ValueError for an unknown reset rule or an adapter that records nothing.
     """
     rule = reset or stream.reset
@@ -72,27 +74,33 @@ def run(adapter: Adapter, stream: Arrivals, reset: str | None = None, progress: 
     adapter.trace.meta.update(
         domains=list(stream.domains), segments=list(stream.shifts), stream=stream.to_dict(), reset=rule, classes=len(stream.classes),
         tta_lab=__version__, trainable_parameters=sum(p.numel() for p in adapter.tuned.values()),
+        tuned_length=math.sqrt(sum(float(p.square().sum()) for p in adapter.origin.values())),
         parameters=sum(p.numel() for p in adapter.source.parameters()), complete=False)
     bar = progress if isinstance(progress, Progress) else Progress(stream.n_images, progress)
-    for i, batch in enumerate(stream.batches(adapter.device)):
-        if stop is not None and stop():
-            break
-        if not i:
-            _check_classes(adapter, stream, batch)
-        if i and (rule == "batch" or rule == "domain" and batch.new_domain):
-            adapter.reset(keep_trace=True)
-        logits = adapter(batch.x, batch.ids)
-        adapter.trace.annotate(label=batch.label, known=batch.known, domain=batch.domain, segment=batch.segment, severity=batch.severity,
-                               round=batch.round, **proper_scores(logits, batch.label, batch.known))
-        memory.look()
-        bar.step(len(batch))
-        if each is not None:
-            each(adapter.trace)
-    else:
-        adapter.trace.meta["complete"] = True
-    adapter.trace.meta["peak_memory_bytes"] = memory.peak
-    if clean is not None:
-        adapter.trace.meta["clean"] = forgetting(adapter, clean)
+    if trace_to is not None:
+        adapter.trace.spill(trace_to)
+    try:
+        for i, batch in enumerate(stream.batches(adapter.device)):
+            if stop is not None and stop():
+                break
+            if not i:
+                _check_classes(adapter, stream, batch)
+            if i and (rule == "batch" or rule == "domain" and batch.new_domain):
+                adapter.reset(keep_trace=True)
+            logits = adapter(batch.x, batch.ids)
+            adapter.trace.annotate(label=batch.label, known=batch.known, domain=batch.domain, segment=batch.segment, severity=batch.severity,
+                                   round=batch.round, **proper_scores(logits, batch.label, batch.known))
+            memory.look()
+            bar.step(len(batch))
+            if each is not None:
+                each(adapter.trace)
+        else:
+            adapter.trace.meta["complete"] = True
+        adapter.trace.meta["peak_memory_bytes"] = memory.peak
+        if clean is not None:
+            adapter.trace.meta["clean"] = forgetting(adapter, clean)
+    finally:
+        adapter.trace.flush()
     return adapter.trace
 
 

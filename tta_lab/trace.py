@@ -1,7 +1,8 @@
 """Trace: what happened to every image and in every step, as columns. All diagnostics are functions of a trace.
 
 Two tables. *samples*: one row per image in stream order. *steps*: one row per call of the adapter.
-Columns stay on the device while the stream runs and move to the host together.
+Columns stay on the device while the stream runs and move to the host together; with ``spill`` they move on to disk, and memory
+does not grow with the stream.
 """
 from __future__ import annotations
 
@@ -12,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .trace_chunks import TABLES, Chunks
+
 SAMPLES = {  # column -> meaning
     "step": "index of the call", "id": "image id", "prediction": "class of the returned logits",
-    "entropy": "of the returned logits, nats", "confidence": "largest probability", "max_logit": "largest logit", "energy": "ln sum exp of the logits",
+    "entropy": "of the returned logits, nats", "confidence": "largest probability", "max_logit": "largest logit",
+    "energy": "ln sum exp of the logits",
     "loss": "loss in the step (NaN: not part of one)", "weight": "weight in the step", "kept": "learned from",
     "source_prediction": "class of the frozen source", "source_confidence": "its probability there",
     "source_class_confidence": "adapted probability at the source's class", "rise_source": "adapted minus source probability at the source's class",
@@ -43,6 +47,9 @@ class Trace:
         self.meta = dict(meta or {})
         self._rows: dict[str, list[dict]] = {"samples": [], "steps": []}
         self._done: dict[str, dict[str, list[np.ndarray]]] = {"samples": {}, "steps": {}}
+        self._chunks: Chunks | None = None  # older rows, on disk
+        self._every, self._pending = None, 0  # rows that make a chunk (None: nothing is written), rows since the last move
+        self._read: dict[tuple[str, str], np.ndarray] = {}
 
     @classmethod
     def from_columns(cls, samples: dict, steps: dict | None = None, meta: dict | None = None) -> Trace:
@@ -59,8 +66,12 @@ class Trace:
 
     def add(self, samples: dict, step: dict) -> None:
         """Append the rows of one step; values are tensors (on any device), arrays or numbers."""
-        if len(self._rows["steps"]) >= MOVE_EVERY:
+        self._read.clear()
+        if self._every is not None and self._in_memory("samples") + self._pending >= self._every:
+            self._write()
+        elif len(self._rows["steps"]) >= MOVE_EVERY:
             self._move()
+        self._pending += len(samples["id"])
         self._rows["samples"].append(samples)
         self._rows["steps"].append(step)
 
@@ -84,7 +95,7 @@ class Trace:
                 continue
             names = list(dict.fromkeys(k for r in rows for k in r))
             sizes = [1 if table == "steps" else len(r["id"]) for r in rows]
-            before = self._rows_moved(table)
+            before = self._in_memory(table)
             for name in names:
                 column = _column([r.get(name) for r in rows], sizes)
                 chunks = self._done[table].setdefault(name, [np.full(before, np.nan)] if before else [])
@@ -93,39 +104,98 @@ class Trace:
                 if name not in names:
                     chunks.append(np.full(sum(sizes), np.nan))
             rows.clear()
+        self._pending = 0
 
-    def _rows_moved(self, table: str) -> int:
+    def _in_memory(self, table: str) -> int:
         return sum(map(len, next(iter(self._done[table].values()), [])))
 
-    def _columns(self, table: str) -> dict[str, np.ndarray]:
+    def _length(self, table: str) -> int:
         self._move()
-        for name, chunks in self._done[table].items():
-            if len(chunks) > 1:
-                self._done[table][name] = [np.concatenate(chunks)]
-        columns = {k: v[0] for k, v in self._done[table].items() if v}
-        if table == "samples" and {"label", "known", "prediction"} <= columns.keys():
-            columns["correct"] = (columns["prediction"] == columns["label"]) & columns["known"].astype(bool)
-        return columns
+        return self._in_memory(table) + (self._chunks.rows(table) if self._chunks else 0)
+
+    def _names(self, table: str) -> list[str]:
+        self._move()
+        names = dict.fromkeys([*(self._chunks.names(table) if self._chunks else ()), *self._done[table]])
+        if table == "samples" and {"label", "known", "prediction"} <= names.keys():
+            names["correct"] = None
+        return list(names)
+
+    def _whole(self, table: str, name: str) -> np.ndarray:
+        """One column in full; from disk it is read on first use, and again after new rows."""
+        self._move()
+        if table == "samples" and name == "correct" and {"label", "known", "prediction"} <= set(self._names(table)):
+            return (self["prediction"] == self["label"]) & self["known"].astype(bool)
+        if (table, name) not in self._read:
+            parts, rows = self._chunks.column(table, name) if self._chunks else [], self._in_memory(table)
+            if rows or not parts:
+                parts += self._done[table].get(name, [np.full(rows, np.nan)])
+            whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            if self._chunks:
+                self._read[table, name] = whole
+            else:
+                self._done[table][name] = [whole]
+            return whole
+        return self._read[table, name]
+
+    def _columns(self, table: str) -> dict[str, np.ndarray]:
+        return {name: self._whole(table, name) for name in self._names(table)}
+
+    # --- older rows on disk -------------------------------------------------------------------------------------
+
+    def spill(self, folder: str | Path, every: int | None = None) -> Trace:
+        """Write older rows to ``folder`` as Parquet chunks of about ``every`` images (100,000 unless told before) while the stream runs;
+        at most that many and one batch stay in memory. Reading a column puts it together from disk and memory.
+
+        ``flush`` writes the rest; ``Trace.load(folder)`` reads what is there at any time, also after a crash. Rows that were
+        written elsewhere before (a loaded trace or state) are taken along. Returns the trace itself. Raises ValueError for a folder that
+        holds another trace or chunks that this one has not, ImportError without pyarrow.
+        """
+        every = every if every is not None else self._every or 100_000
+        if every < 1:
+            raise ValueError(f"every must be at least 1 image, got {every}")
+        if self._chunks and self._chunks.folder.resolve() == Path(folder).resolve():
+            later = self._chunks.path("samples", len(self._chunks.known)), self._chunks.path("steps", len(self._chunks.known))
+            if all(p.is_file() for p in later):
+                raise ValueError(f"{folder} holds chunks that were written after this trace was taken: choose another folder (what this trace "
+                                 f"knows is taken along), or delete the chunks from number {len(self._chunks.known)} on")
+        else:
+            if (Path(folder) / "meta.json").exists() or Chunks(folder).known:
+                raise ValueError(f"{folder} holds a trace already: choose an empty folder, or delete it")
+            self._chunks = self._chunks.copy_to(folder) if self._chunks else Chunks(folder)
+        self._every = every
+        self._chunks.write_meta(self.meta)
+        return self
+
+    def flush(self) -> None:
+        """Write all rows and what is now in ``meta`` to the folder of ``spill``; without one, nothing happens."""
+        if self._every is not None:
+            self._write()
+            self._chunks.write_meta(self.meta)
+
+    def _write(self) -> None:
+        self._move()
+        if any(self._in_memory(t) for t in TABLES):
+            self._chunks.append({t: {k: np.concatenate(v) for k, v in self._done[t].items()} for t in TABLES}, self.meta)
+            self._done = {t: {} for t in TABLES}
 
     def __len__(self) -> int:
-        self._move()
-        return self._rows_moved("samples")
+        return self._length("samples")
 
     def __contains__(self, name: str) -> bool:
-        return name in self._columns("samples")
+        return name in self._names("samples")
 
     def __getitem__(self, name: str) -> np.ndarray:
-        columns = self._columns("samples")
-        if name not in columns:
-            raise KeyError(_missing(name, columns))
-        return columns[name]
+        names = self._names("samples")
+        if name not in names:
+            raise KeyError(_missing(name, names))
+        return self._whole("samples", name)
 
     def step(self, name: str) -> np.ndarray:
         """One column of the steps table."""
-        columns = self._columns("steps")
-        if name not in columns:
-            raise KeyError(f"no step column {name!r}; there are: {', '.join(columns)}")
-        return columns[name]
+        names = self._names("steps")
+        if name not in names:
+            raise KeyError(f"no step column {name!r}; there are: {', '.join(names)}")
+        return self._whole("steps", name)
 
     @property
     def samples(self):
@@ -145,22 +215,29 @@ class Trace:
         return pandas.DataFrame(self._columns(table))
 
     def __repr__(self) -> str:
-        return f"Trace({len(self)} images, {self._rows_moved('steps')} steps, columns: {', '.join(self._columns('samples'))})"
+        return f"Trace({len(self)} images, {self._length('steps')} steps, columns: {', '.join(self._names('samples'))})"
 
     def state_dict(self) -> dict:
-        """Columns as tensors, for the adapter's state dict."""
-        return {t: {k: torch.from_numpy(np.array(v)) for k, v in self._columns(t).items() if k != "correct"} for t in self._done}
+        """Columns as tensors, for the adapter's state dict. Of rows on disk it holds the folder and the number of chunks alone: its size
+        stays bounded too, and the folder must be there when it is loaded."""
+        self._move()
+        state: dict = {t: {k: torch.from_numpy(np.concatenate(v)) for k, v in self._done[t].items()} for t in TABLES}
+        if self._chunks:
+            state["chunks"] = {"folder": str(self._chunks.folder.resolve()), "count": len(self._chunks.known)}
+        return state
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over the rows of ``state_dict``."""
-        self._rows = {"samples": [], "steps": []}
-        self._done = {t: {k: [v.cpu().numpy()] for k, v in state[t].items()} for t in ("samples", "steps")}
+        """Take over the rows of ``state_dict``. New rows stay in memory until ``spill`` is called; chunks are only read."""
+        self._rows, self._pending, self._every = {t: [] for t in TABLES}, 0, None
+        self._done = {t: {k: [v.cpu().numpy()] for k, v in state[t].items()} for t in TABLES}
+        self._chunks = Chunks(**state["chunks"]) if "chunks" in state else None
+        self._read.clear()
 
     def save(self, path: str | Path) -> Path:
         """Write the trace to one ``.npz`` file; an interrupted write leaves no half file."""
         path = Path(path)
         part = path.with_name(path.name + ".part")
-        arrays = {f"{t}/{k}": v for t in self._done for k, v in self._columns(t).items() if k != "correct"}
+        arrays = {f"{t}/{k}": v for t in TABLES for k, v in self._columns(t).items() if k != "correct"}
         with open(part, "wb") as f:
             np.savez_compressed(f, meta=np.array(json.dumps(self.meta)), **arrays)
         os.replace(part, path)
@@ -168,12 +245,20 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
-        """Read a trace written by ``save``."""
+        """Read a trace written by ``save``, or the folder of a ``spill``, finished or not; columns of a folder are read when they are used."""
+        path = Path(path)
+        if path.is_dir():
+            if not (path / "meta.json").is_file():
+                raise ValueError(f"{path} is not the folder of a trace: it has no meta.json")
+            trace = cls()
+            trace._chunks = Chunks(path)
+            trace.meta = trace._chunks.read_meta()
+            return trace
         with np.load(path, allow_pickle=False) as f:
             if "meta" not in f:
                 raise ValueError(f"{path} is not a trace file (it holds: {', '.join(f.files)})")
             trace = cls(json.loads(str(f["meta"])))
-            for t in ("samples", "steps"):
+            for t in TABLES:
                 trace._done[t] = {k.split("/", 1)[1]: [f[k]] for k in f.files if k.startswith(f"{t}/")}
         return trace
 
