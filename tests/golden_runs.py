@@ -13,7 +13,7 @@ from tta_lab import updates
 from tta_lab.adapter import Adapter
 from tta_lab.augment import Augmentation, ColourAffine, Occlude, ShufflePatches, ShufflePixels
 from tta_lab.methods import make
-from tta_lab.norms import BatchStatistics
+from tta_lab.norms import BatchStatistics, SourceStatistics
 from tta_lab.parts import SlidingWindow, Step
 from tta_lab.penalties import AugmentedAgreement, Diversity
 from tta_lab.selectors import DestroyedObject, LowEntropy
@@ -39,7 +39,10 @@ def step(h, **options):
 def eta(h, name="eta", **options):
     fraction = h.get("EATA.MARGIN_E0", h.get("e_margin", 0) / math.log(10))
     settings = {"select.0.fraction": round(fraction, 12), "margin": h.get("EATA.D_MARGIN", h.get("d_margin"))}
-    return make(name, update=step(h), **settings, **options)
+    return make(name, **{"update": step(h), **settings, **options})
+
+
+PEER = {"norm": SourceStatistics(), "answer": "after"}  # torch-ttt: stored running statistics, and two steps before it answers
 
 
 def eata(h):
@@ -111,6 +114,8 @@ RECIPES = {  # method of the index -> our recipe from the settings of a run
     "tent-om": lambda h: make("tent", update=step(h)),
     "tent-om-nesterov": lambda h: make("tent", update=step(h, nesterov=True)),
     "tent-om-window16": lambda h: make("tent", update=step(h), cadence=SlidingWindow(16)),
+    **{f"tent-torchttt-{how}": lambda h: make("tent", update=step(h, repeats=h["num_steps"]), **PEER) for how in ("online", "episodic")},
+    **{f"eata-torchttt-{how}": lambda h: eta(h, update=step(h, repeats=h["num_steps"]), **PEER) for how in ("online", "episodic")},
     "tent-sarrepo": lambda h: make("tent", update=step(h)),
     "ostta-unient-repo": lambda h: make("wisdom_of_crowds", penalties=(), lr=5e-3),
     "ostta-unient-repo-diversity": lambda h: make("wisdom_of_crowds", lr=5e-3),
@@ -172,6 +177,8 @@ def play(run, recipe=None, seed=0):
             outputs.append(adapter(x).numpy())
             adapter.confidence.append(adapter.states["method"].get("anchor_confidence"))
             adapter.memory.append(occupancy(adapter.states["method"]))
+        if "torchttt-episodic" in run:  # it adapts a copy
+            adapter.reset(keep_trace=True)
     finally:
         LowEntropy.weights, updates.uniform = ask, uniform
     return np.stack(outputs), adapter, certain
@@ -185,7 +192,7 @@ def occupancy(state):
 def changes(adapter):
     """Name -> L2 norm of what a tuned parameter or statistic, and a teacher's ("ema:..."), has changed by."""
     teacher = adapter.states["method"].get("teacher", {})
-    return {k: (v.detach() - adapter._start[k]).norm().item() for k, v in adapter._owned.items()} | {
+    return {k: (v.detach() - adapter._start[k]).norm().item() for k, v in adapter._owned.items() if v.is_floating_point()} | {
         f"ema:{k}": (v - adapter._start[k]).norm().item() for k, v in teacher.items()}
 
 

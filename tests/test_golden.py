@@ -50,6 +50,8 @@ class _Wrong(ConfidenceRise):
     ("tent-dw__tinybn__s1", make("tent", lr=4.9e-3)),
     ("tent-dw__tinybn__s1", make("tent", lr=5e-3, answer="after")),
     ("tent-dw-sgd__tinybn__s1", make("tent", update=Step(rule="sgd", lr=0.05, momentum=0.89))),
+    ("tent-torchttt-online__tinybn__s1", make("tent", update=Step(lr=1e-3, repeats=2), answer="after")),
+    ("eata-torchttt-online__tinybn__s1", make("eta", update=Step(lr=1e-3, repeats=2), norm=make("source").norm)),
     ("tent-om-nesterov__tinybn__s1", make("tent", update=Step(rule="sgd", lr=0.02))),
     ("tent-om-window16__tinybn__s4", make("tent", lr=5e-3, cadence=SlidingWindow(15))),
     ("bnalpha0.1-om__tinybn__s1", make("bn_alpha", alpha=0.11)),
