@@ -33,12 +33,14 @@ DETECTION = {"scores": ["rise", "energy"], "labels": ["confidence difference d",
              "correct_vs_wrong": {"auroc": np.array([.8, .6]), "fpr95": np.array([.3, .4])}}
 DOMAIN = {"domain": ["fog", "gaussian_noise"], "error": np.array([10.0, 30.0])}
 FLIPS = {"round": ROUND["round"], "labels": {"right": "wrong to right", "none": "same class"}, "lost": ROUND["n"],
-         "count": {"right": np.array([3.0, 5, 8]), "none": np.array([90.0, 80, 70])}, "dropped": {"right": GROUPS["wrong"], "none": GROUPS["correct"]}}
+         "count": {"right": np.array([3.0, 5, 8]), "none": np.array([90.0, 80, 70])},
+         "dropped": {"right": GROUPS["wrong"], "none": GROUPS["correct"]}}
 NAMES = {g: P.GROUP_LABELS[g] for g in GROUPS}
 CASES = {  # name: (numbers, one {label: heights} per panel)
     "error_per_round": (ROUND, [{"": ROUND["error"]}]),
     "error_per_domain": (DOMAIN, [{"mean 20.0 %": DOMAIN["error"]}]),
-    "rise_and_fall": (FALL, [{"all falling images": FALL["falling"]} | {NAMES[g]: v for g, v in FALL["counts"].items()}, {NAMES[g]: v for g, v in GROUPS.items()},
+    "rise_and_fall": (FALL, [{"all falling images": FALL["falling"]} | {NAMES[g]: v for g, v in FALL["counts"].items()},
+                      {NAMES[g]: v for g, v in GROUPS.items()},
                              {NAMES[g]: v / 2 for g, v in GROUPS.items()}]),
     "flips": (FLIPS, [{"wrong to right": FLIPS["count"]["right"]}, {"wrong to right": GROUPS["wrong"], "same class": GROUPS["correct"]}]),
     "rise_histogram": (RISE, [{NAMES[g]: v for g, v in GROUPS.items()}, {NAMES[g]: v / 2 for g, v in GROUPS.items()}]),

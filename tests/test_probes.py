@@ -412,12 +412,17 @@ def test_figures_carry_the_numbers(backend):
     figure = plot("counterfactual_vote", {"early": votes(0), "late": votes(1)}, backend=backend)
     mask = votes(1)["groups"]["wrong"]
     if backend == "plotly":
-        x, y = [(t.x, t.y) for t in figure.data if t.name == "known, wrong"][1]
+        x, y = [(t.x, t.y) for t in figure.data if t.name == "known, wrong" and t.mode == "markers"][1]
+        bars = {t.name: t.y for t in figure.data if t.type == "bar"}
         ranges = [figure.layout.xaxis.range, figure.layout.xaxis2.range]
     else:
         x, y = next(line.get_data() for line in panels(figure)[1].lines if line.get_label() == "known, wrong")
+        bars = {c.get_label(): [bar.get_height() for bar in c] for c in panels(figure)[2].containers}
         ranges = [axis.get_xlim() for axis in panels(figure)]
     np.testing.assert_allclose((x, y), (100 * votes(1)["self_change"][mask], 100 * votes(1)["batch_change"][mask]))
+    np.testing.assert_allclose(bars["rise in the batch, late"], [row["rises_together"] for row in Q.summary(votes(1)).values()])
+    with pytest.raises(ValueError, match="room for two"):
+        P.plot_counterfactual_vote(dict.fromkeys("abc", votes()))
     assert tuple(ranges[0]) == tuple(ranges[1]) and ranges[0][0] < x.min() and x.max() < ranges[0][1]
 
 

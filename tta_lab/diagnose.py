@@ -142,8 +142,8 @@ def rise_and_fall(trace) -> dict:
     """Per round: how many images fall (d < 0), who they are, and how much of each group falls.
 
     ``round``, ``n`` (images with a recorded source), ``falling`` (count), ``falling_share`` = falling / n;
-    ``counts[g]`` falling in group g, ``among_falling[g]`` = falling in group g / falling (adds up to 1); ``within_group[g]`` = falling in g / size of g;
-    g in correct, wrong, unknown.  Figure "rise and fall" of arXiv 2308.06879.
+    ``counts[g]`` falling in group g, ``among_falling[g]`` = falling in g / falling (adds up to 1), ``within_group[g]`` = falling in
+    g / size of g; g in correct, wrong, unknown.  Figure "rise and fall" of arXiv 2308.06879.
     """
     rounds, names = _rounds(trace)
     d, recorded = _rise(trace)

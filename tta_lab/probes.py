@@ -27,7 +27,7 @@ from .parts import SCOPES, EveryBatch, LossMethod, Part
 from .view import View
 
 COSINES = {"crowd": "mean gradient of the batch", "others": "mean gradient of the others",
-           "peers": "mean gradient of the others of its predicted class", "step": "gradient of the step"}
+           "peers": "mean of the others predicted alike", "step": "gradient of the step"}
 
 GRADIENTS = 64_000_000  # numbers in the gradients that a vote holds at a time
 

@@ -122,7 +122,7 @@ def draw_pictures(rows: list[tuple[str, list[tuple[np.ndarray, str]]]], backend:
     wide, high = 1.4, 1.25                     # inches of a column and of an image in it
     unit = high / height                       # inches of a pixel
     longest = max(len(line) for _, pictures in rows for _, caption in pictures for line in caption.split("\n"))
-    wide = max(wide, 0.098 * longest + 0.1)
+    wide = max(wide, 0.098 * longest + 0.1, width * unit + 0.15)
     left = (np.arange(n) * wide + (wide - width * unit) / 2) / unit
     row_height = high + 0.24 * lines + 0.2
     top = np.arange(len(rows)) * row_height / unit
@@ -490,7 +490,8 @@ def _plotly(panels: list[Panel], stacked: bool = False, columns: int = 0, size: 
             seen.add(s.label)
         if panel.line:
             figure.add_hline(y=panel.line[0], line={"color": "#555555", "dash": "dot", "width": 2}, name=panel.line[1],
-                             showlegend=True, **where)
+                             showlegend=panel.line[1] not in seen, **where)
+            seen.add(panel.line[1])
         if panel.upright is not None:
             figure.add_vline(x=panel.upright, line={"color": "#555555", "width": 1}, **where)
         for x in panel.marks:

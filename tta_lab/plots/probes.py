@@ -34,7 +34,7 @@ def _group(name: str) -> tuple[str, int]:
     return GROUP_LABELS.get(name, name), GROUP_LOOKS.get(name, 3)
 
 
-def plot_gradient_crowd(numbers, backend: str = "matplotlib", ax=None, cosine: str = "others", bins: int = 40):
+def plot_gradient_crowd(numbers, backend: str = "matplotlib", ax=None, cosine: str = "others", bins: int = 20):
     """Histograms of a cosine of ``probes.gradient_crowd`` by group, one panel for each named dict: {"round 0": ..., "round 9": ...}, or one dict.
 
     ``cosine``: "others", "crowd", "peers" or "step". Raises ValueError for another.
@@ -69,21 +69,24 @@ def plot_crowd_vote(numbers, backend: str = "matplotlib", ax=None):
 
 def plot_counterfactual_vote(numbers, backend: str = "matplotlib", ax=None):
     """Change of p[c_i] by a step alone (across) and by the step of the batch (upwards), ``probes.counterfactual_vote``, one panel for each
-    named dict, or one. Both are in percentage points, on the same axes in all panels."""
+    named dict (two at most), or one; and how much of each group rises. Changes are in percentage points. Raises ValueError for more."""
     named = _named(numbers)
-    panels = []
+    if len(named) > 2:
+        raise ValueError(f"this figure has room for two sets of votes, got {len(named)}: {', '.join(named)}")
     across = _range([here["self_change"] for here in named.values()])
-    upwards = _range([here["batch_change"] for here in named.values()])
-    for title, here in named.items():
-        rows, series = summary(here), []
-        for group, mask in here["groups"].items():
-            name, look = _group(group)
-            series.append(Series(100 * here["self_change"][mask], 100 * here["batch_change"][mask], name, look, "points"))
-        words = "\n".join(f"{_group(group)[0]}: {_percent(row['rises_alone'])} rise alone, {_percent(row['rises_together'])} in the batch"
-                          for group, row in rows.items())
-        panels.append((f"{title}\n{words}" if title else words, tuple(series)))
-    return draw([Panel(title, "change of p[c] by a step alone (points)", "change by the step of the batch (points)", series, marks=(0.0,),
-                       line=(0.0, "no change"), free=True, across=across, top=upwards[1]) for title, series in panels], backend, ax)
+    panels, bars = [], []
+    groups = list(dict.fromkeys(group for here in named.values() for group in here["groups"]))
+    for i, (title, here) in enumerate(named.items()):
+        series = tuple(Series(100 * here["self_change"][mask], 100 * here["batch_change"][mask], *_group(group), "points")
+                       for group, mask in here["groups"].items())
+        panels.append(Panel(title or "Change of p[c]", "change of p[c], alone (points)", "change of p[c], batch (points)", series, marks=(0.0,),
+                            line=(0.0, "no change"), free=True, across=across))
+        rows = summary(here)
+        for key, label, look in (("rises_alone", "rise alone", 6), ("rises_together", "rise in the batch", 4)):
+            heights = np.array([rows.get(group, {}).get(key, math.nan) for group in groups])
+            bars.append(Series([_group(group)[0] for group in groups], heights, f"{label}, {title}" if title else label, look - 3 * i, "bar"))
+    panels.append(Panel("Who rises", "", "share of the group", tuple(bars), percent=True, top=1.0))
+    return draw(panels, backend, ax)
 
 
 def _range(columns) -> tuple[float, float]:
