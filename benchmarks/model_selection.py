@@ -1,7 +1,8 @@
 """Choosing learning rates and methods without labels: what it costs against the oracle, on the embedded data.
 
     python benchmarks/model_selection.py run --budget 1500    # candidates on seven streams of three sources; the same command goes on
-    python benchmarks/model_selection.py table                # regret of every score, and the figure
+    python benchmarks/model_selection.py corpus --runs FOLDER  # the runs of ``collapse.py``: seven models, up to 16 streams, no further run
+    python benchmarks/model_selection.py table                # regret of every score in both studies, and the figure
 
 Candidates: eight methods at 0.1 0.3 1 3 10 times their default rate, BN-1 and the source, over the streams of ``quality.py``; source k sees
 the streams of seed k. Every finished run is a row of ``results/model_selection.csv``: its error and its label-free scores
@@ -9,6 +10,9 @@ the streams of seed k. Every finished run is a row of ``results/model_selection.
 
 Which score would have been chosen? Two answers are fixed before the numbers are looked at: ``AHEAD`` below, written before the first run,
 and the score with the least mean regret on the first source. Both are reported on the other two sources, whose runs they have not seen.
+``corpus`` asks the same of the runs that the collapse detector was made with (``results/model_selection_corpus.csv``): on each stream the
+candidates are the source, BN-1, one or two methods that move no weight and those that learn, at rates drawn at random from 0.1 to 100 times their
+default. The score is chosen on the three development models and reported on the four held-out ones. Logits were not kept there.
 """
 from __future__ import annotations
 
@@ -130,6 +134,39 @@ def group(options, table: Table, source: str, stream_name: str, model, reference
     return True
 
 
+def corpus(options) -> None:
+    """Scores of the traces that ``collapse.py runs`` left in a folder; two or more candidates make a pool."""
+    from collapse_corpus import Models
+
+    from tta_lab.trace import Trace
+    models, rows = Models(options.images, options.checkpoint), []
+    for folder in sorted(p for p in options.runs.iterdir() if p.is_dir() and p.name != "given"):
+        files: dict = {}
+        for path in sorted(folder.glob("*.npz")):
+            stream_name, seed, name = path.stem.split(" ", 2)
+            files.setdefault((stream_name, seed), {})[name] = path
+        model, _, _, slice_of = models[folder.name]
+        anchor = model_selection.reference(model, load(slice_of) if isinstance(slice_of, str) else slice_of, limit=1000)
+        for (stream_name, seed), paths in files.items():
+            traces = {name: Trace.load(path) for name, path in paths.items()}
+            traces = {name: t for name, t in traces.items() if not t.meta["failed"]}
+            if "source" not in traces or len(traces) < 2:
+                continue
+            for t in traces.values():
+                t._done["samples"]["id"] = [np.arange(len(t))]            # not kept; all candidates of a stream saw the same images
+            voted = model_selection.votes({name: t["prediction"] for name, t in traces.items()})
+            for name, t in traces.items():
+                known = t["known"].astype(bool) & (t["label"] >= 0)
+                wrong = (t["prediction"] != t["label"])[known]
+                values = model_selection.scores(t, anchor, source=traces["source"])
+                found = {"source": folder.name, "stream": stream_name, "seed": seed, "method": name.partition(" x ")[0],
+                         "rate": float(name.partition(" x ")[2] or 1), "error": 100 * float(wrong.mean()), **values, "vote": voted[name]}
+                rows.append({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in found.items()})
+    out = Table(options.out / "model_selection_corpus.csv")
+    out.rows = rows
+    out.write()
+
+
 # --- what the choice costs
 
 def pools(rows):
@@ -152,60 +189,78 @@ def regrets(pool: dict) -> dict[str, float]:
            if any(r[score] not in ("", "nan") for r in pool.values())}
     best = min(errors.values())
     defaults = [error - best for name, error in errors.items() if name.endswith(" 1") and name.split()[0] in METHODS]
-    out |= {"random": float(np.mean(list(errors.values())) - best), "published defaults": float(np.mean(defaults))}
-    return out | {name.split()[0]: errors[name] - best for name in ("source 1", "batch_norm 1") if name in errors}
+    out |= {"random": float(np.mean(list(errors.values())) - best)} | ({"published defaults": float(np.mean(defaults))} if defaults else {})
+    return out | {"source": errors["source 1"] - best, "BN-1": errors.get("batch_norm 1", errors["source 1"]) - best} if "source 1" in errors else out
 
 
-def averages(rows, sources, within: bool) -> dict[str, float]:
-    """Mean regret over streams and sources; ``within``: rates of one method are the candidates, averaged over the methods."""
-    found: dict[str, list] = {}
+def averages(rows, sources, within: bool = False) -> dict[str, float]:
+    """Mean regret over streams and sources of each rule that has one in every pool; ``within``: rates of one method are the candidates,
+    averaged over the methods. Where a model has no batch-norm layer, BN-1 is the source."""
+    found, count = {}, 0
     for (source, _), pool in pools(rows).items():
         if source not in sources:
             continue
         parts = [{n: r for n, r in pool.items() if n.split()[0] == m} for m in METHODS] if within else [pool]
         for part in parts:
+            count += 1
             for name, value in regrets(part).items():
                 found.setdefault(name, []).append(value)
-    return {name: float(np.mean(values)) for name, values in found.items()}
+    return {name: float(np.mean(values)) for name, values in found.items() if len(values) == count}
+
+
+def learned(tuned: dict) -> str:
+    """The score with the least mean regret on the runs for choosing."""
+    return min((n for n in NAMES if n in tuned), key=tuned.get)
+
+
+def show(title: str, tuned: dict, held_out: dict, first: str, others: str) -> None:
+    best = learned(tuned)
+    print(f"\n{title}: mean regret in points. * chosen on {first}: {best}; + chosen ahead: {AHEAD}")
+    print(f"{'':24}{first:>22}{others:>22}")
+    for name in sorted(held_out, key=held_out.get):
+        mark = (" *" if name == best else "") + (" +" if name == AHEAD else "")
+        print(f"{name + mark:24}{tuned.get(name, float('nan')):22.2f}{held_out[name]:22.2f}")
 
 
 def table(out: Path) -> None:
-    rows = Table(out / "model_selection.csv").rows
-    first, others = SOURCES[0], SOURCES[1:]
-    study = {}
-    for within, title in ((True, "rate of a given method"), (False, "method and rate")):
-        tuned, held_out = averages(rows, (first,), within), averages(rows, others, within)
-        learned = min((n for n in NAMES if n in tuned), key=tuned.get)
-        study[title] = held_out
-        print(f"\n{title}: mean regret in points; chosen on {first}: {learned}, chosen ahead: {AHEAD}")
-        print(f"{'':22}{first:>20}{'the other two':>16}")
-        for name in sorted(held_out, key=held_out.get):
-            mark = " *" if name == learned else " +" if name == AHEAD else ""
-            print(f"{name + mark:22}{tuned.get(name, float('nan')):20.2f}{held_out[name]:16.2f}")
-    print("\nmethod and rate, the other two sources, by stream:")
-    by_stream = {}
-    for (source, stream_name), pool in pools(rows).items():
-        if source in others:
-            by_stream.setdefault(stream_name, []).append(regrets(pool))
-    names = sorted(study["method and rate"], key=study["method and rate"].get)
-    print(f"{'':22}" + "".join(f"{s[:12]:>13}" for s in by_stream))
-    for name in names:
-        print(f"{name:22}" + "".join(f"{np.mean([r.get(name, np.nan) for r in values]):13.2f}" for values in by_stream.values()))
+    rows, study = Table(out / "model_selection.csv").rows, {}
+    complete = {k for k, pool in pools(rows).items() if len([r for r in rows if (r["source"], r["stream"]) == k]) == 2 + len(METHODS) * len(RATES)}
+    rows = [r for r in rows if (r["source"], r["stream"]) in complete]
+    print("complete pools:", ", ".join(f"{source} {stream_name}" for source, stream_name in sorted(complete)))
+    if any(r["source"] != SOURCES[0] for r in rows):
+        for within, title in ((True, "rate of a method"), (False, "method and rate")):
+            study[title] = averages(rows, SOURCES[1:], within)
+            show(title, averages(rows, SOURCES[:1], within), study[title], SOURCES[0], "other two sources")
+    if (out / "model_selection_corpus.csv").is_file():
+        from collapse_corpus import DEVELOPMENT, HELD_OUT
+        rows = Table(out / "model_selection_corpus.csv").rows
+        tuned, held_out = averages(rows, DEVELOPMENT), averages(rows, HELD_OUT)
+        show("corpus", tuned, held_out, "development models", "held-out models")
+        study["run (held-out models)"] = held_out
+        print("\ncorpus, held-out models, regret in the worst pool:")
+        found = [regrets(pool) for (source, _), pool in pools(rows).items() if source in HELD_OUT]
+        names = dict.fromkeys((AHEAD, learned(tuned), "entropy", "information", "source", "BN-1", "random"))
+        print("  " + ", ".join(f"{n} {max(r[n] for r in found):.1f}" for n in names), f"({len(found)} pools)")
     from tta_lab.plots import plot_regret
-    figure = plot_regret(study)
-    figure.savefig(out / "model_selection.png", dpi=80)
+    plot_regret({k: {n: v for n, v in values.items() if n != "random"} for k, values in study.items()}).savefig(out / "model_selection.png", dpi=80)
 
 
 def main():
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("stage", choices=("run", "table"))
+    options.add_argument("stage", choices=("run", "corpus", "table"))
     options.add_argument("--budget", type=float, default=1500, help="processor seconds")
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options.add_argument("--cache", type=Path, required=False, help="folder for predictions and for what is taken from the source domain")
+    options.add_argument("--runs", type=Path, help="folder of ``collapse.py runs``")
+    options.add_argument("--images", type=Path, help="folder with CIFAR-10 pictures, test/CLASS/* and train/CLASS/*, for corpus")
+    options.add_argument("--checkpoint", type=Path, help="of the CIFAR ResNet-20, for corpus")
     options = options.parse_args()
     if options.stage == "table":
         return table(options.out)
+    if options.stage == "corpus":
+        torch.set_num_threads(options.threads)
+        return corpus(options)
     options.cache = options.cache or options.out / "cache"
     torch.set_num_threads(options.threads)
     for folder in (options.out, options.cache):

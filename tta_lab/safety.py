@@ -350,8 +350,8 @@ def _alarms(trace) -> dict:
         return {"alarm": "", "alarm_after": -1}
     try:
         seen = watch(trace)
-    except (ValueError, RuntimeError):                                         # too short, or its fitted numbers are missing
-        return {"alarm": "", "alarm_after": -1}
+    except Exception as why:                       # too short a run, or its fitted numbers are missing: the report has other evidence
+        return {"alarm": f"not asked ({type(why).__name__})", "alarm_after": -1}
     first = seen["first_alarm"]
     if first < 0:
         return {"alarm": "none", "alarm_after": -1}

@@ -100,8 +100,10 @@ def without_labels(report) -> list[str]:
     if raised:
         out.append("The collapse detector raised an alarm: " + ", ".join(f"{s['title'].lower()} after {s['alarm_after']} images ({s['alarm']})"
                                                                          for s in raised) + ".")
-    elif any(s["alarm"] for s in done):
+    elif any(s["alarm"] == "none" for s in done):
         out.append("The collapse detector, which needs no labels, raised no alarm. It can miss a collapse that is there from the first image.")
+    else:
+        out.append("The collapse detector could not be asked.")
     told = next((s for s in done if math.isfinite(s["adapted_auroc"])), None)
     if told:
         out.append(f"Unfamiliar images can be told from familiar ones with AUROC {number(told['source_auroc'], 2)} frozen, "

@@ -22,5 +22,5 @@ def plot_regret(numbers, backend: str = "matplotlib", ax=None):
     for title, values in numbers.items():
         shown = sorted((v, name) for name, v in values.items() if np.isfinite(v))
         bars = (Series([name.replace("_", " ") for _, name in shown], np.array([v for v, _ in shown]), "", 0, "bar"),) if shown else ()
-        panels.append(Panel(f"Choosing the {title}", "", "mean regret (points of error)", bars))
-    return draw(panels, backend, ax)
+        panels.append(Panel(f"Choosing: {title}", "", "mean regret (points of error)", bars))
+    return draw(panels, backend, ax, size=(5.6 * len(panels) + 1, 6) if backend == "matplotlib" else None)
