@@ -28,7 +28,7 @@ def same_bits(a, b):
     return all(same_bits(x, y) for x, y in zip(a, b, strict=True)) if isinstance(a, list | tuple) else a == b
 
 
-@pytest.mark.parametrize("method, norm", [("tent", None), ("sar", None), ("cotta", None), ("rotta", None), ("tent", RunningStatistics()),
+@pytest.mark.parametrize("method, norm", [("tent", None), ("sar", None), pytest.param("cotta", None, marks=pytest.mark.slow), ("rotta", None), ("tent", RunningStatistics()),
                                           ("tent", AdaptiveMixture()), ("source", None)])
 def test_watching_changes_no_bit(method, norm):
     states = []
