@@ -18,7 +18,7 @@ from quality import Kept
 from tta_lab import Adapter, datasets, load_model, make, protocols
 from tta_lab.corruptions import STANDARD_SIX
 from tta_lab.knobs import knobs, with_knobs
-from tta_lab.norms import SourceStatistics
+from tta_lab.norms import SourceStatistics, TestTimeNorm
 from tta_lab.runner import run
 from tta_lab.source import prepare
 from tta_lab.streams import Stream
@@ -69,12 +69,12 @@ def recipe_of(label: str):
 
 
 @cache
-def tuned_parameters(source: str, label: str, models: Models) -> int:
-    """How many parameters a recipe tunes in a model."""
+def start_of(source: str, label: str, models: Models) -> dict:
+    """What `runner.run` writes of the start of a run: length of the tuned parameters, and whether statistics of test images are used."""
     recipe, model = recipe_of(label), deepcopy(models[source][0])
     recipe.norm.apply_(model)
-    extra = recipe.extra(model)
-    return sum(p.numel() for p in recipe.train(model).values()) + (sum(p.numel() for p in extra.parameters()) if extra else 0)
+    return {"tuned_length": float(np.sqrt(sum(float(p.detach().square().sum()) for p in recipe.train(model).values()))),
+            "test_statistics": any(isinstance(m, TestTimeNorm) for m in model.modules())}
 
 
 def batch_of(source: str, stream: str) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from tta_lab import Adapter, load_model, make
 from tta_lab import plots as P
-from tta_lab.collapse import ALARMS, FIRST, LONG, SHORT, SIGNALS, TAU, CollapseDetector, collapse, fitted, watch
+from tta_lab.collapse import ALARMS, FIRST, LONG, SHORT, SIGNALS, SLOW, TAU, CollapseDetector, collapse, fitted, watch
 from tta_lab.datasets import DataError
 from tta_lab.runner import run
 from tta_lab.streams import Stream
@@ -113,8 +113,8 @@ def samples_of(n=64, entropy=1.0, confidence=0.5, prediction=None, source=None):
     return found
 
 
-def step_of(marginal=2.0, gradient=1.0, distance=0.0, **more):
-    return {"marginal_entropy": torch.tensor(marginal), "grad_norm": torch.tensor(gradient), "distance": torch.tensor(distance), "n_kept": 64, **more}
+def step_of(gradient=1.0, distance=0.0, **more):
+    return {"grad_norm": torch.tensor(gradient), "distance": torch.tensor(distance), **more}
 
 
 def signal(state, name):
@@ -122,17 +122,20 @@ def signal(state, name):
 
 
 def test_signals_by_hand():
-    state = DETECTOR.init() | {"tuned": 100}
+    state = DETECTOR.init() | {"length": 10.0}
     for _ in range(FIRST // 64):
         DETECTOR.look(samples_of(), step_of(), state)
-    assert all(signal(state, name) == 0 for name in ("entropy_down", "entropy_up", "confidence", "marginal", "classes", "gradient_down"))
-    DETECTOR.look(samples_of(entropy=0.5, confidence=0.75), step_of(marginal=1.5, gradient=0.25, distance=2.0), state)
+    assert all(signal(state, name) == 0 for name in ("entropy_down", "entropy_falling", "confidence", "classes", "gradient_down"))
+    DETECTOR.look(samples_of(entropy=0.5, confidence=0.75), step_of(gradient=0.25, distance=2.0), state)
     share = 1 - math.exp(-64 / TAU)
     assert signal(state, "entropy_down") == pytest.approx(-math.log(1 - share / 2))
     assert signal(state, "confidence") == pytest.approx(share / 4)
-    assert signal(state, "marginal") == pytest.approx(share / 2)
-    assert signal(state, "distance") == pytest.approx(math.log(2 / 10))        # 100 weights: the root mean square
-    assert signal(state, "entropy_up") == 0 and signal(state, "classes") == pytest.approx(0, abs=1e-12)
+    slow = 1 - math.exp(-64 / SLOW)
+    assert signal(state, "entropy_falling") == pytest.approx(math.log((1 - slow / 2) / (1 - share / 2)))
+    assert signal(state, "gradient_down") == pytest.approx(-math.log(1 - share * 3 / 4))
+    assert signal(state, "distance") == pytest.approx(math.log(2 / 10)) and math.isnan(signal(state, "distance_test"))
+    assert signal(state, "pace") == pytest.approx(math.log(2 / 10) - math.log(FIRST + 64) / 2)
+    assert signal(state, "classes") == pytest.approx(0, abs=1e-12)
 
 
 def test_classes_are_counted_over_a_window_longer_than_a_batch():
@@ -162,17 +165,22 @@ def test_fewer_classes_than_the_source_and_disagreement():
 
 
 def test_probability_is_the_formula_with_the_numbers_of_the_file():
-    state = DETECTOR.init() | {"tuned": 100}
+    state = DETECTOR.init() | {"length": 10.0}
     for k in range(30):
         _, probability = DETECTOR.look(samples_of(entropy=1 / (k + 1)), step_of(distance=0.1 * k), state)
     fit = fitted("light")
     odds = fit["bias"]
-    for name, center, scale, weight in zip(fit["signals"], fit["center"], fit["scale"], fit["weight"], strict=True):
-        value = signal(state, name)
-        odds += 0 if math.isnan(value) else weight * min(max((value - center) / scale, -3), 3)
+    for name, curve in fit["signals"].items():
+        value, at, adds = signal(state, name), curve["at"], curve["adds"]
+        if math.isnan(value):
+            continue
+        k = max(i for i, x in enumerate(at) if x <= value or i == 0)
+        share = min(max((value - at[k]) / (at[k + 1] - at[k]), 0), 1) if k + 1 < len(at) else 0
+        odds += adds[k] + share * (adds[min(k + 1, len(at) - 1)] - adds[k])
     assert probability == pytest.approx(1 / (1 + math.exp(-odds)))
     assert sum(DETECTOR.contributions(state).values()) + fit["bias"] == pytest.approx(odds)
-    assert min(fit["weight"]) >= 0      # no signal of collapse may speak against it
+    for curve in fit["signals"].values():      # more of a sign of collapse never speaks against it
+        assert (np.diff(curve["adds"]) >= 0).all() and (np.diff(curve["at"]) > 0).all()
 
 
 def test_the_alarm_waits_for_patience_and_ends_with_the_evidence():
@@ -193,7 +201,7 @@ def test_broken_outputs_raise_the_alarm_at_once():
 
 
 def test_a_reset_forgets_the_recent_past_but_not_the_beginning():
-    state = DETECTOR.init() | {"tuned": 100}
+    state = DETECTOR.init() | {"length": 10.0}
     for _ in range(4):
         DETECTOR.look(samples_of(), step_of(), state)
     for _ in range(20):
@@ -265,14 +273,13 @@ def test_step_by_step_with_a_saved_state_is_the_same_as_watching_the_trace(trace
     whole = watch(trace, detector)
     adapter = Adapter(load_model("fashion_resnet_bn"), make("tent"), device="cpu")
     state = detector.init(adapter.model, adapter.source)
-    assert state["tuned"] == trace.meta["trainable_parameters"]
+    assert state["length"] == pytest.approx(trace.meta["tuned_length"]) and state["test_statistics"]
     samples, steps = trace._columns("samples"), trace._columns("steps")
     for t in range(len(steps["step"])):
         rows = samples["step"] == t
         seen = {c: torch.from_numpy(samples[c][rows])
                 for c in ("entropy", "confidence", "prediction", "source_prediction", "rise_source", "source_confidence")}
-        said = detector.look(seen, {c: torch.tensor(steps[c][t]) for c in ("marginal_entropy", "grad_norm", "distance")}
-                             | {"reset": False, "n_kept": steps["n_kept"][t]}, state)
+        said = detector.look(seen, {c: torch.tensor(steps[c][t]) for c in ("grad_norm", "distance")} | {"reset": False}, state)
         file = io.BytesIO()
         torch.save(state, file)
         file.seek(0)

@@ -18,48 +18,45 @@ from torch import Tensor
 
 from .datasets import DataError, data_root
 from .knobs import knob
+from .norms import TestTimeNorm
 from .parts import Part
 
-ALARMS = ("none", "broken_outputs", "few_classes", "stuck_classes", "overconfident", "uninformative", "drifting_weights", "gradients",
-          "unlike_source")
+ALARMS = ("none", "broken_outputs", "few_classes", "stuck_classes", "overconfident", "drifting_weights", "gradients", "unlike_source")
 SIGNALS = {  # name -> (alarm that it raises, what it says, with the value in it); 0 is no change, larger is more like collapse
     "classes": ("few_classes", "the last {short} predictions use {value:.2f} times fewer classes (effective number) than at their widest"),
     "classes_long": ("few_classes", "the last {long} predictions use {value:.2f} times fewer classes (effective number) than at their widest"),
-    "marginal": ("few_classes", "the entropy of the mean prediction of a batch is {value:.2f} nats below that of the first batches"),
     "stuck": ("stuck_classes", "one class has kept {value:.0%} of the predictions through three windows in a row"),
-    "overlap": ("stuck_classes", "the shares of the classes overlap by {value:.0%} in two windows in a row"),
     "entropy_down": ("overconfident", "the entropy of the predictions is {value:.2f} times below that of the first batches"),
-    "entropy_up": ("uninformative", "the entropy of the predictions is {value:.2f} times above that of the first batches"),
     "entropy_falling": ("overconfident", "the entropy of the predictions is {value:.2f} times below its slow mean"),
     "confidence": ("overconfident", "the mean confidence lies {value:.2f} above that of the first batches"),
-    "certain": ("overconfident", "{value:.0%} more of the predictions than in the first batches have a confidence above 0.99"),
-    "information": ("uninformative", "predictions tell {value:.2f} nats less about the images than in the first batches"),
-    "distance": ("drifting_weights", "a tuned weight has moved by {value:.3f} (root mean square)"),
-    "straight": ("drifting_weights", "the weights have gone {value:.0%} of the way that steps like the first, all in one direction, would have"),
-    "gradient_up": ("gradients", "the gradient is {value:.2f} times larger than in the first batches"),
+    "distance": ("drifting_weights", "the tuned weights have moved by {value:.2%} of their length"),
+    "pace": ("drifting_weights", "the tuned weights have moved by {value:.3%} of their length, divided by the root of the number of images"),
+    "distance_test": ("drifting_weights", "the tuned weights, beside statistics of the test images, have moved by {value:.2%} of their length"),
+    "pace_test": ("drifting_weights", "the tuned weights, beside statistics of the test images, have moved by {value:.3%} of their length, divided "
+                  "by the root of the number of images"),
     "gradient_down": ("gradients", "the gradient is {value:.2f} times smaller than in the first batches"),
-    "kept": ("overconfident", "{value:.0%} more of the images than in the first batches are learned from"),
     "disagreement": ("unlike_source", "{value:.0%} of the predictions differ from the source's, over those of the first batches"),
     "fewer_than_source": ("unlike_source", "the last {short} predictions use {value:.2f} times fewer classes (effective number) than the source's"),
     "falling": ("unlike_source", "{value:.0%} of the images lost probability at the source's class, over those of the first batches"),
     "surer_than_source": ("unlike_source", "the mean confidence lies {value:.2f} above the source's"),
 }
-RATIOS = ("classes", "classes_long", "entropy_down", "entropy_up", "entropy_falling", "distance", "gradient_up", "gradient_down",
-          "fewer_than_source")    # kept as logarithms
+RATIOS = ("classes", "classes_long", "entropy_down", "entropy_falling", "distance", "pace", "distance_test", "pace_test",
+          "gradient_down", "fewer_than_source")    # kept as logarithms
+ORDER = {name: i for i, name in enumerate(SIGNALS)}
 SOURCE_SIGNALS = ("disagreement", "fewer_than_source", "falling", "surer_than_source")
 SHORT, LONG = 512, 2048       # images whose predicted classes are counted
 TAU = 128.0                   # images over which means of the recent past forget
 FIRST = 128                   # images that the run is compared with: its first
 SLOW = 512.0
-_MEANS = ("entropy", "confidence", "certain", "marginal_entropy", "grad_norm", "kept", "disagreement", "falling", "source_confidence")
-_ALSO = ("first_distance", "widest_short", "widest_long", "moved_steps")
-CERTAIN, CLIP = 0.99, 3.0
-STILL = math.log(1e-4)        # weights that have moved less than this on average have not moved
+_MEANS = ("entropy", "confidence", "grad_norm", "disagreement", "falling", "source_confidence")
+_ALSO = ("widest_short", "widest_long", "learned_from")
+STILL = math.log(1e-4)        # weights that have moved by less of their length have not moved
 
 
 @lru_cache(maxsize=4)
 def fitted(variant: str = "light", path: str | None = None) -> dict:
-    """The fitted detector: ``signals`` (names), ``center``, ``scale``, ``weight`` (one each), ``bias``, ``threshold``, ``patience``.
+    """The fitted detector: ``signals``, name -> {"at": values of the signal, rising, "adds": what it adds there to the log odds}, ``bias``,
+    ``threshold``, ``patience``.
 
     Raises DataError when the file is missing or has no such variant.
     """
@@ -79,10 +76,10 @@ def fitted(variant: str = "light", path: str | None = None) -> dict:
 class CollapseDetector(Part):
     """Says after every step how probable a collapse is, from what the trace records, without labels.
 
-    P = 1 / (1 + exp(-(b + sum_j w_j z_j))), z_j = (s_j - m_j) / d_j clipped to [-3, 3] and 0 without data, with the signals s of `SIGNALS` and
-    the fitted numbers of `fitted`; an alarm is P above the threshold in ``patience`` steps in a row, and is named after the signal with the
-    largest w_j z_j. Outputs that are not finite raise the alarm "broken_outputs" at once. ``variant="source"`` needs the columns of the frozen
-    source (``Adapter(..., record="source")``).
+    P = 1 / (1 + exp(-(b + sum_j f_j(s_j)))) with the signals s_j of `SIGNALS`, of which each adds to the log odds by its own curve f_j: rising,
+    linear between the points of `fitted`, 0 at what is usual in healthy runs and without data. An alarm is P above the threshold in ``patience``
+    steps in a row, and is named after the signal that adds most. Outputs that are not finite raise the alarm "broken_outputs" at once.
+    ``variant="source"`` needs the columns of the frozen source (``Adapter(..., record="source")``).
     The state has a constant size and can be read with ``torch.load(weights_only=True)``.
     """
 
@@ -92,12 +89,15 @@ class CollapseDetector(Part):
 
     def init(self, model=None, source=None) -> dict:
         """The state at the start of a stream: counters, means of the first and of the recent images, the last predictions. ``model`` is the adapted
-        one, in which the tuned parameters ask for gradients: without it, distances cannot be told per weight and say nothing."""
-        tuned = 0 if model is None else sum(p.numel() for p in model.parameters() if p.requires_grad)
-        return {"tuned": tuned, "steps": 0, "first": 0, "above": 0, "alarm": 0, "probability": 0.0, "count": 0,
+        one, in which the tuned parameters ask for gradients: without their length, distances cannot be judged and say nothing. Models whose
+        batch-norm layers use statistics of the test images bear longer ways, so their distances are signals of their own."""
+        tuned = [] if model is None else [p.detach() for p in model.parameters() if p.requires_grad]
+        return {"length": float(torch.stack(torch._foreach_norm(tuned)).norm()) if tuned else 0.0,
+                "test_statistics": model is not None and any(isinstance(m, TestTimeNorm) for m in model.modules()),
+                "steps": 0, "first": 0, "above": 0, "alarm": 0, "probability": 0.0, "count": 0, "broken": False,
                 "means": torch.full((3, len(_MEANS)), torch.nan, dtype=torch.float64), "also": torch.zeros(len(_ALSO), dtype=torch.float64),
-                "predictions": torch.full((2, LONG), -1, dtype=torch.int32), "signals": torch.zeros(len(SIGNALS), dtype=torch.float64),
-                "broken": False}
+                "predictions": torch.full((2, LONG), -1, dtype=torch.int32),
+                "signals": torch.full((len(SIGNALS),), torch.nan, dtype=torch.float64)}
 
     def restart(self, state: dict) -> None:
         """Forget the recent past, in place, but not what the run was like in its first batches: for use after a reset."""
@@ -105,8 +105,8 @@ class CollapseDetector(Part):
             if name == "means":
                 state["means"][1:] = state["means"][0]
             elif name == "also":
-                state["also"][0] = state["also"][3] = 0.0
-            elif name not in ("tuned", "steps", "first"):
+                state["also"][2] = 0.0
+            elif name not in ("length", "test_statistics", "steps", "first"):
                 state[name] = value
 
     def look(self, samples: dict, step: dict, state: dict) -> tuple[int, float]:
@@ -123,18 +123,18 @@ class CollapseDetector(Part):
             return 1, 1.0
         signals = _signals(numbers, predictions, ours, state)
         state["signals"].numpy()[:] = signals
-        fit = _arrays(self.variant)
+        fit = fitted(self.variant)
         parts = evidence_of(signals[None], fit)[0]
         odds = fit["bias"] + float(parts.sum())
         probability = 1 / (1 + math.exp(-min(max(odds, -50.0), 50.0)))
         above = state["above"] + 1 if probability > (self.threshold or fit["threshold"]) else 0
-        alarm = fit["alarms"][int(parts.argmax())] if above >= (self.patience or fit["patience"]) else 0
+        alarm = ALARMS.index(SIGNALS[list(fit["signals"])[int(parts.argmax())]][0]) if above >= (self.patience or fit["patience"]) else 0
         state.update(steps=state["steps"] + 1, above=above, alarm=alarm, probability=probability)
         return alarm, probability
 
     def contributions(self, state: dict) -> dict[str, float]:
         """What each signal added to the log odds of collapse in the last step."""
-        fit = _arrays(self.variant)
+        fit = fitted(self.variant)
         parts = evidence_of(state["signals"].cpu().numpy()[None], fit)[0]
         return dict(zip(fit["signals"], parts.tolist(), strict=True))
 
@@ -150,23 +150,15 @@ class CollapseDetector(Part):
 
 
 def _say(name: str, state: dict) -> str:
-    value = float(state["signals"][list(SIGNALS).index(name)])
+    value = float(state["signals"][ORDER[name]])
     value = math.exp(value) if name in RATIOS else value
     return SIGNALS[name][1].format(value=value, short=min(SHORT, state["count"]), long=min(LONG, state["count"]))
 
 
 def evidence_of(signals: np.ndarray, fit: dict) -> np.ndarray:
-    """What each signal adds to the log odds, (T, J), from all signals (T, S) and the arrays of a fitted detector."""
-    z = (signals[:, fit["rows"]] - fit["center"]) / fit["scale"]
-    return fit["weight"] * np.nan_to_num(z.clip(-CLIP, CLIP))    # no data: no evidence
-
-
-@lru_cache(maxsize=4)
-def _arrays(variant: str) -> dict:
-    fit, names = fitted(variant), list(SIGNALS)
-    arrays = {k: np.array(fit[k], dtype=np.float64) for k in ("center", "scale", "weight")}
-    return {**fit, **arrays, "rows": np.array([names.index(s) for s in fit["signals"]]),
-            "alarms": [ALARMS.index(SIGNALS[s][0]) for s in fit["signals"]]}
+    """What each signal of a fitted detector adds to the log odds, (T, J), from all signals (T, S)."""
+    found = [np.interp(signals[:, ORDER[name]], curve["at"], curve["adds"]) for name, curve in fit["signals"].items()]
+    return np.nan_to_num(np.stack(found, 1))    # no data: no evidence
 
 
 # --- one step ---------------------------------------------------------------------------------------------------
@@ -175,39 +167,30 @@ def _read(samples: dict, step: dict) -> tuple[dict, np.ndarray | None, np.ndarra
     """The numbers of a step and the predicted classes (adapted, source), on the host with one transfer."""
     if isinstance(samples["entropy"], Tensor):
         return _read_tensors(samples, step)
-    confidence = samples["confidence"]
-    numbers = {"entropy": samples["entropy"].mean(), "confidence": confidence.mean(), "certain": (confidence > CERTAIN).mean()}
-    numbers |= {name: step[name] for name in ("marginal_entropy", "grad_norm", "distance") if step.get(name) is not None}
+    numbers = {"entropy": samples["entropy"].mean(), "confidence": samples["confidence"].mean()}
+    numbers |= {name: step[name] for name in ("grad_norm", "distance") if step.get(name) is not None}
     prediction, source = samples.get("prediction"), samples.get("source_prediction")
     if source is not None and prediction is not None:
         numbers |= {"disagreement": (source != prediction).mean(), "falling": (samples["rise_source"] < 0).mean(),
                     "source_confidence": samples["source_confidence"].mean()}
-    return _with_counts(numbers, len(confidence), step), prediction, source
+    return {name: float(value) for name, value in numbers.items()} | {"n": len(samples["entropy"])}, prediction, source
 
 
 def _read_tensors(samples: dict, step: dict):
-    confidence = samples["confidence"].float()
-    means = {"entropy": samples["entropy"].float(), "confidence": confidence, "certain": (confidence > CERTAIN).float()}
+    means = {"entropy": samples["entropy"].float(), "confidence": samples["confidence"].float()}
     prediction, source = samples.get("prediction"), samples.get("source_prediction")
     if source is not None and prediction is not None:
         means |= {"disagreement": (source != prediction).float(), "falling": (samples["rise_source"] < 0).float(),
                   "source_confidence": samples["source_confidence"].float()}
-    single = {name: step[name] for name in ("marginal_entropy", "grad_norm", "distance") if isinstance(step.get(name), Tensor)}
+    single = {name: step[name] for name in ("grad_norm", "distance") if isinstance(step.get(name), Tensor)}
     columns = [c.float() for c in (prediction, source) if c is not None]    # class numbers are exact in float32
     host = torch.cat([torch.stack(list(means.values())).mean(1), *(v.detach().float().reshape(1) for v in single.values()), *columns])
     host = host.cpu().numpy()
-    k, n = len(means) + len(single), len(confidence)
-    numbers = dict(zip((*means, *single), host[:k].tolist(), strict=True))
-    numbers |= {name: step[name] for name in ("marginal_entropy", "grad_norm", "distance") if name not in single and step.get(name) is not None}
+    k, n = len(means) + len(single), len(samples["entropy"])
+    numbers = dict(zip((*means, *single), host[:k].tolist(), strict=True)) | {"n": n}
+    numbers |= {name: float(step[name]) for name in ("grad_norm", "distance") if name not in single and step.get(name) is not None}
     classes = host[k:].astype(np.int32)
-    return _with_counts(numbers, n, step), classes[:n] if columns else None, classes[n:] if len(columns) > 1 else None
-
-
-def _with_counts(numbers: dict, n: int, step: dict) -> dict:
-    numbers["n"] = n
-    if step.get("n_kept") is not None:
-        numbers["kept"] = min(float(step["n_kept"]) / n, 1.0)
-    return {name: float(value) for name, value in numbers.items()}
+    return numbers, classes[:n] if columns else None, classes[n:] if len(columns) > 1 else None
 
 
 def _signals(numbers: dict, predictions, ours, state: dict) -> np.ndarray:
@@ -227,21 +210,17 @@ def _signals(numbers: dict, predictions, ours, state: dict) -> np.ndarray:
         recent += np.where(there, (1 - math.exp(-n / TAU)) * (move - recent), 0.0)
         slow += np.where(there, (1 - math.exp(-n / SLOW)) * (move - slow), 0.0)
     found = dict.fromkeys(SIGNALS, math.nan)
-    entropy, gradient = _log(recent[0]) - _log(first[0]), _log(recent[4], 1e-12) - _log(first[4], 1e-12)
     change = dict(zip(_MEANS, recent - first, strict=True))
-    found.update(entropy_down=max(-entropy, 0.0), entropy_up=max(entropy, 0.0), entropy_falling=max(_log(slow[0]) - _log(recent[0]), 0.0),
-                 confidence=change["confidence"], certain=change["certain"], marginal=-change["marginal_entropy"],
-                 information=change["entropy"] - change["marginal_entropy"], kept=change["kept"], disagreement=change["disagreement"],
-                 falling=change["falling"], surer_than_source=recent[1] - recent[8])
-    if gradient == gradient:
-        found.update(gradient_up=max(gradient, 0.0), gradient_down=max(-gradient, 0.0))
+    found.update(entropy_down=max(_log(first[0]) - _log(recent[0]), 0.0), entropy_falling=max(_log(slow[0]) - _log(recent[0]), 0.0),
+                 confidence=change["confidence"], disagreement=change["disagreement"], falling=change["falling"],
+                 surer_than_source=recent[1] - recent[5])
+    if np.isfinite(first[2]):
+        found["gradient_down"] = max(_log(first[2], 1e-9) - _log(recent[2], 1e-9), 0.0)
     distance = numbers.get("distance", math.nan)
-    if distance > 0:
-        also[3] += 1
-        also[0] = also[0] or distance
-        found["straight"] = min(distance / (also[0] * also[3]), 1.0)
-    if distance == 0 or distance > 0 and state["tuned"]:
-        found["distance"] = max(math.log(distance + 1e-12) - 0.5 * math.log(max(state["tuned"], 1)), STILL)
+    if distance == 0 or distance > 0 and state["length"]:
+        also[2] += n
+        far, kind = max(math.log(distance / state["length"]) if distance else STILL, STILL), "_test" if state["test_statistics"] else ""
+        found["distance" + kind], found["pace" + kind] = far, far - 0.5 * math.log(also[2])
     if predictions is not None and n:
         _count(found, predictions, ours, state, also)
     return np.fromiter(found.values(), np.float64, len(found))
@@ -261,10 +240,8 @@ def _count(found: dict, predictions, ours, state: dict, also) -> None:
     size = int(new.max()) + 1 if count == len(new) else int(window[0].max()) + 1
     shares = [_shares(window[0, -count:][lo:hi], size) for lo, hi in ((-SHORT // 2, None), (-SHORT, -SHORT // 2), (-2 * SHORT, -SHORT))]
     short, long = _classes(_shares(window[0, -min(count, SHORT):], size)), _classes(_shares(window[0, -count:], size))
-    also[1], also[2] = max(also[1], short), max(also[2], long)
-    found["classes"], found["classes_long"] = also[1] - short, also[2] - long
-    if count >= SHORT:
-        found["overlap"] = float(np.minimum(shares[0], shares[1]).sum())
+    also[0], also[1] = max(also[0], short), max(also[1], long)
+    found["classes"], found["classes_long"] = also[0] - short, also[1] - long
     if count >= 2 * SHORT:
         found["stuck"] = float(np.minimum(np.minimum(shares[0], shares[1]), shares[2]).max())
     elif count >= SHORT:
@@ -303,13 +280,14 @@ def watch(trace, detector: CollapseDetector | None = None) -> dict:
         raise ValueError("this detector needs what the frozen source says: record it with Adapter(..., record='source'), or use variant='light'")
     wanted = ("entropy", "confidence", "prediction", "source_prediction", "rise_source", "source_confidence")
     samples = {c: columns[c] for c in wanted if c in columns}
-    numbers = {c: steps[c] for c in ("marginal_entropy", "grad_norm", "distance", "n_kept", "reset") if c in steps}
+    numbers = {c: steps[c] for c in ("grad_norm", "distance", "reset") if c in steps}
     bounds = np.searchsorted(columns["step"], np.append(steps["step"], steps["step"][-1] + 1))
-    state, rows = {**detector.init(), "tuned": int(trace.meta.get("trainable_parameters", 0))}, []
+    state, rows = detector.init(), []
+    state |= {"length": float(trace.meta.get("tuned_length", 0.0)), "test_statistics": bool(trace.meta.get("test_statistics", False))}
     for t, (lo, hi) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         alarm, probability = detector.look({c: v[lo:hi] for c, v in samples.items()}, {c: v[t] for c, v in numbers.items()}, state)
         rows.append((alarm, probability, *state["signals"].tolist()))
-    table, fit = np.array(rows), _arrays(detector.variant)
+    table, fit = np.array(rows), fitted(detector.variant)
     alarms = table[:, 0].astype(np.int64)
     return {"step": np.asarray(steps["step"], np.int64), "alarm": alarms, "probability": table[:, 1],
             "first_alarm": int(steps["step"][alarms.argmax() if alarms.any() else 0]) if alarms.any() else -1,

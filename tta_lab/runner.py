@@ -24,6 +24,7 @@ from . import __version__, diagnose, metrics, source
 from .adapter import Adapter
 from .datasets import load
 from .methods import make, to_json
+from .norms import TestTimeNorm
 from .parts import Method, needs_of
 from .streams import Arrivals, Stream
 from .trace import Trace
@@ -75,6 +76,7 @@ def run(adapter: Adapter, stream: Arrivals, reset: str | None = None, progress: 
         domains=list(stream.domains), segments=list(stream.shifts), stream=stream.to_dict(), reset=rule, classes=len(stream.classes),
         tta_lab=__version__, trainable_parameters=sum(p.numel() for p in adapter.tuned.values()),
         tuned_length=math.sqrt(sum(float(p.square().sum()) for p in adapter.origin.values())),
+        test_statistics=any(isinstance(m, TestTimeNorm) for m in adapter.model.modules()),
         parameters=sum(p.numel() for p in adapter.source.parameters()), complete=False)
     bar = progress if isinstance(progress, Progress) else Progress(stream.n_images, progress)
     if trace_to is not None:

@@ -14,7 +14,7 @@ HOW_TO_READ = {
     "collapse_detector": "Left: a curve high up near the left edge finds most collapses with few false alarms, the point is the setting in use; "
                          "right: the share of the collapsing runs that had an alarm at least so many batches before the collapse was established.",
 }
-SAID = {"few_classes": "few classes", "stuck_classes": "classes stuck", "overconfident": "overconfident", "uninformative": "uninformative",
+SAID = {"few_classes": "few classes", "stuck_classes": "classes stuck", "overconfident": "overconfident",
         "drifting_weights": "weights drift", "gradients": "gradients", "unlike_source": "unlike source"}
 
 
