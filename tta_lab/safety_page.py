@@ -163,7 +163,8 @@ def body(report) -> str:
         word, colour = FINDINGS[row["Finding"]]
         tds = [f"<td><b>{escape(row['Situation'])}</b><br><span class='small'>{escape(s['note'])}</span></td>"]
         tds += [f"<td class='n'>{escape(row[k])}</td>" for k in ("Images", "Errors", "Change", "Flips")]
-        tds += [f"<td class='n'>{escape(row['Worst stretch']).replace(' (', '<br>(')}</td>", f"<td class='n' style='color:{colour}'><b>{word}</b></td>"]
+        stretch = escape(row["Worst stretch"]).replace(" (", "<br>(")
+        tds += [f"<td class='n'>{stretch}</td>", f"<td class='n' style='color:{colour}'><b>{word}</b></td>"]
         cells.append(f"<tr>{''.join(tds)}</tr>")
     head = "".join(f"<th>{heads.get(k, k)}</th>" for k in table[0])
 
