@@ -90,14 +90,8 @@ def write(path, lines, columns=None):
 
 
 def picture(figure, path):
-    """A figure as a small PNG of few colours."""
-    import io
-
-    from PIL import Image
-
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=90)
-    Image.open(stream).convert("RGB").quantize(192, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
+    """A figure as a small PNG."""
+    path.write_bytes(P.small_png(figure))
 
 
 if __name__ == "__main__":

@@ -205,3 +205,36 @@ def test_streams_and_their_panel_in_jupyterlab(tmp_path):
         page.locator(".jupyter-widgets summary").press("Enter")
         page.locator(".jupyter-widgets pre", has_text="severity=0.0").wait_for(timeout=15_000)
         assert page.locator(ERRORS).all_inner_texts() == []
+
+
+def test_zoo_and_its_panel_in_jupyterlab(tmp_path):
+    chromium()
+    first = {"methods": "source,tent", "streams": "batch_of_one", "stream": "batch_of_one", "method": "tent"}
+    with_defaults(ROOT / "notebooks" / "03_method_zoo.ipynb", tmp_path / "notebook.ipynb", first)
+    with jupyterlab(tmp_path) as address, page_of(tmp_path) as page:
+        open_notebook(page, address("notebook.ipynb"))
+        run_all(page)
+        assert page.locator(ERRORS).all_inner_texts() == []
+        assert status(page).startswith("Nothing has run yet: click a cell of the map")
+        page.wait_for_function("() => document.querySelector('.jupyter-widgets .js-plotly-plot')?.data?.length === 3", timeout=60_000)
+        page.locator(".jupyter-widgets select").first.evaluate("e => e.scrollIntoView({block: 'start'})")
+        where = page.evaluate("""() => {
+            const f = document.querySelector('.jupyter-widgets .js-plotly-plot'), l = f._fullLayout, r = f.getBoundingClientRect();
+            return [r.x + l.xaxis._offset + l.xaxis.c2p(6), r.y + l.yaxis._offset + l.yaxis.c2p(l.yaxis.ticktext.indexOf('recap'))] }""")
+        page.mouse.move(*where)
+        page.mouse.click(*where)                                          # a cell of the map: recap on batch of one
+        page.locator("[role=status]", has_text="Done, recap on batch of one").wait_for(timeout=120_000)
+        assert "reproduced" in status(page) and "NOT" not in status(page)
+        page.wait_for_function("() => [...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')].map(f => f.data.length).join() === '3,4,7'")
+
+        method = page.locator(".jupyter-widgets select").nth(4)
+        method.focus()
+        page.keyboard.press("ArrowDown")                                  # the next method, without a mouse
+        after = method.evaluate("e => e.value")
+        assert after != "recap"
+        page.locator("[role=status]", has_text=f"Done, {after} on batch of one").wait_for(timeout=120_000)
+        page.locator(".jupyter-widgets select").nth(1).select_option(label="oracle")
+        page.wait_for_function("() => document.querySelector('.jupyter-widgets .js-plotly-plot').data[1].x.length === 3")
+        page.locator(".jupyter-widgets summary").press("Enter")
+        page.locator(".jupyter-widgets pre", has_text="zoo_study.live").wait_for(timeout=15_000)
+        assert page.locator(ERRORS).all_inner_texts() == []

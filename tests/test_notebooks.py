@@ -110,6 +110,38 @@ def test_tiny_run_of_streams_leaves_figures_and_sentences(streams_run):
     assert "not tried" in str(cells["beside"].outputs[0]["data"])
 
 
+@pytest.fixture(scope="module")
+def zoo_run(tmp_path_factory):
+    stored = json.loads((GOLDEN / "03_method_zoo.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        result = headless.execute(ROOT / "notebooks" / "03_method_zoo.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+                                  timeout=300, say=lambda *a, **k: None)
+    return stored, result
+
+
+def test_tiny_run_of_the_zoo_gives_the_stored_numbers(zoo_run):
+    stored, result = zoo_run
+    found = json.loads(result.json.read_text())
+    table = {f"{cell['stream']}, {cell['method']}": {"error": cell["error"]} for cell in found["cells"]}
+    assert numbers_that_differ(table, stored["table"], {name: stored["tolerance"] for name in table}) == []
+    assert all(cell["same"] for cell in found["cells"]) and found["panel"]["same"] and found["panel"]["method"] == "lame"
+    assert "4 of 4 cells that have a stored number are reproduced" in result.printed and {"date", "torch", "tta_lab"} <= set(found["made"])
+
+
+def test_tiny_run_of_the_zoo_leaves_figures_and_sentences(zoo_run):
+    _, result = zoo_run
+    assert result.notebook.stat().st_size < 1_000_000
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
+    outputs = [o for c in cells.values() for o in c.outputs]
+    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY, "text/markdown")] == [3, 3, 4]
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("seen", "panel", "settled", "unknown")}
+    assert "errs least" in told["seen"] and "Done, lame on batch of one" in told["panel"] and "not settled" in told["settled"]
+    assert "error minus Tent's" in told["unknown"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_cells_are_short_and_every_one_is_introduced(path):
     cells = nbformat.read(path, as_version=4).cells

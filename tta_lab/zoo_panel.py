@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import math
 import time
+from functools import partial
 
 from .crowds import paragraphs
 from .methods import METHODS
@@ -19,6 +20,7 @@ from .zoo_study import LABELS, MEAN, METRICS, SOURCES, TUNINGS, Zoo, compared, h
 WIDTH = 820        # beside JupyterLab's file list on a screen of 1280 x 720
 PATIENCE = 15.0    # seconds: longer runs wait for the Run button
 PAUSE = 1.0        # seconds between two drawings while a run goes on
+BESIDE = {"BN-1": "batch_norm", "source": "source"}  # run once on each stream, for comparison
 IMAGES = {"long_term": 6000, "batch_of_one": 300}   # the others: 3000
 SHORT = {"error": "error (%)", "difference": "error minus BN-1's (points)", "ece": "calibration, ECE (%)", "auroc": "AUROC, known / unknown (%)",
          "cost": "cost (time, source = 1)"}
@@ -41,8 +43,8 @@ def zoo_panel(zoo: Zoo | None = None, interactive: bool = True, device: str = "c
 class ZooPanel(RunPanel):
     """What ``zoo_panel`` makes.
 
-    ``numbers`` is what the map shows. ``trace`` is the last run, ``beside`` BN-1 on the same stream, ``result`` the comparison with the stored
-    number (`zoo_study.compared`), or None before the first run. ``error`` is the exception that ended the last run, or None.
+    ``numbers`` is what the map shows. ``trace`` is the last run, ``beside`` those of BN-1 and source on the same stream, ``result`` the comparison
+    with the stored number (`zoo_study.compared`), or None before the first run. ``error`` is the exception that ended the last run, or None.
     """
 
     def __init__(self, zoo: Zoo, interactive: bool, device: str, seed: int, settings: dict):
@@ -50,8 +52,8 @@ class ZooPanel(RunPanel):
         import plotly.graph_objects as go
 
         self.zoo, self.device, self.seed = zoo, device, seed
-        self.trace, self.beside, self.result, self.numbers = None, None, None, None
-        self._known: dict = {}                # (source, stream) -> trace of BN-1
+        self.trace, self.beside, self.result, self.numbers = None, {}, None, None
+        self._known: dict = {}                # (source, stream) -> name -> trace
         self._busy = self._again = False      # several controls are being set; a run of the newly chosen cell shall follow
         self._speed, self._drawn = 2e-4, 0.0  # seconds an image of the source, measured with every run
         given = {"source": MEAN, "tuning": "default", "metric": "error", "order": "family", "forms": False, "method": "tent", "stream": "correlated",
@@ -80,11 +82,11 @@ class ZooPanel(RunPanel):
         }
         super().__init__(controls, interactive, "Run the chosen cell again and compare it with the stored number", 100, 370)
         figure = go.FigureWidget if interactive else go.Figure
-        self.map, self.errors, self.predictions = figure(), figure(), figure()
+        self.map, self.errors, self.predictions = figure(self._new_map()), *(figure(drawn) for drawn in _run_figures(None))
         self.code = W.HTML()
         self._say("Nothing has run yet: click a cell of the map, or choose a method and a stream and press Run.")
-        self._draw_map()
-        self._draw_run(None)
+        self._watch_clicks()
+        self._outline()
         self._describe()
 
     # --- callbacks
@@ -198,18 +200,20 @@ class ZooPanel(RunPanel):
 
     def _run(self, source, stream, method, tuning, rate):
         images = IMAGES.get(stream, 3000)
-        self.progress.value, self.progress.max = 0, images * (2 if (source, stream) not in self._known else 1)
-        if (source, stream) not in self._known:
+        known = self._known.setdefault((source, stream), {})
+        missing = [name for name in BESIDE if name not in known]
+        self.progress.value, self.progress.max = 0, images * (1 + len(missing))
+        for i, name in enumerate(missing):
             began = time.perf_counter()
-            self._say(f"Running BN-1 on {LABELS[stream]}, for comparison.")
-            other = live(source, stream, "batch_norm", seed=self.seed, stop=self._stop.is_set, each=self._count, device=self.device)
-            if self._stop.is_set():
-                self._say("Stopped while BN-1 was run for comparison: there is nothing to show.")
+            self._say(f"Running {name} on {LABELS[stream]}, for comparison.")
+            other = live(source, stream, BESIDE[name], 1.0, self.seed, self._stop.is_set, partial(self._count, done=i * images), self.device)
+            if not other.meta["complete"]:
+                self._say(f"Stopped while {name} was run for comparison: there is nothing to show.")
                 return
-            self._known[source, stream] = other
-            if stream != "batch_of_one":
+            known[name] = other
+            if name == "source" and stream != "batch_of_one":
                 self._speed = (time.perf_counter() - began) / images
-        self.beside = self._known[source, stream]
+        self.beside = dict(known) if method not in BESIDE.values() else {k: t for k, t in known.items() if BESIDE[k] != method}
         done, began = self.progress.max - images, time.perf_counter()
         names = {"name": method, "classes": self._classes(stream)}
 
@@ -252,16 +256,9 @@ class ZooPanel(RunPanel):
         from .runner import row
         rate = f" at {r['rate']:g} times its rate" if math.isfinite(r["rate"]) and r["rate"] != 1 else ""
         complete = "Done" if self.trace.meta["complete"] else "Stopped"
-        bn, source = row(self.beside)["error"], self._source_error()
+        others = ", ".join(f"{name} {row(trace)['error']:.2f} %" for name, trace in self.beside.items())
         return (f"{complete}, {r['method']}{rate} on {LABELS[r['stream']]}, {r['source']}, {r['seconds']:.1f} s: error {r['error']:.2f} %; "
-                f"{r['words']}. BN-1 {bn:.2f} %, source {source:.2f} %.")
-
-    def _source_error(self) -> float:
-        import numpy as np
-        t = self.beside
-        scored = np.asarray(t["known"], bool) & (np.asarray(t["label"]) >= 0)
-        wrong, domain = np.asarray(t["source_prediction"]) != np.asarray(t["label"]), np.asarray(t["domain"])
-        return float(np.mean([100 * wrong[scored & (domain == d)].mean() for d in np.unique(domain[scored])]))
+                f"{r['words']}. For comparison: {others}.")
 
     def in_words(self) -> str:
         """What the chosen cell holds."""
@@ -293,13 +290,17 @@ class ZooPanel(RunPanel):
             figure.add_traces(drawn.data)
             figure.layout = drawn.layout
 
-    def _draw_map(self):
+    def _new_map(self):
         c = {name: widget.value for name, widget in self.controls.items()}
         self.numbers = heat_map(self.zoo, c["source"], c["tuning"], c["metric"], c["order"], c["forms"])
-        drawn = plots.plot_zoo(self.numbers, "plotly")
-        drawn.update_layout(width=WIDTH)
-        self._show(self.map, drawn)
+        return plots.plot_zoo(self.numbers, "plotly").update_layout(width=WIDTH)
+
+    def _draw_map(self):
+        self._show(self.map, self._new_map())
         self._outline()
+        self._watch_clicks()
+
+    def _watch_clicks(self):
         if self.interactive:
             for trace in self.map.data:
                 if trace.type == "heatmap":
@@ -317,10 +318,7 @@ class ZooPanel(RunPanel):
 
     def _draw_run(self, numbers):
         self._drawn = time.monotonic()
-        for figure, plot in ((self.errors, plots.plot_run_errors), (self.predictions, plots.plot_run_predictions)):
-            drawn = plot(numbers, "plotly")
-            drawn.update_layout(width=WIDTH, height=310, font_size=FONT - 1, margin={"l": 60, "r": 10, "t": 30, "b": 40})
-            drawn.update_annotations(font_size=FONT)
+        for figure, drawn in zip((self.errors, self.predictions), _run_figures(numbers), strict=True):
             self._show(figure, drawn)
 
     @property
@@ -343,3 +341,11 @@ class ZooPanel(RunPanel):
         print(paragraphs([self.in_words(), self.message]))
         for figure in (self.errors, self.predictions):
             display(figure)
+
+
+def _run_figures(numbers):
+    """The two figures of a run, four pictures in all, as wide as the map."""
+    for plot in (plots.plot_run_errors, plots.plot_run_predictions):
+        drawn = plot(numbers, "plotly")
+        drawn.update_layout(width=WIDTH, height=310, font_size=FONT - 1, margin={"l": 60, "r": 10, "t": 30, "b": 40})
+        yield drawn.update_annotations(font_size=FONT)

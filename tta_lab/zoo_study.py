@@ -11,7 +11,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from functools import cache as remember
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ LABELS = {"reset_each_shift": "reset at each shift", "continual": "continual", "
           "open_set": "open set", "long_term": "long term", "batch_of_one": "batch of one"}
 ONLY = {"memo": ("batch_of_one",)}  # streams of a method that is too slow for the others
 SLOW = ("cotta", "petal", "stamp")      # one seed
-TUNED_ON = ("continual", "correlated", "open_set")  # streams with other rates than the default; MEMO has none
+TUNED_ON = ("continual", "correlated")  # streams with other rates than the default
 SHARES = (0.0, 0.05, 0.1, 0.25, 0.5)
 KINDS = {"far": ("fashion_mnist", "digits", SOURCES), "near": ("fashion_mnist_8", "fashion_mnist_held_out", ("fashion8_resnet_bn",))}
 TUNINGS = {"default": "each method's own rate", "slice": "rate chosen on corrupted training images",
@@ -162,6 +162,7 @@ def chosen_rate(rows, method, source=None) -> float:
     return float(min(tried, key=lambda r: float(r["error"]))["rate"]) if tried else 1.0
 
 
+@remember
 def has_rate(label: str) -> bool:
     """Whether a method has a step size, so that it can be tuned at all."""
     name, form = split(label)
@@ -237,7 +238,7 @@ def _rate(found, source, stream, label, tuning) -> tuple[float, str]:
     if tuning == "default" or not has_rate(label):
         return 1.0, ""
     name, where = split(label)[0], "slice" if tuning == "slice" else stream
-    if name in ONLY or where not in ("slice", *TUNED_ON):
+    if name in (*ONLY, *SLOW) or where not in ("slice", *TUNED_ON):
         return math.nan, "other rates were not tried here"
     tried = {rate: found.get((source, where, label, rate), {}).get(0) for rate in RATES}
     if any(r is None for r in tried.values()):
@@ -296,7 +297,7 @@ class Zoo:
             raise ValueError("there are no cells: run benchmarks/quality.py first")
         return cls({(c["source"], c["stream"], c["method"], c["tuning"]): c for c in made}, list(unknowns))
 
-    @property
+    @cached_property
     def sources(self) -> list[str]:
         """Names of the source models."""
         return list(dict.fromkeys(key[0] for key in self.found))
@@ -559,7 +560,7 @@ def gains(rows, what: str = "error") -> dict:
 # --- one run in numbers
 
 def over_time(trace: Trace, windows: int = 30) -> dict:
-    """Stretches of equal length of a run: ``position`` (middle, images), ``error`` and ``source_error`` (% of known images), ``kept`` and
+    """Stretches of equal length of a run: ``position`` (middle, images), ``error`` (% of known images), ``kept`` and
     ``kept_unknown`` (share learned from of known and of unknown images), each (W,). ``kept`` is NaN for a method that learned from nothing."""
     n = len(trace)
     windows = max(1, min(windows, n))
@@ -574,9 +575,8 @@ def over_time(trace: Trace, windows: int = 30) -> dict:
                          where=whole > 0)
 
     learned = kept.any()
-    source = np.asarray(trace["source_prediction"]) != np.asarray(trace["label"])
     return {"position": (np.arange(windows) + 0.5) * n / windows, "error": 100 * share(~np.asarray(trace["correct"], bool), scored),
-            "source_error": 100 * share(source, scored), "kept": share(kept, known) if learned else np.full(windows, math.nan),
+            "kept": share(kept, known) if learned else np.full(windows, math.nan),
             "kept_unknown": share(kept, ~known) if learned and not known.all() else np.full(windows, math.nan)}
 
 
@@ -598,13 +598,13 @@ def class_shares(trace: Trace) -> dict:
             "true": np.bincount(label[scored], minlength=k) / max(int(scored.sum()), 1)}
 
 
-def numbers_of(trace: Trace, beside: Trace | None = None, name: str = "", classes=()) -> dict:
-    """What `plots.zoo.plot_run` draws of a run, with BN-1 (``beside``) on the same stream."""
-    result = {"name": name, "classes": list(classes) or [str(k) for k in range(int(trace.meta["classes"]))], "time": over_time(trace),
-              "entropy": entropies(trace), "shares": class_shares(trace)}
-    if beside is not None and len(beside):
-        result["beside"] = {"time": over_time(beside), "entropy": entropies(beside), "shares": class_shares(beside)}
-    return result
+def numbers_of(trace: Trace, beside: dict[str, Trace] | None = None, name: str = "", classes=()) -> dict:
+    """What `plots.zoo.plot_run_errors` and `plot_run_predictions` draw of a run, with other runs on the same stream by name (``beside``)."""
+    def numbers(t):
+        return {"time": over_time(t), "entropy": entropies(t), "shares": class_shares(t)}
+
+    return {"name": name, "classes": list(classes) or [str(k) for k in range(int(trace.meta["classes"]))], **numbers(trace),
+            "beside": {other: numbers(t) for other, t in (beside or {}).items() if len(t)}}
 
 
 # --- repeating cells

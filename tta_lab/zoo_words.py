@@ -96,16 +96,18 @@ def say_forms(zoo: Zoo) -> str:
 
 
 def say_refused(zoo: Zoo) -> str:
-    """Cells without a number, and why, in Markdown."""
+    """Cells without a number, and why, in Markdown; methods that lack the same cells for the same reason share a line."""
     found: dict = {}
     for (source, stream, label, tuning), cell in zoo.found.items():
         if not cell["seeds"]:
-            found.setdefault((label, cell["refused"]), []).append((source, stream, tuning))
-    lines = []
+            found.setdefault((label, cell["refused"]), []).append((tuning, stream, source))
+    groups: dict = {}
     for (label, why), places in found.items():
-        parts = [list(dict.fromkeys(p[i] for p in places)) for i in range(3)]
-        lines.append([label, ", ".join(parts[2]), ", ".join(LABELS[s] for s in parts[1]), len(parts[0]), why])
-    return markdown(["method", "tuning", "streams", "sources", "reason"], lines) if lines else "Every cell has a number."
+        parts = tuple(tuple(dict.fromkeys(p[i] for p in sorted(places))) for i in range(3))
+        groups.setdefault((why, *parts), []).append(label)
+    lines = [[", ".join(labels), ", ".join(tunings), ", ".join(LABELS[s] for s in names), ", ".join(sources), why]
+             for (why, tunings, names, sources), labels in groups.items()]
+    return markdown(["methods", "tuning", "streams", "sources", "reason"], lines) if lines else "Every cell has a number."
 
 
 def say_gains(zoo: Zoo, what: str = "error") -> str:
@@ -128,6 +130,16 @@ def listed(names, most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") if names else "none"
 
 
+def several(n: int, one: str, many: str) -> str:
+    """A number and its word."""
+    return f"{n} {one if n == 1 else many}"
+
+
+def lines_of(sentences) -> str:
+    """Sentences no wider than a notebook; a number stays with its per cent sign."""
+    return paragraphs([sentence.replace(" %", "\u00a0%") for sentence in sentences])
+
+
 def say_zoo(zoo: Zoo, tuning: str = "default") -> str:
     """What holds on all sources, one line for each stream."""
     lines = []
@@ -137,11 +149,13 @@ def say_zoo(zoo: Zoo, tuning: str = "default") -> str:
             lines.append(f"{LABELS[stream]}: not every source has its runs yet.")
             continue
         bn, missing = zoo.mean(stream, "batch_norm", tuning), len(zoo.methods()) - 1 - n
-        lines.append(f"{LABELS[stream]}: on all {len(SOURCES)} sources {len(s['better'])} of {n} methods err less than BN-1 ({number(bn)} %)"
-                     + (f", best first {listed(s['better'])}" if s["better"] else "")
-                     + f"; {len(s['worse'])} err more, {len(s['open'])} are not settled. Of {s['neighbours'][1]} pairs of neighbours in the "
-                     + f"ranking {s['neighbours'][0]} are settled." + (f" {missing} methods have no number on every source." if missing else ""))
-    return paragraphs([*lines, CHANCE])
+        lines.append(f"{LABELS[stream]}: of {several(n, 'method', 'methods')} {several(len(s['better']), 'errs', 'err')} less than BN-1 "
+                     f"({number(bn)} %) on all {len(SOURCES)} sources" + (f" (least first: {listed(s['better'])})" if s["better"] else "")
+                     + f", {several(len(s['worse']), 'errs', 'err')} more, {several(len(s['open']), 'is', 'are')} not settled. Of "
+                     + f"{several(s['neighbours'][1], 'pair', 'pairs')} of neighbours in the ranking "
+                     + f"{several(s['neighbours'][0], 'is', 'are')} settled."
+                     + (f" {several(missing, 'method has', 'methods have')} no number on every source." if missing else ""))
+    return lines_of([*lines, CHANCE])
 
 
 def say_streams(zoo: Zoo, tuning: str = "default") -> str:
@@ -156,7 +170,7 @@ def say_streams(zoo: Zoo, tuning: str = "default") -> str:
     better = [set(s["better"]) for s in settled(zoo, tuning).values()]
     everywhere = sorted(set.intersection(*better)) if better else []
     lines.append("Better than BN-1 on every stream and all sources: " + (listed(everywhere, 40) if everywhere else "no method") + ".")
-    return paragraphs(lines)
+    return lines_of(lines)
 
 
 def say_tunings(zoo: Zoo) -> str:
@@ -174,7 +188,7 @@ def say_tunings(zoo: Zoo) -> str:
             d, s, o = np.mean(rows, 0)
             lines.append(f"{LABELS[stream]}: {len(rows)} methods for which another rate was chosen somewhere; default {d:.1f} %, slice {s:.1f} %, "
                          f"oracle {o:.1f} %.")
-    return paragraphs(lines or ["Other rates have not been run on all sources yet."])
+    return lines_of(lines or ["Other rates have not been run on all sources yet."])
 
 
 def say_curves(zoo: Zoo) -> str:
@@ -190,11 +204,12 @@ def say_curves(zoo: Zoo) -> str:
                 if share not in (min(at), max(at)):
                     continue
                 settled_ = (g["low"][i] > 0 or g["high"][i] < 0) and g["n"][i] >= 3
-                runs = f"{g['n'][i]} run" + ("s" if g["n"][i] != 1 else "")
-                parts.append(f"{g['mean'][i]:+.2f} points at {100 * share:g} % unknown images ({g['low'][i]:+.2f} to {g['high'][i]:+.2f} in {runs}"
-                             + ("; the same sign in all)" if settled_ else "; not settled)"))
+                runs = several(int(g["n"][i]), "run", "runs")
+                span = f"{g['low'][i]:+.2f} to {g['high'][i]:+.2f} in {runs}" if g["n"][i] > 1 else runs
+                parts.append(f"{g['mean'][i]:+.2f} points at {100 * share:g} % unknown images ({span}; "
+                             + ("the same sign in all)" if settled_ else "not settled)"))
             lines.append(f"{kind}, {ARMS[arm]}: error minus Tent's {', '.join(parts)}.")
-    return paragraphs(lines or ["The study of unknown shares was not run."])
+    return lines_of(lines or ["The study of unknown shares was not run."])
 
 
 def say_repeat(lines: list[dict]) -> str:
@@ -209,4 +224,4 @@ def say_repeat(lines: list[dict]) -> str:
     far = [line for line in compared if not line["same"]]
     words = (f"{len(compared) - len(far)} of {len(compared)} cells that have a stored number are reproduced within {AGREES:g} points, {len(equal)} "
              "of them to the last digit that is stored.")
-    return "\n".join([*out, "", paragraphs([words])])
+    return "\n".join([*out, "", lines_of([words])])

@@ -1,17 +1,17 @@
 """Figures of the method zoo: the table as a heat map, the filter's gain against the share of unknown images, one run in four pictures."""
 from __future__ import annotations
 
-import math
+import io
 
 import numpy as np
 
-from .drawing import FONT, TITLE, Panel, Series, draw, png
+from .drawing import FONT, TITLE, Panel, Series, draw
 
 HOW_TO_READ = {
     "zoo": "Each row is a method, each column a kind of stream; blue cells err less than BN-1 there, orange cells more, grey hatched cells hold no "
            "number for a reason.",
     "unknown_shares": "Below the line at 0 the filter lowers Tent's error, above it raises it; where the band holds the line nothing is settled.",
-    "run_errors": "A line that climbs away from the dotted source means that adapting hurts; the other picture says what was learned from.",
+    "run_errors": "A line that climbs away from the source's means that adapting hurts; the other picture says what was learned from.",
     "run_predictions": "Entropies near 0 are sure predictions; bars unlike those of the true classes show classes that the method forgets "
                        "or floods.",
 }
@@ -36,6 +36,16 @@ def plot_zoo(numbers: dict, backend: str = "matplotlib", ax=None):
     return _matplotlib(numbers, ax) if backend == "matplotlib" else _plotly(numbers)
 
 
+def small_png(figure, dpi: int = 90) -> bytes:
+    """A matplotlib figure as PNG of at most 256 colours: a table with numbers takes a third of the room."""
+    from PIL import Image
+
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", dpi=dpi)
+    Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
 def _borders(families: list[str]) -> list[int]:
     """First row of each family, in a list grouped by family."""
     return [i for i, name in enumerate(families) if i == 0 or name != families[i - 1]]
@@ -53,15 +63,19 @@ def _matplotlib(numbers, ax):
     if ax is None:
         figure = Figure(figsize=(1.1 * len(columns) + 4.6, 0.27 * len(rows) + 1.7), layout="constrained")
         ax = figure.subplots()
-        figure._repr_png_ = lambda: png(figure)
-    colours = LinearSegmentedColormap.from_list("zoo", BETTER_TO_WORSE if numbers["diverging"] else MORE)
+        figure._repr_png_ = lambda: small_png(figure)
+    colours = LinearSegmentedColormap.from_list("zoo", BETTER_TO_WORSE if numbers["diverging"] else MORE, 49)  # few levels: a small file
     low, high = _range(numbers)
+
+    def dark(place):
+        return place < -0.7 if numbers["diverging"] else place > 0.7
+
     picture = ax.imshow(np.ma.masked_invalid(shades), cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     for i, j in np.ndindex(len(rows), len(columns)):
         if numbers["reason"][i][j]:
             ax.fill((j - .5, j + .5, j + .5, j - .5), (i - .5, i - .5, i + .5, i + .5), facecolor=NOTHING, edgecolor=GAP, hatch="///", linewidth=0)
         else:
-            ax.text(j, i, numbers["text"][i][j], ha="center", va="center", fontsize=FONT - 2, color="white" if abs(shades[i, j]) > 0.8 else "black")
+            ax.text(j, i, numbers["text"][i][j], ha="center", va="center", fontsize=FONT - 2, color="white" if dark(shades[i, j]) else "black")
     ax.set_xticks(range(len(columns)), [name.replace(" ", "\n", 1) for name in columns], fontsize=FONT - 1)
     names = rows
     if numbers["grouped"]:
@@ -92,12 +106,13 @@ def _plotly(numbers):
     (low, high), (places, labels, name) = _range(numbers), numbers["ticks"]
     colours = BETTER_TO_WORSE if numbers["diverging"] else MORE
     y, x = np.arange(len(rows)), np.arange(len(columns))
-    nothing = np.where(gaps, 0.0, math.nan)
+    nothing = [[0.0 if gap else None for gap in line] for line in gaps]  # not NaN: it is no JSON, and a widget would stay empty
+    places_of = [[None if gap else float(v) for v, gap in zip(*pair, strict=True)] for pair in zip(shades, gaps, strict=True)]
     common = {"x": x, "y": y, "customdata": numbers["hover"], "hovertemplate": "%{customdata}<extra></extra>", "hoverongaps": False,
               "xgap": 1, "ygap": 1}
     figure = go.Figure([
         go.Heatmap(z=nothing, colorscale=[[0, NOTHING], [1, NOTHING]], showscale=False, **common),
-        go.Heatmap(z=np.where(gaps, math.nan, shades), text=numbers["text"], texttemplate="%{text}", colorscale=[list(c) for c in colours], zmin=low,
+        go.Heatmap(z=places_of, text=numbers["text"], texttemplate="%{text}", colorscale=[list(c) for c in colours], zmin=low,
                    zmax=high, textfont={"size": FONT - 1},
                    colorbar={"tickvals": places, "ticktext": labels, "title": {"text": name, "side": "right"}, "thickness": 14}, **common),
         go.Scatter(x=np.nonzero(gaps)[1], y=np.nonzero(gaps)[0], mode="text", text=["╱╱╱"] * int(gaps.sum()), hoverinfo="skip", showlegend=False,
@@ -136,12 +151,9 @@ def plot_run_errors(numbers: dict, backend: str = "matplotlib", ax=None):
     """Two panels of ``zoo_study.numbers_of``: error over the stream beside source and BN-1, and the share of images learned from."""
     if numbers is None:
         return draw([Panel(title, "", title.lower()) for title in ("Error over the stream", "Learned from")], backend, ax)
-    name, time, beside = numbers["name"], numbers["time"], numbers.get("beside")
-    x = time["position"]
-    lines = [Series(x, time["error"], name, 0)]
-    if beside:
-        lines.append(Series(beside["time"]["position"], beside["time"]["error"], "BN-1", 1))
-    lines.append(Series(x, time["source_error"], "source", 2))
+    time = numbers["time"]
+    x, lines = time["position"], [Series(time["position"], time["error"], numbers["name"], 0)]
+    lines += [Series(other["time"]["position"], other["time"]["error"], name, i) for i, (name, other) in enumerate(numbers["beside"].items(), 1)]
     kept = [Series(x, time["kept"], "learned from, known", 3), Series(x, time["kept_unknown"], "learned from, unknown", 4)]
     kept = tuple(s for s in kept if np.isfinite(s.y).any())
     return draw([Panel("Error over the stream", "position in the stream (images)", "error, known (%)", tuple(lines)),
@@ -152,12 +164,10 @@ def plot_run_predictions(numbers: dict, backend: str = "matplotlib", ax=None):
     """Two panels of ``zoo_study.numbers_of``: entropy of the predictions, and how often each class is predicted and true."""
     if numbers is None:
         return draw([Panel(title, "", title.lower()) for title in ("How sure it is", "Predicted classes")], backend, ax)
-    name, beside = numbers["name"], numbers.get("beside")
-    entropy = [Series(numbers["entropy"]["edges"], numbers["entropy"]["share"], name, 0, "stairs")]
-    bars = [Series(numbers["classes"], numbers["shares"]["predicted"], name, 0, "bar")]
-    if beside:
-        entropy.append(Series(beside["entropy"]["edges"], beside["entropy"]["share"], "BN-1", 1, "stairs"))
-        bars.append(Series(numbers["classes"], beside["shares"]["predicted"], "BN-1", 1, "bar"))
+    entropy, bars = [], []
+    for i, (name, run) in enumerate({numbers["name"]: numbers, **numbers["beside"]}.items()):
+        entropy.append(Series(run["entropy"]["edges"], run["entropy"]["share"], name, i, "stairs"))
+        bars.append(Series(numbers["classes"], run["shares"]["predicted"], name, i, "bar"))
     bars.append(Series(numbers["classes"], numbers["shares"]["true"], "true class", 3, "bar"))
     return draw([Panel("How sure it is", "entropy of a prediction (nats)", "share of images", tuple(entropy), percent=True),
                  Panel("Predicted classes", "", "share of predictions", tuple(bars), percent=True)], backend, ax)
