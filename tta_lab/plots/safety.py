@@ -18,12 +18,12 @@ HOW_TO_READ = {
 def plot_safety(numbers, backend: str = "matplotlib", ax=None):
     """Two panels of ``SafetyReport.to_dict()``: change in error with its interval, and the error of both models over time.
 
-    The line of a bar is the wider side of its interval. Situations without labels have no bar.
+    The line of a bar is as long as its interval. Situations without labels have no bar.
     """
     found = [s for s in numbers["situations"] if s["difference"] is not None]
     names = [SHORT.get(s["name"], s["name"]) for s in found]
     change = np.array([s["difference"] for s in found], np.float64)
-    spread = np.array([max(s["high"] - s["difference"], s["difference"] - s["low"]) for s in found], np.float64)
+    spread = np.array([(s["high"] - s["low"]) / 2 for s in found], np.float64)
     bars = (Series(names, change, "", 1, "bar", spread),) if found else ()
     most = max((s for s in found if s["curve"]), key=lambda s: abs(s["difference"]), default=None)
     lines = ()
