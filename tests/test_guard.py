@@ -4,16 +4,20 @@ import io
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from tiny import given, stream, tiny
 
+from tta_lab import plots
 from tta_lab.adapter import Adapter
 from tta_lab.controllers import ResetEvery
-from tta_lab.guard import ACTIONS, ANSWERS, Guard, _closest, gather_, guarded, information, snapshot_bytes
+from tta_lab.guard import ACTIONS, ANSWERS, Guard, close, gather_, guarded, guarding, information, snapshot_bytes
+from tta_lab.guard import actions as taken
 from tta_lab.knobs import knobs, with_knobs
 from tta_lab.methods import METHODS, PARTS, from_json, make, to_json
 from tta_lab.parts import Part, SlidingWindow, needs_of
+from tta_lab.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,14 @@ def test_evidence_fades_with_images_not_with_batches():
     ((0.6, 0.2, 0.3), 1, False),      # collapsed: like neither
     ((1.0, 1.0, 1.0), 0, True)])      # no difference: the method answers
 def test_the_method_answers_while_it_keeps_company_with_the_better_reference(agree, best, closest):
-    assert _closest({"agree": torch.tensor(agree), "n": 1.0}, best, 0.0) is closest
+    evidence = {"agree": torch.tensor(agree), "confidence": torch.zeros(3), "n": 1.0}
+    assert close(evidence, best, 0.0, 2.0) is closest
+
+
+def test_more_disagreement_than_two_errors_can_explain():
+    evidence = {"agree": torch.tensor([0.2, 0.2, 0.75]) * 10, "confidence": torch.tensor([0.5, 0.9, 0.99]) * 10, "n": 10.0}
+    assert not close(evidence, 1, 0.0, 2.0)          # 0.25 > 2 x 0.1
+    assert close(evidence, 1, 0.0, 2.6) and not close(evidence, 0, math.inf, 1.5) and close(evidence, 0, math.inf, 1.7)    # 0.8 and 0.5
 
 
 def test_the_choice_on_batches_of_one_class(batches):
@@ -310,7 +321,7 @@ def test_contract(name, batches):
         return Adapter(tiny("tinybn"), replace(recipe, controllers=(*recipe.controllers, *more)), **{**options, **kind})
 
     plain, silent = made(), made(guard())
-    observing = made(Guard(detector=Scripted(), action="none", slack=1.0))           # asks the references, never lets them answer
+    observing = made(Guard(detector=Scripted(), action="none", slack=1.0, doubt=1e9))           # asks the references, never lets them answer
     for x in some[:4]:
         z = plain(x)
         assert torch.equal(z, silent(x)) and torch.equal(z, observing(x))
@@ -390,3 +401,63 @@ def test_refuses_what_it_cannot_guard():
         guarded(guarded(make("tent")))
     with pytest.raises(ValueError, match="smaller step"):
         Guard(action="pray")
+
+
+# --- what it did ------------------------------------------------------------------------------------------------------
+
+def trace_of_a_guarded_run(labels=True):
+    said = np.array([0, 0, 1, 1, 0, 1, 1, 1])
+    samples = {"step": np.repeat([0, 1, 2, 3], 2), "id": np.arange(8), "prediction": said}
+    samples |= {"label": np.array([0, 1, 1, 1, 1, 1, 0, -1]), "known": np.array([1, 1, 1, 1, 1, 0, 1, 1], bool)} if labels else {}
+    return Trace.from_columns(samples, {"step": np.arange(4), "n": np.full(4, 2), "alarm": np.array([0, 2, 2, 0]), "action": np.array([0, 2, 0, 4]),
+                                        "alarm_probability": np.array([.1, .9, .95, .2]), "answered_by": np.array([0, 2, 2, 1])})
+
+
+def test_what_it_did_by_hand():
+    trace = trace_of_a_guarded_run()
+    assert taken(trace) == [(1, "rolled back"), (3, "smaller step")]
+    numbers = guarding(trace, windows=2, recent=3)
+    assert numbers["edges"].tolist() == [0, 2, 4]
+    assert numbers["answered"].tolist() == [[0.5, 0.0, 0.5], [0.0, 0.5, 0.5]]
+    # scored (known with a label): right, wrong | right, right | wrong | wrong; the last three of those seen so far
+    assert numbers["error"] == pytest.approx([50.0, 100 / 3, 100 / 3, 200 / 3])
+    assert np.isnan(guarding(trace_of_a_guarded_run(labels=False))["error"]).all()
+    bare = Trace.from_columns({"step": [0], "id": [0]}, {"step": [0]})
+    assert taken(bare) == []
+    with pytest.raises(ValueError, match="no guard"):
+        guarding(bare)
+
+
+@pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
+def test_figures(backend):
+    pytest.importorskip("plotly")
+    numbers = guarding(trace_of_a_guarded_run(), windows=2, recent=3)
+    figure = plots.plot_guarding(numbers, backend=backend)
+    empty = plots.plot_guard_runs({"whole": {}, "last": {}}, backend=backend)
+    runs = plots.plot_guard_runs({"whole": {"a": ([1.0, 5.0], [0.5, 0.25])}, "last": {"a": ([2.0], [3.0])}}, backend=backend)
+    if backend == "matplotlib":
+        assert [axis.get_title() for axis in figure.axes[:3]] == ["2 actions, 2 alarms", "Who answered", "Error over the last 3 images"]
+        points = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
+        assert points["rolled back"] == [[1.0, 0.9]] and points["smaller step"] == [[3.0, 0.2]]
+        assert "Nothing to draw" in empty.axes[0].texts[0].get_text()
+        assert {line.get_label(): line.get_xydata().tolist() for line in runs.axes[0].lines}["a"] == [[1.0, 0.5], [5.0, 0.25]]
+    else:
+        points = {t.name: (list(t.x), list(t.y)) for t in figure.data if t.name in ACTIONS}
+        assert points == {"rolled back": ([1], [0.9]), "smaller step": ([3], [0.2])}
+        assert "Nothing to draw" in empty.layout.annotations[-1].text
+        assert {t.name: list(t.y) for t in runs.data}["a"] == [0.5, 0.25] or [list(t.y) for t in runs.data if t.name == "a"][0] == [0.5, 0.25]
+    assert {"guarding", "guard_runs"} <= plots.HOW_TO_READ.keys()
+
+
+@pytest.mark.slow
+def test_the_real_detector_and_the_guard_together():
+    """Tent with a step size that destroys the model: with the guard the run ends near the references."""
+    from tta_lab import load_model, protocols, run
+    model, stream_ = load_model("fashion_resnet_bn"), protocols.continual(per_shift=60, batch=30, shifts=("gaussian_noise", "fog", "pixelate") * 4)
+    wrong = {}
+    for name, recipe in (("source", make("source")), ("bn", make("batch_norm")), ("tent", make("tent", lr=0.1)),
+                         ("guarded", guarded(make("tent", lr=0.1)))):
+        trace = run(Adapter(model, recipe, device="cpu"), stream_)
+        wrong[name] = 100 * (1 - trace["correct"][-240:].mean())
+    assert wrong["tent"] > min(wrong["source"], wrong["bn"]) + 20
+    assert wrong["guarded"] < min(wrong["source"], wrong["bn"]) + 5

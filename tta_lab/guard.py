@@ -11,6 +11,7 @@ holds few classes or few images, and the source harms where images are corrupted
 """
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -46,27 +47,37 @@ class Guard(Controller):
         I_r = H(mean of p_r) - c_r (mean of H(p_r)),   c_s = ``caution``, c_b = 1,
 
     the first mean over about ``per_class`` images of each class, with ``prior`` uniform ones added; the second over the last ``window`` images. The
-    source's entropy counts more because a model that keeps its statistics is too sure of shifted images. The better one changes when I
-    differs by more than ``margin``. The method answers as long as it and the better reference are the two of the three that agree most often
-    (on the last ``window`` images); else the better reference answers. The method goes on learning. Where the source has no batch norm
-    there is one reference and nothing to compare: it answers only while the guard has stopped the method.
+    source's entropy counts more because a model that keeps its statistics is too sure of shifted images. The source is the better one at first;
+    this changes when the I differ by more than ``margin``. The method answers as long as, on the last ``window`` images,
+
+    - it and the better reference are the two of the three that agree most often, and
+    - it disagrees with the better reference on a share of at most ``doubt`` (1 - mean confidence of that reference). With ``doubt`` = 2 and
+      a confidence that tells the truth this is the triangle inequality: of two models with errors e and at most e, no more than 2e of the
+      answers differ, and
+    - the detector's probability of collapse is below ``unsure``, and the guard has not stopped it or acted
+      in the last ``rest`` steps;
+
+    else the better reference answers, while the method goes on learning. Where the source has no batch norm there is one reference, and the
+    first rule falls away.
     """
 
     detector: Part = CollapseDetector()
     action: str = knob("smaller step", choices=("smaller step", "roll back", "reset", "stop", "none"), why="what is done at an alarm")
     choose: bool = knob(True, why="let a model that never learns answer where it seems better")
-    factor: float = knob(0.3, (0.0, 1.0), "multiplies the step size at each action 'smaller step'")
+    factor: float = knob(0.1, (0.0, 1.0), "multiplies the step size at each action 'smaller step'")
     pause: int = knob(0, (0, 10**9), "nothing is learned for so long after an action", unit="batches")
     stop: int = knob(10**9, (1, 10**9), "the same for the action 'stop'; the default is for good", unit="batches")
-    rest: int = knob(3, (0, 10**9), "no further action for so long after one", unit="batches")
+    rest: int = knob(10, (0, 10**9), "for so long after an action there is no further one, and the method does not answer", unit="batches")
     snapshots: int = knob(2, (1, 16), "states kept to go back to")
     every: int = knob(5, (1, 10**6), "steps between two states that are kept", unit="batches")
     calm: float = knob(0.5, (0.0, 1.0), "a state is kept only below this probability of collapse")
+    unsure: float = knob(0.8, (0.0, 1.0), "the method does not answer at or above this probability of collapse")
     window: int = knob(200, (1, 10**9), "images over which entropy and agreement are averaged, exponentially", unit="images")
     per_class: float = knob(50.0, (1.0, 1e6), "the same for the mean prediction, times the number of classes", unit="images per class")
     prior: float = knob(25.0, (0.0, 1e6), "uniform predictions that are added to the mean prediction", unit="images per class")
     caution: float = knob(1.1, (0.0, 10.0), "weight of the source's entropy")
-    margin: float = knob(0.0, (0.0, 10.0), "difference of information below which the better reference stays the better one", unit="nats")
+    margin: float = knob(0.02, (0.0, 10.0), "difference of information below which the better reference stays the better one", unit="nats")
+    doubt: float = knob(2.0, (0.0, 1e9), "times the expected error of the better reference that the method may differ from it")
     slack: float = knob(0.0, (0.0, 1.0), "by how much another pair must agree more often before a reference answers")
 
     watches: ClassVar[bool] = True
@@ -77,7 +88,7 @@ class Guard(Controller):
         return self.detector.needs
 
     def init(self, model, source):
-        return {"steps": 0, "pause": 0, "rest": 0, "stopped": False, "fresh": False, "memories": [], "best": 0, "answers": 0, "evidence": {},
+        return {"steps": 0, "pause": 0, "rest": 0, "stopped": False, "fresh": False, "memories": [], "best": 0, "evidence": {},
                 "detector": self.detector.init(model, source),
                 "batch_norm": any(isinstance(m, BATCH_NORM) for m in source.modules())}
 
@@ -131,19 +142,18 @@ class Guard(Controller):
             step["answered_by"] = 0
             return logits
         references = _references(view, rows, state["batch_norm"])
-        state["best"] = best = self._better(references, logits, state) if len(references) > 1 else 0
-        closest = len(references) == 1 or _closest(state["evidence"], best, self.slack)
-        step["answered_by"] = state["answers"] = 0 if closest and not state["stopped"] else 1 + best
-        return logits if not step["answered_by"] else references[best]
+        evidence, both = state["evidence"], len(references) > 1
+        gather_(evidence, [references[0], references[-1], logits], self.window, self.per_class * logits.shape[1])
+        state["best"] = best = self._better(state) if both else 0
+        sure = step["alarm_probability"] < self.unsure and not state["stopped"] and not state["rest"]
+        trusted = sure and close(evidence, best, self.slack if both else math.inf, self.doubt)
+        step["answered_by"] = 0 if trusted else 1 + best
+        return logits if trusted else references[best]
 
-    def _better(self, references: list[Tensor], logits: Tensor, state: dict) -> int:
-        """Take this batch into the evidence; index of the reference whose predictions carry more information."""
-        gather_(state["evidence"], [*references, logits], self.window, self.per_class * logits.shape[1])
+    def _better(self, state: dict) -> int:
+        """Index of the reference whose predictions carry more information."""
         source, batch = information(state["evidence"], self.prior, (self.caution, 1.0))
-        first = state["steps"] == 1
-        if abs(batch - source) <= self.margin and not first:
-            return state["best"]
-        return int(batch > source)
+        return state["best"] if abs(batch - source) <= self.margin else int(batch > source)
 
 
 def guarded(recipe: Method, **settings) -> LossMethod:
@@ -172,12 +182,13 @@ def _references(view, rows, batch_norm: bool) -> list[Tensor]:
 
 
 def gather_(evidence: dict, logits: list[Tensor], window: float, window_classes: float) -> None:
-    """Exponential sums over images of the source, BN-1 and the method: entropy (3,), mean prediction (3, C), and how often the pairs
-    (source, BN-1), (source, method), (BN-1, method) agree (3,); ``n`` and ``n_classes`` are their weights."""
+    """Exponential sums over images of the source, BN-1 and the method: entropy and confidence (3,), mean prediction (3, C), and how often
+    the pairs (source, BN-1), (source, method), (BN-1, method) agree (3,); ``n`` and ``n_classes`` are their weights."""
     n = len(logits[0])
     fade, fade_classes = float(np.exp(-n / window)), float(np.exp(-n / window_classes))
     said = [z.argmax(1) for z in logits]
     fresh = {"entropy": torch.stack([scores.entropy(z).float().mean() for z in logits]),
+             "confidence": torch.stack([scores.confidence(z).mean() for z in logits]),
              "classes": torch.stack([scores.mean_prediction(z) for z in logits]),
              "agree": torch.stack([(said[i] == said[j]).float().mean() for i, j in ((0, 1), (0, 2), (1, 2))])}
     for name, value in fresh.items():
@@ -196,10 +207,12 @@ def information(evidence: dict, prior: float, weights: tuple) -> list[float]:
     return (-torch.special.xlogy(mean, mean).sum(1) - entropy.new_tensor(weights) * entropy).tolist()
 
 
-def _closest(evidence: dict, best: int, slack: float) -> bool:
-    """Whether the method and the better reference agree more often than any other pair of the three."""
-    both, *with_method = (evidence["agree"] / evidence["n"]).tolist()
-    return with_method[best] >= max(both, with_method[1 - best]) - slack
+def close(evidence: dict, best: int, slack: float, doubt: float) -> bool:
+    """Whether the method keeps close to the better reference: no other pair of the three agrees more often (by ``slack``), and it disagrees
+    with it on no more than ``doubt`` times its expected error."""
+    both, *method = (evidence["agree"] / evidence["n"]).tolist()
+    expected = 1 - float(evidence["confidence"][best] / evidence["n"])
+    return method[best] >= max(both, method[1 - best]) - slack and 1 - method[best] <= doubt * expected + 1e-6
 
 
 def snapshot_bytes(state: dict) -> int:
@@ -210,3 +223,37 @@ def snapshot_bytes(state: dict) -> int:
         values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
         return sum(map(count, values))
     return count(state["memories"])
+
+
+# --- what a guard did, from the trace of the run ------------------------------------------------------------------
+
+def actions(trace) -> list[tuple[int, str]]:
+    """(step, action) of every action in a run: marks for any figure over steps; none for a run without a guard."""
+    steps = trace._columns("steps")
+    did = zip(steps["step"], np.nan_to_num(steps["action"]), strict=True) if "action" in steps else ()
+    return [(int(t), ACTIONS[int(a)]) for t, a in did if a > 0]
+
+
+def guarding(trace, windows: int = 60, recent: int = 300) -> dict:
+    """What the guard of a run saw and did.
+
+    ``step``, ``probability`` (of collapse), ``alarm`` (bool), (T,); ``actions``, `actions` of the trace; ``edges`` (W + 1,) steps and ``answered``
+    (W, 3), the share of batches in each of at most ``windows`` stretches that each of ANSWERS answered; with labels ``error`` (T,), in
+    per cent, of the last ``recent`` scored images, else NaN. Raises ValueError for a run without a guard.
+    """
+    steps = trace._columns("steps")
+    if "answered_by" not in steps:
+        raise ValueError("no guard was at work in this run; run the stream with Adapter(model, guarded(recipe))")
+    step, by = np.asarray(steps["step"], np.int64), np.nan_to_num(steps["answered_by"]).astype(int)
+    starts = np.unique(np.arange(min(windows, len(step))) * len(step) // max(min(windows, len(step)), 1))
+    sizes = np.diff(np.append(starts, len(step)))
+    answered = np.stack([np.add.reduceat(by == i, starts) / sizes for i in range(len(ANSWERS))], 1) if len(step) else np.zeros((0, len(ANSWERS)))
+    error, columns = np.full(len(step), np.nan), trace._columns("samples")
+    if {"correct", "known", "label"} <= columns.keys():
+        scored = columns["known"].astype(bool) & (columns["label"] >= 0)
+        total = np.append(0, np.cumsum(~columns["correct"][scored]))
+        ends = np.searchsorted(columns["step"][scored], step, side="right")
+        first = np.maximum(ends - recent, 0)
+        error = np.where(ends > first, 100 * (total[ends] - total[first]) / np.maximum(ends - first, 1), np.nan)
+    return {"step": step, "probability": np.asarray(steps["alarm_probability"], np.float64), "alarm": np.nan_to_num(steps["alarm"]) > 0,
+            "actions": actions(trace), "edges": np.append(step[starts], step[-1:] + 1), "answered": answered, "error": error, "recent": recent}

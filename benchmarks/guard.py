@@ -1,0 +1,200 @@
+"""What a guard changes: runs with and without it, beside the source and BN-1 on the same stream.
+
+    python benchmarks/guard.py runs --part development --budget 600        # the networks and streams that the guard's knobs were chosen on
+    python benchmarks/guard.py runs --part held_out --images CIFAR_FOLDER --checkpoint FILE    # other networks; nothing was tuned on them
+    python benchmarks/guard.py actions --images ... --checkpoint ...       # stop, roll back, reset, smaller steps, and other ways to recover
+    python benchmarks/guard.py table                                       # numbers and figures of what has been run so far
+
+Every finished run is a row of ``results/guard_runs.csv`` at once; a run that is there is not made again, and a command ends at its budget in
+seconds. Each stream meets Tent at its default rate and at 30 times of it, and two more recipes drawn from the names alone. "whole" is the error
+over all scored images, "last" that of the last 500; both are compared with the better of source and BN-1 on the same images.
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import time
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+from collapse_corpus import Models, recipe_of
+from quality import Kept
+
+from tta_lab import Adapter, datasets, make, protocols
+from tta_lab.controllers import CollapseRecovery, ResetEvery
+from tta_lab.corruptions import STANDARD_SIX
+from tta_lab.guard import ACTIONS, Guard
+from tta_lab.runner import run
+from tta_lab.source import prepare
+from tta_lab.streams import Stream
+
+DEVELOPMENT = ("fashion_resnet_bn", "fashion_resnet_bn_1", "fashion_resnet_gn")
+HELD_OUT = ("fashion_resnet_bn_2", "fashion_vit_ln", "fashion8_resnet_bn", "cifar10_resnet20")
+SIX = {"shifts": STANDARD_SIX}
+STREAMS = {
+    "continual": lambda k, u, s: protocols.continual(k, per_shift=150, batch=50, seed=s),
+    "sorted": lambda k, u, s: protocols.correlated(k, delta=0, per_shift=400, batch=32, seed=s, **SIX),
+    "small_batches": lambda k, u, s: protocols.continual(k, per_shift=200, batch=4, seed=s, **SIX),
+    "clean": lambda k, u, s: Stream(k, ("none",), per_shift=2000, batch=32, seed=s),
+    "mixed": lambda k, u, s: protocols.mixed_domains(k, per_shift=150, batch=50, seed=s),
+    "clean_sorted": lambda k, u, s: protocols.correlated(k, ("none",), delta=0, per_shift=1600, batch=32, seed=s),
+    "long_term": lambda k, u, s: protocols.long_term(k, rounds=4, per_shift=100, batch=25, seed=s, **SIX),
+    "correlated": lambda k, u, s: protocols.correlated(k, per_shift=400, batch=32, seed=s, **SIX),
+    "open_set": lambda k, u, s: protocols.open_set(k, u, per_shift=200, batch=20, seed=s, **SIX),
+    "batch_of_one": lambda k, u, s: protocols.batch_of_one(k, per_shift=100, seed=s, **SIX),
+    "label_shift": lambda k, u, s: protocols.label_shift(k, ratio=100, per_shift=400, batch=32, seed=s, **SIX),
+    "gradual": lambda k, u, s: protocols.gradual(k, STANDARD_SIX[:4], per_shift=60, batch=30, seed=s),
+    "noise": lambda k, u, s: Stream(k, ("gaussian_noise",), per_shift=2000, batch=32, seed=s),
+}
+POOL = ("eta x 10", "eata", "sar x 10", "rotta", "tent@source", "tent@source x 30", "roid", "pseudo_label x 10", "rpl x 10", "deyo", "shot_im x 10",
+        "slr", "cmf")
+NO_BATCH_NORM = ("eta x 10", "sar x 10", "roid", "pseudo_label x 10", "rpl x 10", "deyo", "shot_im x 10", "slr", "eata", "cmf")
+WAYS = {  # for `actions`: controllers beside those of the method
+    "plain": (), "guard": (Guard(),), "choice alone": (Guard(action="none"),), "smaller step alone": (Guard(choose=False),),
+    "roll back alone": (Guard(action="roll back", choose=False),), "reset alone": (Guard(action="reset", choose=False),),
+    "stop": (Guard(action="stop"),), "roll back": (Guard(action="roll back"),), "reset": (Guard(action="reset"),),
+    "ResetEvery(10)": (ResetEvery(10),), "ResetEvery(50)": (ResetEvery(50),), "CollapseRecovery": (CollapseRecovery(),),
+}
+ACTION_STREAMS = ("continual", "small_batches", "noise", "open_set")
+ACTION_RECIPES = ("tent", "tent x 30", "pseudo_label x 30", "eta x 100")
+FIELDS = ("source", "stream", "recipe", "arm", "seed", "images", "whole", "last", "source_whole", "source_last", "bn_whole", "bn_last", "alarms",
+          "acted", "by_source", "by_bn", "forwards", "seconds", "refused", "settings")
+LAST = 500
+
+
+class Rows:
+    """Rows on disk, by what identifies a run."""
+
+    KEY = ("source", "stream", "recipe", "arm", "seed")
+
+    def __init__(self, path: Path):
+        self.path, self.rows = path, []
+        if path.is_file():
+            with open(path, newline="") as f:
+                self.rows = list(csv.DictReader(f))
+        self.done = {tuple(r[k] for k in self.KEY) for r in self.rows}
+
+    def has(self, *key) -> bool:
+        return tuple(map(str, key)) in self.done
+
+    def add(self, row: dict):
+        row = {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()}
+        fresh = not self.path.is_file()
+        with open(self.path, "a", newline="") as f:
+            writer = csv.DictWriter(f, FIELDS)
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+        self.rows.append({k: str(v) for k, v in row.items()})
+        self.done.add(tuple(str(row[k]) for k in self.KEY))
+
+
+def recipes_on(source: str, stream: str, seed: int) -> list[str]:
+    """The recipes that meet this stream: Tent at two rates and two drawn from the names alone."""
+    rng = np.random.default_rng(zlib.crc32(f"guard {source} {stream} {seed}".encode()))
+    pool = POOL if has_batch_norm(source) else NO_BATCH_NORM
+    return ["tent", "tent x 30", *map(str, rng.choice(pool, 2, replace=False))]
+
+
+def has_batch_norm(source: str) -> bool:
+    return "_bn" in source or source == "cifar10_resnet20"
+
+
+def errors(trace) -> tuple[float, float, int]:
+    """Error in per cent over all scored images and over the last `LAST`, and how many there are."""
+    scored = trace["known"].astype(bool) & (trace["label"] >= 0)
+    wrong = 100.0 * (trace["prediction"] != trace["label"])[scored]
+    return float(wrong.mean()), float(wrong[-LAST:].mean()), int(scored.sum())
+
+
+def guards(recipe, controllers):
+    return replace(recipe, controllers=(*recipe.controllers, *controllers))
+
+
+def make_rows(rows: Rows, models: Models, until: float, source: str, stream: str, seed: int, wanted: dict) -> bool:
+    """``wanted``: (recipe, arm) -> controllers. False when the time is up."""
+    todo = {key: value for key, value in wanted.items() if not rows.has(source, stream, *key, seed)}
+    if not todo:
+        return True
+    model, known, unknown, images = models[source]
+    if stream == "open_set" and unknown is None:
+        return True
+    made, shared = Kept(STREAMS[stream](known, unknown, 5000 + 100 * seed + zlib.crc32(source.encode()) % 97)), {}
+
+    def trace_of(recipe, label):
+        given = prepare(model, recipe, datasets.load(images) if isinstance(images, str) else images, device="cpu", cache=models.cache) \
+            if label in ("eata",) else {}
+        adapter = Adapter(model, recipe, seed=seed, device="cpu", channels_last=True, given=given)
+        adapter.shared_source = shared
+        return run(adapter, made)
+
+    references = {name: (float("nan"),) * 2 for name in ("source", "batch_norm")}
+    for name in references if has_batch_norm(source) else ("source",):
+        references[name] = errors(trace_of(make(name), name))[:2]
+    for (label, arm), controllers in todo.items():
+        if time.monotonic() > until:
+            return False
+        began = time.process_time()
+        row = {"source": source, "stream": stream, "recipe": label, "arm": arm, "seed": seed,
+               "source_whole": references["source"][0], "source_last": references["source"][1],
+               "bn_whole": references["batch_norm"][0], "bn_last": references["batch_norm"][1]}
+        try:
+            trace = trace_of(guards(recipe_of(label), controllers), label.partition(" ")[0])
+        except (RuntimeError, ValueError) as why:
+            rows.add({**row, "refused": f"{type(why).__name__}: {why}"[:150]})
+            continue
+        row["whole"], row["last"], row["images"] = errors(trace)
+        row["forwards"], row["seconds"] = float(trace.step("forwards").sum() / trace.step("n").sum()), time.process_time() - began
+        if "action" in trace._columns("steps"):
+            by, (did, times) = trace.step("answered_by"), np.unique(trace.step("action").astype(int), return_counts=True)
+            row |= {"alarms": int((trace.step("alarm") > 0).sum()), "by_source": float((by == 1).mean()), "by_bn": float((by == 2).mean()),
+                    "acted": " ".join(f"{ACTIONS[a].replace(' ', '_')}:{n}" for a, n in zip(did, times, strict=True) if a),
+                    "settings": repr(controllers)}
+        rows.add(row)
+    return True
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options.add_argument("stage", choices=("runs", "actions", "table"))
+    options.add_argument("--part", choices=("development", "held_out"), default="held_out")
+    options.add_argument("--sources", nargs="+")
+    options.add_argument("--streams", nargs="+", default=list(STREAMS), choices=list(STREAMS))
+    options.add_argument("--seeds", nargs="+", type=int, default=[0])
+    options.add_argument("--budget", type=float, default=2400, help="seconds")
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--images", type=Path, help="folder with CIFAR-10 pictures, test/CLASS/* and train/CLASS/*")
+    options.add_argument("--checkpoint", type=Path, help="of the CIFAR ResNet-20")
+    options.add_argument("--cache", type=Path, help="folder for what is taken from the source domain")
+    options.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = options.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.stage == "table":
+        from guard_table import table
+        return table(options.out)
+    models, until = Models(options.images, options.checkpoint), time.monotonic() + options.budget
+    models.cache = options.cache
+    sources = options.sources or {"development": DEVELOPMENT, "held_out": HELD_OUT}[options.part]
+    sources = [s for s in sources if options.images or s != "cifar10_resnet20"]
+    rows = Rows(options.out / ("guard_actions.csv" if options.stage == "actions" else f"guard_{options.part}.csv"))
+    for seed in options.seeds:
+        for stream in options.streams if options.stage == "runs" else ACTION_STREAMS:
+            for source in sources:
+                if options.stage == "actions":
+                    wanted = {(recipe, way): controllers for recipe in ACTION_RECIPES for way, controllers in WAYS.items()}
+                else:
+                    wanted = {(recipe, arm): c for recipe in recipes_on(source, stream, seed) for arm, c in (("plain", ()), ("guard", (Guard(),)))}
+                if not make_rows(rows, models, until, source, stream, seed, wanted):
+                    print(f"the budget of {options.budget:g} s is spent; the same command goes on")
+                    return
+    print("complete")
+
+
+if __name__ == "__main__":
+    main()
