@@ -364,7 +364,8 @@ def test_scrambled_copies_keep_the_spectrum_and_lose_the_object(images):
 
 
 def test_figure_of_nothing_has_a_sentence():
-    from tta_lab.plots import plot_safety
+    from tta_lab.plots import HOW_TO_READ, plot_safety
+    assert all(HOW_TO_READ[name].endswith(".") and ". " not in HOW_TO_READ[name] for name in ("safety", "safety_page", "regret"))
     figure = plot_safety({"situations": []})
     assert len(figure.axes) == 2 and all("Nothing to draw" in a.texts[0].get_text() for a in figure.axes)
     assert plot_safety({"situations": []}, "plotly").layout.annotations

@@ -10,8 +10,9 @@ from .drawing import Panel, Series, draw, png
 SHORT = {"stream": "your stream", "shuffled": "shuffled", "recorded": "recorded", "single": "one at a time", "unfamiliar": "unfamiliar",
          "corrupted": "disturbed"}
 HOW_TO_READ = {
-    "safety": "Left: a bar above 0 means that adapting makes more errors in that situation; if its line crosses 0, the change may be chance. "
-              "Right: the error along the stream, in the situation with the largest change.",
+    "safety": "Left: a bar above 0 means that adapting makes more errors in that situation, and if its line crosses 0 the change may be chance; "
+              "right: the error along the stream, in the situation with the largest change.",
+    "safety_page": "The verdict stands at the top, its evidence below, and the rule it follows in the last lines.",
 }
 
 
