@@ -223,7 +223,7 @@ def test_unknown_images_and_missing_labels_do_not_count_as_errors():
     before, after = np.ones(400, bool), np.ones(400, bool)
     after[200:] = False
     label, known = np.arange(400) % 10, np.arange(400) < 300
-    label[250:] = -1
+    label[250:300], label[300:] = -1, CLASSES
     s = compare(*traces(before, after, label=label, known=known))
     assert s["labelled"] == 250 and s["unfamiliar"] == 100 and s["adapted_error"] == 20 and s["adapted_auroc"] == 0.0
 
