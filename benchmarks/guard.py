@@ -5,14 +5,16 @@
     python benchmarks/guard.py actions --images ... --checkpoint ...       # stop, roll back, reset, smaller steps, and other ways to recover
     python benchmarks/guard.py table                                       # numbers and figures of what has been run so far
 
-Every finished run is a row of ``results/guard_runs.csv`` at once; a run that is there is not made again, and a command ends at its budget in
-seconds. Each stream meets Tent at its default rate and at 30 times of it, and two more recipes drawn from the names alone. "whole" is the error
-over all scored images, "last" that of the last 500; both are compared with the better of source and BN-1 on the same images.
+Every finished run is a row of ``results/guard_<part>.csv`` or ``guard_actions.csv`` at once; a run that is there is not made again, and a command
+ends at its budget in seconds. Each stream meets Tent at its default rate and at 30 times of it, and two more recipes drawn from the names alone.
+"whole" is the error over all scored images, "last" that of the last 500; both are compared with the better of source and BN-1 on the same images,
+"last, one reference" with the one of the two that is better on the whole stream.
 """
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import time
 import zlib
@@ -160,6 +162,70 @@ def make_rows(rows: Rows, models: Models, until: float, source: str, stream: str
     return True
 
 
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+def excess(row: dict, part: str) -> float:
+    """Points above the better of source and BN-1 on the same images ("whole" or "last")."""
+    references = [float(row[f"{name}_{part}"]) for name in ("source", "bn")]
+    return float(row[part]) - float(np.nanmin(references))
+
+
+def named_excess(row: dict) -> float:
+    """Points on the last images above the reference that is the better one on the whole stream."""
+    better = "bn" if float(row["bn_whole"]) < float(row["source_whole"]) else "source"
+    return float(row["last"]) - float(row[f"{better}_last"])
+
+
+def summary(rows: list[dict], arm: str = "guard", tolerance: float = 1.0, loss: float = 0.2) -> dict:
+    """How many runs end more than ``tolerance`` points above the better reference with and without the guard, what healthy runs lose."""
+    pairs: dict = {}
+    for r in rows:
+        if r["whole"]:
+            pairs.setdefault(tuple(r[k] for k in ("source", "stream", "recipe", "seed")), {})[r["arm"]] = r
+    pairs = {key: (p["plain"], p[arm]) for key, p in pairs.items() if {"plain", arm} <= p.keys()}
+    found = {"runs": len(pairs), "arm": arm}
+    for name, measure in (("whole", lambda r: excess(r, "whole")), ("last", lambda r: excess(r, "last")), ("last, one reference", named_excess)):
+        for who, values in (("plain", [measure(p) for p, _ in pairs.values()]), (arm, [measure(g) for _, g in pairs.values()])):
+            values = np.array(values)
+            found[f"{name}, {who}"] = {"over": int((values > tolerance).sum()), "median": float(np.median(values)), "mean": float(values.mean()),
+                                       "p90": float(np.quantile(values, 0.9)), "max": float(values.max())} if len(values) else {}
+    healthy = {key: float(g["whole"]) - float(p["whole"]) for key, (p, g) in pairs.items() if excess(p, "whole") <= tolerance}
+    found["healthy"] = {"runs": len(healthy), "mean change": float(np.mean(list(healthy.values()) or [np.nan])),
+                        f"lose more than {loss}": sum(v > loss for v in healthy.values())}
+    found["healthy losses"] = {" / ".join(k): round(v, 2) for k, v in sorted(healthy.items(), key=lambda i: -i[1]) if v > loss}
+    found["exceptions"] = {" / ".join(k): {"whole": round(excess(g, "whole"), 2), "last": round(excess(g, "last"), 2),
+                                           "last, one reference": round(named_excess(g), 2), "plain": round(excess(p, "whole"), 2)}
+                           for k, (p, g) in pairs.items() if max(excess(g, "whole"), excess(g, "last")) > tolerance}
+    return found
+
+
+def table(out: Path):
+    """Write guard_summary.json and the figures, print the numbers."""
+    from tta_lab import plots
+    found = {}
+    for part in ("development", "held_out", "actions"):
+        path = out / f"guard_{part}.csv"
+        if not path.is_file():
+            continue
+        rows = [r for r in Rows(path).rows if r["source"] != "source"]     # two processes that begin at once may both write a head
+        arms = sorted({r["arm"] for r in rows} - {"plain"})
+        found[part] = {arm: summary(rows, arm) for arm in arms}
+        if part == "actions":
+            for arm in arms:
+                found[part][arm] = {k: v for k, v in found[part][arm].items() if k not in ("exceptions", "healthy losses")}
+            continue
+        pairs = {(r["source"], r["stream"], r["recipe"], r["seed"], r["arm"]): r for r in rows if r["whole"]}
+        numbers = {}
+        for name in ("whole", "last"):
+            numbers[name] = {}
+            for source in dict.fromkeys(r["source"] for r in rows):
+                keys = [k[:4] for k in pairs if k[0] == source and k[4] == "plain" and (*k[:4], "guard") in pairs]
+                numbers[name][source] = tuple(np.array([excess(pairs[*k, arm], name) for k in keys]) for arm in ("plain", "guard"))
+        (out / f"guard_{part}.png").write_bytes(plots.png(plots.plot_guard_runs(numbers)))
+    (out / "guard_summary.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("stage", choices=("runs", "actions", "table"))
@@ -176,7 +242,6 @@ def main():
     options = options.parse_args()
     torch.set_num_threads(options.threads)
     if options.stage == "table":
-        from guard_table import table
         return table(options.out)
     models, until = Models(options.images, options.checkpoint), time.monotonic() + options.budget
     models.cache = options.cache

@@ -182,14 +182,18 @@ def _references(view, rows, batch_norm: bool) -> list[Tensor]:
 
 
 def gather_(evidence: dict, logits: list[Tensor], window: float, window_classes: float) -> None:
-    """Exponential sums over images of the source, BN-1 and the method: entropy and confidence (3,), mean prediction (3, C), and how often
-    the pairs (source, BN-1), (source, method), (BN-1, method) agree (3,); ``n`` and ``n_classes`` are their weights."""
+    """Exponential sums over images, in place. ``logits``: of the source, BN-1 and the method, (B, C, *S) each.
+
+    ``entropy`` and ``confidence`` (2,) and the mean prediction ``classes`` (2, C) of the two references; ``agree`` (3,), how often the pairs
+    (source, BN-1), (source, method), (BN-1, method) predict the same class; ``n`` and ``n_classes`` are the weights that the sums hold. After
+    n more images what was there counts exp(-n / window), or for ``classes`` exp(-n / window_classes).
+    """
     n = len(logits[0])
     fade, fade_classes = float(np.exp(-n / window)), float(np.exp(-n / window_classes))
-    said = [z.argmax(1) for z in logits]
-    fresh = {"entropy": torch.stack([scores.entropy(z).float().mean() for z in logits]),
-             "confidence": torch.stack([scores.confidence(z).mean() for z in logits]),
-             "classes": torch.stack([scores.mean_prediction(z) for z in logits]),
+    said, references = [z.argmax(1) for z in logits], logits[:2]
+    fresh = {"entropy": torch.stack([scores.entropy(z).mean() for z in references]),
+             "confidence": torch.stack([scores.confidence(z).mean() for z in references]),
+             "classes": torch.stack([scores.mean_prediction(z) for z in references]),
              "agree": torch.stack([(said[i] == said[j]).float().mean() for i, j in ((0, 1), (0, 2), (1, 2))])}
     for name, value in fresh.items():
         keep = fade_classes if name == "classes" else fade
@@ -200,10 +204,9 @@ def gather_(evidence: dict, logits: list[Tensor], window: float, window_classes:
 
 def information(evidence: dict, prior: float, weights: tuple) -> list[float]:
     """H(mean prediction) - weight * (mean entropy) of the references, in nats; ``prior`` uniform images per class are added to the first."""
-    k = len(weights)
-    classes = evidence["classes"][:k] + prior
+    classes = evidence["classes"] + prior
     mean = classes / classes.sum(1, keepdim=True)
-    entropy = evidence["entropy"][:k] / evidence["n"]
+    entropy = evidence["entropy"] / evidence["n"]
     return (-torch.special.xlogy(mean, mean).sum(1) - entropy.new_tensor(weights) * entropy).tolist()
 
 
