@@ -7,7 +7,7 @@ from tta_lab import crowds, diagnose, metrics
 from tta_lab.adapter import Adapter
 from tta_lab.methods import make
 from tta_lab.models import load_model
-from tta_lab.runner import code_digest, compare, forgetting, proper_scores, run, runs, spread
+from tta_lab.runner import code_digest, compare, forgetting, proper_scores, row, run, runs, spread
 from tta_lab.selectors import ConfidenceRise, RandomKeep
 from tta_lab.streams import Stream
 
@@ -174,6 +174,15 @@ def test_a_cached_run_belongs_to_the_code_that_made_it(tmp_path):
         (tmp_path / str(i) / "shown.py").write_text(plots)
         digests.append(code_digest(tmp_path / str(i)))
     assert digests[0] == digests[1] == digests[2] != digests[3] and len(digests[0]) == 12
+
+
+def test_log_probabilities_are_scored_by_confidence(model):
+    """ln sum exp of log-probabilities is 0: it tells nothing apart, the largest probability does."""
+    stream = Stream(shifts=("none",), per_shift=100, batch=50, unknown="digits")
+    trace = run(Adapter(model, make("lame"), device="cpu"), stream)
+    known = trace["known"].astype(bool)
+    assert abs(trace["energy"]).max() < 1e-5
+    assert row(trace)["auroc"] == metrics.auroc(trace["confidence"], known) < 0.3, "digits agree among themselves, which makes LAME sure of them"
 
 
 def test_streams_are_seeded_anew(model):

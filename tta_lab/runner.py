@@ -279,11 +279,11 @@ def row(trace: Trace) -> dict:
     """The numbers of one run: a pure function of its trace.
 
     ``error`` (%, mean over domains), ``error_weighted`` (over images), ``error:NAME`` of each domain, ``ece``, ``nll``, ``brier``; with unknown
-    images ``auroc``, ``fpr95``, ``oscr``, ``h_auc`` (known positive, score: energy); ``agreement`` (%) with the frozen source under
-    ``source_statistics``. Cost (`metrics.cost`): ``forwards``, ``backwards``, ``learned_from``, ``ms_per_image``, ``trainable_parameters``,
-    ``peak_memory_bytes``. Forgetting: ``clean_error``, ``clean_source_error``, ``forgotten``. Stamps: ``images``, ``scored``, ``batches``,
-    ``resets``, ``reset``, ``answer``, ``stream_hash``, ``weights``, ``device``, ``torch``, ``tta_lab``, ``settings``, ``complete``. Without
-    labels the errors are NaN.
+    images ``auroc``, ``fpr95``, ``oscr``, ``h_auc`` (known positive, score: energy, or confidence where log-probabilities are answered);
+    ``agreement`` (%) with the frozen source under ``source_statistics``. Cost (`metrics.cost`): ``forwards``, ``backwards``, ``learned_from``,
+    ``ms_per_image``, ``trainable_parameters``, ``peak_memory_bytes``. Forgetting: ``clean_error``, ``clean_source_error``, ``forgotten``.
+    Stamps: ``images``, ``scored``, ``batches``, ``resets``, ``reset``, ``answer``, ``stream_hash``, ``weights``, ``device``, ``torch``,
+    ``tta_lab``, ``settings``, ``complete``. Without labels the errors are NaN.
     """
     meta, masks = trace.meta, diagnose.groups(trace)
     scored = masks["correct"] | masks["wrong"]
@@ -298,7 +298,9 @@ def row(trace: Trace) -> dict:
     if masks["unknown"].any() and scored.any():
         known = ~masks["unknown"]
         some = scored | masks["unknown"]
-        opened = metrics.open_set(trace["energy"][some], known[some], masks["correct"][some])
+        # the energy of log-probabilities is 0 for every image: there the largest probability tells known from unknown
+        score = trace["confidence" if meta.get("kind") == "log_probabilities" else "energy"]
+        opened = metrics.open_set(score[some], known[some], masks["correct"][some])
         values |= {name: opened[name] for name in ("auroc", "fpr95", "oscr", "h_auc")}
     spent = metrics.cost(trace)
     values |= {name: spent[name] for name in ("forwards", "backwards", "learned_from", "ms_per_image", "trainable_parameters", "peak_memory_bytes")}
