@@ -69,4 +69,4 @@ def plot_collapse_detector(numbers, backend: str = "matplotlib", ax=None):
     return draw([Panel("Collapses found", "false alarms per 1000 healthy batches", "recall", (*curves, *points), percent=True, top=1.0,
                        across=(0, 10)),
                  Panel("Lead time", "batches before the collapse is established", "collapsing runs with an alarm by then", tuple(times),
-                       percent=True, top=1.0, marks=(0,))], backend, ax)
+                       percent=True, top=1.0, marks=(0,))], backend, ax, size=(13, 6.2))
