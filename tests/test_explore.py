@@ -2,18 +2,22 @@
 import contextlib
 import io
 
+import numpy as np
 import pytest
+import torch
 
-from tta_lab import load_model, make
-from tta_lab.explore import Choice, explore, needs, obstacles
+from tta_lab import load, load_model, make
+from tta_lab.explore import Choice, Session, explore, needs, obstacles
+from tta_lab.guard import guarded
 from tta_lab.parts import Step
 from tta_lab.penalties import Diversity
-from tta_lab.protocols import correlated, open_set
+from tta_lab.protocols import continual, correlated, open_set, reset_each_shift
 from tta_lab.selectors import ConfidenceRise, LowEntropy
 
 STREAM = correlated(shifts=("fog", "gaussian_noise"), per_shift=30, seed=1)
 RECIPES = [make("tent"), make("tent", lr=1e-2, average="all"), make("eata"), make("tent").where(ConfidenceRise(), LowEntropy(0.3)),
-           make("eata").where(ConfidenceRise(0.1)), make("rotta"), make("tent", update=Step(rule="sgd", lr=0.01)).plus(Diversity(0.3)), make("lame")]
+           make("eata").where(ConfidenceRise(0.1)), make("rotta"), make("tent", update=Step(rule="sgd", lr=0.01)).plus(Diversity(0.3)), make("lame"),
+           guarded(make("tent", lr=1e-2).where(ConfidenceRise(0.1)), action="reset")]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: repr(r)[:30])
@@ -23,7 +27,7 @@ def test_a_choice_survives_json(recipe):
     assert (again.model, again.stream.hash, again.recipe, again.seed) == (choice.model, choice.stream.hash, choice.recipe, 3)
 
 
-@pytest.mark.parametrize("i", [1, 3, 4, 6])
+@pytest.mark.parametrize("i", [1, 3, 4, 6, 8])
 def test_its_code_makes_the_same_run(i):
     choice = Choice(stream=STREAM, recipe=RECIPES[i], seed=2)
     found, printed = explore(choice, references=(), device="cpu"), io.StringIO()
@@ -72,3 +76,68 @@ def test_a_model_of_ones_own_has_no_json_but_code():
     with contextlib.redirect_stdout(io.StringIO()):
         exec(choice.to_code(), space)
     assert len(space["trace"]) == 60
+
+
+@pytest.mark.parametrize("make_stream", [correlated, reset_each_shift, open_set])
+def test_a_session_goes_batch_by_batch_and_ends_where_explore_ends(make_stream):
+    stream = make_stream(shifts=("fog", "gaussian_noise"), per_shift=30, batch=20, seed=1)
+    choice = Choice(stream=stream, recipe=guarded(make("tent", lr=1e-2)))
+    found, session = explore(choice, device="cpu"), Session(choice, device="cpu")
+    assert (session.done, session.total, session.finished) == (0, len(stream), False)
+    for i in range(session.total):
+        assert session.advance() and session.done == i + 1
+        assert {len(t.step("step")) for t in session.traces.values()} == {i + 1}
+        assert session.traces["choice"].meta["complete"] is session.finished is (i + 1 == len(stream))
+    assert not session.advance() and session.done == session.total
+    for name, trace in {"choice": found.trace, **found.references}.items():
+        ours = session.traces[name]
+        for column in ("id", "prediction", "entropy", "rise_source", "label", "segment", "nll"):
+            np.testing.assert_array_equal(ours[column], trace[column], err_msg=f"{name} {column}")
+        for column in ("forwards", "backwards", "reset", "distance"):
+            np.testing.assert_array_equal(ours.step(column), trace.step(column), err_msg=f"{name} {column}")
+        p = session.probabilities[name]
+        assert p.shape == (len(trace), 10) and (p.argmax(1) == trace["prediction"]).all()
+        np.testing.assert_allclose(p.max(1), trace["confidence"], atol=1e-6)
+    assert [r["error"] for r in session.exploration().rows] == [r["error"] for r in found.rows]
+
+
+def test_a_session_that_stops_can_be_shown_as_a_choice_and_references_are_kept_when_finished():
+    known: dict = {}
+    session = Session(Choice(stream=STREAM, recipe=make("tent", lr=1e-2)), device="cpu", known=known)
+    assert session.shown() is session.choice                       # nothing has been shown yet
+    session.advance()
+    assert known == {}                                             # half a reference is no reference
+    again = explore(Choice.from_json(session.shown().to_json()), references=(), device="cpu")
+    np.testing.assert_array_equal(again.trace["entropy"], session.traces["choice"]["entropy"])
+    while session.advance():
+        pass
+    later = Session(Choice(stream=STREAM), device="cpu", known=known)
+    assert set(later.traces) == {"choice", "source", "batch_norm"} and len(later.traces["source"]) == len(session.traces["source"])
+    assert len(later.traces["choice"]) == 0 and later.probabilities.keys() == {"source", "batch_norm"}
+    later.advance()
+    assert later.traces["source"] is session.traces["source"]
+    found = explore(Choice(stream=STREAM), device="cpu", known=known)
+    assert found.references["batch_norm"] is session.traces["batch_norm"]
+
+
+def test_a_session_says_what_is_refused_before_it_runs():
+    session = Session(Choice("fashion_resnet_gn", STREAM), device="cpu")
+    assert "batch-norm" in session.refused["batch_norm"] and set(session.traces) == {"choice", "source"}
+    with pytest.raises(ValueError, match="Fisher"):
+        Session(Choice(stream=STREAM, recipe=make("eata"), source_images=None), device="cpu")
+
+
+def test_images_of_ones_own_without_labels_are_run_and_have_code():
+    from dataclasses import replace
+    images = load("fashion_mnist").take(torch.arange(40))
+    choice = Choice(stream=continual(replace(images, name="mine", y=torch.full((40,), -1)), shifts=("none",), per_shift=40, batch=20))
+    session = Session(choice, device="cpu")
+    while session.advance():
+        pass
+    assert np.isnan(session.exploration().rows[0]["error"]) and session.exploration().rows[0]["agreement"] > 0
+    with pytest.raises(ValueError):
+        choice.to_json()
+    space = {"stream": choice.stream}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(choice.to_code(), space)
+    np.testing.assert_array_equal(space["trace"]["entropy"], session.traces["choice"]["entropy"])

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
 
 from . import source
 from .adapter import Adapter
 from .datasets import load
+from .guard import Guard
 from .knobs import knobs
 from .methods import METHODS, from_json, make, to_json
 from .models import load_model
@@ -22,6 +25,7 @@ from .trace import Trace
 
 REFERENCES = {"source": "source", "batch_norm": "BN-1"}
 SOURCE_IMAGES = "fashion_mnist_train_slice"  # of the embedded models
+KEPT_PROBABILITIES = 2e7  # numbers for each run of a session; for longer streams or more classes they are not kept
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,12 @@ class Choice:
             imports.append("from tta_lab.datasets import load")
         images = f"load({self.source_images!r})" if isinstance(self.source_images, str) else "source_images"
         given = f", given=prepare(model, recipe, {images})" if needs else ""
+        try:
+            stream = f'stream = Stream.from_json("""{self.stream.to_json()}""")'
+        except ValueError:
+            stream = "# stream: your own, of images that have no name"
         lines = [*imports, "from tta_lab.runner import row", "from tta_lab.streams import Stream", *parts, "",
-                 *([] if model.startswith("model") else [f"model = {model}"]),
-                 f'stream = Stream.from_json("""{self.stream.to_json()}""")', f"recipe = {text}",
+                 "# model: your own" if model.startswith("model") else f"model = {model}", stream, f"recipe = {text}",
                  f'adapter = Adapter(model, recipe, seed={self.seed}, record="source"{given})', "trace = run(adapter, stream)",
                  """print(f"error {row(trace)['error']:.2f} %")"""]
         return "\n".join(lines)
@@ -83,6 +90,11 @@ class Choice:
 
 def _recipe_code(recipe: Method) -> tuple[list[str], str]:
     """Imports and an expression that builds this recipe: ``make`` with what differs, where that is enough."""
+    guard = recipe.controllers[-1] if isinstance(recipe, LossMethod) and recipe.controllers else None
+    if isinstance(guard, Guard) and guard.detector == Guard().detector:
+        imports, inner = _recipe_code(replace(recipe, controllers=recipe.controllers[:-1]))
+        settings = "".join(f", {f.name}={getattr(guard, f.name)!r}" for f in fields(guard) if getattr(guard, f.name) != f.default)
+        return [*imports, "from tta_lab.guard import guarded"], f"guarded({inner}{settings})"
     name = next((n for n, kind in METHODS.items() if kind is type(recipe)), None)
     if name is not None:
         select, base = recipe.select, make(name)
@@ -95,7 +107,6 @@ def _recipe_code(recipe: Method) -> tuple[list[str], str]:
                 arguments = ", ".join(f"{n}={v!r}" for n, v in changed.items()) if plain else f"**{changed!r}"
                 return ["from tta_lab.methods import make"], f"make({', '.join([repr(name), *([arguments] if changed else [])])})"
         if select and isinstance(recipe, LossMethod):
-            from dataclasses import replace
             added = select[len(base.select):]
             if added and select[:len(base.select)] == base.select:
                 imports, inner = _recipe_code(replace(recipe, select=base.select))
@@ -157,6 +168,11 @@ def _adapter(choice: Choice, recipe: Method, device, probe: bool = False) -> Ada
     return Adapter(model, recipe, seed=choice.seed, device=device, record="source", given=given)
 
 
+def _key(choice: Choice) -> tuple:
+    """What the traces of references depend on."""
+    return choice.stream.hash, choice.model if isinstance(choice.model, str) else id(choice.model), choice.seed
+
+
 def explore(choice: Choice, references=tuple(REFERENCES), *, device="auto", stop: Callable[[], bool] | None = None,
             each: Callable[[str, Trace], None] | None = None, known: dict | None = None) -> Exploration:
     """Run the references and then the choice on the same stream.
@@ -165,7 +181,7 @@ def explore(choice: Choice, references=tuple(REFERENCES), *, device="auto", stop
     traces of references between calls (a dict that this function fills), so that they run once for each stream and model.
     """
     done, refused, known = {}, {}, {} if known is None else known
-    key = choice.stream.hash, choice.model if isinstance(choice.model, str) else id(choice.model), choice.seed
+    key = _key(choice)
     for name in references:
         if (key, name) not in known:
             try:
@@ -181,3 +197,110 @@ def explore(choice: Choice, references=tuple(REFERENCES), *, device="auto", stop
         done[name] = known[key, name]
     trace = run(_adapter(choice, choice.recipe, device), choice.stream, stop=stop, each=None if each is None else lambda t: each("choice", t))
     return Exploration(choice, trace, done, refused)
+
+
+class Session:
+    """A choice and its references, one batch at a time: ``advance()`` makes one batch and shows it to each of them.
+
+    At the end the traces are those of `explore`, bit for bit. ``known`` keeps finished references between sessions, as in `explore`; those are not
+    run again, so their traces may be longer than that of the choice. ``traces`` (name -> Trace, "choice" and the references), ``refused``
+    (name -> why a reference cannot run), ``done`` and ``total`` (batches), ``finished``; ``probabilities`` (name -> (N, K) float32) of every answer,
+    and empty where there would be more than `KEPT_PROBABILITIES` numbers.
+    Raises what `Adapter` raises when the choice cannot run; an error in ``advance`` leaves the rows seen so far in the traces.
+    """
+
+    def __init__(self, choice: Choice, references=tuple(REFERENCES), *, device="auto", known: dict | None = None):
+        self.choice, self.refused, self.done, self.total = choice, {}, 0, len(choice.stream)
+        self._known, self._key = {} if known is None else known, _key(choice)
+        self._keep = choice.stream.n_images * len(choice.stream.classes) <= KEPT_PROBABILITIES
+        self._adapters, self._finished, self._answers, shared = {}, {}, {}, {}
+        for name in ("choice", *references):
+            if name != "choice" and (self._key, name) in self._known:
+                self._finished[name] = self._known[self._key, name]
+                continue
+            try:
+                adapter = _adapter(choice, choice.recipe if name == "choice" else make(name), device)
+            except NeedsError as why:
+                if name == "choice":
+                    raise
+                self.refused[name] = str(why)
+                continue
+            adapter.shared_source = shared
+            self._adapters[name], self._answers[name] = adapter, []
+        self._batches = choice.stream.batches(self._adapters["choice"].device)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last batch has been shown."""
+        return self.done >= self.total
+
+    @property
+    def traces(self) -> dict:
+        """name -> Trace: the choice first, then the references."""
+        return {name: adapter.trace for name, adapter in self._adapters.items()} | self._finished
+
+    @property
+    def probabilities(self) -> dict:
+        """name -> (N, K): the probabilities that each run answered with, in the order of the images."""
+        fresh = {name: np.concatenate(rows) for name, rows in self._answers.items() if rows}
+        kept = {name: self._known[self._key, name, "probabilities"] for name in self._finished if (self._key, name, "probabilities") in self._known}
+        return fresh | kept
+
+    def advance(self) -> bool:
+        """Show the next batch to every run; False when there was none left."""
+        batch = next(self._batches, None)
+        if batch is None:
+            return False
+        stream, one = self.choice.stream, _OneBatch(self.choice.stream, batch)
+        for name, adapter in self._adapters.items():
+            if self.done and (stream.reset == "batch" or stream.reset == "domain" and batch.new_domain):
+                adapter.reset(keep_trace=True)
+            peak = adapter.trace.meta.get("peak_memory_bytes", 0)
+            run(_Heard(adapter, self._answers[name]) if self._keep else adapter, one)
+            adapter.trace.meta["peak_memory_bytes"] = max(peak, adapter.trace.meta["peak_memory_bytes"])
+            adapter.trace.meta["complete"] = self.done + 1 == self.total
+        self.done += 1
+        if self.finished:
+            for name, adapter in self._adapters.items():
+                if name != "choice":
+                    self._known[self._key, name] = adapter.trace
+                    if self._keep:
+                        self._known[self._key, name, "probabilities"] = np.concatenate(self._answers[name])
+        return True
+
+    def shown(self) -> Choice:
+        """The choice of exactly what has been shown: its stream is cut where the session stands. Before the first batch: the choice."""
+        return self.choice if self.finished or not self.done else replace(self.choice, stream=self.choice.stream.cut(0, self.done))
+
+    def exploration(self) -> Exploration:
+        """What was found so far, as `explore` hands it back."""
+        traces = self.traces
+        return Exploration(self.choice, traces.pop("choice"), traces, dict(self.refused))
+
+
+class _OneBatch:
+    """A stream of which one batch, which has been made already, is sent."""
+
+    def __init__(self, stream: Arrivals, batch):
+        self._stream, self._batch = stream, batch
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def batches(self, device="cpu"):
+        yield self._batch
+
+
+class _Heard:
+    """An adapter of which every answer is written down as probabilities."""
+
+    def __init__(self, adapter: Adapter, rows: list):
+        self._adapter, self._rows = adapter, rows
+
+    def __getattr__(self, name):
+        return getattr(self._adapter, name)
+
+    def __call__(self, x, ids=None):
+        logits = self._adapter(x, ids)
+        self._rows.append(logits.detach().float().softmax(1).cpu().numpy())
+        return logits

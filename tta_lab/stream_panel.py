@@ -116,25 +116,7 @@ class StreamPanel(RunPanel):
 
     def call(self) -> tuple[str, dict]:
         """The name of the protocol and the arguments that the controls stand for."""
-        c = {name: widget.value for name, widget in self.controls.items()}
-        name, n = c["protocol"], int(c["per_shift"])
-        given: dict = {"severity": c["severity"], "per_shift": n, "seed": self.seed}
-        shifts = tuple(s for s in SHIFTS if s in c["shifts"])
-        if name == "cyclic":
-            given["groups"] = _grouped(shifts)
-        else:
-            given["shifts"] = shifts
-        for knob in ("ratio", "exponent", "batch"):
-            if applies(name, knob):
-                given[knob] = _short(c[knob])
-        if name in CLUMPED:
-            given["order"] = clumps(_short(c["delta"]), "rotta" if name == "recurring" else "note")
-        given[TIMES.get(name, "rounds")] = int(c["rounds"])
-        if c["straddle"]:
-            given["straddle"] = True
-        if applies(name, "unknown_ratio") and (c["unknown_ratio"] or name == "open_set"):
-            given |= {"unknown": "digits", "unknown_ratio": c["unknown_ratio"], "unknown_mode": c["unknown_mode"]}
-        return name, given
+        return protocol_call({name: widget.value for name, widget in self.controls.items()}, self.seed)
 
     def to_code(self) -> str:
         """The cell that rebuilds the accepted stream without the panel."""
@@ -263,6 +245,28 @@ class StreamPanel(RunPanel):
         print(paragraphs([self.in_words(), self.message]))
         for figure in (self.stream_figure, self.error_figure):
             display(figure)
+
+
+def protocol_call(c: dict, seed: int, unknown: str = "digits") -> tuple[str, dict]:
+    """The name of a protocol and the arguments that the controls' values ``c`` stand for; ``unknown`` is the set of the unknown images."""
+    name, n = c["protocol"], int(c["per_shift"])
+    given: dict = {"severity": c["severity"], "per_shift": n, "seed": seed}
+    shifts = tuple(s for s in SHIFTS if s in c["shifts"])
+    if name == "cyclic":
+        given["groups"] = _grouped(shifts)
+    else:
+        given["shifts"] = shifts
+    for knob in ("ratio", "exponent", "batch"):
+        if applies(name, knob):
+            given[knob] = _short(c[knob])
+    if name in CLUMPED:
+        given["order"] = clumps(_short(c["delta"]), "rotta" if name == "recurring" else "note")
+    given[TIMES.get(name, "rounds")] = int(c["rounds"])
+    if c["straddle"]:
+        given["straddle"] = True
+    if applies(name, "unknown_ratio") and (c["unknown_ratio"] or name == "open_set"):
+        given |= {"unknown": unknown, "unknown_ratio": c["unknown_ratio"], "unknown_mode": c["unknown_mode"]}
+    return name, given
 
 
 def applies(protocol: str, name: str) -> bool:

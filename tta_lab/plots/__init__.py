@@ -9,6 +9,8 @@ says in a sentence how to read the figure.
 from .collapse import HOW_TO_READ as _collapse
 from .collapse import plot_collapse, plot_collapse_detector  # noqa: F401
 from .drawing import COLOURS, FONT, GROUP_LABELS, GROUP_LOOKS, MARKERS, Panel, Series, captioned, draw, look, png  # noqa: F401
+from .explorer import HOW_TO_READ as _explorer
+from .explorer import plot_explorer_errors, plot_explorer_images, plot_explorer_predictions, plot_explorer_probabilities, plot_explorer_threshold  # noqa: F401
 from .guard import HOW_TO_READ as _guard
 from .guard import plot_guard_runs, plot_guarding  # noqa: F401
 from .probes import HOW_TO_READ as _probes
@@ -22,4 +24,4 @@ from .selection import plot_regret  # noqa: F401
 from .views import *  # noqa: F403
 from .views import HOW_TO_READ as _views
 
-HOW_TO_READ = {**_runs, **_collapse, **_guard, **_probes, **_views, **_safety, **_selection}
+HOW_TO_READ = {**_runs, **_collapse, **_guard, **_probes, **_views, **_safety, **_selection, **_explorer}

@@ -1,0 +1,802 @@
+"""The explorer: choose model, stream, method, selectors and guard, watch the run, step through it, compare it, take it away as code.
+
+Whatever the panel does, `explore.Session` and the functions of `explorer_numbers` do without it; ``to_code()`` and ``to_parameters()`` say how.
+"""
+from __future__ import annotations
+
+import html
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from . import explorer_numbers as E
+from . import plots, protocols, views
+from .collapse import CollapseDetector
+from .controls import control, hint
+from .crowds import paragraphs
+from .explore import REFERENCES, SOURCE_IMAGES, Choice, Session, needs, obstacles
+from .guard import Guard, actions, guarded
+from .knobs import Knob, knobs, with_knobs
+from .methods import METHODS, make, to_json
+from .models import checkpoints
+from .parts import LossMethod
+from .plots import FONT
+from .run_panel import RunPanel, another, own_keys
+from .run_panel import guarded as caught
+from .runner import row
+from .selectors import SELECTORS
+from .stream_panel import FIRST, ON_CHOICE, SHIFTS, _knobs, _short, applies, protocol_call
+from .stream_study import first_sentence, say_statistics
+from .trace import Trace
+
+WIDTH = 820      # beside JupyterLab's file list on a screen of 1280 x 720
+PAUSE = 1.0      # seconds between two drawings while a run goes on
+GIVEN = "given"  # the option that stands for what was passed in
+IMAGES = {"fashion8_resnet_bn": ("fashion_mnist_8", "fashion_mnist_held_out", "fashion_mnist_train_slice_8")}  # known, unknown, source
+USUAL = ("fashion_mnist", "digits", SOURCE_IMAGES)
+SIMPLE_STREAM = ("protocol", "severity", "per_shift", "batch")
+PLUMBING = ("average", "when_empty", "answer")  # own knobs of every method that learns; shown among the expert ones
+COLOURS = {"wait": "#777777", "calm": "#009E73", "watch": "#E69F00", "alarm": "#D55E00"}
+FAST = {"per_shift": 100, "batch": 25}
+FULL = {"per_shift": 200, "batch": 50, "shifts": SHIFTS[:15]}
+
+
+def explorer(choice: Choice | str | None = None, *, model=None, stream=None, images=None, unknown=None, source_images=None, interactive: bool = True,
+             device="auto", seed: int = 0, **settings) -> ExplorerPanel:
+    """The explorer with its first settings.
+
+    ``choice`` (a `Choice` or its JSON) sets everything at once. Else ``model``: the name of an embedded one or a network of your own; ``stream``:
+    a stream of your own, or None to choose a protocol; ``images``, ``unknown``, ``source_images``: image sets (or names) for the protocols, for the
+    unknown images and for methods that need something of the source domain. Labels of -1 are allowed: then agreement with the source is shown.
+    ``settings`` are first values by name: protocol, severity, per_shift, batch, shifts, rounds, ...; method, form, selectors (up to two names),
+    guard; and knobs of the method (lr=1e-3). ``interactive`` False returns a panel that has run once, in the caller's thread and with every
+    callback fired from Python, and that shows plain figures. Raises ValueError for a setting or a value that does not exist.
+    """
+    if isinstance(choice, str):
+        choice = Choice.from_json(choice)
+    if choice is not None:
+        given = {"model": choice.model, "stream": choice.stream, "recipe": choice.recipe, "source_images": choice.source_images}
+        seed = choice.seed
+    else:
+        given = {"model": model, "stream": stream, "images": images, "unknown": unknown, "source_images": source_images}
+    panel = ExplorerPanel(given, interactive, device, seed, settings)
+    if not interactive:
+        panel.fire()
+    return panel
+
+
+class ExplorerPanel(RunPanel):
+    """What ``explorer`` makes.
+
+    ``choice`` is what the controls say (None while they make no run; then ``refusal`` says why), ``state`` the same as a dict. Of the run shown:
+    ``trace``, ``references`` (name -> Trace), ``session``, ``ran`` (its Choice). ``results`` is a pandas frame with one row for each run so far,
+    ``comparison`` the last one with A. ``error`` is the exception that ended the last run, or None.
+    """
+
+    def __init__(self, given: dict, interactive: bool, device, seed: int, settings: dict):
+        import ipywidgets as W
+        import plotly.graph_objects as go
+
+        self._given, self.device, settings = given, device, dict(settings)
+        self._busy, self._values, self._known, self._rows = True, {}, {}, {}
+        self.choice = self.ran = self.session = self.trace = self.kept = None
+        self.references, self.comparison, self.refusal, self.number = {}, {}, "", 0
+        self.light, self.lamp, self._pictures = E.Light(), "wait", {}
+        self._drawn, self._cost, self._budget, self._obstacle = 0.0, 0.0, None, {}
+        controls = self._pickers(W, settings, seed)
+        super().__init__(controls, interactive, "Run the choice beside source and BN-1; a run that was stopped goes on", 130, 395)
+        self.knobs, self._knob_of, self._simple, self._expert = {}, {}, W.VBox(), W.VBox()
+        self.step_button = W.Button(description="Step", tooltip="Show one more batch, then hold")
+        self.reset_button = W.Button(description="Reset", tooltip="Forget the run that is shown and begin anew; settings, A and results stay")
+        self.keep_button = W.Button(description="Keep as A", disabled=True, tooltip="Compare the next runs on this stream with the run shown")
+        self.paper_button = W.Button(description="Paper defaults", tooltip="Set every knob of the method to the value that it has in its paper")
+        for button, on in ((self.step_button, self._on_step), (self.reset_button, self._on_reset), (self.keep_button, self._on_keep),
+                           (self.paper_button, self._on_paper)):
+            button.on_click(on)
+        for button in (self.run_button, self.stop_button, self.step_button, self.reset_button, self.keep_button, self.paper_button):
+            button.layout.width = "128px"
+        self.lamp_box, self.compared, self.code, self.table, self.details, self.judged = (W.HTML() for _ in range(6))
+        figure = go.FigureWidget if interactive else go.Figure
+        self.errors, self.predictions, self.images, self.bars, self.threshold = (figure() for _ in range(5))
+        self.pick = W.Dropdown(options=[("no image yet", -1)], description="image", tooltip="an image of the grid, to see its numbers")
+        self.score = W.Dropdown(options=[(name, key) for key, name in E.SCORES.items()], description="score", tooltip="higher means more known")
+        self.rejected = W.FloatSlider(value=0.5, min=0, max=1, step=0.01, readout_format=".0%", description="reject", continuous_update=False,
+                                      tooltip="share of all images, those with the lowest scores, that are taken for unknown")
+        self.pick.observe(self._on_pick, "value")
+        for widget in (self.score, self.rejected):
+            widget.observe(self._on_threshold, "value")
+        for widget in (self.pick, self.score, self.rejected):
+            widget.style.description_width, widget.layout.width = "70px", "400px"
+        self._folds(W)
+        self._busy = False
+        self._set_knobs(settings)
+        if settings:
+            raise ValueError(f"the explorer has no setting {next(iter(settings))!r}; it has: {', '.join(self.controls)}, selectors, and the knobs of "
+                             f"{self.controls['method'].value}: {', '.join(self.knobs) or '(none)'}")
+        self._settle()
+        self._clear()
+        self._say("Nothing has run yet: press Run, or Step for one batch.")
+
+    # --- what can be chosen
+
+    def _pickers(self, W, settings, seed) -> dict:
+        """The controls whose number never changes, by name; ``settings`` loses what is used."""
+        given, models = self._given, [(name, name) for name in checkpoints()]
+        model = given.get("model")
+        if isinstance(model, str) and model not in checkpoints():
+            raise ValueError(f"there is no embedded model {model!r}; there are: {', '.join(checkpoints())}; a network of your own is passed as it is")
+        own = model is not None and not isinstance(model, str)
+        base, chosen = None, settings.pop("selectors", ())
+        first = {"method": settings.pop("method", "tent"), "form": settings.pop("form", "paper"), "guard": settings.pop("guard", False)}
+        chosen = [name.strip() for name in chosen.split(",") if name.strip()] if isinstance(chosen, str) else list(chosen)
+        if given.get("recipe") is not None:
+            found = decomposed(given["recipe"])
+            if found is None:
+                base, first["method"] = given["recipe"], GIVEN
+            else:
+                first |= {k: found[k] for k in ("method", "form", "guard")}
+                chosen = found["selectors"]
+                self._values[found["method"], found["form"]] = found["values"]
+        self._base = base
+        if len(chosen) > 2 or any(name not in SELECTORS for name in chosen):
+            raise ValueError(f"selectors takes up to two of {', '.join(SELECTORS)}, got {chosen}")
+        chosen += [""] * (2 - len(chosen))
+
+        def picker(options, value, label, tooltip):
+            if value not in [v for _, v in options]:
+                raise ValueError(f"{label} must be one of {', '.join(str(v) for _, v in options)}, not {value!r}")
+            return W.Dropdown(options=options, value=value, description=label, tooltip=tooltip)
+
+        families = dict.fromkeys(kind.family for kind in METHODS.values())
+        methods = [(f"{name}  ({family})", name) for family in families for name, kind in METHODS.items() if kind.family == family]
+        if base is not None:
+            methods = [(f"as given: {type(base).__name__}", GIVEN), *methods]
+        ways = [("all images", ""), *((name.replace("_", " "), name) for name in SELECTORS)]
+        forms = [("as in the paper", "paper"), *((f"as in public code: {f}" if f != "reference" else "as in the authors' code", f)
+                                                 for f in dict.fromkeys(f for kind in METHODS.values() for f in kind.forms))]
+        made = {"model": picker([("your model", GIVEN)] * own + models, GIVEN if own else model or "fashion_resnet_bn", "model",
+                                "the source model that is adapted")}
+        settings.setdefault("per_shift", FAST["per_shift"])
+        settings.setdefault("batch", FAST["batch"])
+        lr = settings.pop("lr", None)
+        made |= {k.name: control(k, label) for k, label in _knobs(settings) if k.name != "lr"}
+        if lr is not None:
+            settings["lr"] = lr
+        if given.get("stream") is not None:
+            made["protocol"].options = [("as given", GIVEN), *((name, name) for name in protocols.PROTOCOLS)]
+            made["protocol"].value = GIVEN
+        made["shifts"] = W.SelectMultiple(
+            options=[(name.replace("_", " "), name) for name in SHIFTS], value=tuple(settings.pop("shifts", FIRST)), rows=6, description="shifts",
+            tooltip="corruption types in the order of the list; with Ctrl or Shift several can be chosen")
+        made["seed"] = W.BoundedIntText(value=seed, min=0, max=10**6, description="seed", tooltip="of the stream and of the method")
+        made |= {"method": picker(methods, first["method"], "method", "what adapts the model; in brackets its family"),
+                 "form": picker(forms, first["form"], "form", "where the authors' code differs from their paper"),
+                 "first": picker(ways, chosen[0], "learn from", "which images the method may learn from"),
+                 "second": picker(ways, chosen[1], "and of these", "a second selector, asked about what the first has left"),
+                 "guard": W.Checkbox(value=bool(first["guard"]), description="guard: act on alarms; source or BN-1 answer where better", indent=False,
+                                     tooltip=first_sentence(Guard))}
+        return made
+
+    def _sets(self) -> tuple:
+        """Known, unknown and source images for the chosen model."""
+        usual = IMAGES.get(self.controls["model"].value, USUAL)
+        own = self.controls["model"].value == GIVEN
+        given = [self._given.get(name) for name in ("images", "unknown", "source_images")]
+        known, unknown, source = (usual[i] if value is None else value for i, value in enumerate(given))
+        return known, unknown, None if own and given[2] is None else source
+
+    def base(self):
+        """The method with selectors and guard, its knobs as in the paper (or as given). Raises ValueError or TypeError where they do not combine."""
+        c = {name: self.controls[name].value for name in ("method", "form", "first", "second", "guard")}
+        form = c["form"] if c["method"] != GIVEN and c["form"] in METHODS[c["method"]].forms else "paper"
+        recipe = self._base if c["method"] == GIVEN else make(c["method"], form=form)
+        parts = [SELECTORS[name]() for name in (c["first"], c["second"]) if name]
+        recipe = recipe.where(*parts) if parts else recipe
+        return guarded(recipe) if c["guard"] else recipe
+
+    def _build(self) -> Choice:
+        """The choice that the controls stand for. Raises ValueError or TypeError when they make none."""
+        c, (known, unknown, source) = self.controls, self._sets()
+        seed = int(c["seed"].value)
+        if c["protocol"].value == GIVEN:
+            stream = self._given["stream"]
+        else:
+            name, arguments = protocol_call({k: w.value for k, w in c.items()}, seed, unknown)
+            stream = protocols.PROTOCOLS[name](known, **arguments)
+        recipe = with_knobs(self.base(), **self._knob_values())
+        model = self._given["model"] if c["model"].value == GIVEN else c["model"].value
+        return Choice(model, stream, recipe, seed, source)
+
+    def _settle(self) -> None:
+        """Read the controls: what they make, or why they make nothing."""
+        try:
+            self.choice = self._build()
+            key = self.choice.model if isinstance(self.choice.model, str) else id(self.choice.model), self.choice.stream.hash, to_json(self.base())
+            if key not in self._obstacle:
+                self._obstacle[key] = " ".join(obstacles(self.choice))
+            self.refusal = self._obstacle[key]
+        except (ValueError, TypeError) as why:
+            self.choice, self.refusal = None, str(why)
+        self.run_button.description = "Go on" if self._held() else "Run"
+        if not self._held() and not self.running and self.session is not None and not self.session.finished:
+            self.run_button.description = "Run anew"
+        self._describe()
+
+    def _held(self) -> bool:
+        """Whether a run that is not finished stands for what the controls say."""
+        return (self.session is not None and not self.session.finished and self.choice is not None
+                and _signature(self.session.choice) == _signature(self.choice))
+
+    # --- callbacks
+
+    @caught
+    def _on_change(self, change=None):
+        if self._busy or change is None:
+            return
+        owner = next(name for name, widget in self.controls.items() if widget is change["owner"])
+        if owner == "protocol" and change["new"] in ON_CHOICE:
+            other, value = ON_CHOICE[change["new"]]
+            if self.controls[other].value == self.controls[other].min:
+                self._quietly(self.controls[other], value)
+        if owner in ("method", "form", "first", "second", "guard"):
+            self._set_knobs({})
+        self._settle()
+
+    @caught
+    def _on_knob(self, change=None):
+        if not self._busy:
+            key = self._method_key()
+            self._values.setdefault(key, {}).update(self._knob_values())
+            self._settle()
+
+    @caught
+    def _on_step(self, button=None):
+        if not self.running:
+            self._budget = 1
+        self._on_run()
+
+    @caught
+    def _on_reset(self, button=None):
+        if self.running:
+            self._say("A run is going on: press Stop first, then Reset.")
+            return
+        self.session = self.trace = self.ran = None
+        self.references, self.light, self.lamp = {}, E.Light(), "wait"
+        self.keep_button.disabled = True
+        self._clear()
+        self._settle()
+        self._say("Nothing is shown: press Run, or Step for one batch.")
+
+    @caught
+    def _on_keep(self, button=None):
+        if self.trace is None or not len(self.trace):
+            self._say("There is no run to keep: press Run first.")
+            return
+        self.kept = {"label": f"run {self.number}, {self._label(self.ran.recipe)}", "trace": self.trace, "choice": self.ran, "number": self.number}
+        self.comparison = {}
+        text = f"A is {self.kept['label']}. Change something and press Run: the next run on this stream is compared with it."
+        self.compared.value = self._text(text)
+
+    @caught
+    def _on_paper(self, button=None):
+        self._values.pop(self._method_key(), None)
+        self._set_knobs({}, fresh=True)
+        self._settle()
+
+    @caught
+    def _on_pick(self, change=None):
+        if not self._busy:
+            self._show_details()
+
+    @caught
+    def _on_threshold(self, change=None):
+        if not self._busy:
+            self._draw_threshold()
+
+    def _quietly(self, widget, value):
+        before, self._busy = self._busy, True
+        try:
+            widget.value = value
+        finally:
+            self._busy = before
+
+    def fire(self) -> None:
+        """Every callback once, and one run in the caller's thread, first a step and then the rest."""
+        for widget in (*self.controls.values(), *self.knobs.values()):
+            before, widget.value = widget.value, another(widget)
+            widget.value = before
+        self.step_button.click()
+        if self.error is None:
+            self.run_button.click()
+        self.score.value, self.rejected.value = "energy", 0.49
+        self.score.value, self.rejected.value = "confidence", 0.5
+        for fold in self.folds.values():
+            fold.value = True
+
+    # --- knobs
+
+    def _method_key(self) -> tuple:
+        return self.controls["method"].value, self.controls["form"].value
+
+    def _set_knobs(self, settings: dict, fresh: bool = False) -> None:
+        """Sliders for the knobs of the present recipe; values of this method that were set before are kept. ``settings`` loses what is used."""
+        for widget in self.knobs.values():
+            widget.unobserve_all("value")
+        try:
+            recipe = self.base()
+        except (ValueError, TypeError):
+            self.knobs, self._knob_of, self._simple.children, self._expert.children = {}, {}, (), ()
+            return
+        kept, paper = self._values.setdefault(self._method_key(), {}), {k.name: k for k in knobs(recipe)}
+        for name in list(settings):
+            full = [n for n in paper if n == name or n.endswith("." + name)]
+            if len(full) == 1:
+                kept[full[0]] = settings.pop(name)
+        recipe = with_knobs(recipe, **{name: value for name, value in kept.items() if name in paper})
+        own = len(self._base.select if self.controls["method"].value == GIVEN else make(self.controls["method"].value).select) \
+            if isinstance(recipe, LossMethod) else 0
+        self.knobs, self._knob_of = {}, {}
+        simple, expert = [], []
+        for k in knobs(recipe):
+            added = k.name.startswith("select.") and int(k.name.split(".")[1]) >= own
+            shown = k.name == "update.lr" or added or "." not in k.name and k.name not in PLUMBING
+            label = _knob_label(k, recipe) if shown else k.name.replace("_", " ")
+            widget = knob_widget(replace(k, default=paper[k.name].value), label)
+            widget.observe(self._on_knob, "value")
+            widget.style.description_width, widget.layout.width = "190px", "395px"
+            self.knobs[k.name], self._knob_of[k.name] = widget, k
+            (simple if shown else expert).append(widget)
+        self._simple.children, self._expert.children = simple, expert
+
+    def _knob_values(self) -> dict:
+        """What the sliders say; a slider that stands where it was put is read exactly, else with three digits."""
+        found = {}
+        for name, widget in self.knobs.items():
+            k, value = self._knob_of[name], widget.value
+            whole = isinstance(k.default, int) and not isinstance(k.default, bool)
+            found[name] = value if value == k.value or isinstance(value, str | bool) else int(value) if whole else _short(value)
+        return found
+
+    def changed(self) -> dict:
+        """The knobs that differ from the paper's (or the given) values: name -> value."""
+        usual = {k.name: k.value for k in knobs(self.base())}
+        return {name: value for name, value in self._knob_values().items() if value != usual[name]}
+
+    # --- the work
+
+    def _refused(self) -> str:
+        if self.choice is None or self.refusal:
+            self._budget = None
+            return f"Nothing was run, because this choice is impossible: {self.refusal}"
+        return ""
+
+    def _begin(self):
+        budget, self._budget = self._budget, None
+        return self.choice, self._held(), budget
+
+    def _run(self, choice, held, budget):
+        if not held:
+            self.session = self.trace = None
+            self.session, self.ran = Session(choice, device=self.device, known=self._known), choice
+            self.number, self.light, self.lamp, self.references = self.number + 1, E.Light(), "wait", {}
+            self._drawn, self.comparison = 0.0, {}
+        session = self.session
+        self.trace = session.traces["choice"]
+        self.progress.max, self.progress.value = session.total, session.done
+        try:
+            while budget != 0 and not self._stop.is_set() and session.advance():
+                budget = None if budget is None else budget - 1
+                self.progress.value = session.done
+                if time.monotonic() - self._drawn > max(PAUSE, 4 * self._cost):
+                    self._say(f"Running {self._label(choice.recipe)}: batch {session.done} of {session.total}.{self._stopping}")
+                    self._draw()
+        except Exception:
+            self.session = None  # one of its runs is a batch ahead of the others
+            raise
+        finally:
+            if len(self.trace):
+                self.ran = session.shown()
+                self._finish(session)
+        self._say(self.finding())
+
+    def _finish(self, session):
+        self.references = {REFERENCES[name]: trace for name, trace in session.traces.items() if name != "choice"}
+        self.keep_button.disabled = False
+        self._draw()
+        self._note_result()
+        if self.folds["images"].value:
+            self._draw_images()
+        self._draw_threshold()
+        self.code.value = self._code_text()
+
+    def _ended(self):
+        super()._ended()
+        self._settle()
+
+    def _note_result(self):
+        r, refs = row(self.trace), {name: row(self._cut(t)) for name, t in self.references.items()}
+        choice = self.session.choice if self.session is not None else self.ran
+        try:
+            text = self.ran.to_json()
+        except ValueError:
+            text = ""
+        fall = views._column(self.trace, "rise_source")
+        self._rows[self.number] = {
+            "run": self.number, "method": self._label(choice.recipe), "model": choice.model if isinstance(choice.model, str) else "your model",
+            "stream": self.stream_name(), "error": r["error"], **{f"error of {name}": v["error"] for name, v in refs.items()},
+            "agreement": r["agreement"], "falling": 100 * float((fall < 0).mean()) if len(fall) else np.nan, "auroc": r.get("auroc", np.nan),
+            "alarm": E.ALARMS[self.light.alarm], "first alarm": self.light.first, "images": r["images"], "complete": r["complete"],
+            "ms_per_image": r["ms_per_image"], "seed": choice.seed, "settings": repr(choice.recipe), "stream_hash": r["stream_hash"], "choice": text}
+        self.table.value = results_html(self._rows.values())
+        if self.kept is not None and self.kept["number"] != self.number:
+            try:
+                self.comparison = E.paired(self.kept["trace"], self.trace)
+                words = E.say_paired(self.comparison, self.kept["label"], f"run {self.number}, {self._label(choice.recipe)}")
+            except ValueError as why:
+                self.comparison, words = {}, str(why)
+            self.compared.value = self._text(words)
+
+    def _cut(self, trace):
+        """The part of a reference's trace that the choice has been shown too."""
+        return first_images(trace, len(self.trace))
+
+    # --- reading back
+
+    @property
+    def results(self):
+        """One row for each run so far, as a pandas frame."""
+        import pandas
+        return pandas.DataFrame(list(self._rows.values()))
+
+    @property
+    def state(self) -> dict:
+        """What the controls say: a `Choice` as a dict; with your own model or images, what of it has a name."""
+        if self.choice is None:
+            return {}
+        try:
+            return json.loads(self.choice.to_json())
+        except ValueError:
+            model = self.choice.model if isinstance(self.choice.model, str) else None
+            source = self.choice.source_images if isinstance(self.choice.source_images, str) else None
+            return {"model": model, "stream": self.choice.stream.to_dict(), "recipe": json.loads(to_json(self.choice.recipe)),
+                    "seed": self.choice.seed, "source_images": source}
+
+    def to_code(self) -> str:
+        """A cell that makes the run shown (as far as it went), or before any run the one that the controls say."""
+        choice = self.ran or self.choice
+        return f"# no run: {self.refusal}" if choice is None else choice.to_code()
+
+    def to_parameters(self) -> str:
+        """The same as YAML text, parameters for this notebook: ``papermill 00_explorer.ipynb out.ipynb -f FILE``."""
+        choice = self.ran or self.choice
+        if choice is None:
+            return f"# no run: {self.refusal}\n"
+        try:
+            return "".join(f"{name}: {json.dumps(value)}\n" for name, value in choice.to_parameters().items())
+        except ValueError as why:
+            return f"# {why}\n"
+
+    # --- words
+
+    def _label(self, recipe) -> str:
+        """Method, selectors, guard and changed knobs, short."""
+        name = next((n for n, kind in METHODS.items() if kind is type(recipe)), type(recipe).__name__)
+        found = decomposed(recipe)
+        if found is None:
+            return name
+        more = [f"+ {s.replace('_', ' ')}" for s in found["selectors"]] + ["+ guard"] * found["guard"]
+        usual = {k.name: k.value for k in knobs(composed(found))}
+        changed = {n.split(".")[-1]: v for n, v in found["values"].items() if v != usual[n]}
+        more += [f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in changed.items()]
+        return " ".join([name if found["form"] == "paper" else f"{name} [{found['form']}]", *more])
+
+    def stream_name(self) -> str:
+        """The protocol of the controls, or "your stream"."""
+        return "your stream" if self.controls["protocol"].value == GIVEN else self.controls["protocol"].value
+
+    def in_words(self) -> str:
+        """What would be run, and what it needs."""
+        c = self.controls
+        kind = type(self._base) if c["method"].value == GIVEN else METHODS[c["method"].value]
+        text = first_sentence(kind) + (f" ({kind.paper.rstrip('.')})" if kind.paper else "")
+        for name in (c["first"].value, c["second"].value):
+            text += f" {name.replace('_', ' ').capitalize()}: {first_sentence(SELECTORS[name])}" if name else ""
+        if self.choice is None:
+            return text
+        text += f" {needs(self.choice.recipe)}"
+        stream = self.choice.stream
+        what = first_sentence(protocols.PROTOCOLS[c["protocol"].value]) if c["protocol"].value != GIVEN else "Your stream."
+        return f"{text} Stream: {what} {say_statistics(stream.statistics(), len(stream.classes)).capitalize()}."
+
+    def _describe(self):
+        name = self.controls["protocol"].value
+        for control_name, widget in self.controls.items():
+            if control_name in self._stream_controls and control_name != "protocol":
+                widget.layout.display = "none" if name == GIVEN or not applies(name, control_name) else None
+        if "unknown_ratio" in self.controls and name == GIVEN:
+            self.controls["unknown_ratio"].layout.display = "none"
+        kind = METHODS.get(self.controls["method"].value)
+        self.controls["form"].layout.display = None if kind is not None and kind.forms else "none"
+        self.controls["second"].layout.display = None if self.controls["first"].value or self.controls["second"].value else "none"
+        why = f"<br><b>Impossible:</b> {html.escape(self.refusal)}" if self.refusal else ""
+        self.words.value = f'<div style="line-height: 1.4; max-width: {WIDTH}px">{html.escape(self.in_words())}{why}</div>'
+        self.code.value = self._code_text()
+
+    def finding(self) -> str:
+        """What the run shown has found so far."""
+        if self.trace is None or not len(self.trace):
+            return "Stopped before the first batch: there is nothing to show."
+        done = self.session is None or self.session.finished
+        head = f"{'Done' if done else 'Held'}, {self._label(self.ran.recipe)}, {len(self.trace)} images"
+        head += "" if done else f" (batch {self.session.done} of {self.session.total}; Run goes on, Step shows one batch)"
+        r = row(self.trace)
+        others = ", ".join(f"{name} {row(self._cut(t))['error']:.1f} %" for name, t in self.references.items())
+        if np.isfinite(r["error"]):
+            text = f"{head}: error {r['error']:.1f} %, mean over the domains seen{'; ' if others else ''}{others}."
+        else:
+            entropy = views._column(self.trace, "entropy")
+            quarter = max(len(entropy) // 4, 1)
+            text = (f"{head}, no labels: it agrees with the source on {r['agreement']:.1f} %, and the mean entropy goes from "
+                    f"{entropy[:quarter].mean():.2f} to {entropy[-quarter:].mean():.2f} nats.")
+        return text + f" {self._lamp_words()}"
+
+    def _lamp_words(self) -> str:
+        if self.light.first < 0:
+            return "No alarm."
+        return f"First alarm in batch {self.light.first + 1}" + (f", now: {self.light.name}." if self.light.alarm else ", none now.")
+
+    def _text(self, text: str) -> str:
+        return f'<div style="line-height: 1.4; max-width: {WIDTH}px">{html.escape(text)}</div>'
+
+    def _code_text(self) -> str:
+        return (f'<div style="max-width: {WIDTH}px"><p>A cell that makes this run without the panel:</p><pre>{html.escape(self.to_code())}</pre>'
+                f"<p>The same as parameters for papermill:</p><pre style=\"white-space: pre-wrap; overflow-wrap: anywhere\">"
+                f"{html.escape(self.to_parameters())}</pre></div>")
+
+    # --- figures
+
+    def _show(self, figure, drawn):
+        with figure.batch_update():
+            figure.data = ()
+            figure.add_traces(drawn.data)
+            figure.layout = drawn.layout
+
+    def _traces(self) -> dict:
+        """Runs by the name they are drawn with."""
+        if self.session is not None:
+            self.references = {REFERENCES[name]: trace for name, trace in self.session.traces.items() if name != "choice"}
+        found = {"this run": self.trace} | {n: t for n, t in self.references.items() if len(t)}
+        if self.kept is not None and self.kept["number"] != self.number and self.trace is not None and len(self.trace) \
+                and self.kept["trace"].meta["stream"]["hash"] == self.trace.meta["stream"]["hash"]:
+            found["A"] = self.kept["trace"]
+        return found if self.trace is not None and len(self.trace) else {}
+
+    def numbers(self) -> tuple[dict, dict]:
+        """What the two live figures draw."""
+        traces = self._traces()
+        if not traces:
+            nothing = Trace()
+            return ({"so_far": E.so_far({}), "fall": E.fall_over_time(nothing)}, {"entropy": E.entropy_now(nothing), "classes": None})
+        trace, n = self.trace, len(self.trace)
+        at = [int((trace["step"] <= step).sum()) for step in [t for t, _ in actions(trace)] + [self.light.first] * (self.light.first >= 0)]
+        classes = views.class_shares(trace, names=[str(c) for c in self.ran.stream.classes])
+        return ({"so_far": E.so_far(traces, n), "fall": E.fall_over_time(trace), "marks": at}, {"entropy": E.entropy_now(trace), "classes": classes})
+
+    def _draw(self):
+        started = time.monotonic()
+        if self.trace is not None:
+            self.lamp = self.light.see(self.trace)
+        errors, predictions = self.numbers()
+        self._show(self.errors, _sized(plots.plot_explorer_errors(errors, "plotly"), 300))
+        self._show(self.predictions, _sized(plots.plot_explorer_predictions(predictions, "plotly"), 300))
+        self._draw_lamp()
+        self._drawn = time.monotonic()
+        self._cost = self._drawn - started
+
+    def _draw_lamp(self):
+        shape, word = E.LIGHTS[self.lamp]
+        text = "no run yet" if self.lamp == "wait" else f"{word}. {self.light.words}"
+        style, colour = f"padding-left: 8px; line-height: 1.4; max-width: {WIDTH}px", COLOURS[self.lamp]
+        self.lamp_box.value = (f'<div role="group" aria-label="alarm light: {word}" style="border-left: 8px solid {colour}; {style}">'
+                               f'<span style="font-size: 150%; color: {colour}">{shape}</span> <b>Alarm light:</b> {html.escape(text)}</div>')
+
+    def _clear(self):
+        """Figures and lists with nothing in them."""
+        self.progress.value = 0
+        self._draw()
+        self._show(self.images, _sized(plots.plot_explorer_images({}, "plotly"), 120))
+        self._show(self.bars, _sized(plots.plot_explorer_probabilities({"classes": [], "values": {}, "why": "Choose an image."}, "plotly"), 200))
+        self._draw_threshold()
+        self._quietly(self.pick, self.pick.value)
+        self._pictures, self.details.value = {}, ""
+
+    def _draw_threshold(self):
+        """The threshold on unknown images, and with it which unknown images are shown as accepted."""
+        trace = self.trace if self.trace is not None and len(self.trace) else Trace()
+        numbers = E.threshold_at(trace, self.score.value, self.rejected.value)
+        if not len(trace):
+            numbers["why"] = "Nothing has run yet."
+        self._show(self.threshold, _sized(plots.plot_explorer_threshold(numbers, "plotly"), 260))
+        self.judged.value = self._text(E.say_threshold(numbers))
+        if self.folds["images"].value and "unknown" in views.split(trace):
+            self._draw_images()
+
+    def _draw_images(self):
+        """The grid of pictures and the list to choose one from."""
+        if self.trace is None or not len(self.trace):
+            return
+        stream, trace = self.ran.stream, self.trace
+        classes = [str(c) for c in stream.classes]
+        accepted = E.threshold_at(trace, self.score.value, self.rejected.value)["accepted"]
+        self._pictures = E.pictures(trace, stream, E.picked(trace, accepted=accepted), classes)
+        self._show(self.images, plots.plot_explorer_images(self._pictures, "plotly"))
+        options = [(f"{E.KINDS[kind]} {i}: {t['prediction']}".replace("\n", " ") + (f" (true: {t['true']})" if t["true"] else ""), (kind, i - 1))
+                   for kind, found in self._pictures.items() for i, (_, t) in enumerate(found, 1)]
+        self._busy = True
+        try:
+            self.pick.options = options or [("no image yet", -1)]
+            self.pick.value = self.pick.options[0][1]
+        finally:
+            self._busy = False
+        self._show_details()
+
+    def _show_details(self):
+        if self.pick.value == -1 or not self._pictures:
+            return
+        kind, i = self.pick.value
+        t = self._pictures[kind][i][1]
+        answers = {} if self.session is None else {REFERENCES.get(n, "this run"): p for n, p in self.session.probabilities.items()}
+        order = [n for n in ("source", "BN-1", "this run") if n in answers]
+        numbers = E.probabilities_of({n: answers[n] for n in order}, t["row"], [str(c) for c in self.ran.stream.classes])
+        self._show(self.bars, _sized(plots.plot_explorer_probabilities(numbers, "plotly"), 260))
+        true = f"true class {t['true']}, " if t["true"] and t["true"] != "unknown" else "unknown image, " if t["true"] else "no label, "
+        self.details.value = self._text(
+            f"Image {t['id']} ({t['shift']}), number {t['row'] + 1} of the stream: {true}answer {t['prediction']} with {t['confidence']:.3f}; the "
+            f"source's class (as recorded) {t['source']} with {t['source_confidence']:.3f}; d {t['d']:+.3f}; entropy {t['entropy']:.3f} nats; energy "
+            f"{t['energy']:.2f}; largest logit {t['max_logit']:.2f}; {'learned from' if t['kept'] else 'not learned from'}.")
+
+    # --- layout
+
+    @property
+    def _stream_controls(self) -> list[str]:
+        return [name for name in self.controls if name not in ("model", "seed", "method", "form", "first", "second", "guard")]
+
+    def _folds(self, W):
+        """Parts of the panel that a toggle button opens: reached with Tab, opened with Space."""
+        c, wrap = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}
+        more = [c[name] for name in self._stream_controls if name not in SIMPLE_STREAM] + [c["seed"]]
+
+        def column(*parts):  # plain figures of a panel without a browser are not widgets
+            return W.VBox([part for part in parts if isinstance(part, W.Widget)])
+
+        inside = {"stream": ("more about the stream", W.HBox([W.VBox(more[::2]), W.VBox(more[1::2])], layout=wrap)),
+                  "expert": ("expert knobs", W.VBox([c["form"], self._expert])),
+                  "images": ("images", column(self.images, self.pick, self.details, self.bars)),
+                  "unknown": ("threshold for unknown images",
+                              column(W.HBox([self.score, self.rejected], layout=wrap), self.judged, self.threshold)),
+                  "runs": ("all runs", self.table), "code": ("code", self.code)}
+        self.folds, self._fold_boxes = {}, {}
+        for name, (label, box) in inside.items():
+            toggle = W.ToggleButton(value=False, description=f"▸ {label}", tooltip=f"show or hide: {label}", layout={"width": "auto"})
+            box.layout.display = "none"
+            toggle.observe(lambda change, name=name, label=label: self._on_fold(name, label, change["new"]), "value")
+            self.folds[name], self._fold_boxes[name] = toggle, box
+
+    @caught
+    def _on_fold(self, name, label, opened):
+        self._fold_boxes[name].layout.display = None if opened else "none"
+        self.folds[name].description = f"{'▾' if opened else '▸'} {label}"
+        if name == "images" and opened and not self.running:
+            self._draw_images()
+
+    @property
+    def widget(self):
+        """Everything in one box."""
+        import ipywidgets as W
+
+        c, wrap, fold, box = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}, self.folds, self._fold_boxes
+        left = W.VBox([c["model"], *(c[name] for name in SIMPLE_STREAM), fold["stream"]])
+        right = W.VBox([c["method"], c["first"], c["second"], c["guard"], self._simple, fold["expert"]])
+        buttons = W.HBox([self.run_button, self.stop_button, self.step_button, self.reset_button, self.keep_button, self.paper_button], layout=wrap)
+        return W.VBox([W.HBox([left, right], layout=wrap), box["stream"], box["expert"], self.words, buttons, self.progress, self.status,
+                       self.lamp_box, self.compared, self.errors, self.predictions,
+                       W.HBox([fold[name] for name in ("images", "unknown", "runs", "code")], layout=wrap),
+                       *(box[name] for name in ("images", "unknown", "runs", "code")), own_keys()])
+
+    def _ipython_display_(self):
+        from IPython.display import display
+
+        if self.interactive:
+            display(self.widget)
+            return
+        print(paragraphs([self.in_words(), self.message, f"{E.LIGHTS[self.lamp][0]} {self.light.words}"]))
+        for figure in (self.errors, self.predictions, self.images):
+            display(figure)
+
+
+# --- without a panel
+
+def composed(found: dict):
+    """The recipe of `decomposed` with its knobs as in the paper."""
+    recipe = make(found["method"], form=found["form"])
+    recipe = recipe.where(*(SELECTORS[name]() for name in found["selectors"])) if found["selectors"] else recipe
+    return guarded(recipe) if found["guard"] else recipe
+
+
+def decomposed(recipe) -> dict | None:
+    """A recipe as ``method``, ``form``, ``selectors`` (up to two names, added to the method's own), ``guard`` and ``values`` of all knobs; None where
+    it holds other parts than these."""
+    name = next((n for n, kind in METHODS.items() if kind is type(recipe)), None)
+    if name is None:
+        return None
+    last = recipe.controllers[-1] if isinstance(recipe, LossMethod) and recipe.controllers else None
+    guard = isinstance(last, Guard) and last.detector == CollapseDetector()
+    for form in ("paper", *METHODS[name].forms):
+        beyond = recipe.select[len(make(name, form=form).select):] if isinstance(recipe, LossMethod) else ()
+        added = [next((n for n, kind in SELECTORS.items() if kind is type(s)), None) for s in beyond]
+        if len(added) > 2 or None in added:
+            continue
+        found = {"method": name, "form": form, "selectors": added, "guard": guard, "values": {k.name: k.value for k in knobs(recipe)}}
+        base = composed(found)
+        if [k.name for k in knobs(base)] == list(found["values"]) and with_knobs(base, **found["values"]) == recipe:
+            return found
+    return None
+
+
+def knob_widget(knob: Knob, label: str = ""):
+    """`controls.control`, and a field to type in where a slider would be too coarse: ranges of more than 1000, or unbounded."""
+    import ipywidgets as W
+
+    numeric = knob.choices is None and not isinstance(knob.default, bool)
+    if not numeric or knob.log or knob.high - knob.low <= 1000:
+        return control(knob, label)
+    kind = W.BoundedIntText if isinstance(knob.default, int) else W.BoundedFloatText
+    return kind(value=knob.value, min=knob.low, max=knob.high, description=label or knob.name, tooltip=hint(knob), continuous_update=False)
+
+
+def _knob_label(knob: Knob, recipe) -> str:
+    if knob.name == "update.lr":
+        return "learning rate"
+    if knob.name.startswith("select."):
+        part = recipe.select[int(knob.name.split(".")[1])]
+        name = next((n for n, kind in SELECTORS.items() if kind is type(part)), type(part).__name__)
+        return f"{name}: {knob.name.split('.', 2)[2]}".replace("_", " ")
+    return knob.name.replace("_", " ")
+
+
+def first_images(trace, n: int):
+    """A trace of the first ``n`` images only (whole steps)."""
+    if len(trace) <= n:
+        return trace
+    samples, steps = trace._columns("samples"), trace._columns("steps")
+    last = samples["step"][n - 1]
+    return Trace.from_columns({k: v[:n] for k, v in samples.items() if k != "correct"}, {k: v[steps["step"] <= last] for k, v in steps.items()},
+                                {**trace.meta, "complete": False})
+
+
+def results_html(rows) -> str:
+    """A table of the runs so far, one line each."""
+    shown = {"run": "run", "method": "method", "model": "model", "stream": "stream", "error": "error (%)", "error of source": "source (%)",
+             "error of BN-1": "BN-1 (%)", "agreement": "like source (%)", "falling": "falling (%)", "alarm": "alarm", "images": "images"}
+    lines = list(rows)
+
+    def cell(value):
+        if isinstance(value, float):
+            return f"{value:.1f}" if np.isfinite(value) else "-"
+        return "-" if value is None else html.escape(str(value).replace("_", " "))
+
+    style = 'style="padding: 1px 8px; text-align: right"'
+    head = "".join(f'<th scope="col" {style}>{title}</th>' for title in shown.values())
+    body = "".join("<tr>" + "".join(f"<td {style}>{cell(line.get(k))}</td>" for k in shown) + "</tr>" for line in lines)
+    return f'<div style="overflow-x: auto; max-width: {WIDTH}px"><table style="line-height: 1.4"><tr>{head}</tr>{body}</table></div>'
+
+
+def _signature(choice: Choice) -> tuple:
+    return (choice.model if isinstance(choice.model, str) else id(choice.model), choice.stream.hash, to_json(choice.recipe), choice.seed)
+
+
+def _sized(drawn, height: int):
+    drawn.update_layout(width=WIDTH, height=height, font_size=FONT - 1, margin={"l": 60, "r": 10, "t": 30, "b": 40})
+    return drawn.update_annotations(font_size=FONT)

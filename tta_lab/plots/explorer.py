@@ -1,0 +1,79 @@
+"""Figures of the explorer: a run while it goes on, from the numbers of `tta_lab.explorer_numbers`."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..explorer_numbers import KINDS, SCORES
+from .drawing import GROUP_LABELS, GROUP_LOOKS, Panel, Series, draw, draw_pictures
+from .views import _order, _steps
+
+HOW_TO_READ = {
+    "explorer_errors": "Left: the mean over all images up to there, so the end of each line is the result; below BN-1 and source is better, and a "
+                       "line that climbs while theirs stay level is a run that goes wrong. Right: the share of images that lose probability at the "
+                       "source's class; wrong and unknown ones should fall far more often than correct ones.",
+    "explorer_predictions": "Left: mass at the left end is sure, at the right end a guess; wrong images at the left end are trouble, and the outline "
+                            "of all first images is how the run began. Right: a single dark row means that all images are called by one name.",
+    "explorer_threshold": "Everything right of the upright line is accepted as known; the further apart the outlines, the less it matters where the "
+                          "line stands.",
+    "explorer_probabilities": "The same image by each model, one bar for each class: where source and adapted model put their highest bar differs, "
+                              "the adaptation changed the answer.",
+    "explorer_images": "Under each picture: the source's answer and its confidence, the adapted answer and its own, the true class and d.",
+}
+LOOKS = {"source": 2, "BN-1": 1, "A": 3}
+
+
+def plot_explorer_errors(numbers, backend: str = "matplotlib", ax=None):
+    """Two panels: ``numbers["so_far"]`` of ``explorer_numbers.so_far`` and ``numbers["fall"]`` of ``fall_over_time``; ``numbers["marks"]`` images at
+    which something happened, upright lines."""
+    so_far, fall = numbers["so_far"], numbers["fall"]
+    lines = tuple(Series(x, y, name, LOOKS.get(name, 0), "path") for name, (x, y) in so_far["lines"].items())
+    shares = tuple(Series(fall["image"], fall["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g]) for g in _order(fall["share"]))
+    marks = tuple(numbers.get("marks", ()))
+    title, x = "Error so far" if so_far["labelled"] or not so_far["lines"] else "Unlike the source", "position in the stream (images)"
+    return draw([Panel(title, x, so_far["what"], lines, marks=marks if lines else (), note=so_far["why"]),
+                 Panel("Who falls (d < 0)", x, "share of the group", shares, percent=True, top=1.0, note=fall["why"])], backend, ax)
+
+
+def plot_explorer_predictions(numbers, backend: str = "matplotlib", ax=None):
+    """Two panels: ``numbers["entropy"]`` of ``explorer_numbers.entropy_now`` and ``numbers["classes"]`` of ``views.class_shares``."""
+    entropy, classes = numbers["entropy"], numbers["classes"]
+    edges = np.asarray(entropy["edges"])
+    outlines = [Series(edges, entropy["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g], "steps") for g in _order(entropy["share"])]
+    if outlines:
+        outlines.append(Series(edges, entropy["first"], f"first {entropy['n']}, all", 3, "steps"))
+    names = tuple(map(str, classes["classes"])) if classes else ()
+    where, _ = _steps(classes) if classes else (np.zeros(1), None)
+    heat = (where, np.arange(len(names) + 1) - 0.5, np.asarray(classes["predicted"], np.float64), "share") if len(where) > 1 else None
+    title = f"Entropy, last {entropy['n']} images" if outlines else "Entropy"
+    return draw([Panel(title, "entropy (nats)", "share of images", tuple(outlines), percent=True, note=entropy["why"]),
+                 Panel("Predicted classes", "step (batches)", "", heat=heat, rows=names if heat else (), percent=True, note="Nothing has run yet.")],
+                backend, ax)
+
+
+def plot_explorer_threshold(numbers, backend: str = "matplotlib", ax=None):
+    """``explorer_numbers.threshold_at``: the score by group, with an upright line at the threshold."""
+    edges, at = np.asarray(numbers["edges"]), float(numbers["threshold"])
+    outlines = tuple(Series(edges, numbers["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g], "steps") for g in _order(numbers["share"]))
+    panel = Panel("Accepted: right of the line", SCORES[numbers["score"]], "share of the group", outlines, percent=True, note=numbers["why"],
+                  upright=at if np.isfinite(at) and outlines else None)
+    return draw([panel if outlines and not numbers["why"] else replace(panel, series=(), upright=None)], backend, ax)
+
+
+def plot_explorer_probabilities(numbers, backend: str = "matplotlib", ax=None):
+    """``explorer_numbers.probabilities_of``: bars of the classes, for each run."""
+    bars = tuple(Series(numbers["classes"], values, name, LOOKS.get(name, 0), "bar") for name, values in numbers["values"].items())
+    return draw([Panel("Probabilities", "", "probability", bars, percent=True, top=1.0, note=numbers["why"])], backend, ax)
+
+
+def plot_explorer_images(numbers, backend: str = "matplotlib", ax=None):
+    """``explorer_numbers.pictures``: a row for each kind, a caption below each picture."""
+    rows = [(KINDS[kind], [(image, _caption(t)) for image, t in found]) for kind, found in numbers.items()]
+    return draw_pictures(rows, backend, ax, "There are no images to show yet.")
+
+
+def _caption(t: dict) -> str:
+    lines = [f"{t['source']} {t['source_confidence']:.2f}"] if t["source"] else []
+    lines += [f"→ {t['prediction']} {t['confidence']:.2f}", *([f"true: {t['true']}"] if t["true"] else []), f"d {t['d']:+.2f}"]
+    return "\n".join(lines)
