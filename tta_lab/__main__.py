@@ -1,4 +1,4 @@
-"""``python -m tta_lab run | test | lab | train | info``"""
+"""``python -m tta_lab run | test | lab | train | workshop | info``"""
 import argparse
 import os
 import sys
@@ -11,7 +11,7 @@ FIRST = "01_wisdom_of_crowds"
 def parser():
     top = argparse.ArgumentParser(prog="python -m tta_lab", description="TTA Lab: a laboratory for test-time adaptation",
                                   allow_abbrev=False)
-    commands = top.add_subparsers(dest="command", metavar="run | test | lab | train | info")
+    commands = top.add_subparsers(dest="command", metavar="run | test | lab | train | workshop | info")
     commands.required = True
 
     run = commands.add_parser("run", allow_abbrev=False, help="run a notebook without a browser; writes notebook, HTML page and JSON")
@@ -33,6 +33,10 @@ def parser():
     train.add_argument("--seed", type=int, help="by default the one of the embedded model")
     train.add_argument("--epochs", type=int)
     train.add_argument("--out", help="data folder to write to; by default the embedded one")
+
+    from tta_lab import workshop_day
+
+    workshop_day.add_arguments(commands.add_parser("workshop", allow_abbrev=False, help="what an instructor needs: students | check | wheels | slides"))
 
     commands.add_parser("info", allow_abbrev=False, help="versions, device, and a check of the embedded data")
     return top
@@ -140,9 +144,15 @@ def info(options):
     return 0
 
 
+def workshop(options):
+    from tta_lab import workshop_day
+
+    return workshop_day.main(options)
+
+
 # command -> what does it, the packages it needs, whether it takes further arguments
 COMMANDS = {"run": (run_notebook, "notebooks", False), "test": (run_tests, "test", True), "lab": (open_lab, "notebooks", True),
-            "train": (train_model, "", False), "info": (info, "", False)}
+            "train": (train_model, "", False), "workshop": (workshop, "notebooks", False), "info": (info, "", False)}
 
 
 def main(arguments=None):
@@ -154,7 +164,7 @@ def main(arguments=None):
         action, group, open_ended = COMMANDS[options.command]
         if rest and not open_ended:
             top.error("unknown argument: {}".format(" ".join(rest)))
-        bootstrap.ensure(group, arguments, may_install=options.command != "info")
+        bootstrap.ensure(group, arguments, may_install=options.command not in ("info", "workshop"))
         return action(options, rest) if open_ended else action(options)
     except bootstrap.Problem as why:
         print(f"tta_lab: {why}", file=sys.stderr)

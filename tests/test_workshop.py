@@ -1,0 +1,629 @@
+"""The workshop: every seeded wrong answer is refused and nearly all are named, different right ones are accepted; notebooks, commands, pages."""
+import math
+import re
+from copy import deepcopy
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, softmax
+
+from tta_lab import workshop
+from tta_lab.workshop import EXERCISES, MODULES, judge
+
+# --- module 1, entropy(logits) ----------------------------------------------------------------------------------------
+
+
+def entropy(z):
+    logp = z.log_softmax(1)
+    return -(logp.exp() * logp).sum(1)
+
+
+def in_place(z):
+    z -= z.max(1, keepdim=True).values
+    return entropy(z)
+
+
+def no_return(z):
+    -(z.softmax(1) * z.log_softmax(1)).sum(1)
+
+
+def unfinished(z):
+    """Entropy."""
+    ...
+
+
+def looped(z):
+    rows = []
+    for row in z:
+        lp = row - torch.logsumexp(row, 0)
+        rows.append(-(lp.exp() * lp).sum())
+    return torch.stack(rows)
+
+
+def without_gradient(z):
+    with torch.no_grad():
+        return entropy(z)
+
+
+WRONG = {"entropy": [
+    (unfinished, "stub"), (no_return, "no_return"), (in_place, "changes_input"), (without_gradient, "detached"),
+    (lambda z: (z.softmax(1) * z.log_softmax(1)).sum(1), "sign"),
+    (lambda z: -(z.softmax(0) * z.log_softmax(0)).sum(1), "axis"),
+    (lambda z: -(z.softmax(0) * z.softmax(0).log()).sum(0), "axis"),
+    (lambda z: -(z.softmax(1) * z.log_softmax(1)).sum(0), "summed_over_images"),
+    (lambda z: -(z.softmax(1) ** 2).sum(1), "no_logarithm"), (lambda z: -(z.softmax(1) * z).sum(1), "no_logarithm"),
+    (lambda z: -z.log_softmax(1).sum(1), "no_weights"),
+    (lambda z: -(z.exp() * z).sum(1), "logits_as_probabilities"), (lambda z: -(z * z.log()).sum(1), "logits_as_probabilities"),
+    (lambda z: -(z.softmax(1) * z.softmax(1).log2()).sum(1), "base_2"), (lambda z: -(z.softmax(1) * z.softmax(1).log10()).sum(1), "base_10"),
+    (lambda z: entropy(z) / math.log(z.shape[1]), "divided_by_ln_classes"),
+    (lambda z: -(z.softmax(1) * z.log_softmax(1)).mean(1), "mean_over_classes"),
+    (lambda z: entropy(z).mean(), "one_number"), (lambda z: -(z.softmax(1) * z.log_softmax(1)).sum(), "one_number"),
+    (lambda z: float(entropy(z).mean()), "one_number"),
+    (lambda z: -(z.softmax(1) * z.log_softmax(1)), "per_class"), (lambda z: entropy(z.softmax(1)), "softmax_twice"),
+    (lambda z: cross_entropy(z, z.argmax(1), reduction="none"), "pseudo_label"),
+    (lambda z: -(z.softmax(1) * z.softmax(1).log()).sum(1), "nan"), (lambda z: torch.distributions.Categorical(z.softmax(1)).logits.sum(1), None),
+    (lambda z: -(z.softmax(1) * z.softmax(1).log()).nan_to_num().sum(1), "nan_gradient"),
+    (lambda z: torch.special.entr(z.softmax(1)).sum(1), "nan_gradient"),
+    (lambda z: -(z.softmax(1) * (z.softmax(1) + 1e-2).log()).sum(1), "large_epsilon"),
+    (lambda z: entropy(z).detach(), "detached"), (lambda z: entropy(z).detach().numpy(), "not_a_tensor"),
+    (lambda z: entropy(z).tolist(), "not_a_tensor"), (lambda z: -(z.softmax(1).detach() * z.log_softmax(1)).sum(1), "partly_detached"),
+    (lambda z: entropy(z) + 0.01 * torch.rand(len(z)), "random"), (lambda z: entropy(z[:, :2]), None), (lambda z: entropy(z / 2), None),
+    (lambda z: -(z.softmax(1) * z.logsoftmax(1)).sum(1), "error"), (entropy(torch.zeros(2, 3)), "not_a_function"),
+    (lambda z: entropy(z)[:, None], "shape"),
+]}
+RIGHT = {"entropy": [
+    entropy, looped, lambda z: torch.distributions.Categorical(logits=z).entropy(),
+    lambda z: -(softmax(z, dim=-1) * softmax(z, dim=-1).clamp(min=1e-12).log()).sum(dim=-1),
+    lambda z: torch.logsumexp(z, 1) - (z.softmax(1) * z).sum(1),
+    lambda z: -torch.einsum("bc,bc->b", z.softmax(1), z.log_softmax(1)),
+    lambda z: -(z.softmax(1) * (z.softmax(1) + 1e-8).log()).sum(1),
+]}
+
+# --- module 1, tent_step(model, images, optimizer) ----------------------------------------------------------------------
+
+
+def tent_step(model, images, optimizer):
+    logits = model(images)
+    optimizer.zero_grad()
+    entropy(logits).mean().backward()
+    optimizer.step()
+    return logits.detach()
+
+
+def a_step(loss=lambda z: entropy(z).mean(), order="zero forward backward step", answer=lambda z, model, x: z.detach()):
+    """A step with something of it changed."""
+    def student(model, images, optimizer):
+        logits = None
+        for what in order.split():
+            if what == "zero":
+                optimizer.zero_grad()
+            elif what == "step":
+                optimizer.step()
+            elif what == "forward":
+                logits = model(images)
+            elif what == "backward":
+                loss(logits).backward()
+        return answer(logits, model, images)
+
+    return student
+
+
+def in_grad_off(model, images, optimizer):
+    optimizer.zero_grad()
+    with torch.no_grad():
+        logits = model(images)
+    entropy(logits).mean().backward()
+    optimizer.step()
+    return logits
+
+
+def image_by_image(model, images, optimizer):
+    answers = []
+    for x in images:
+        logits = model(x[None])
+        optimizer.zero_grad()
+        entropy(logits).mean().backward()
+        optimizer.step()
+        answers.append(logits.detach())
+    return torch.cat(answers)
+
+
+def own_optimizer(model, images, optimizer):
+    return tent_step(model, images, torch.optim.Adam(model.parameters(), lr=0.1))
+
+
+def to_eval(model, images, optimizer):
+    model.eval()
+    return tent_step(model, images, optimizer)
+
+
+def normalises_in_place(model, images, optimizer):
+    images.sub_(images.mean())
+    return tent_step(model, images, optimizer)
+
+
+def by_hand_with_grad(model, images, optimizer):
+    logits = model(images)
+    loss = entropy(logits).mean()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        p.grad = g
+    optimizer.step()
+    return logits.detach()
+
+
+def with_model_zero_grad(model, images, optimizer):
+    model.zero_grad()
+    with torch.enable_grad():
+        output = model(images)
+        loss = torch.distributions.Categorical(logits=output).entropy().sum() / len(images)
+    loss.backward()
+    optimizer.step()
+    return output.data
+
+
+def clears_at_the_end(model, images, optimizer):
+    logits = model(images)
+    entropy(logits).mean().backward()
+    answer = logits.detach().clone()
+    optimizer.step()
+    optimizer.zero_grad()
+    return answer
+
+
+WRONG["tent_step"] = [
+    (lambda model, images, optimizer: ..., "stub"), (a_step(lambda z: -entropy(z).mean()), "ascent"),
+    (a_step(order="forward backward step"), "no_zero_grad"), (a_step(order="forward backward zero step"), "zeroed_before_step"),
+    (a_step(order="zero forward step"), "no_backward"), (a_step(order="zero forward backward"), "no_step"),
+    (a_step(order="forward step zero backward"), "step_before_backward"), (image_by_image, "many_steps"),
+    (a_step(order="zero forward backward step zero forward backward step"), "many_steps"), (own_optimizer, "own_optimizer"),
+    (a_step(lambda z: entropy(z).sum()), "sum"), (a_step(lambda z: entropy(z.mean(0, keepdim=True)).mean()), "entropy_of_mean"),
+    (a_step(lambda z: entropy(z.softmax(1).mean(0, keepdim=True).log()).mean()), "entropy_of_mean"),
+    (a_step(lambda z: cross_entropy(z, z.argmax(1))), "pseudo_label"), (a_step(lambda z: entropy(z.softmax(1)).mean()), "softmax_twice"),
+    (a_step(lambda z: entropy(z.detach()).mean()), "detached"), (in_grad_off, "detached"), (a_step(answer=lambda z, m, x: z), "attached"),
+    (a_step(answer=lambda z, m, x: m(x).detach()), "after"), (a_step(answer=lambda z, m, x: entropy(z).mean().item()), "returns_loss"),
+    (a_step(answer=lambda z, m, x: entropy(z).mean()), "returns_loss"), (a_step(answer=lambda z, m, x: z.detach().softmax(1)), "returns_probabilities"),
+    (a_step(answer=lambda z, m, x: z.argmax(1)), "returns_classes"), (a_step(answer=lambda z, m, x: None), "no_return"), (to_eval, "mode"),
+    (normalises_in_place, "changes_input"), (a_step(lambda z: entropy(z)), "error"), (a_step(answer=lambda z, m, x: z.detach().numpy()), "not_a_tensor"),
+    (a_step(lambda z: entropy(z / 3).mean()), None), (a_step(lambda z: entropy(z).mean() * math.nan), "nan"),
+]
+RIGHT["tent_step"] = [tent_step, by_hand_with_grad, with_model_zero_grad, clears_at_the_end, a_step(order="forward zero backward step"),
+                      a_step(lambda z: -(z.softmax(1) * z.log_softmax(1)).sum() / len(z))]
+
+# --- module 2, crowd_filter(adapted_logits, source_logits) ---------------------------------------------------------------
+
+
+def crowd_filter(adapted, source):
+    p, q = adapted.softmax(1), source.softmax(1)
+    c = q.argmax(1, keepdim=True)
+    return (p.gather(1, c) >= q.gather(1, c)).squeeze(1)
+
+
+def at(logits, c):
+    return logits.softmax(1).gather(1, c[:, None])[:, 0]
+
+
+def difference(adapted, source):
+    c = source.argmax(1)
+    return at(adapted, c) - at(source, c)
+
+
+def shifts_in_place(adapted, source):
+    adapted -= adapted.max(1, keepdim=True).values
+    return crowd_filter(adapted, source)
+
+
+def one_by_one(adapted, source):
+    kept = []
+    for a, s in zip(adapted, source, strict=True):
+        c = int(s.argmax())
+        kept.append(bool(a.softmax(0)[c] >= s.softmax(0)[c]))
+    return torch.tensor(kept)
+
+
+def axis_zero(adapted, source):
+    c = source.argmax(1)[:, None]
+    return (adapted.softmax(0).gather(1, c) >= source.softmax(0).gather(1, c))[:, 0]
+
+
+WRONG["crowd_filter"] = [
+    (lambda adapted, source: ..., "stub"), (shifts_in_place, "changes_input"), (axis_zero, "axis"), (lambda a, s: print(end="") or None, "no_return"),
+    (lambda a, s: at(a, a.argmax(1)) >= at(s, a.argmax(1)), "class_of_adapted"), (lambda a, s: a.softmax(1).amax(1) >= s.softmax(1).amax(1), "own_maximum"),
+    (lambda a, s: difference(a, s) > 0, "strict"), (lambda a, s: difference(a, s) <= 0, "reversed"), (lambda a, s: difference(a, s) < 0, "reversed"),
+    (lambda a, s: crowd_filter(s, a), "swapped"), (lambda a, s: a.gather(1, s.argmax(1)[:, None])[:, 0] >= s.amax(1), "logits"),
+    (lambda a, s: entropy(a) <= entropy(s), "entropies"), (lambda a, s: a.argmax(1) == s.argmax(1), "same_class"),
+    (lambda a, s: difference(a, s).abs() >= 0, "all"), (lambda a, s: crowd_filter(s, s), "all"), (lambda a, s: difference(a, s) >= 1, "none"),
+    (lambda a, s: a.softmax(1).amax(1) >= 0.9, "fixed_threshold"), (lambda a, s: difference(a, s) >= 0.05, "margin"),
+    (lambda a, s: difference(a, s) >= -0.1, "margin"), (lambda a, s: difference(a, s) >= difference(a, s).mean(), "relative"), (difference, "not_a_decision"),
+    (lambda a, s: crowd_filter(a, s).nonzero()[:, 0], "indices"), (lambda a, s: a[crowd_filter(a, s)], "rows"), (lambda a, s: difference(a, s).mean() >= 0, "one_decision"),
+    (lambda a, s: bool(crowd_filter(a, s).all()), "one_decision"), (lambda a, s: a.softmax(1)[:, s.argmax(1)] >= s.softmax(1)[:, s.argmax(1)], "wrong_lookup"),
+    (lambda a, s: crowd_filter(a, s).tolist(), "not_a_tensor"), (lambda a, s: crowd_filter(a, s).numpy(), "not_a_tensor"),
+    (lambda a, s: (a.softmax(1) >= s.softmax(1)).all(1), None), (lambda a, s: (a.softmax(1) >= s.softmax(1)).max(1).values.logical_not(), None),
+    (lambda a, s: a.softmax(1) >= s.softmax(1), "rows"), (lambda a: a > 0, "error"),
+]
+RIGHT["crowd_filter"] = [
+    crowd_filter, one_by_one, lambda a, s: difference(a, s) >= 0, lambda a, s: (difference(a, s) >= 0).float(),
+    lambda a, s: a.log_softmax(1)[torch.arange(len(a)), s.argmax(1)] >= s.log_softmax(1).amax(1),
+    lambda a, s: ~torch.lt((a.softmax(1) * torch.nn.functional.one_hot(s.argmax(1), a.shape[1])).sum(1), s.softmax(1).max(dim=1).values),
+]
+
+# --- module 2, filtered_step(model, source, images, optimizer) ----------------------------------------------------------
+
+
+def filtered_step(model, source, images, optimizer):
+    with torch.no_grad():
+        original = source(images)
+    logits = model(images)
+    keep = crowd_filter(logits.detach(), original)
+    if keep.any():
+        optimizer.zero_grad()
+        entropy(logits)[keep].mean().backward()
+        optimizer.step()
+    return logits.detach()
+
+
+def a_filtered_step(loss=lambda h, keep: (h * keep).sum() / keep.sum().clamp(min=1), mask=lambda z, s: crowd_filter(z.detach(), s), clear=True, step=True,
+                    backward=True, answer=lambda z, s, keep, model, x: z.detach(), grad=False, compare=None):
+    def student(model, source, images, optimizer):
+        with torch.set_grad_enabled(grad):
+            original = (source if compare is None else compare(model, source))(images)
+        logits = model(images)
+        keep = mask(logits, original.detach())
+        value = loss(entropy(logits), keep)
+        if clear:
+            optimizer.zero_grad()
+        if backward:
+            value.backward()
+        if step:
+            optimizer.step()
+        return answer(logits, original, keep, model, images)
+
+    return student
+
+
+def learns_from_source(model, source, images, optimizer):
+    logits, original = model(images), source(images)
+    optimizer.zero_grad()
+    entropy(original)[crowd_filter(logits, original)].mean().backward()
+    optimizer.step()
+    return logits.detach()
+
+
+def follows(model, source, images, optimizer):
+    answer = filtered_step(model, source, images, optimizer)
+    source.load_state_dict(model.state_dict())
+    return answer
+
+
+def masks_logits(model, source, images, optimizer):
+    with torch.no_grad():
+        original = source(images)
+    logits = model(images)
+    keep = crowd_filter(logits.detach(), original)
+    optimizer.zero_grad()
+    entropy(logits * keep[:, None]).mean().backward()
+    optimizer.step()
+    return logits.detach()
+
+
+def all_under_no_grad(model, source, images, optimizer):
+    with torch.no_grad():
+        original, logits = source(images), model(images)
+    optimizer.zero_grad()
+    entropy(logits)[crowd_filter(logits, original)].mean().backward()
+    optimizer.step()
+    return logits
+
+
+def forwards_twice(model, source, images, optimizer):
+    with torch.no_grad():
+        kept = images[crowd_filter(model(images), source(images))]
+        answer = model(images)
+    if len(kept):
+        loss = entropy(model(kept)).mean()
+        optimizer.zero_grad(set_to_none=False)
+        loss.backward()
+        optimizer.step()
+    return answer
+
+
+def with_where(model, source, images, optimizer):
+    with torch.inference_mode():
+        original = source(images).clone()
+    original = original.clone()
+    optimizer.zero_grad()
+    logits = model(images)
+    keep = crowd_filter(logits.detach(), original)
+    losses = torch.where(keep, entropy(logits), torch.zeros(()))
+    (losses.sum() / max(int(keep.sum()), 1)).backward()
+    optimizer.step()
+    return logits.detach()
+
+
+WRONG["filtered_step"] = [
+    (lambda model, source, images, optimizer: ..., "stub"), (a_filtered_step(lambda h, k: h.mean()), "keeps_all"),
+    (a_filtered_step(compare=lambda model, source: model), "keeps_all"), (a_filtered_step(compare=lambda model, source: deepcopy(model)), "keeps_all"),
+    (a_filtered_step(lambda h, k: (h * k).mean()), "divides_by_all"), (a_filtered_step(lambda h, k: h[k].sum()), "not_divided"),
+    (a_filtered_step(mask=lambda z, s: ~crowd_filter(z.detach(), s)), "reversed"), (a_filtered_step(mask=lambda z, s: crowd_filter(s, z.detach())), "swapped"),
+    (a_filtered_step(lambda h, k: -(h * k).sum() / k.sum()), "ascent"), (masks_logits, "divides_by_all"), (learns_from_source, "source_learns"), (follows, "source_learns"),
+    (a_filtered_step(grad=True), "grad_for_source"), (a_filtered_step(lambda h, k: (h * k).sum() / k.sum()), "empty_nan"),
+    (a_filtered_step(lambda h, k: h[k].mean() if k.any() else h.mean()), "moves_when_empty"), (a_filtered_step(clear=False), "no_zero_grad"),
+    (a_filtered_step(step=False), "no_step"), (a_filtered_step(backward=False), "no_backward"), (all_under_no_grad, "no_gradient"),
+    (a_filtered_step(answer=lambda z, s, k, m, x: z.detach()[k]), "returns_kept"), (a_filtered_step(answer=lambda z, s, k, m, x: s), "returns_source"),
+    (a_filtered_step(answer=lambda z, s, k, m, x: z), "attached"), (a_filtered_step(answer=lambda z, s, k, m, x: m(x).detach()), "after"),
+    (a_filtered_step(answer=lambda z, s, k, m, x: k.float().mean()), "returns_loss"), (a_filtered_step(answer=lambda z, s, k, m, x: z.argmax(1)), "returns_classes"),
+    (a_filtered_step(answer=lambda z, s, k, m, x: None), "no_return"), (a_filtered_step(lambda h, k: h[k][:3].mean()), None),
+]
+RIGHT["filtered_step"] = [filtered_step, forwards_twice, with_where, a_filtered_step(),
+                          a_filtered_step(lambda h, k: h[k].mean() if k.any() else 0 * h.sum()),
+                          a_filtered_step(lambda h, k: (h * k.float()).sum() / max(k.sum().item(), 1))]
+
+# --- module 3, effective_classes(predictions, n_classes) ----------------------------------------------------------------
+
+
+def shares(p, n):
+    return torch.bincount(p, minlength=n) / len(p)
+
+
+def h(s):
+    s = s[s > 0]
+    return -(s * s.log()).sum()
+
+
+def effective_classes(p, n):
+    return h(shares(p, n)).exp().item()
+
+
+def with_a_loop(p, n):
+    total = 0.0
+    for k in range(n):
+        s = (p == k).float().mean().item()
+        if s > 0:
+            total -= s * math.log(s)
+    return math.exp(total)
+
+
+def with_numpy(p, n):
+    _, count = np.unique(p.numpy(), return_counts=True)
+    s = count / count.sum()
+    return float(np.prod(s ** -s))
+
+
+WRONG["effective_classes"] = [
+    (lambda p, n: ..., "stub"), (lambda p, n: float(h(shares(p, n))), "no_exponential"), (lambda p, n: float((-h(shares(p, n))).exp()), "sign"),
+    (lambda p, n: (-(shares(p, n) * shares(p, n).log()).sum()).exp().item(), "nan"), (lambda p, n: float(h(torch.bincount(p, minlength=n).float()).exp()), "counts"),
+    (lambda p, n: len(p.unique()), "different_classes"), (lambda p, n: math.exp(h(shares(p, n)) / math.log(2)), "mixed_bases"), (lambda p, n: 2 ** float(h(shares(p, n))), "mixed_bases"),
+    (lambda p, n: 1 / float((shares(p, n) ** 2).sum()), "inverse_simpson"), (lambda p, n: 1 / float(shares(p, n).max()), "largest_share"),
+    (lambda p, n: float(h(torch.bincount(p, minlength=n).float().softmax(0)).exp()), "softmax"), (lambda p, n: float(h(torch.bincount(p, minlength=n) / n).exp()), "divided_by_classes"),
+    (lambda p, n: float(h(shares(p, n))) / math.log(n), "normalised"), (lambda p, n: effective_classes(p, n) / n, "normalised"),
+    (lambda p, n: p.float().mean(), "class_numbers"), (lambda p, n: float(entropy(p.float()[None]).exp()), "class_numbers"),
+    (lambda p, n: (-(shares(p, n) * (shares(p, n) + 1e-9).log())).exp(), "not_summed"), (lambda p, n: float(h(torch.bincount(p, minlength=n)[1:] / len(p)).exp()), "drops_a_class"),
+    (lambda p, n: print(end=""), "no_return"), (lambda p, n: effective_classes(p.sort(descending=True).values[: len(p) // 2], n), None),
+    (lambda p, n: p.bincount(minlenght=n), "error"), (lambda p, n: effective_classes(p.clamp_(max=2), n), "changes_input"),
+]
+RIGHT["effective_classes"] = [effective_classes, with_a_loop, with_numpy, lambda p, n: torch.distributions.Categorical(shares(p, n)).entropy().exp(),
+                              lambda p, n: 2 ** float(-(shares(p, n) * shares(p, n).clamp(min=1e-12).log2()).sum()),
+                              lambda p, n: torch.special.entr(shares(p, n)).sum().exp()]
+
+# --- module 3, answer_with_resets(model, batches, least, window) --------------------------------------------------------
+
+
+def answer_with_resets(model, batches, least, window):
+    recent, answers = [], []
+    for images in batches:
+        logits = model(images)
+        classes = logits.argmax(1)
+        answers.append(classes)
+        recent.extend(classes.tolist())
+        if len(recent) >= window and effective_classes(torch.tensor(recent[-window:]), logits.shape[1]) < least - 1e-9:
+            model.reset()
+            recent.clear()
+    return torch.cat(answers)
+
+
+def resets(how):
+    def student(model, batches, least, window):
+        return workshop.right_answers(model, batches, least, window, how)
+
+    return student
+
+
+def no_brackets(model, batches, least, window):
+    recent, answers = [], []
+    for images in batches:
+        logits = model(images)
+        answers.append(logits.argmax(1))
+        recent += logits.argmax(1).tolist()
+        if len(recent) >= window and effective_classes(torch.tensor(recent[-window:]), logits.shape[1]) < least:
+            model.reset  # noqa: B018
+            recent = []
+    return torch.cat(answers)
+
+
+def one_list(model, batches, least, window):
+    answers = torch.zeros(0, dtype=torch.long)
+    for images in batches:
+        logits = model(images)
+        answers = torch.cat([answers, logits.argmax(1)])
+        if len(answers) >= window and effective_classes(answers[-window:], logits.shape[1]) < least - 1e-9:
+            model.reset()
+            answers = answers[:0]
+    return answers
+
+
+def kept_until_full(model, batches, least, window):
+    """Looks only when a whole window has come in, then starts a new one."""
+    recent, answers = torch.zeros(0, dtype=torch.long), []
+    for images in batches:
+        logits = model(images)
+        answers.append(logits.argmax(1))
+        recent = torch.cat([recent, answers[-1]])
+        if len(recent) >= window:
+            if effective_classes(recent, logits.shape[1]) < least:
+                model.reset()
+            recent = recent[:0]
+    return torch.cat(answers)
+
+
+def with_a_start(model, batches, least, window):
+    everything, start = torch.zeros(0, dtype=torch.long), 0
+    for images in batches:
+        logits = model(images)
+        everything = torch.cat((everything, logits.max(dim=1).indices))
+        last = everything[max(start, len(everything) - window):]
+        if len(last) == window and with_a_loop(last, logits.size(1)) < least - 1e-9:
+            model.reset()
+            start = len(everything)
+    return everything
+
+
+def with_a_deque(model, batches, least, window):
+    from collections import deque
+    recent, answers = deque(maxlen=window), []
+    for images in batches:
+        logits = model(images)
+        answers += logits.argmax(1).tolist()
+        recent.extend(logits.argmax(1).tolist())
+        if len(recent) == window and with_numpy(torch.tensor(recent), logits.shape[1]) < least - 1e-9:
+            recent.clear()
+            model.reset()
+    return torch.tensor(answers)
+
+
+def filled_in_advance(model, batches, least, window):
+    answers, seen = torch.empty(sum(len(b) for b in batches), dtype=torch.long), 0
+    at = 0
+    for images in batches:
+        logits = model(images)
+        answers[at:at + len(images)] = logits.argmax(1)
+        at, seen = at + len(images), seen + len(images)
+        if not seen < window and not effective_classes(answers[at - window:at], logits.shape[1]) >= least - 1e-9:
+            model.reset()
+            seen = 0
+    return answers
+
+
+def as_generator(model, batches, least, window):
+    def one(recent, images):
+        logits = model(images)
+        recent.append(logits.argmax(1))
+        last = torch.cat(recent)[-window:]
+        if len(last) >= window and effective_classes(last, logits.shape[1]) + 1e-9 < least:
+            model.reset()
+            answer = recent[-1]
+            recent.clear()
+            return answer
+        return recent[-1]
+
+    recent = []
+    return torch.cat([one(recent, images) for images in batches])
+
+
+WRONG["answer_with_resets"] = [
+    (lambda model, batches, least, window: ..., "stub"), (resets("never"), "never"), (resets("always"), "always"), (resets("reversed"), "reversed"),
+    (resets("too_early"), "too_early"), (resets("keeps_old"), "keeps_old"), (resets("whole_past"), "whole_past"), (resets("last_batch"), "last_batch"),
+    (resets("one_late"), "one_late"), (resets("at_most"), "at_most"), (resets("asks_again"), "asks_again"), (one_list, "lost_answers"),
+    (no_brackets, "reset_without_brackets"), (lambda m, b, least, w: list(answer_with_resets(m, b, least, w)), "not_joined"),
+    (lambda m, b, least, w: torch.cat([m(x) for x in b]), "never"), (lambda m, b, least, w: print(end=""), "no_return"), (kept_until_full, None),
+    (lambda m, b, least, w: torch.nn.functional.one_hot(answer_with_resets(m, b, least, w), 4).float(), "returns_logits"),
+    (lambda m, b, least, w: m.restart(), "error"), (lambda m, b, least, w: answer_with_resets(m, b, least, w)[:-4], "lost_answers"),
+]
+RIGHT["answer_with_resets"] = [answer_with_resets, with_a_start, with_a_deque, filled_in_advance, as_generator, resets("")]
+
+# --- module 3, vote(predictions) ----------------------------------------------------------------------------------------
+
+
+def most(predictions):
+    return torch.stack(list(predictions.values())).mode(dim=0).values
+
+
+def vote(predictions):
+    winner = most(predictions)
+    return {name: (p == winner).float().mean().item() for name, p in predictions.items()}
+
+
+def vote_with_counts(predictions):
+    table = torch.stack([*predictions.values()])
+    winner = torch.nn.functional.one_hot(table).sum(0).argmax(1)
+    return dict(zip(predictions, (table == winner).double().mean(1), strict=True))
+
+
+def vote_with_counter(predictions):
+    from collections import Counter
+    columns = zip(*(p.tolist() for p in predictions.values()), strict=True)
+    winner = [Counter(column).most_common(1)[0][0] for column in columns]
+    return {name: sum(a == b for a, b in zip(p.tolist(), winner, strict=True)) / len(winner) for name, p in predictions.items()}
+
+
+def vote_with_numpy(predictions):
+    table = np.stack([p.numpy() for p in predictions.values()])
+    winner = np.apply_along_axis(lambda column: np.bincount(column).argmax(), 0, table)
+    return {name: np.mean(row == winner) for name, row in zip(predictions, table, strict=True)}
+
+
+def vote_of_others(predictions):
+    return {name: (p == most({n: q for n, q in predictions.items() if n != name})).float().mean().item() for name, p in predictions.items()}
+
+
+WRONG["vote"] = [
+    (lambda predictions: ..., "stub"), (lambda d: {a: sum((d[a] == d[b]).float().mean().item() for b in d) / len(d) for a in d}, "pairs"),
+    (lambda d: {a: sum((d[a] == d[b]).float().mean().item() for b in d if b != a) / (len(d) - 1) for a in d}, "pairs"),
+    (lambda d: {n: 100 * v for n, v in vote(d).items()}, "percent"), (lambda d: {n: int((p == most(d)).sum()) for n, p in d.items()}, "counts"),
+    (lambda d: {n: (p != most(d)).float().mean().item() for n, p in d.items()}, "disagreement"),
+    (lambda d: {n: (p == next(iter(d.values()))).float().mean().item() for n, p in d.items()}, "first_candidate"),
+    (lambda d: {n: (p == p.mode().values).float().mean().item() for n, p in d.items()}, "wrong_axis"),
+    (lambda d: {n: (p == torch.stack(list(d.values())).float().mean(0).round()).float().mean().item() for n, p in d.items()}, "mean_class"),
+    (lambda d: {n: (p == torch.cat(list(d.values())).mode().values).float().mean().item() for n, p in d.items()}, "commonest_overall"),
+    (vote_of_others, "without_self"), (lambda d: dict.fromkeys(d, torch.stack([p == d["source"] for p in d.values()]).all(0).float().mean().item()), "unanimous"),
+    (lambda d: max(vote(d), key=vote(d).get), "only_best"), (lambda d: list(vote(d).values()), "not_a_dict"), (lambda d: sorted(vote(d)), "not_a_dict"),
+    (lambda d: {i: v for i, v in enumerate(vote(d).values())}, "names"), (lambda d: {n: p == most(d) for n, p in d.items()}, "not_averaged"),
+    (lambda d: print(end=""), "no_return"), (lambda d: {n: (p[::2] == most(d)[::2]).float().mean().item() for n, p in d.items()}, None),
+    (lambda d: {n: p.mean() for n, p in d.items()}, "error"),
+]
+RIGHT["vote"] = [vote, vote_with_counts, vote_with_counter, vote_with_numpy,
+                 lambda d: {n: 1 - (p != most(d)).double().mean() for n, p in d.items()}]
+
+MOST_TO_NAME = 0.9
+
+
+def cases(table):
+    return [pytest.param(name, i, id=f"{name}-{i}") for name in table for i in range(len(table[name]))]
+
+
+@cache
+def judged(exercise, i):
+    return judge(exercise, WRONG[exercise][i][0])
+
+
+def test_every_exercise_has_answers_of_both_kinds():
+    assert set(WRONG) == set(RIGHT) == set(EXERCISES) == {name for names in MODULES.values() for name in names}
+    assert all(len(answers) >= 5 for answers in RIGHT.values())
+    assert all(sum(len(WRONG[name]) for name in names) >= 12 for names in MODULES.values())
+    assert {mistake for table in WRONG.values() for _, mistake in table} >= {"sign", "axis", "nan", "strict", "attached"}
+
+
+@pytest.mark.parametrize("exercise, i", cases(WRONG))
+def test_wrong_answers_are_refused_and_named(exercise, i):
+    mistake, verdict = WRONG[exercise][i][1], judged(exercise, i)
+    assert not verdict.ok
+    assert mistake in (None, verdict.mistake), verdict
+    assert verdict.message and verdict.hint and not re.search(r"\{\w+\}", verdict.message + verdict.hint)
+
+
+@pytest.mark.parametrize("exercise, i", cases(RIGHT))
+def test_right_answers_are_accepted(exercise, i):
+    state = torch.random.get_rng_state()
+    assert judge(exercise, RIGHT[exercise][i]).ok, judge(exercise, RIGHT[exercise][i])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nearly_all_mistakes_are_named(module, capsys):
+    """The share named as a person would: wrong answers listed without a name count as not named."""
+    table = [(name, i, mistake) for name in MODULES[module] for i, (_, mistake) in enumerate(WRONG[name])]
+    named = sum(judged(name, i).mistake == mistake for name, i, mistake in table)
+    with capsys.disabled():
+        print(f"\n{module}: {named} of {len(table)} wrong answers named")
+    assert named / len(table) >= MOST_TO_NAME
