@@ -64,7 +64,7 @@ WAYS = {  # for `actions`: controllers beside those of the method
     "ResetEvery(10)": (ResetEvery(10),), "ResetEvery(50)": (ResetEvery(50),), "CollapseRecovery": (CollapseRecovery(),),
 }
 ACTION_STREAMS = ("continual", "small_batches", "noise", "open_set")
-ACTION_RECIPES = ("tent", "tent x 30", "pseudo_label x 30", "eta x 100")
+ACTION_RECIPES = ("tent x 30", "pseudo_label x 30", "tent", "eta x 100")
 FIELDS = ("source", "stream", "recipe", "arm", "seed", "images", "whole", "last", "source_whole", "source_last", "bn_whole", "bn_last", "alarms",
           "acted", "by_source", "by_bn", "forwards", "seconds", "refused", "settings")
 LAST = 500
