@@ -36,7 +36,7 @@ def parser():
 
     from tta_lab import workshop_day
 
-    workshop_day.add_arguments(commands.add_parser("workshop", allow_abbrev=False, help="what an instructor needs: students | check | wheels | slides"))
+    workshop_day.add_arguments(commands.add_parser("workshop", allow_abbrev=False, help="for instructors: students | check | wheels | slides"))
 
     commands.add_parser("info", allow_abbrev=False, help="versions, device, and a check of the embedded data")
     return top

@@ -9,8 +9,10 @@ known mistakes; so it names the mistake whatever the code looks like. In a noteb
 The exercises follow Tent (arXiv 2006.10726) and Towards Open-Set Test-Time Adaptation Utilizing the Wisdom of Crowds in Entropy Minimization
 (arXiv 2308.06879).
 """
+
 from __future__ import annotations
 
+import dis
 import math
 import re
 import textwrap
@@ -25,8 +27,8 @@ from torch import Tensor, nn
 from . import workshop_words as words
 from .scores import entropy as right_entropy
 
-CLOSE = 1e-4                 # largest difference of two results that count as the same
-TRIES: dict[str, int] = {}   # failed tries of each exercise since the last success, in this kernel
+CLOSE = 1e-4  # largest difference of two results that count as the same
+TRIES: dict[str, int] = {}  # failed tries of each exercise since the last success, in this kernel
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class _Wrong(Exception):  # noqa: N818
 
 # --- judging --------------------------------------------------------------------------------------------------------
 
+
 def judge(exercise: str, fn: Callable) -> Verdict:
     """Run the check of an exercise (a name in `EXERCISES`) and say what was found. Raises KeyError for an unknown exercise."""
     check, table = EXERCISES[exercise]
@@ -83,15 +86,20 @@ def check(exercise: str, fn: Callable) -> Verdict:
         text = f"Your turn: {exercise.replace('_', ' ')}.\n{verdict.message}"
     else:
         TRIES[exercise] = TRIES.get(exercise, 0) + 1
-        text += f"\nHint: {verdict.hint}" if TRIES[exercise] > 1 else "\n(Change your function and run both cells again. A second try brings a stronger hint.)"
+        text += (
+            f"\nHint: {verdict.hint}"
+            if TRIES[exercise] > 1
+            else "\n(Change your function and run both cells again. A second try brings a stronger hint.)"
+        )
     raise NotYet("\n".join(textwrap.fill(line, 100) for line in text.splitlines()), verdict) from None
 
 
 def is_stub(fn: Callable) -> bool:
     """Whether a function does nothing: its body is a docstring and ``...`` (or pass)."""
     code = getattr(fn, "__code__", None)
-    return code is not None and not code.co_names and code.co_nlocals == code.co_argcount and set(code.co_consts) <= {None, fn.__doc__, ...} \
-        and not code.co_freevars and len(code.co_code) <= 12
+    if code is None or code.co_names or code.co_freevars or not set(code.co_consts) <= {None, fn.__doc__, ...}:
+        return False
+    return not any(step.opname.startswith(("LOAD_FAST", "STORE", "CALL")) for step in dis.get_instructions(code))
 
 
 def _look_at(fn) -> None:
@@ -148,6 +156,7 @@ def _numbers(count: int, *shape: int, seed: int = 0, scale: float = 2.0) -> list
 
 # --- module 1: the entropy of each image ----------------------------------------------------------------------------
 
+
 def _entropy(fn) -> None:
     z = _numbers(1, 5, 3)[0]
     given = z.clone()
@@ -186,9 +195,16 @@ def _name_entropy(result: Tensor, z: Tensor, right: Tensor, uniform: float) -> N
     logp, across = z.log_softmax(1), z.log_softmax(0)
     p, q, twice = logp.exp(), across.exp(), z.softmax(1).log_softmax(1)
     tables = {  # name -> (images, classes), before the sum
-        "sign": p * logp, "axis": -q * across, "no_logarithm": [-p * p, p * p, -p * z, p * z, p, p * (1 - p), -p], "no_weights": [-logp, logp, p.log() / 3],
+        "sign": p * logp,
+        "axis": -q * across,
+        "no_logarithm": [-p * p, p * p, -p * z, p * z, p, p * (1 - p), -p],
+        "no_weights": [-logp, logp, p.log() / 3],
         "logits_as_probabilities": [-z.exp() * z, z.exp() * z, -z * logp, z * logp, -z * z.abs().log(), -z * z.log(), -z * p.log()],
-        "base_2": -p * p.log2(), "base_10": -p * p.log10(), "softmax_twice": -twice.exp() * twice, "right": -p * logp}
+        "base_2": -p * p.log2(),
+        "base_10": -p * p.log10(),
+        "softmax_twice": -twice.exp() * twice,
+        "right": -p * logp,
+    }
     sums = {name: [t.sum(1) for t in (v if isinstance(v, list) else [v])] for name, v in tables.items()}
     sums["no_weights"] += [-logp.mean(1), logp.mean(1)]
     wrong = {"divided_by_ln_classes": right / math.log(3), "mean_over_classes": right / 3, "pseudo_label": -logp.amax(1)}
@@ -217,6 +233,7 @@ def _name_entropy(result: Tensor, z: Tensor, right: Tensor, uniform: float) -> N
 
 
 # --- steps: what both step exercises share --------------------------------------------------------------------------
+
 
 class _Spy(torch.optim.SGD):
     """Plain SGD that writes down what is asked of it."""
@@ -354,9 +371,13 @@ def _step(fn) -> None:
     _check_order(events, not torch.equal(weights[0], start.numbers()), backwards, not model.training)
     one, two = _moved(start, batches[:1], _mean_entropy), _moved(start, batches, _mean_entropy)
     if not (_same(weights[0], one) and _same(weights[1], two)):
-        losses = {"sum": [lambda z: right_entropy(z).sum()], "ascent": [lambda z: -_mean_entropy(z), lambda z: -right_entropy(z).sum()],
-                  "entropy_of_mean": [lambda z: _entropy_of(z.softmax(1).mean(0)), lambda z: right_entropy(z.mean(0, keepdim=True)).sum()],
-                  "pseudo_label": [lambda z: -z.log_softmax(1).amax(1).mean()], "softmax_twice": [lambda z: _mean_entropy(z.softmax(1))]}
+        losses = {
+            "sum": [lambda z: right_entropy(z).sum()],
+            "ascent": [lambda z: -_mean_entropy(z), lambda z: -right_entropy(z).sum()],
+            "entropy_of_mean": [lambda z: _entropy_of(z.softmax(1).mean(0)), lambda z: right_entropy(z.mean(0, keepdim=True)).sum()],
+            "pseudo_label": [lambda z: -z.log_softmax(1).amax(1).mean()],
+            "softmax_twice": [lambda z: _mean_entropy(z.softmax(1))],
+        }
         for mistake, found in losses.items():
             _recognise(weights[0], {mistake: [_moved(start, batches[:1], loss) for loss in found]})
         if _same(weights[0], one):
@@ -374,6 +395,7 @@ def _entropy_of(p: Tensor) -> Tensor:
 
 # --- module 2: the filter -------------------------------------------------------------------------------------------
 
+
 def right_filter(adapted: Tensor, source: Tensor) -> Tensor:
     """keep_i = [p^_i[c_i] >= p~_i[c_i]], c_i the class of the original model.  (B, C), (B, C) -> bool (B,); arXiv 2308.06879."""
     before, classes = source.softmax(1).max(1)
@@ -383,7 +405,7 @@ def right_filter(adapted: Tensor, source: Tensor) -> Tensor:
 def _filter_tensors() -> tuple[Tensor, Tensor]:
     source, change = _numbers(2, 48, 5, seed=5, scale=1.5)
     adapted = source + 0.7 * change + 0.2 * (source - source.mean(1, keepdim=True))
-    adapted[::8] = source[::8]    # as in the first step: no image has moved
+    adapted[::8] = source[::8]  # as in the first step: no image has moved
     return adapted, source
 
 
@@ -425,14 +447,22 @@ def _name_filter(result: Tensor, adapted: Tensor, source: Tensor) -> None:
     d = at(pa, c) - at(ps, c)
     qa, qs = adapted.softmax(0), source.softmax(0)
     ha, hs = right_entropy(adapted), right_entropy(source)
-    wrong = {"all": torch.ones_like(d), "none": torch.zeros_like(d), "strict": d > 0, "reversed": [d <= 0, d < 0],
-             "class_of_adapted": [at(pa, k) >= at(ps, k), at(pa, k) > at(ps, k)], "swapped": [at(ps, k) >= at(pa, k), at(ps, k) > at(pa, k)],
-             "own_maximum": [pa.amax(1) >= ps.amax(1), pa.amax(1) > ps.amax(1)],
-             "logits": [at(adapted, c) >= at(source, c), at(adapted, c) > at(source, c), adapted.amax(1) >= source.amax(1)],
-             "entropies": [ha <= hs, ha < hs, ha >= hs, ha < 0.4 * math.log(5)], "same_class": c == k,
-             "axis": [at(qa, c) >= at(qs, c), at(qa, qs.argmax(1)) >= at(qs, qs.argmax(1))], "relative": [d >= d.mean(), d > d.mean(), d >= d.median()],
-             "fixed_threshold": [p >= t for p in (pa.amax(1), at(pa, c), at(ps, c)) for t in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)],
-             "margin": [d >= t for t in (-0.2, -0.1, -0.05, -0.01, 0.01, 0.05, 0.1, 0.2, 0.5)]}
+    wrong = {
+        "all": torch.ones_like(d),
+        "none": torch.zeros_like(d),
+        "strict": d > 0,
+        "reversed": [d <= 0, d < 0],
+        "class_of_adapted": [at(pa, k) >= at(ps, k), at(pa, k) > at(ps, k)],
+        "swapped": [at(ps, k) >= at(pa, k), at(ps, k) > at(pa, k)],
+        "own_maximum": [pa.amax(1) >= ps.amax(1), pa.amax(1) > ps.amax(1)],
+        "logits": [at(adapted, c) >= at(source, c), at(adapted, c) > at(source, c), adapted.amax(1) >= source.amax(1)],
+        "entropies": [ha <= hs, ha < hs, ha >= hs, ha < 0.4 * math.log(5)],
+        "same_class": c == k,
+        "axis": [at(qa, c) >= at(qs, c), at(qa, qs.argmax(1)) >= at(qs, qs.argmax(1))],
+        "relative": [d >= d.mean(), d > d.mean(), d >= d.median()],
+        "fixed_threshold": [p >= t for p in (pa.amax(1), at(pa, c), at(ps, c)) for t in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)],
+        "margin": [d >= t for t in (-0.2, -0.1, -0.05, -0.01, 0.01, 0.05, 0.1, 0.2, 0.5)],
+    }
     _recognise(result.float(), {name: [v.float() for v in (found if isinstance(found, list) else [found])] for name, found in wrong.items()})
 
 
@@ -487,6 +517,7 @@ def _check_empty(fn, source: _Tiny, x: Tensor) -> None:
 
 def _name_filtered(weights: list[Tensor], start: _Tiny, source: _Tiny, batches) -> None:
     """Compare the weights after each step with the right ones and with those of known mistakes."""
+
     def moved(rule: Callable, count: int = 2, **how) -> Tensor:
         """``rule(z, keep)`` is the loss; the mask is that of the model before the step."""
         model = deepcopy(start)
@@ -505,9 +536,14 @@ def _name_filtered(weights: list[Tensor], start: _Tiny, source: _Tiny, batches) 
     one, two = moved(right, 1), moved(right)
     if _same(weights[0], one) and _same(weights[1], two):
         return
-    rules = {"keeps_all": lambda z, k, s: _mean_entropy(z), "divides_by_all": lambda z, k, s: (right_entropy(z) * k).mean(),
-             "not_divided": lambda z, k, s: (right_entropy(z) * k).sum(), "reversed": lambda z, k, s: _kept_mean(z, ~k),
-             "swapped": lambda z, k, s: _kept_mean(z, right_filter(s, z.detach())), "ascent": lambda z, k, s: -_kept_mean(z, k)}
+    rules = {
+        "keeps_all": lambda z, k, s: _mean_entropy(z),
+        "divides_by_all": lambda z, k, s: (right_entropy(z) * k).mean(),
+        "not_divided": lambda z, k, s: (right_entropy(z) * k).sum(),
+        "reversed": lambda z, k, s: _kept_mean(z, ~k),
+        "swapped": lambda z, k, s: _kept_mean(z, right_filter(s, z.detach())),
+        "ascent": lambda z, k, s: -_kept_mean(z, k),
+    }
     others = {"reversed": [lambda z, k, s: (right_entropy(z) * ~k).mean()], "keeps_all": [lambda z, k, s: right_entropy(z).sum()]}
     for mistake, rule in rules.items():
         _recognise(weights[0], {mistake: [moved(r, 1) for r in (rule, *others.get(mistake, ()))]})
@@ -517,6 +553,7 @@ def _name_filtered(weights: list[Tensor], start: _Tiny, source: _Tiny, batches) 
 
 
 # --- module 3: collapse and choice ----------------------------------------------------------------------------------
+
 
 def right_effective_classes(predictions: Tensor, n_classes: int) -> float:
     """exp(-sum_k s_k ln s_k), s the shares of the predicted classes: 1 to C.  (N,) class numbers -> number."""
@@ -566,13 +603,25 @@ def _name_effective(value: float, predictions: Tensor, classes: int) -> None:
     by_classes, zero = seen / classes, seen[1:] if count[0] else seen
     tail = zero / n
     numbers = predictions.double()
-    wrong = {"no_exponential": [h, h / math.log(2)], "sign": [math.exp(-h), -h, 2 ** (-h / math.log(2))], "mixed_bases": [math.exp(h / math.log(2)), 2 ** h, 10 ** h],
-             "different_classes": [float(len(seen))], "inverse_simpson": [float(1 / s.square().sum())], "largest_share": [float(1 / s.max()), float(s.max())],
-             "softmax": [math.exp(h_soft), h_soft, math.exp(h_seen)], "normalised": [h / math.log(classes), math.exp(h) / classes],
-             "counts": [_exp(float(-(seen * seen.log()).sum())), float(-(seen * seen.log()).sum())],
-             "divided_by_classes": [_exp(float(-(by_classes * by_classes.log()).sum()))],
-             "class_numbers": [_exp(float(right_entropy(numbers[None]))), float(numbers.mean()), float(right_entropy(numbers[None])), float(numbers.std())],
-             "drops_a_class": [math.exp(float(-(t * t.log()).sum())) for t in (tail, zero / zero.sum(), s[:-1], s[:-1] / s[:-1].sum())]}
+    wrong = {
+        "no_exponential": [h, h / math.log(2)],
+        "sign": [math.exp(-h), -h, 2 ** (-h / math.log(2))],
+        "mixed_bases": [math.exp(h / math.log(2)), 2**h, 10**h],
+        "different_classes": [float(len(seen))],
+        "inverse_simpson": [float(1 / s.square().sum())],
+        "largest_share": [float(1 / s.max()), float(s.max())],
+        "softmax": [math.exp(h_soft), h_soft, math.exp(h_seen)],
+        "normalised": [h / math.log(classes), math.exp(h) / classes],
+        "counts": [_exp(float(-(seen * seen.log()).sum())), float(-(seen * seen.log()).sum())],
+        "divided_by_classes": [_exp(float(-(by_classes * by_classes.log()).sum()))],
+        "class_numbers": [
+            _exp(float(right_entropy(numbers[None]))),
+            float(numbers.mean()),
+            float(right_entropy(numbers[None])),
+            float(numbers.std()),
+        ],
+        "drops_a_class": [math.exp(float(-(t * t.log()).sum())) for t in (tail, zero / zero.sum(), s[:-1], s[:-1] / s[:-1].sum())],
+    }
     for mistake, found in wrong.items():
         if any(value == v or math.isclose(value, v, rel_tol=CLOSE, abs_tol=1e-9) for v in found):
             raise _Wrong(mistake)
@@ -586,7 +635,7 @@ class _Falling:
     """A stand-in for an adapter: varied predictions at first, one class later, varied again after each reset. Writes down what is asked."""
 
     def __init__(self, healthy: int, shy: bool = False, size: int = 4):
-        self.healthy, self.shy, self.size, self.log, self.age = healthy, shy, size, [], 0    # shy: two classes in the first batch
+        self.healthy, self.shy, self.size, self.log, self.age = healthy, shy, size, [], 0  # shy: two classes in the first batch
 
     def __call__(self, batch: Tensor) -> Tensor:
         self.log.append(int(batch[0]))
@@ -626,7 +675,7 @@ def right_answers(model, batches, least: float, window: int, how: str = "") -> T
     return torch.cat(answers)
 
 
-STREAMS = ((4, 2.0, 8, False), (9, 2.5, 12, False), (3, 4.0, 8, False), (5, 2.5, 12, True))   # healthy batches, least, window, shy
+STREAMS = ((4, 2.0, 8, False), (9, 2.5, 12, False), (3, 4.0, 8, False), (5, 2.5, 12, True))  # healthy batches, least, window, shy
 MISRESETS = ("never", "too_early", "always", "keeps_old", "one_late", "at_most", "reversed", "last_batch", "whole_past", "asks_again")
 
 
@@ -651,8 +700,11 @@ def _resets(fn) -> None:
         if len(asked) > 24 * len(STREAMS):
             raise _Wrong("asks_again")
         at = next(i for i, log in enumerate(logs) if log != ours[i])
-        raise _Wrong("other", compare=f"With {STREAMS[at][1]:g} classes at least and a window of {STREAMS[at][2]}, in a small case resets came after the "
-                     f"batches {_after(logs[at])}, expected after {_after(ours[at])}.")
+        raise _Wrong(
+            "other",
+            compare=f"With {STREAMS[at][1]:g} classes at least and a window of {STREAMS[at][2]}, in a small case resets came after the "
+            f"batches {_after(logs[at])}, expected after {_after(ours[at])}.",
+        )
     for result, expected in zip(results, right, strict=True):
         if isinstance(result, list | tuple):
             raise _Wrong("not_joined")
@@ -682,13 +734,13 @@ def _vote_table() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     winner = torch.randint(0, 5, (30,), generator=generator)
     table = winner.repeat(4, 1)
-    for i in range(30):                                       # one or two of the methods stray to a class of their own
+    for i in range(30):  # one or two of the methods stray to a class of their own
         who = torch.randperm(4, generator=generator)[: int(torch.randint(0, 3, (1,), generator=generator))]
         for n, row in enumerate(sorted(who.tolist(), key=lambda r: (r + i) % 4)):
             table[row, i] = (winner[i] + 1 + n) % 5
-    table[3, :14] = (winner[:14] + 3) % 5                      # the last one is bad for a while
+    table[3, :14] = (winner[:14] + 3) % 5  # the last one is bad for a while
     table[:3, :14] = torch.where((table[:3, :14] == winner[:14]).sum(0) >= 2, table[:3, :14], winner[:14])
-    table[0, :6] = (winner[:6] + 1) % 5                        # and the first, with which one might compare all
+    table[0, :6] = (winner[:6] + 1) % 5  # and the first, with which one might compare all
     table[1:3, :6] = winner[:6]
     return dict(zip(("source", "tent", "filter", "fast"), table, strict=True))
 
@@ -720,23 +772,37 @@ def _name_vote(found: Tensor, right: Tensor, predictions: dict) -> None:
     pairs = (table[:, None] == table[None]).float().mean(2)
     without = torch.stack([(row == table[torch.arange(m) != i].mode(0).values).float().mean() for i, row in enumerate(table)])
     mean = table.float().mean(0)
-    wrong = {"percent": 100 * right, "counts": n * right, "disagreement": [1 - right, 100 * (1 - right), n * (1 - right)],
-             "pairs": [pairs.mean(1), (pairs.sum(1) - 1) / (m - 1), pairs.sum(1), pairs.sum(1) - 1], "first_candidate": [*pairs, *(100 * pairs)], "without_self": without,
-             "wrong_axis": (table == table.mode(1).values[:, None]).float().mean(1),
-             "mean_class": [(table == c).float().mean(1) for c in (mean.round().long(), mean.long(), table.median(0).values)],
-             "commonest_overall": (table == table.flatten().mode().values).float().mean(1),
-             "unanimous": (table == table[0]).all(0).float().mean().expand(m)}
+    wrong = {
+        "percent": 100 * right,
+        "counts": n * right,
+        "disagreement": [1 - right, 100 * (1 - right), n * (1 - right)],
+        "pairs": [pairs.mean(1), (pairs.sum(1) - 1) / (m - 1), pairs.sum(1), pairs.sum(1) - 1],
+        "first_candidate": [*pairs, *(100 * pairs)],
+        "without_self": without,
+        "wrong_axis": (table == table.mode(1).values[:, None]).float().mean(1),
+        "mean_class": [(table == c).float().mean(1) for c in (mean.round().long(), mean.long(), table.median(0).values)],
+        "commonest_overall": (table == table.flatten().mode().values).float().mean(1),
+        "unanimous": (table == table[0]).all(0).float().mean().expand(m),
+    }
     _recognise(found, wrong)
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
 
 EXERCISES: dict[str, tuple[Callable, dict]] = {
-    "entropy": (_entropy, words.ENTROPY), "tent_step": (_step, words.STEP), "crowd_filter": (_filter, words.FILTER),
-    "filtered_step": (_filtered_step, words.FILTERED), "effective_classes": (_effective_classes, words.EFFECTIVE), "answer_with_resets": (_resets, words.RESETS),
-    "vote": (_vote, words.VOTE)}
-MODULES = {"module_1_tent": ("entropy", "tent_step"), "module_2_filter": ("crowd_filter", "filtered_step"),
-           "module_3_collapse": ("effective_classes", "answer_with_resets", "vote")}
+    "entropy": (_entropy, words.ENTROPY),
+    "tent_step": (_step, words.STEP),
+    "crowd_filter": (_filter, words.FILTER),
+    "filtered_step": (_filtered_step, words.FILTERED),
+    "effective_classes": (_effective_classes, words.EFFECTIVE),
+    "answer_with_resets": (_resets, words.RESETS),
+    "vote": (_vote, words.VOTE),
+}
+MODULES = {
+    "module_1_tent": ("entropy", "tent_step"),
+    "module_2_filter": ("crowd_filter", "filtered_step"),
+    "module_3_collapse": ("effective_classes", "answer_with_resets", "vote"),
+}
 
 
 def check_entropy(entropy: Callable) -> Verdict:

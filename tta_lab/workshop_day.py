@@ -1,10 +1,12 @@
-"""What the instructor needs around the workshop: student notebooks from the solutions, a check of a laptop, wheels for a room without network, slides.
+"""What the instructor needs around the workshop: student notebooks from the solutions, a check of a laptop, wheels for a room without
+network, slides.
 
-    python -m tta_lab workshop students          # write notebooks/workshop/*.ipynb from notebooks/workshop/solutions
-    python -m tta_lab workshop check             # the day before, and on every laptop: about a minute
-    python -m tta_lab workshop wheels FOLDER     # where there is network; prints the command for a laptop without
-    python -m tta_lab workshop slides MODULE     # one page for the projector; needs no network
+python -m tta_lab workshop students          # write notebooks/workshop/*.ipynb from notebooks/workshop/solutions
+python -m tta_lab workshop check             # the day before, and on every laptop: about a minute
+python -m tta_lab workshop wheels FOLDER     # where there is network; prints the command for a laptop without
+python -m tta_lab workshop slides MODULE     # one page for the projector; needs no network
 """
+
 from __future__ import annotations
 
 import copy
@@ -21,10 +23,11 @@ from .bootstrap import Problem
 REGION = re.compile(r"^(?P<indent>[ \t]*)# solution(?::(?P<text>[^\n]*))?\n.*?^[ \t]*# end of solution[ \t]*$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"^[ \t]*# (solution\b|end of solution)", re.MULTILINE)
 SOLVED = " - with solutions"
-MEMORY = 4.0          # GiB that should be free for a notebook and a browser
+MEMORY = 4.0  # GiB that should be free for a notebook and a browser
 
 
 # --- student notebooks ------------------------------------------------------------------------------------------------
+
 
 def folder() -> Path:
     """``notebooks/workshop`` of the checkout or of the installed package."""
@@ -85,11 +88,18 @@ def write_students(to: str | Path | None = None, say: Callable = print) -> list[
 
 # --- the day before ---------------------------------------------------------------------------------------------------
 
+
 def check(trial_seconds: float = 20.0, say: Callable = print) -> int:
     """Versions, data, memory, a kernel, a trial run with no network: one line each, with a remedy where something is wrong. 1 if so, else 0."""
     failed = 0
-    for name, what in (("versions", _versions), ("data", _data), ("memory", _memory), ("notebooks", _notebooks), ("kernel", _kernel),
-                       ("offline run", lambda: _trial(trial_seconds))):
+    for name, what in (
+        ("versions", _versions),
+        ("data", _data),
+        ("memory", _memory),
+        ("notebooks", _notebooks),
+        ("kernel", _kernel),
+        ("offline run", lambda: _trial(trial_seconds)),
+    ):
         started = time.perf_counter()
         try:
             text, mark = what(), "ok "
@@ -200,8 +210,9 @@ def _trial(seconds: float) -> str:
     """Tent on a short stream, in a process of its own that is refused every connection; ends after ``seconds`` at the latest."""
     from .bootstrap import checkout, child_environment
 
-    done = subprocess.run([sys.executable, "-c", TRIAL, str(seconds)], env=child_environment(checkout()), capture_output=True, text=True,
-                          timeout=seconds + 120)
+    done = subprocess.run(
+        [sys.executable, "-c", TRIAL, str(seconds)], env=child_environment(checkout()), capture_output=True, text=True, timeout=seconds + 120
+    )
     if done.returncode:
         raise Problem("the trial run failed: " + (done.stderr.strip().splitlines() or ["no message"])[-1])
     text = done.stdout.strip()
@@ -213,6 +224,7 @@ def _trial(seconds: float) -> str:
 
 # --- wheels -----------------------------------------------------------------------------------------------------------
 
+
 def wheel_commands(to: str | Path, root: str | None) -> tuple[list[str], list[str], list[str]]:
     """The commands that collect wheels into a folder: (download, build the lab's own wheel, install offline). Raises Problem without a checkout."""
     from .bootstrap import requirement_groups, requirements
@@ -221,9 +233,11 @@ def wheel_commands(to: str | Path, root: str | None) -> tuple[list[str], list[st
         raise Problem("wheels are collected from a checkout of the repository; the installed package does not hold what is needed to build it")
     wanted = requirements(requirement_groups(root), "notebooks")
     to = str(to)
-    return ([sys.executable, "-m", "pip", "download", "--only-binary", ":all:", "--dest", to, *wanted],
-            [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", to, root],
-            ["python", "-m", "pip", "install", "--no-index", "--find-links", to, "tta-lab[notebooks]"])
+    return (
+        [sys.executable, "-m", "pip", "download", "--only-binary", ":all:", "--dest", to, *wanted],
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", to, root],
+        ["python", "-m", "pip", "install", "--no-index", "--find-links", to, "tta-lab[notebooks]"],
+    )
 
 
 def wheels(to: str | Path, say: Callable = print, call: Callable = subprocess.call) -> int:
@@ -232,17 +246,21 @@ def wheels(to: str | Path, say: Callable = print, call: Callable = subprocess.ca
 
     download, build, install = wheel_commands(to, checkout())
     Path(to).mkdir(parents=True, exist_ok=True)
-    say(f"Collecting wheels for {sys.platform}, Python {sys.version_info[0]}.{sys.version_info[1]} into {to}; this needs a network.\n"
+    say(
+        f"Collecting wheels for {sys.platform}, Python {sys.version_info[0]}.{sys.version_info[1]} into {to}; this needs a network.\n"
         "Mind the size: on Linux, torch with its CUDA libraries is 2 to 4 GB; a CPU build of torch alone is about 200 MB. Where pip is set up "
-        "with a source of CPU builds, those are taken. Wheels fit one system and one Python version: run this once for each kind of laptop.")
+        "with a source of CPU builds, those are taken. Wheels fit one system and one Python version: run this once for each kind of laptop."
+    )
     for command, what in ((download, "download"), (build, "build")):
         code = call(command)
         if code:
             say(f"The {what} failed (pip ended with {code}). Is there a network here? What has arrived stays in {to}; the same command goes on.")
             return code
     files = [p for p in Path(to).iterdir() if p.is_file()]
-    say(f"{len(files)} files, {sum(p.stat().st_size for p in files) / 2**30:.2f} GiB. On the laptop, in a fresh environment with the same Python:\n  "
-        + " ".join(f'"{part}"' if "[" in part or " " in part else part for part in install))
+    say(
+        f"{len(files)} files, {sum(p.stat().st_size for p in files) / 2**30:.2f} GiB. On the laptop, in a fresh environment with the same Python:\n  "
+        + " ".join(f'"{part}"' if "[" in part or " " in part else part for part in install)
+    )
     return 0
 
 
@@ -250,7 +268,8 @@ def wheels(to: str | Path, say: Callable = print, call: Callable = subprocess.ca
 
 DECK = """
 <style>
-.deck-slide { min-height: 100vh; box-sizing: border-box; padding: 4vh 6vw; display: flex; flex-direction: column; justify-content: center; border-bottom: 1px solid #8884; }
+.deck-slide { min-height: 100vh; box-sizing: border-box; padding: 4vh 6vw; border-bottom: 1px solid #8884;
+  display: flex; flex-direction: column; justify-content: center; }
 .deck-slide .jp-Cell { font-size: 1.35em; } .deck-slide .jp-RenderedHTMLCommon { font-size: 1.25em; line-height: 1.5; }
 .deck-slide pre { font-size: 1.15em; } .deck-slide .jp-InputPrompt, .deck-slide .jp-OutputPrompt { display: none; }
 html { scroll-behavior: smooth; } #deck-place { position: fixed; right: 1em; bottom: 0.6em; font: 14px sans-serif; opacity: 0.7; }
@@ -263,7 +282,8 @@ html { scroll-behavior: smooth; } #deck-place { position: fixed; right: 1em; bot
   for (const cell of cells) {
     const i = cells.indexOf(cell);
     if (starts.includes(i) || !slides.length) {
-      const section = document.createElement("section"); section.className = "deck-slide"; section.setAttribute("aria-label", "slide " + (slides.length + 1));
+      const section = document.createElement("section"); section.className = "deck-slide";
+      section.setAttribute("aria-label", "slide " + (slides.length + 1));
       cell.before(section); slides.push(section);
     }
     slides[slides.length - 1].append(cell);
@@ -271,7 +291,9 @@ html { scroll-behavior: smooth; } #deck-place { position: fixed; right: 1em; bot
   let at = 0;
   function go(n) { at = Math.max(0, Math.min(slides.length - 1, n)); slides[at].scrollIntoView(); place(); }
   function place() { document.getElementById("deck-place").textContent = (at + 1) + " / " + slides.length; }
-  addEventListener("scroll", () => { at = slides.findLastIndex(s => s.getBoundingClientRect().top < innerHeight / 2); at = Math.max(at, 0); place(); });
+  addEventListener("scroll", () => {
+    at = Math.max(slides.findLastIndex(s => s.getBoundingClientRect().top < innerHeight / 2), 0); place();
+  });
   addEventListener("keydown", e => {
     if (["ArrowRight", "PageDown", " ", "n"].includes(e.key)) { e.preventDefault(); go(at + 1); }
     if (["ArrowLeft", "PageUp", "p"].includes(e.key)) { e.preventDefault(); go(at - 1); }
@@ -319,11 +341,15 @@ def slides(module: str, out: str | Path = "runs", say: Callable = print) -> Path
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
+
 def add_arguments(parser) -> None:
     """The arguments of ``python -m tta_lab workshop``."""
-    parser.add_argument("what", choices=("students", "check", "wheels", "slides"),
-                        help="students: write the student notebooks; check: is this laptop ready; wheels: collect what an offline laptop installs; "
-                             "slides: a page for the projector")
+    parser.add_argument(
+        "what",
+        choices=("students", "check", "wheels", "slides"),
+        help="students: write the student notebooks; check: is this laptop ready; wheels: collect what an offline laptop installs; "
+        "slides: a page for the projector",
+    )
     parser.add_argument("where", nargs="?", help="wheels: the folder (needed); slides: the module, 1 to 3; students: another folder to write to")
 
 
@@ -335,8 +361,11 @@ def main(options) -> int:
     if options.what == "check":
         return check()
     if not options.where:
-        raise Problem("wheels needs a folder: python -m tta_lab workshop wheels FOLDER" if options.what == "wheels"
-                      else "slides needs a module: python -m tta_lab workshop slides 1")
+        raise Problem(
+            "wheels needs a folder: python -m tta_lab workshop wheels FOLDER"
+            if options.what == "wheels"
+            else "slides needs a module: python -m tta_lab workshop slides 1"
+        )
     if options.what == "wheels":
         return wheels(options.where)
     from .headless import NotebookFailed

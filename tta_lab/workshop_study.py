@@ -1,0 +1,88 @@
+"""What the workshop's notebooks compute beside the students' functions: a model ready to adapt, errors, tables and one figure."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .norms import BatchStatistics
+from .parts import NormAffine
+
+
+def ready_to_adapt(network: nn.Module, device="cpu") -> tuple[nn.Module, list[nn.Parameter]]:
+    """A copy of a network as Tent wants it, and the parameters that it tunes.
+
+    Batch-norm layers normalise with the statistics of the batch (BN-1), and only the scale and shift of the normalisation layers ask for gradients
+    (Tent, arXiv 2006.10726). Raises NeedsError for a network without such layers.
+    """
+    model = deepcopy(network).to(device).eval().requires_grad_(False)
+    BatchStatistics().apply_(model)
+    parameters = list(NormAffine()(model).values())
+    for p in parameters:
+        p.requires_grad_()
+    return model, parameters
+
+
+def error(predictions: Tensor, batches) -> float:
+    """Share of the known images, in per cent, that got a wrong class; ``predictions`` (N,) in the order of the batches."""
+    label, known = (torch.cat([getattr(b, name).cpu() for b in batches]) for name in ("label", "known"))
+    scored = known & (label >= 0)
+    return 100 * float((predictions.cpu()[scored] != label[scored]).float().mean())
+
+
+def trace_error(trace) -> float:
+    """The same of a trace."""
+    scored = trace["known"].astype(bool) & (trace["label"] >= 0)
+    return 100 * float((~trace["correct"][scored]).mean())
+
+
+def say_errors(errors: Mapping[str, float], against: str = "") -> str:
+    """One line a run, aligned: name, error in per cent, and the difference to the run named ``against``."""
+    width = max(map(len, errors))
+    base = errors.get(against)
+    beside = {name: "" if base is None or name == against else f"  ({value - base:+.1f} points against {against})" for name, value in errors.items()}
+    return "\n".join(f"{name:<{width}}  {value:5.1f} %{beside[name]}" for name, value in errors.items())
+
+
+def say_rank(table: list[tuple[str, float]], errors: Mapping[str, float], unit: str = "") -> str:
+    """A ranking without labels, the best first, beside the errors that only labels can tell."""
+    width = max(len(name) for name, _ in table)
+    return "\n".join(f"{i}. {name:<{width}}  {value:7.3f}{unit}   error {errors[name]:5.1f} %" for i, (name, value) in enumerate(table, 1))
+
+
+def groups(trace, values: Tensor) -> dict[str, float]:
+    """Mean of one value per image among correct, wrong and unknown images; NaN for a group without images."""
+    from . import diagnose
+
+    values = np.asarray(values)
+    return {name: float(values[mask].mean()) if mask.any() else float("nan") for name, mask in diagnose.groups(trace).items()}
+
+
+def classes_over_time(runs: Mapping[str, Tensor], effective_classes: Callable, n_classes: int, window: int = 300, every: int = 50) -> dict:
+    """``effective_classes`` of the last ``window`` predictions, every so many images: {name: {"image" (T,), "classes" (T,)}}."""
+    made = {}
+    for name, said in runs.items():
+        said = torch.as_tensor(said)
+        ends = range(window, len(said) + 1, every)
+        made[name] = {"image": list(ends), "classes": [float(effective_classes(said[e - window:e], n_classes)) for e in ends]}
+    return made
+
+
+def plot_classes(numbers, backend: str = "matplotlib", ax=None):
+    """`classes_over_time` as lines: how many classes the predictions still use. A line that falls is a collapse under way."""
+    from .plots import Panel, Series, draw
+
+    lines = tuple(Series(np.asarray(v["image"]), np.asarray(v["classes"], np.float64), name, i, "path")
+                  for i, (name, v) in enumerate(numbers.items()))
+    return draw([Panel("Classes in use, without labels", "images seen", "effective number of classes", lines)], backend, ax)
+
+
+def save(numbers: Mapping, out_json: str) -> None:
+    """Write numbers as JSON, if a file is named."""
+    if out_json:
+        Path(out_json).write_text(json.dumps(numbers, indent=1), encoding="utf-8")
