@@ -238,3 +238,39 @@ def test_zoo_and_its_panel_in_jupyterlab(tmp_path):
         page.locator(".jupyter-widgets summary").press("Enter")
         page.locator(".jupyter-widgets pre", has_text="zoo_study.live").wait_for(timeout=15_000)
         assert page.locator(ERRORS).all_inner_texts() == []
+
+
+def test_collapse_and_its_panel_in_jupyterlab(tmp_path):
+    chromium()
+    with_defaults(ROOT / "notebooks" / "04_collapse.ipynb", tmp_path / "notebook.ipynb", {"per_shift": 100, "batch": 20, "images": 20, "wild": 100.0})
+    with jupyterlab(tmp_path) as address, page_of(tmp_path) as page:
+        open_notebook(page, address("notebook.ipynb"))
+        run_all(page)
+        assert page.locator(ERRORS).all_inner_texts() == []
+        assert status(page).startswith("Nothing has run yet: move the slider")
+        light = page.locator(".jupyter-widgets .tta-light")
+        assert light.get_attribute("data-state") == "none"
+
+        rate = page.locator(".jupyter-widgets [role=slider]").first
+        rate.focus()
+        page.keyboard.press("ArrowRight")                                 # from x 100 to x 300, which runs at once
+        page.locator("[role=status]", has_text="Done, tent at x 300: error").wait_for(timeout=120_000)
+        assert light.get_attribute("data-state") == "alarm" and "ALARM" in light.inner_text() and "At the first alarm" in light.inner_text()
+        drawn = page.evaluate("() => [...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')].map("
+                              "f => f.data.map(t => t.y?.length ?? 0))")
+        assert drawn[0][:4] == [30, 30, 30, 30] and drawn[1][:2] == [10, 10]
+
+        guard = page.locator(".jupyter-widgets select").nth(3)
+        guard.focus()
+        page.keyboard.press("ArrowDown")                                  # no guard -> roll back, then a smaller step
+        page.locator("[role=status]", has_text="the guard acted").wait_for(timeout=120_000)
+        assert "batches answered by method" in status(page)
+
+        rate.focus()
+        page.keyboard.press("Home")
+        guard.select_option(label="no guard")
+        page.locator("[role=status]", has_text="Done, tent at x 0.1: error").wait_for(timeout=120_000)
+        page.wait_for_function("() => document.querySelector('.tta-light').dataset.state === 'calm'", timeout=30_000)
+        page.locator(".jupyter-widgets summary").press("Enter")
+        page.locator(".jupyter-widgets pre", has_text="Setting(factor=0.1").wait_for(timeout=15_000)
+        assert page.locator(ERRORS).all_inner_texts() == []

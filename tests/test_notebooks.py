@@ -142,6 +142,40 @@ def test_tiny_run_of_the_zoo_leaves_figures_and_sentences(zoo_run):
     assert "error minus Tent's" in told["unknown"]
 
 
+@pytest.fixture(scope="module")
+def collapse_run(tmp_path_factory):
+    stored = json.loads((GOLDEN / "04_collapse.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        result = headless.execute(ROOT / "notebooks" / "04_collapse.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+                                  timeout=300, say=lambda *a, **k: None)
+    return stored, result
+
+
+def test_tiny_run_of_collapse_gives_the_stored_numbers(collapse_run):
+    stored, result = collapse_run
+    found = json.loads(result.json.read_text())
+    errors = {"source": found["beside"]["source"], "BN-1": found["beside"]["BN-1"], "gentle": found["errors"]["gentle"]}
+    assert numbers_that_differ({k: {"error": v} for k, v in errors.items()}, stored["table"], {k: stored["tolerance"] for k in errors}) == []
+    assert found["errors"]["wild"] > errors["BN-1"] + 10 and found["errors"]["wild, guarded"] < found["errors"]["wild"] - 5
+    assert found["alarmed"]["wild"] and not found["alarmed"]["gentle"] and found["quiet"] and {"date", "torch", "tta_lab"} <= set(found["made"])
+    assert found["inside"]["after"]["entropy"] < found["inside"]["before"]["entropy"]
+
+
+def test_tiny_run_of_collapse_leaves_figures_and_sentences(collapse_run):
+    _, result = collapse_run
+    assert result.notebook.stat().st_size < 1_000_000
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
+    outputs = [o for c in cells.values() for o in c.outputs]
+    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY, "text/markdown")] == [6, 5, 1]
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("panel", "three-words", "shift", "evaluation-words", "sweep")}
+    assert "Done, tent at x" in told["panel"] and "ALARM" in told["panel"] and "the guard acted" in told["three-words"]
+    assert "Shift of the labels: a batch holds" in told["shift"] and "no proof of health" in told["evaluation-words"]
+    assert "it saves most at" in told["sweep"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_cells_are_short_and_every_one_is_introduced(path):
     cells = nbformat.read(path, as_version=4).cells

@@ -360,14 +360,21 @@ def look_inside(bench: Bench, setting: Setting, n: int = 60) -> dict:
 
 def inside(found: dict) -> dict:
     """Numbers of `look_inside`, for each time: ``error`` (%), median ``entropy`` (nats) and gradient ``norm``, rank ``correlation`` of the two,
-    median cosine with the gradients of the other images of right and wrong ones (``others_right``, ``others_wrong``), ``coherence``."""
+    median cosine with the gradients of the other images of right and wrong ones (``others_right``, ``others_wrong``), ``coherence``,
+    ``wrong_sure`` and ``wrong_unsure``, share of wrong answers in the half of low and of high entropy."""
     numbers = {}
     for when, f in found.items():
         right, wrong = (f["groups"].get(g, np.zeros(len(f["loss"]), bool)) for g in ("correct", "wrong"))
+        unsure = f["loss"] > np.median(f["loss"])
         numbers[when] = {"error": 100 * float(wrong.sum() / max((right | wrong).sum(), 1)), "entropy": float(np.median(f["loss"])),
                          "norm": float(np.median(f["norm"])), "correlation": _ranks_agree(f["loss"], f["norm"]),
+                         "wrong_sure": _share(wrong, ~unsure & (right | wrong)), "wrong_unsure": _share(wrong, unsure & (right | wrong)),
                          "others_right": _middle(f["others"][right]), "others_wrong": _middle(f["others"][wrong]), "coherence": float(f["coherence"])}
     return numbers
+
+
+def _share(flags, among) -> float:
+    return float(flags[among].mean()) if among.any() else math.nan
 
 
 def _middle(values) -> float:
@@ -390,9 +397,11 @@ def say_inside(found: dict) -> list[str]:
              for when, v in n.items()]
     a, b = n["before"], n["after"]
     if a["correlation"] > 0.3:
-        lines.append("Unsure images pull hardest, as SAR observed; they are also the ones that are most often wrong.")
+        lines.append(f"Before the run unsure images pull hardest, as SAR observed; of the surer half {_percent(a['wrong_sure'])} are wrong, of the "
+                     f"other half {_percent(a['wrong_unsure'])}.")
     if b["error"] > a["error"] + 10 and b["entropy"] < a["entropy"]:
-        lines.append("Afterwards the model is wrong more often and surer of it: low entropy no longer tells right from wrong.")
+        lines.append(f"Afterwards the model is wrong more often and yet surer: of the surer half {_percent(b['wrong_sure'])} are wrong, of the other "
+                     f"half {_percent(b['wrong_unsure'])}. A rule that learns only from sure images would learn these.")
     return lines
 
 
