@@ -15,7 +15,7 @@ from . import explorer_numbers as E
 from . import plots, protocols, views
 from .collapse import CollapseDetector
 from .controls import control, hint
-from .crowds import paragraphs
+from .crowds import _plain, paragraphs
 from .explore import REFERENCES, SOURCE_IMAGES, Choice, Session, needs, obstacles
 from .guard import Guard, actions, guarded
 from .knobs import Knob, knobs, with_knobs
@@ -72,7 +72,7 @@ class ExplorerPanel(RunPanel):
 
     ``choice`` is what the controls say (None while they make no run; then ``refusal`` says why), ``state`` the same as a dict. Of the run shown:
     ``trace``, ``references`` (name -> Trace), ``session``, ``ran`` (its Choice). ``results`` is a pandas frame with one row for each run so far,
-    ``comparison`` the last one with A. ``error`` is the exception that ended the last run, or None.
+    ``comparison`` the last one with A and ``compared_words`` what it says. ``error`` is the exception that ended the last run, or None.
     """
 
     def __init__(self, given: dict, interactive: bool, device, seed: int, settings: dict):
@@ -82,7 +82,7 @@ class ExplorerPanel(RunPanel):
         self._given, self.device, settings = given, device, dict(settings)
         self._busy, self._values, self._known, self._rows = True, {}, {}, {}
         self.choice = self.ran = self.session = self.trace = self.kept = None
-        self.references, self.comparison, self.refusal, self.number = {}, {}, "", 0
+        self.references, self.comparison, self.compared_words, self.refusal, self.number = {}, {}, "", "", 0
         self.light, self.lamp, self._pictures = E.Light(), "wait", {}
         self._drawn, self._cost, self._budget, self._obstacle = 0.0, 0.0, None, {}
         controls = self._pickers(W, settings, seed)
@@ -99,7 +99,7 @@ class ExplorerPanel(RunPanel):
             button.layout.width = "128px"
         self.lamp_box, self.compared, self.code, self.table, self.details, self.judged = (W.HTML() for _ in range(6))
         figure = go.FigureWidget if interactive else go.Figure
-        self.errors, self.predictions, self.images, self.bars, self.threshold = (figure() for _ in range(5))
+        self.errors, self.predictions, self.images, self.bars, self.threshold = (figure(_some(drawn)) for drawn in _empty_figures())
         self.pick = W.Dropdown(options=[("no image yet", -1)], description="image", tooltip="an image of the grid, to see its numbers")
         self.score = W.Dropdown(options=[(name, key) for key, name in E.SCORES.items()], description="score", tooltip="higher means more known")
         self.rejected = W.FloatSlider(value=0.5, min=0, max=1, step=0.01, readout_format=".0%", description="reject", continuous_update=False,
@@ -116,7 +116,7 @@ class ExplorerPanel(RunPanel):
             raise ValueError(f"the explorer has no setting {next(iter(settings))!r}; it has: {', '.join(self.controls)}, selectors, and the knobs of "
                              f"{self.controls['method'].value}: {', '.join(self.knobs) or '(none)'}")
         self._settle()
-        self._clear()
+        self._draw_lamp()
         self._say("Nothing has run yet: press Run, or Step for one batch.")
 
     # --- what can be chosen
@@ -158,6 +158,9 @@ class ExplorerPanel(RunPanel):
                                                  for f in dict.fromkeys(f for kind in METHODS.values() for f in kind.forms))]
         made = {"model": picker([("your model", GIVEN)] * own + models, GIVEN if own else model or "fashion_resnet_bn", "model",
                                 "the source model that is adapted")}
+        first_value = ON_CHOICE.get(settings.get("protocol"), ("", 0))
+        if first_value[0]:
+            settings.setdefault(*first_value)
         settings.setdefault("per_shift", FAST["per_shift"])
         settings.setdefault("batch", FAST["batch"])
         lr = settings.pop("lr", None)
@@ -175,7 +178,7 @@ class ExplorerPanel(RunPanel):
                  "form": picker(forms, first["form"], "form", "where the authors' code differs from their paper"),
                  "first": picker(ways, chosen[0], "learn from", "which images the method may learn from"),
                  "second": picker(ways, chosen[1], "and of these", "a second selector, asked about what the first has left"),
-                 "guard": W.Checkbox(value=bool(first["guard"]), description="guard: act on alarms; source or BN-1 answer where better", indent=False,
+                 "guard": W.Checkbox(value=bool(first["guard"]), description="guard: act on alarms, choose who answers", indent=False,
                                      tooltip=first_sentence(Guard))}
         return made
 
@@ -436,7 +439,7 @@ class ExplorerPanel(RunPanel):
                 words = E.say_paired(self.comparison, self.kept["label"], f"run {self.number}, {self._label(choice.recipe)}")
             except ValueError as why:
                 self.comparison, words = {}, str(why)
-            self.compared.value = self._text(words)
+            self.compared_words, self.compared.value = words, self._text(words)
 
     def _cut(self, trace):
         """The part of a reference's trace that the choice has been shown too."""
@@ -560,7 +563,7 @@ class ExplorerPanel(RunPanel):
     def _show(self, figure, drawn):
         with figure.batch_update():
             figure.data = ()
-            figure.add_traces(drawn.data)
+            figure.add_traces(_some(drawn).data)
             figure.layout = drawn.layout
 
     def _traces(self) -> dict:
@@ -568,26 +571,20 @@ class ExplorerPanel(RunPanel):
         if self.session is not None:
             self.references = {REFERENCES[name]: trace for name, trace in self.session.traces.items() if name != "choice"}
         found = {"this run": self.trace} | {n: t for n, t in self.references.items() if len(t)}
-        if self.kept is not None and self.kept["number"] != self.number and self.trace is not None and len(self.trace) \
-                and self.kept["trace"].meta["stream"]["hash"] == self.trace.meta["stream"]["hash"]:
-            found["A"] = self.kept["trace"]
-        return found if self.trace is not None and len(self.trace) else {}
+        a = None if self.kept is None or self.kept["number"] == self.number else self.kept["trace"]
+        return found | {"A": a} if a is not None and a.meta["stream"]["hash"] == self.trace.meta["stream"]["hash"] else found
 
     def numbers(self) -> tuple[dict, dict]:
         """What the two live figures draw."""
-        traces = self._traces()
-        if not traces:
-            nothing = Trace()
-            return ({"so_far": E.so_far({}), "fall": E.fall_over_time(nothing)}, {"entropy": E.entropy_now(nothing), "classes": None})
         trace, n = self.trace, len(self.trace)
         at = [int((trace["step"] <= step).sum()) for step in [t for t, _ in actions(trace)] + [self.light.first] * (self.light.first >= 0)]
         classes = views.class_shares(trace, names=[str(c) for c in self.ran.stream.classes])
-        return ({"so_far": E.so_far(traces, n), "fall": E.fall_over_time(trace), "marks": at}, {"entropy": E.entropy_now(trace), "classes": classes})
+        return ({"so_far": E.so_far(self._traces(), n), "fall": E.fall_over_time(trace), "marks": at},
+                {"entropy": E.entropy_now(trace), "classes": classes})
 
     def _draw(self):
         started = time.monotonic()
-        if self.trace is not None:
-            self.lamp = self.light.see(self.trace)
+        self.lamp = self.light.see(self.trace)
         errors, predictions = self.numbers()
         self._show(self.errors, _sized(plots.plot_explorer_errors(errors, "plotly"), 300))
         self._show(self.predictions, _sized(plots.plot_explorer_predictions(predictions, "plotly"), 300))
@@ -605,11 +602,10 @@ class ExplorerPanel(RunPanel):
     def _clear(self):
         """Figures and lists with nothing in them."""
         self.progress.value = 0
-        self._draw()
-        self._show(self.images, _sized(plots.plot_explorer_images({}, "plotly"), 120))
-        self._show(self.bars, _sized(plots.plot_explorer_probabilities({"classes": [], "values": {}, "why": "Choose an image."}, "plotly"), 200))
+        self._draw_lamp()
+        for figure, drawn in zip((self.errors, self.predictions, self.images, self.bars), _empty_figures(), strict=False):
+            self._show(figure, drawn)
         self._draw_threshold()
-        self._quietly(self.pick, self.pick.value)
         self._pictures, self.details.value = {}, ""
 
     def _draw_threshold(self):
@@ -718,6 +714,27 @@ class ExplorerPanel(RunPanel):
 
 # --- without a panel
 
+def settings_of(fast: bool, **given) -> dict:
+    """Settings of `explorer` for the fast or the full mode; values in ``given`` that are 0, "" or None stay as the mode says."""
+    return (FAST if fast else FULL) | {name: value for name, value in given.items() if value or value is False}
+
+
+def save(panel: ExplorerPanel, path) -> None:
+    """Write the runs of a panel as JSON (no number: null), with the comparison, the last choice and the versions they were made with."""
+    import platform
+    from datetime import UTC, datetime
+    from pathlib import Path
+
+    import torch
+
+    from . import __version__
+
+    made = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "tta_lab": __version__, "python": platform.python_version(),
+            "torch": str(torch.__version__), "numpy": np.__version__}
+    found = {"made": made, "runs": list(panel._rows.values()), "comparison": panel.comparison, "state": panel.state, "message": panel.message}
+    Path(path).write_text(json.dumps(_plain(found), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
 def composed(found: dict):
     """The recipe of `decomposed` with its knobs as in the paper."""
     recipe = make(found["method"], form=found["form"])
@@ -795,6 +812,20 @@ def results_html(rows) -> str:
 
 def _signature(choice: Choice) -> tuple:
     return (choice.model if isinstance(choice.model, str) else id(choice.model), choice.stream.hash, to_json(choice.recipe), choice.seed)
+
+
+def _some(drawn):
+    """The figure with an unseen trace where it has none: a FigureWidget that is made without any never shows anything later on."""
+    return drawn if drawn.data else drawn.add_scatter(x=[None], y=[None], showlegend=False, hoverinfo="skip")
+
+
+def _empty_figures():
+    """The five figures with a sentence in the place of numbers: errors, predictions, images, probabilities, threshold."""
+    yield _sized(plots.plot_explorer_errors({"so_far": E.so_far({}), "fall": E.fall_over_time(Trace())}, "plotly"), 300)
+    yield _sized(plots.plot_explorer_predictions({"entropy": E.entropy_now(Trace()), "classes": None}, "plotly"), 300)
+    yield _sized(plots.plot_explorer_images({}, "plotly"), 120)
+    yield _sized(plots.plot_explorer_probabilities({"classes": [], "values": {}, "why": "Choose an image."}, "plotly"), 200)
+    yield _sized(plots.plot_explorer_threshold(E.threshold_at(Trace()) | {"why": "Nothing has run yet."}, "plotly"), 260)
 
 
 def _sized(drawn, height: int):
