@@ -271,7 +271,8 @@ DECK = """
 .deck-slide { min-height: 100vh; box-sizing: border-box; padding: 4vh 6vw; border-bottom: 1px solid #8884;
   display: flex; flex-direction: column; justify-content: center; }
 .deck-slide .jp-Cell { font-size: 1.35em; } .deck-slide .jp-RenderedHTMLCommon { font-size: 1.25em; line-height: 1.5; }
-.deck-slide pre { font-size: 1.15em; } .deck-slide .jp-InputPrompt, .deck-slide .jp-OutputPrompt { display: none; }
+.deck-slide pre { font-size: 1.15em; } .deck-slide .jp-CodeCell .jp-Cell-inputWrapper { display: none; }
+.deck-slide img { max-height: 58vh; width: auto; } .deck-slide .jp-InputPrompt, .deck-slide .jp-OutputPrompt { display: none; }
 html { scroll-behavior: smooth; } #deck-place { position: fixed; right: 1em; bottom: 0.6em; font: 14px sans-serif; opacity: 0.7; }
 @media print { .deck-slide { break-after: page; } #deck-place { display: none; } }
 </style>
@@ -312,8 +313,20 @@ def slides_of(notebook):
     return shown
 
 
+def deck(notebook, title: str) -> str:
+    """The slides of an executed notebook as one HTML page: text and figures, no code, nothing from a network; arrow keys turn."""
+    from .headless import to_offline_html
+
+    shown = slides_of(notebook)
+    starts = [i for i, c in enumerate(shown.cells) if "slide" in c.metadata["tags"]]
+    shown.cells[0].source = shown.cells[0].source.replace(SOLVED, "", 1).split("\n| ")[0]     # without the timetable and what follows it
+    for cell in shown.cells:
+        cell.source = "" if cell.cell_type == "code" else re.sub(r"<details>.*?</details>\n?", "", cell.source, flags=re.DOTALL)
+    return to_offline_html(shown, title).replace("</body>", DECK.replace("STARTS", str(starts)) + "</body>")
+
+
 def slides(module: str, out: str | Path = "runs", say: Callable = print) -> Path:
-    """Run a module's solutions and write its slides as one HTML page with figures, without code, that needs no network; keys: arrows, Home, End.
+    """Run a module's solutions and write its slides (`deck`) beside the results; the path of the page.
 
     ``module``: a name, or the beginning of one ("module_2", "2"). Raises Problem for an unknown one.
     """
@@ -321,20 +334,12 @@ def slides(module: str, out: str | Path = "runs", say: Callable = print) -> Path
 
     from . import headless
 
-    named = [p for p in solutions() if p.stem.startswith(module) or p.stem.startswith(f"module_{module}")]
+    named = [p for p in solutions() if p.stem.startswith((module, f"module_{module}"))]
     if len(named) != 1:
         raise Problem(f"there is no module {module!r}; there are: {', '.join(p.stem for p in solutions())}")
     result = headless.execute(named[0], out=out, say=say)
-    shown = slides_of(nbformat.read(result.notebook, as_version=4))
-    starts = [i for i, c in enumerate(shown.cells) if "slide" in c.metadata.get("tags", [])]
-    for cell in shown.cells:
-        if cell.cell_type == "code" and "code" not in cell.metadata.get("tags", []):
-            cell.metadata["jupyter"] = {"source_hidden": True}
-            cell.source = ""
-    html = headless.to_offline_html(shown, named[0].stem)
-    html = html.replace("</body>", DECK.replace("STARTS", str(starts)) + "</body>")
     page = result.html.with_name(f"{named[0].stem}.slides.html")
-    page.write_text(html, encoding="utf-8")
+    page.write_text(deck(nbformat.read(result.notebook, as_version=4), named[0].stem), encoding="utf-8")
     say(f"\nSlides: {page}")
     return page
 
