@@ -1,0 +1,342 @@
+"""The explorer: controls make a choice and say why not, runs are held, stepped, stopped and compared, everything can be read back."""
+import contextlib
+import io
+import json
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tta_lab import explorer as P
+from tta_lab import explorer_numbers as N
+from tta_lab import load, load_model, make, plots
+from tta_lab.collapse import CollapseDetector, watch
+from tta_lab.explore import Choice, Session, explore
+from tta_lab.guard import guarded
+from tta_lab.protocols import continual
+from tta_lab.selectors import ConfidenceRise, LowEntropy
+from tta_lab.trace import Trace
+
+W = pytest.importorskip("ipywidgets")
+go = pytest.importorskip("plotly.graph_objects")
+pytest.importorskip("anywidget")
+pd = pytest.importorskip("pandas")
+SMALL = {"per_shift": 20, "batch": 10, "shifts": ("fog", "contrast"), "device": "cpu"}
+
+
+def trace_of(label, prediction, source, d, known=None, step=None, **more):
+    n = len(label)
+    label = np.asarray(label)
+    columns = {"step": np.repeat(np.arange(n // 2), 2) if step is None else step, "id": np.arange(n), "prediction": np.asarray(prediction),
+               "source_prediction": np.asarray(source), "rise_source": np.asarray(d, float), "label": label,
+               "known": np.ones(n, bool) if known is None else np.asarray(known), "segment": np.zeros(n, int), "domain": np.zeros(n, int),
+               "round": np.zeros(n, int), "confidence": np.linspace(0.1, 0.9, n), "entropy": np.linspace(0.0, 1.0, n),
+               "source_confidence": np.full(n, 0.5)} | more
+    return Trace.from_columns(columns, {"step": np.unique(columns["step"])}, {"classes": 4, "domains": ["fog"], "segments": ["fog"],
+                                                                             "stream": {"hash": "h"}})
+
+
+# --- numbers, worked by hand
+
+def test_error_so_far_is_a_running_mean_at_the_end_of_each_step():
+    a = trace_of([0, 1, 2, 3], [0, 0, 2, 0], [0, 1, 2, 3], [0] * 4)
+    b = trace_of([0, 1, 2, 3], [1, 0, 2, 3], [0, 1, 2, 3], [0] * 4)
+    found = N.so_far({"this run": a, "BN-1": b})
+    assert found["labelled"] and "error" in found["what"]
+    np.testing.assert_allclose(found["lines"]["this run"][0], [2, 4])
+    np.testing.assert_allclose(found["lines"]["this run"][1], [50, 50])
+    np.testing.assert_allclose(found["lines"]["BN-1"][1], [100, 50])
+    assert N.so_far({"this run": a, "BN-1": b}, n=2)["last"] == {"this run": 50.0, "BN-1": 100.0}
+    assert N.so_far({})["why"] and N.so_far({})["lines"] == {}
+
+
+def test_without_labels_agreement_with_the_source_takes_the_place_of_the_error():
+    a = trace_of([-1] * 4, [0, 0, 2, 0], [0, 1, 2, 3], [0] * 4)
+    found = N.so_far({"this run": a})
+    assert not found["labelled"] and "source" in found["what"]
+    np.testing.assert_allclose(found["lines"]["this run"][1], [50, 50])
+    assert set(N.picked(a)) == {"confident"} and N.picked(a, n=2)["confident"].tolist() == [3, 2]
+
+
+def test_entropy_now_adds_up_and_fall_counts_each_group():
+    t = trace_of([0, 0, 1, 1], [0, 0, 1, 0], [0] * 4, [-0.1, 0.2, 0.3, -0.4], entropy=np.array([0.0, 0.1, 1.0, 1.3]))
+    found = N.entropy_now(t, recent=2, bins=2)
+    np.testing.assert_allclose(sum(found["share"].values()), [0, 1])       # the last two lie in the upper half, ln 4 = 1.39
+    np.testing.assert_allclose(found["first"], [1, 0])
+    assert found["n"] == 2
+    fall = N.fall_over_time(t)
+    np.testing.assert_allclose([fall["share"]["correct"][0], fall["share"]["wrong"][0], fall["all"][0]], [1 / 3, 1, 1 / 2])
+
+
+def test_the_light_says_what_watch_says_in_pieces_and_at_once():
+    trace = explore(Choice(stream=continual(shifts=("fog", "contrast"), per_shift=40, batch=10), recipe=make("tent", lr=0.3)), (), device="cpu").trace
+    whole, light = watch(trace, CollapseDetector(variant="source")), N.Light()
+    for n in (10, 30, len(trace)):
+        lamp = light.see(P.first_images(trace, n))
+    np.testing.assert_allclose(light.probability, whole["probability"])
+    assert light.first == whole["first_alarm"] and lamp == ("alarm" if whole["alarm"][-1] else lamp) and light.words
+    assert N.Light().see(Trace()) == "wait"
+
+
+def test_a_paired_difference_by_hand_and_its_interval():
+    n = 40
+    label = np.zeros(n, int)
+    a, b = (trace_of(label, np.arange(n) < wrong, label, np.zeros(n)) for wrong in (20, 10))
+    found = N.paired(a, b)
+    assert (found["a"], found["b"], found["difference"], found["n"], found["k"]) == (50.0, 25.0, -25.0, 40, 4)
+    spread = np.std([0, -100, 0, 0], ddof=1) / 2 * 3.18244630528371    # t quantile, 3 degrees of freedom
+    np.testing.assert_allclose([found["low"], found["high"]], [-25 - spread, -25 + spread])
+    assert "holds 0" in N.say_paired(found, "x", "y") and found["agreement"] == 75.0
+    same = N.paired(a, a)
+    assert same["difference"] == same["low"] == same["high"] == 0.0
+    short = N.paired(P.first_images(a, 12), b)
+    assert short["images"] == 12 and short["k"] == 0 and np.isnan(short["low"]) and "too few" in N.say_paired(short, "x", "y")
+    other = trace_of(label, label, label, np.zeros(n))
+    other.meta["stream"] = {"hash": "else"}
+    with pytest.raises(ValueError, match="not shown the same images"):
+        N.paired(a, other)
+
+
+def test_threshold_by_hand():
+    t = trace_of([0, 1, 4, 4], [0, 0, 1, 1], [0] * 4, [0.1, 0.2, -0.1, -0.2], known=[True, True, False, False],
+                 confidence=np.array([0.9, 0.6, 0.7, 0.2]))
+    found = N.threshold_at(t, "confidence", 0.25)                         # rejects 0.2 alone
+    assert found["threshold"] == 0.6 and found["accepted"].tolist() == [True, True, True, False]
+    assert (found["tpr"], found["fpr"], found["acc_s"], found["acc_n"], found["h"]) == (1.0, 0.5, 0.5, 0.5, 0.5)
+    assert found["auroc"] == 0.75 and "AUROC 75.0 %" in N.say_threshold(found)
+    assert N.threshold_at(t, "rise", 0.5)["h"] == pytest.approx(2 / 3) and N.threshold_at(t, "rise", 0.5)["fpr"] == 0
+    everything, nothing = N.threshold_at(t, "confidence", 0.0), N.threshold_at(t, "confidence", 1.0)
+    assert everything["accepted"].all() and not nothing["accepted"].any() and nothing["h"] == 0.0
+    assert N.picked(t, accepted=found["accepted"])["accepted"].tolist() == [2] and N.picked(t)["accepted"].tolist() == [2, 3]
+    assert "no unknown" in N.say_threshold(N.threshold_at(trace_of([0, 1], [0, 0], [0, 0], [0, 0])))
+    with pytest.raises(ValueError, match="share from 0 to 1"):
+        N.threshold_at(t, rejected=1.5)
+    with pytest.raises(ValueError, match="no score 'x'"):
+        N.threshold_at(t, "x")
+
+
+@pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
+def test_figures_draw_the_numbers_and_a_sentence_where_there_are_none(backend):
+    t = trace_of([0, 1, 4, 4], [0, 0, 1, 1], [0] * 4, [0.1, 0.2, -0.1, -0.2], known=[True, True, False, False])
+    numbers = {"errors": {"so_far": N.so_far({"this run": t, "source": t}), "fall": N.fall_over_time(t), "marks": [2]},
+               "predictions": {"entropy": N.entropy_now(t), "classes": N.views.class_shares(t)}, "threshold": N.threshold_at(t),
+               "probabilities": N.probabilities_of({"source": np.eye(4)}, 2, list("abcd")),
+               "images": {"wrong": [(np.zeros((1, 8, 8)), N.told(t, 1, list("abcd")))]}}
+    nothing = {"errors": {"so_far": N.so_far({}), "fall": N.fall_over_time(Trace())},
+               "predictions": {"entropy": N.entropy_now(Trace()), "classes": None}, "threshold": N.threshold_at(Trace()),
+               "probabilities": N.probabilities_of({}, 0, []), "images": {}}
+    for name in numbers:
+        plot = getattr(plots, f"plot_explorer_{name}")
+        drawn, empty = plot(numbers[name], backend), plot(nothing[name], backend)
+        assert f"explorer_{name}" in plots.HOW_TO_READ
+        if backend == "plotly":
+            assert len(drawn.data) and not len(empty.data) and any(a.text for a in empty.layout.annotations)
+    if backend == "plotly":
+        lines = plots.plot_explorer_errors(numbers["errors"], "plotly").data
+        np.testing.assert_allclose(lines[0].y, [50, 50])
+
+
+# --- the panel without a browser
+
+@pytest.fixture(scope="module")
+def headless():
+    return P.explorer(interactive=False, lr=1e-2, selectors=("confidence_rise",), guard=True, **SMALL)
+
+
+def test_headless_panel_has_stepped_and_run_and_agrees_with_explore(headless):
+    assert headless.error is None and not headless.running and headless.session.finished
+    recipe = guarded(make("tent", lr=1e-2).where(ConfidenceRise()))
+    direct = explore(Choice(stream=continual(shifts=SMALL["shifts"], per_shift=20, batch=10), recipe=recipe), device="cpu")
+    assert headless.ran.recipe == recipe and headless.ran.stream.hash == direct.choice.stream.hash
+    np.testing.assert_array_equal(headless.trace["entropy"], direct.trace["entropy"])
+    assert len(headless.results) == 1 and headless.results["error"][0] == direct.rows[0]["error"]
+    assert headless.results["error of source"][0] == direct.rows[1]["error"]
+    assert f"error {direct.rows[0]['error']:.1f} %" in headless.message and "tent + confidence rise + guard lr 0.01" in headless.message
+    assert {type(f) for f in (headless.errors, headless.predictions, headless.images, headless.bars, headless.threshold)} == {go.Figure}
+    assert headless.errors.data[0].y[-1] == pytest.approx(100 * (1 - np.mean(headless.trace["correct"])))
+
+
+def test_code_parameters_and_state_make_the_same_run(headless):
+    printed, space = io.StringIO(), {}
+    with contextlib.redirect_stdout(printed):
+        exec(headless.to_code(), space)
+    assert printed.getvalue() == f"error {headless.results['error'][0]:.2f} %\n"
+    lines = dict(line.split(": ", 1) for line in headless.to_parameters().splitlines())
+    assert json.loads(lines["seed"]) == 0 and Choice.from_json(json.loads(lines["choice"])).recipe == headless.ran.recipe
+    yaml = pytest.importorskip("yaml")
+    assert yaml.safe_load(headless.to_parameters())["choice"] == headless.ran.to_json()
+    assert Choice.from_json(json.dumps(headless.state)).stream.hash == headless.ran.stream.hash
+
+
+def test_a_choice_as_text_sets_every_control(headless):
+    panel = P.explorer(headless.ran.to_json(), device="cpu")
+    assert panel.choice.recipe == headless.ran.recipe and panel.choice.stream.hash == headless.ran.stream.hash
+    c = panel.controls
+    assert (c["method"].value, c["first"].value, c["guard"].value, c["protocol"].value) == ("tent", "confidence_rise", True, P.GIVEN)
+    assert panel.knobs["update.lr"].value == 1e-2
+
+
+@pytest.mark.parametrize("recipe", [make("eata", lr=3e-3).where(LowEntropy(0.2)), guarded(make("rotta")), make("lame", k=7),
+                                    make("cotta", form="reference")], ids=lambda r: type(r).__name__)
+def test_recipes_are_taken_apart_and_put_together(recipe):
+    found = P.decomposed(recipe)
+    assert P.with_knobs(P.composed(found), **found["values"]) == recipe
+    assert P.decomposed(make("tent").where(*[LowEntropy()] * 3)) is None      # the panel has room for two
+
+
+@pytest.fixture
+def panel():
+    made = P.explorer(**SMALL)
+    yield made
+    assert made.error is None
+
+
+def press(panel, button):
+    getattr(panel, f"{button}_button").click()
+    assert panel.wait(120)
+
+
+def test_sliders_follow_the_method_and_paper_defaults_come_back(panel):
+    assert set(panel.knobs) == {k.name for k in P.knobs(make("tent"))} and len(panel._simple.children) == 1
+    assert isinstance(panel.knobs["update.lr"], W.FloatLogSlider) and "paper" in panel.knobs["update.lr"].tooltip
+    panel.knobs["update.lr"].value = 0.0123456
+    assert panel.choice.recipe == make("tent", lr=0.0123) and panel.changed() == {"update.lr": 0.0123}
+    panel.controls["first"].value = "low_entropy"
+    assert panel.choice.recipe == make("tent", lr=0.0123).where(LowEntropy()) and "select.0.fraction" in panel.knobs
+    panel.controls["method"].value = "lame"
+    assert "no loss" in panel.refusal or "selectors" in panel.refusal
+    panel.controls["first"].value = ""
+    assert panel.choice.recipe == make("lame") and panel.refusal == ""
+    panel.controls["method"].value = "tent"
+    assert panel.choice.recipe == make("tent", lr=0.0123)
+    panel.paper_button.click()
+    assert panel.choice.recipe == make("tent") and panel.changed() == {}
+
+
+def test_an_impossible_choice_says_why_and_run_refuses_with_that_sentence(panel):
+    panel.controls["model"].value = "fashion_resnet_gn"
+    panel.controls["method"].value = "rotta"
+    assert "batch-norm" in panel.refusal and "batch-norm" in panel.words.value
+    press(panel, "run")
+    assert panel.refusal in panel.message and panel.trace is None and len(panel.results) == 0
+    panel.controls["model"].value = "fashion_resnet_bn"
+    panel.controls["protocol"].value = "natural"
+    press(panel, "step")
+    assert "holds no domains" in panel.message and panel.choice is None and panel.state == {}
+    panel.controls["protocol"].value = "continual"
+    panel.controls["method"].value = "eata"
+    assert panel.refusal == "" and "Fisher" in panel.words.value
+
+
+def test_step_hold_go_on_and_reset(panel):
+    press(panel, "step")
+    assert len(panel.trace) == 10 and "Held" in panel.message and panel.run_button.description == "Go on" and len(panel.results) == 1
+    press(panel, "step")
+    held = panel.session
+    assert len(panel.trace) == 20
+    error = panel.results["error"][0]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(panel.to_code(), {})
+    assert printed.getvalue() == f"error {error:.2f} %\n"            # a run that was held is taken away as far as it went
+    press(panel, "run")
+    assert panel.session is held and held.finished and len(panel.trace) == 40 and len(panel.results) == 1
+    press(panel, "step")
+    assert panel.session is not held and len(panel.trace) == 10 and panel.results["run"].tolist() == [1, 2]
+    panel.knobs["update.lr"].value = 0.01
+    assert panel.run_button.description == "Run anew"
+    panel.reset_button.click()
+    assert panel.trace is None and panel.session is None and "no run yet" in panel.lamp_box.value and len(panel.results) == 2
+    press(panel, "run")
+    assert panel.results["complete"].tolist() == [True, False, True]
+
+
+def test_stop_is_heard_after_one_batch(panel, monkeypatch):
+    begun, go_on, advance = threading.Event(), threading.Event(), Session.advance
+
+    def slowly(session):
+        found = advance(session)
+        begun.set()
+        assert go_on.wait(60)
+        return found
+
+    monkeypatch.setattr(Session, "advance", slowly)
+    panel.run_button.click()
+    assert begun.wait(60)
+    panel.run_button.click()
+    assert "ignored" in panel.message
+    panel.reset_button.click()
+    assert "press Stop first" in panel.message
+    panel.stop_button.click()
+    go_on.set()
+    assert panel.wait(60) and panel.session.done == 1 and "Held" in panel.message
+
+
+def test_runs_are_compared_on_one_stream(panel):
+    panel.keep_button.click()
+    assert "no run to keep" in panel.message
+    press(panel, "run")
+    panel.keep_button.click()
+    a = panel.trace
+    panel.knobs["update.lr"].value = 0.1
+    press(panel, "run")
+    assert panel.comparison == N.paired(a, panel.trace) and "A (run 1, tent)" in panel.compared_words
+    assert [line.name for line in panel.errors.data][:4] == ["this run", "source", "BN-1", "A"]
+    panel.controls["severity"].value = 1.0
+    press(panel, "run")
+    assert panel.comparison == {} and "not shown the same images" in panel.compared_words
+
+
+def test_images_threshold_and_details(panel):
+    panel.controls["protocol"].value = "open_set"
+    press(panel, "run")
+    for fold in panel.folds.values():
+        fold.value = True
+    assert len(panel.images.data) == sum(map(len, panel._pictures.values())) and "accepted" in panel._pictures
+    panel.pick.value = panel.pick.options[-1][1]
+    kind, i = panel.pick.value
+    t = panel._pictures[kind][i][1]
+    assert f"Image {t['id']} " in panel.details.value and "unknown image" in panel.details.value
+    assert [bar.name for bar in panel.bars.data] == ["source", "BN-1", "this run"]
+    assert max(panel.bars.data[2].y) == pytest.approx(t["confidence"], abs=1e-5)
+    before = panel.judged.value
+    panel.rejected.value = 0.9
+    assert panel.judged.value != before and "AUROC" in panel.judged.value
+    assert panel.threshold.layout.shapes[0].x0 == N.threshold_at(panel.trace, "confidence", 0.9)["threshold"]
+    for figure in (panel.errors, panel.predictions, panel.images, panel.bars, panel.threshold):
+        assert len(figure.data)
+
+
+def test_a_model_and_images_of_ones_own_without_labels():
+    some = load("fashion_mnist").take(torch.arange(60))
+    images = replace(some, name="mine", y=torch.full((60,), -1))
+    panel = P.explorer(model=load_model("fashion_resnet_bn"), stream=continual(images, shifts=("none",), per_shift=60, batch=20), device="cpu")
+    press(panel, "run")
+    assert panel.error is None and "no labels" in panel.message and "agrees with the source" in panel.message
+    assert panel.errors.layout.yaxis.title.text.startswith("answers unlike") and np.isnan(panel.results["error"][0])
+    panel.folds["images"].value = True
+    assert "confident" in panel._pictures and "no label" in panel.details.value
+    assert panel.to_parameters().startswith("# ") and panel.state["model"] is None and "your own" in panel.to_code()
+    panel.controls["method"].value = "eata"
+    assert "Fisher" in panel.refusal                                   # no source images were given with the model
+    assert panel.error is None
+
+
+def test_failures_are_said_and_kept_and_settings_that_do_not_exist_are_named(monkeypatch):
+    panel = P.explorer(**SMALL)
+    monkeypatch.setattr(Session, "advance", lambda self: 1 / 0)
+    press(panel, "run")
+    assert isinstance(panel.error, ZeroDivisionError) and "ZeroDivisionError" in panel.message
+    for wrong, said in (({"x": 1}, "no setting 'x'"), ({"method": "x"}, "method must be one of"), ({"model": "x"}, "no embedded model"),
+                        ({"selectors": ("x",)}, "up to two")):
+        with pytest.raises(ValueError, match=said):
+            P.explorer(**wrong)
+
+
+def test_saved_numbers_are_json(headless, tmp_path):
+    P.save(headless, tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["runs"][0]["error"] == headless.results["error"][0] and found["state"] == headless.state
+    assert P.settings_of(True, lr=0.0, method="tent", guard=False) == P.FAST | {"method": "tent", "guard": False}
