@@ -20,6 +20,7 @@ _HOME = {  # public name -> module that defines it
     "continually_changing": "ccc", "published": "published", "check_up": "doctor", "doctor": "doctor",
     "load_cifar": "cifar_networks", "wrap": "image_files",
     "from_torchvision": "models", "from_timm": "models", "with_classes": "models",
+    "CollapseDetector": "collapse", "watch": "collapse", "Guard": "guard", "guarded": "guard", "safety_report": "safety", "Choice": "explore",
 }
 __all__ = sorted(_HOME) + ["__version__"]
 
