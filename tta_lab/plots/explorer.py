@@ -11,10 +11,10 @@ from .views import _order, _steps
 
 HOW_TO_READ = {
     "explorer_errors": "Left: the mean over all images up to there, so the end of each line is the result; below BN-1 and source is better, and a "
-                       "line that climbs while theirs stay level is a run that goes wrong. Right: the share of images that lose probability at the "
+                       "line that climbs while theirs stay level is a run that goes wrong; right: the share of images that lose probability at the "
                        "source's class; wrong and unknown ones should fall far more often than correct ones.",
     "explorer_predictions": "Left: mass at the left end is sure, at the right end a guess; wrong images at the left end are trouble, and the outline "
-                            "of all first images is how the run began. Right: a single dark row means that all images are called by one name.",
+                            "of all first images is how the run began; right: a single dark row means that all images are called by one name.",
     "explorer_threshold": "Everything right of the upright line is accepted as known; the further apart the outlines, the less it matters where the "
                           "line stands.",
     "explorer_probabilities": "The same image by each model, one bar for each class: where source and adapted model put their highest bar differs, "
