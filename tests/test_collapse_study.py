@@ -104,6 +104,9 @@ def test_the_witness_says_what_the_detector_says_of_the_finished_trace(bench):
     again = watch(trace)
     assert np.allclose(again["probability"], trace.step("alarm_probability"), atol=1e-4)
     assert np.array_equal(again["alarm"], trace.step("alarm"))
+    first, said = int(np.flatnonzero(again["alarm"] > 0)[0]) if again["first_alarm"] >= 0 else -1, trace.meta["evidence"]
+    assert said["now"].count(f"after {len(again['step'])} steps") == 1
+    assert f"after {first + 1} steps" in said["first"] and said["first"].startswith("Alarm ") if first >= 0 else said["first"] == ""
 
 
 def test_code_of_a_setting_makes_the_same_run(bench):
@@ -216,6 +219,7 @@ def test_a_control_starts_a_run_and_the_next_one_follows_it(bench):
     panel.controls["factor"].value = 30.0
     panel.controls["factor"].value = 300.0                              # while the first is in work
     assert panel.wait(120) and panel.error is None and panel.setting.factor == 300.0
+    assert not bench.known(replace(TINY, factor=30.0))                 # it was ended, not waited for
     assert "Done, tent at x 300" in panel.message and panel.trace is bench.run(replace(TINY, factor=300.0))
     panel.controls["at_once"].value = False
     panel.controls["guard"].value = "stop"
