@@ -812,6 +812,15 @@ def test_known_mistakes_differ_from_each_other_and_from_what_is_right():
     assert len(set(logs)) == len(logs)
 
 
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_whatever_comes_back_is_refused_in_words(exercise):
+    odd = ["text", [], {}, (1, 2), 3.0, True, torch.zeros(0), torch.ones(2, 2, 2), torch.zeros(3).bool(), object(),
+           np.ones(4), {"source": "a", "tent": 1, "filter": None, "fast": []}, math.nan, torch.full((5,), math.nan)]
+    for value in odd:
+        verdict = judge(exercise, lambda *given, value=value: [value, given][0])
+        assert not verdict.ok and verdict.message and verdict.hint, value
+
+
 # --- student notebooks --------------------------------------------------------------------------------------------------
 
 CODE = """def f(x):
