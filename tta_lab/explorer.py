@@ -4,6 +4,7 @@ Whatever the panel does, `explore.Session` and the functions of `explorer_number
 """
 from __future__ import annotations
 
+import base64
 import html
 import json
 import time
@@ -39,6 +40,8 @@ USUAL = ("fashion_mnist", "digits", SOURCE_IMAGES)
 SIMPLE_STREAM = ("protocol", "severity", "per_shift", "batch")
 PLUMBING = ("average", "when_empty", "answer")  # own knobs of every method that learns; shown among the expert ones
 COLOURS = {"wait": "#777777", "calm": "#009E73", "watch": "#E69F00", "alarm": "#D55E00"}
+HEIGHTS = {"errors": 300, "predictions": 300, "images": 0, "probabilities": 260, "threshold": 260}  # of plotly figures, pixels
+INCHES = {"errors": (10.5, 4.0), "predictions": (10.5, 4.0), "probabilities": (8, 3.6), "threshold": (8, 3.6)}  # of pictures
 FAST = {"per_shift": 100, "batch": 25}
 FULL = {"per_shift": 200, "batch": 50, "shifts": SHIFTS[:15]}
 
@@ -72,12 +75,12 @@ class ExplorerPanel(RunPanel):
 
     ``choice`` is what the controls say (None while they make no run; then ``refusal`` says why), ``state`` the same as a dict. Of the run shown:
     ``trace``, ``references`` (name -> Trace), ``session``, ``ran`` (its Choice). ``results`` is a pandas frame with one row for each run so far,
-    ``comparison`` the last one with A and ``compared_words`` what it says. ``error`` is the exception that ended the last run, or None.
+    ``comparison`` the last one with A and ``compared_words`` what it says. ``drawn`` holds the numbers of each figure,
+    ``figures`` the plotly figures of a panel without a browser. ``error`` is the exception that ended the last run, or None.
     """
 
     def __init__(self, given: dict, interactive: bool, device, seed: int, settings: dict):
         import ipywidgets as W
-        import plotly.graph_objects as go
 
         self._given, self.device, settings = given, device, dict(settings)
         self._busy, self._values, self._known, self._rows = True, {}, {}, {}
@@ -98,8 +101,7 @@ class ExplorerPanel(RunPanel):
         for button in (self.run_button, self.stop_button, self.step_button, self.reset_button, self.keep_button, self.paper_button):
             button.layout.width = "128px"
         self.lamp_box, self.compared, self.code, self.table, self.details, self.judged = (W.HTML() for _ in range(6))
-        figure = go.FigureWidget if interactive else go.Figure
-        self.errors, self.predictions, self.images, self.bars, self.threshold = (figure(_some(drawn)) for drawn in _empty_figures())
+        self.drawn, self.figures, self.frames = {}, {}, {name: W.HTML() for name in HEIGHTS}
         self.pick = W.Dropdown(options=[("no image yet", -1)], description="image", tooltip="an image of the grid, to see its numbers")
         self.score = W.Dropdown(options=[(name, key) for key, name in E.SCORES.items()], description="score", tooltip="higher means more known")
         self.rejected = W.FloatSlider(value=0.5, min=0, max=1, step=0.01, readout_format=".0%", description="reject", continuous_update=False,
@@ -116,7 +118,7 @@ class ExplorerPanel(RunPanel):
             raise ValueError(f"the explorer has no setting {next(iter(settings))!r}; it has: {', '.join(self.controls)}, selectors, and the knobs of "
                              f"{self.controls['method'].value}: {', '.join(self.knobs) or '(none)'}")
         self._settle()
-        self._draw_lamp()
+        self._clear()
         self._say("Nothing has run yet: press Run, or Step for one batch.")
 
     # --- what can be chosen
@@ -560,11 +562,36 @@ class ExplorerPanel(RunPanel):
 
     # --- figures
 
-    def _show(self, figure, drawn):
-        with figure.batch_update():
-            figure.data = ()
-            figure.add_traces(_some(drawn).data)
-            figure.layout = drawn.layout
+    def _show(self, name: str, numbers: dict) -> None:
+        """Draw one figure: as a picture in a browser, which is some 50 kB where a plotly widget sends 5 MB, as a plotly figure without one."""
+        self.drawn[name] = numbers
+        plot = getattr(plots, f"plot_explorer_{name}")
+        if not self.interactive:
+            drawn = plot(numbers, "plotly")
+            self.figures[name] = drawn if name == "images" else _sized(drawn, HEIGHTS[name])
+            return
+        figure = plot(numbers, "matplotlib")
+        if name in INCHES:
+            figure.set_size_inches(*INCHES[name])
+        inches = figure.get_size_inches()[0]
+        content = base64.b64encode(plots.png(figure)).decode()
+        self.frames[name].value = (f'<img alt="{html.escape(self._alt(name))}" style="width: {min(WIDTH, round(78 * inches))}px; max-width: 100%" '
+                                   f'src="data:image/png;base64,{content}">')
+
+    def _alt(self, name: str) -> str:
+        """What a figure shows, for those who cannot see it."""
+        numbers = self.drawn[name]
+        if name == "errors":
+            last = ", ".join(f"{run} {value:.1f}" for run, value in numbers["so_far"]["last"].items())
+            return f"{numbers['so_far']['what']}: {last}" if last else "No run yet."
+        if name == "predictions":
+            return f"Entropy of the last {numbers['entropy']['n']} images, and how often each class is predicted."
+        if name == "threshold":
+            return E.say_threshold(numbers)
+        if name == "probabilities":
+            return "; ".join(f"{run}: " + ", ".join(f"{c} {v:.2f}" for c, v in zip(numbers["classes"], values, strict=True))
+                             for run, values in numbers["values"].items()) or "No image is chosen."
+        return "Pictures of images, listed in the list below them."
 
     def _traces(self) -> dict:
         """Runs by the name they are drawn with."""
@@ -586,8 +613,8 @@ class ExplorerPanel(RunPanel):
         started = time.monotonic()
         self.lamp = self.light.see(self.trace)
         errors, predictions = self.numbers()
-        self._show(self.errors, _sized(plots.plot_explorer_errors(errors, "plotly"), 300))
-        self._show(self.predictions, _sized(plots.plot_explorer_predictions(predictions, "plotly"), 300))
+        self._show("errors", errors)
+        self._show("predictions", predictions)
         self._draw_lamp()
         self._drawn = time.monotonic()
         self._cost = self._drawn - started
@@ -595,6 +622,7 @@ class ExplorerPanel(RunPanel):
     def _draw_lamp(self):
         shape, word = E.LIGHTS[self.lamp]
         text = "no run yet" if self.lamp == "wait" else f"{word}. {self.light.words}"
+        text = text.partition(";")[0].rstrip(".") + "." if self.lamp == "calm" else text  # the evidence matters when there is some
         style, colour = f"padding-left: 8px; line-height: 1.4; max-width: {WIDTH}px", COLOURS[self.lamp]
         self.lamp_box.value = (f'<div role="group" aria-label="alarm light: {word}" style="border-left: 8px solid {colour}; {style}">'
                                f'<span style="font-size: 150%; color: {colour}">{shape}</span> <b>Alarm light:</b> {html.escape(text)}</div>')
@@ -603,9 +631,9 @@ class ExplorerPanel(RunPanel):
         """Figures and lists with nothing in them."""
         self.progress.value = 0
         self._draw_lamp()
-        for figure, drawn in zip((self.errors, self.predictions, self.images, self.bars), _empty_figures(), strict=False):
-            self._show(figure, drawn)
-        self._draw_threshold()
+        for name, numbers in _nothing().items():
+            self._show(name, numbers)
+        self.judged.value = ""
         self._pictures, self.details.value = {}, ""
 
     def _draw_threshold(self):
@@ -614,7 +642,7 @@ class ExplorerPanel(RunPanel):
         numbers = E.threshold_at(trace, self.score.value, self.rejected.value)
         if not len(trace):
             numbers["why"] = "Nothing has run yet."
-        self._show(self.threshold, _sized(plots.plot_explorer_threshold(numbers, "plotly"), 260))
+        self._show("threshold", numbers)
         self.judged.value = self._text(E.say_threshold(numbers))
         if self.folds["images"].value and "unknown" in views.split(trace):
             self._draw_images()
@@ -627,7 +655,7 @@ class ExplorerPanel(RunPanel):
         classes = [str(c) for c in stream.classes]
         accepted = E.threshold_at(trace, self.score.value, self.rejected.value)["accepted"]
         self._pictures = E.pictures(trace, stream, E.picked(trace, accepted=accepted), classes)
-        self._show(self.images, plots.plot_explorer_images(self._pictures, "plotly"))
+        self._show("images", self._pictures)
         options = [(f"{E.KINDS[kind]} {i}: {t['prediction']}".replace("\n", " ") + (f" (true: {t['true']})" if t["true"] else ""), (kind, i - 1))
                    for kind, found in self._pictures.items() for i, (_, t) in enumerate(found, 1)]
         self._busy = True
@@ -646,7 +674,7 @@ class ExplorerPanel(RunPanel):
         answers = {} if self.session is None else {REFERENCES.get(n, "this run"): p for n, p in self.session.probabilities.items()}
         order = [n for n in ("source", "BN-1", "this run") if n in answers]
         numbers = E.probabilities_of({n: answers[n] for n in order}, t["row"], [str(c) for c in self.ran.stream.classes])
-        self._show(self.bars, _sized(plots.plot_explorer_probabilities(numbers, "plotly"), 260))
+        self._show("probabilities", numbers)
         true = f"true class {t['true']}, " if t["true"] and t["true"] != "unknown" else "unknown image, " if t["true"] else "no label, "
         self.details.value = self._text(
             f"Image {t['id']} ({t['shift']}), number {t['row'] + 1} of the stream: {true}answer {t['prediction']} with {t['confidence']:.3f}; the "
@@ -661,17 +689,13 @@ class ExplorerPanel(RunPanel):
 
     def _folds(self, W):
         """Parts of the panel that a toggle button opens: reached with Tab, opened with Space."""
-        c, wrap = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}
+        c, f, wrap = self.controls, self.frames, {"flex_flow": "row wrap", "align_items": "flex-start"}
         more = [c[name] for name in self._stream_controls if name not in SIMPLE_STREAM] + [c["seed"]]
-
-        def column(*parts):  # plain figures of a panel without a browser are not widgets
-            return W.VBox([part for part in parts if isinstance(part, W.Widget)])
-
         inside = {"stream": ("more about the stream", W.HBox([W.VBox(more[::2]), W.VBox(more[1::2])], layout=wrap)),
                   "expert": ("expert knobs", W.VBox([c["form"], self._expert])),
-                  "images": ("images", column(self.images, self.pick, self.details, self.bars)),
+                  "images": ("images", W.VBox([f["images"], self.pick, self.details, f["probabilities"]])),
                   "unknown": ("threshold for unknown images",
-                              column(W.HBox([self.score, self.rejected], layout=wrap), self.judged, self.threshold)),
+                              W.VBox([W.HBox([self.score, self.rejected], layout=wrap), self.judged, f["threshold"]])),
                   "runs": ("all runs", self.table), "code": ("code", self.code)}
         self.folds, self._fold_boxes = {}, {}
         for name, (label, box) in inside.items():
@@ -697,7 +721,7 @@ class ExplorerPanel(RunPanel):
         right = W.VBox([c["method"], c["first"], c["second"], c["guard"], self._simple, fold["expert"]])
         buttons = W.HBox([self.run_button, self.stop_button, self.step_button, self.reset_button, self.keep_button, self.paper_button], layout=wrap)
         return W.VBox([W.HBox([left, right], layout=wrap), box["stream"], box["expert"], self.words, buttons, self.progress, self.status,
-                       self.lamp_box, self.compared, self.errors, self.predictions,
+                       self.lamp_box, self.compared, self.frames["errors"], self.frames["predictions"],
                        W.HBox([fold[name] for name in ("images", "unknown", "runs", "code")], layout=wrap),
                        *(box[name] for name in ("images", "unknown", "runs", "code")), own_keys()])
 
@@ -708,8 +732,8 @@ class ExplorerPanel(RunPanel):
             display(self.widget)
             return
         print(paragraphs([self.in_words(), self.message, f"{E.LIGHTS[self.lamp][0]} {self.light.words}"]))
-        for figure in (self.errors, self.predictions, self.images):
-            display(figure)
+        for name in ("errors", "predictions", "images"):
+            display(self.figures[name])
 
 
 # --- without a panel
@@ -814,18 +838,12 @@ def _signature(choice: Choice) -> tuple:
     return (choice.model if isinstance(choice.model, str) else id(choice.model), choice.stream.hash, to_json(choice.recipe), choice.seed)
 
 
-def _some(drawn):
-    """The figure with an unseen trace where it has none: a FigureWidget that is made without any never shows anything later on."""
-    return drawn if drawn.data else drawn.add_scatter(x=[None], y=[None], showlegend=False, hoverinfo="skip")
-
-
-def _empty_figures():
-    """The five figures with a sentence in the place of numbers: errors, predictions, images, probabilities, threshold."""
-    yield _sized(plots.plot_explorer_errors({"so_far": E.so_far({}), "fall": E.fall_over_time(Trace())}, "plotly"), 300)
-    yield _sized(plots.plot_explorer_predictions({"entropy": E.entropy_now(Trace()), "classes": None}, "plotly"), 300)
-    yield _sized(plots.plot_explorer_images({}, "plotly"), 120)
-    yield _sized(plots.plot_explorer_probabilities({"classes": [], "values": {}, "why": "Choose an image."}, "plotly"), 200)
-    yield _sized(plots.plot_explorer_threshold(E.threshold_at(Trace()) | {"why": "Nothing has run yet."}, "plotly"), 260)
+def _nothing() -> dict:
+    """Numbers of the five figures before a run: each shows a sentence."""
+    return {"errors": {"so_far": E.so_far({}), "fall": E.fall_over_time(Trace())},
+            "predictions": {"entropy": E.entropy_now(Trace()), "classes": None}, "images": {},
+            "probabilities": {"classes": [], "values": {}, "why": "Choose an image."},
+            "threshold": E.threshold_at(Trace()) | {"why": "Nothing has run yet."}}
 
 
 def _sized(drawn, height: int):

@@ -47,9 +47,9 @@ def so_far(traces: dict, n: int | None = None) -> dict:
 
 
 def entropy_now(trace, recent: int = RECENT, bins: int = 24) -> dict:
-    """Histogram of the entropy (nats) of the last ``recent`` images by group, and of the first as many: ``edges`` (bins + 1,), ``share[g]`` (bins,)
-    of all images of that stretch, so that the groups add up to 1, ``first`` (bins,), ``n``."""
-    n, entropy = min(recent, len(trace)), views._column(trace, "entropy")
+    """Histogram of the entropy (nats) of the last images by group, and of the first as many (half of the run, at most ``recent``): ``edges``
+    (bins + 1,), ``share[g]`` (bins,) of all images of that stretch, so that the groups add up to 1, ``first`` (bins,), ``n``, ``why``."""
+    n, entropy = min(recent, (len(trace) + 1) // 2), views._column(trace, "entropy")
     fine = np.isfinite(entropy)
     top = math.log(max(int(trace.meta.get("classes", 2)), 2))
     edges = np.linspace(0, top, bins + 1)

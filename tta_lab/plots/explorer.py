@@ -47,7 +47,8 @@ def plot_explorer_predictions(numbers, backend: str = "matplotlib", ax=None):
     where, _ = _steps(classes) if classes else (np.zeros(1), None)
     heat = (where, np.arange(len(names) + 1) - 0.5, np.asarray(classes["predicted"], np.float64), "share") if len(where) > 1 else None
     title = f"Entropy, last {entropy['n']} images" if outlines else "Entropy"
-    return draw([Panel(title, "entropy (nats)", "share of images", tuple(outlines), percent=True, note=entropy["why"]),
+    return draw([Panel(title, "entropy (nats)", "share of images", tuple(outlines), percent=True, log=True,
+                       bottom=0.5 / max(entropy["n"], 1), note=entropy["why"]),
                  Panel("Predicted classes", "step (batches)", "", heat=heat, rows=names if heat else (), percent=True, note="Nothing has run yet.")],
                 backend, ax)
 
