@@ -122,10 +122,10 @@ class CrowdPanel(RunPanel):
                 line.x, line.y = numbers["round"], numbers["error"]
             self.error_figure.layout.yaxis.range = [0, 1.1 * max(np.max(line.y, initial=1.0) for line in self.error_figure.data)]
         with self.fall_figure.batch_update():
-            for line, group in zip(self.fall_figure.data, GROUP_LABELS, strict=True):
+            for line, group in zip(self.fall_figure.data, diagnose.GROUPS, strict=True):
                 line.x, line.y = fall["round"], fall["among_falling"][group]
         with self.rise_figure.batch_update():
-            for line, group in zip(self.rise_figure.data, GROUP_LABELS, strict=True):
+            for line, group in zip(self.rise_figure.data, diagnose.GROUPS, strict=True):
                 share = rise["late"]["share"][group]
                 line.x, line.y = rise["edges"], np.append(share, share[-1])
             self.rise_figure.layout.yaxis.range = [0, 1.1 * max(np.nan_to_num(line.y).max(initial=0.01) for line in self.rise_figure.data)]
@@ -173,7 +173,7 @@ def _empty_figures(go):
     def line(label, number, **more):
         return go.Scatter(x=[], y=[], name=label, mode="lines+markers", **more, **look(number))
 
-    groups = [(label, GROUP_LOOKS[group]) for group, label in GROUP_LABELS.items()]
+    groups = [(GROUP_LABELS[group], GROUP_LOOKS[group]) for group in diagnose.GROUPS]
     stairs = [go.Scatter(x=[], y=[], name=label, mode="lines", line={**look(number)["line"], "shape": "hv"}) for label, number in groups]
     figures = (
         ([line("BN-1", 3), line("previous run", 1), line("this run", 0)], "Error per round", "round (0 = first)", "error, known (%)"),
