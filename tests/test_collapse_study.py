@@ -233,3 +233,17 @@ def test_failures_are_said_and_kept(bench, monkeypatch):
     monkeypatch.setattr(P, "numbers_of", lambda *a, **k: 1 / 0)
     panel.run_button.click()
     assert isinstance(panel.error, ZeroDivisionError) and "ZeroDivisionError" in panel.message
+
+
+def test_a_compact_figure_is_smaller_and_looks_the_same():
+    import io
+
+    from PIL import Image
+
+    from tta_lab.plots import plot_collapse_detector, png
+
+    figure = plot_collapse_detector(S.load_evaluation())
+    whole, small = png(figure), pictures.compact(figure)._repr_png_()
+    assert len(small) < 0.6 * len(whole)
+    one, other = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float) for data in (whole, small))
+    assert one.shape == other.shape and np.abs(one - other).mean() < 2

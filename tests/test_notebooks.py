@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 from tta_lab import crowds, headless, stream_study
+from tta_lab.explore import Choice
 
 pytest.importorskip("papermill")
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,12 +169,43 @@ def test_tiny_run_of_collapse_leaves_figures_and_sentences(collapse_run):
     assert result.notebook.stat().st_size < 1_000_000
     cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
     outputs = [o for c in cells.values() for o in c.outputs]
-    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY, "text/markdown")] == [6, 5, 1]
+    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY, "text/markdown")] == [9, 2, 1]
     assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
     told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("panel", "three-words", "shift", "evaluation-words", "sweep")}
     assert "Done, tent at x" in told["panel"] and "ALARM" in told["panel"] and "the guard acted" in told["three-words"]
     assert "Shift of the labels: a batch holds" in told["shift"] and "no proof of health" in told["evaluation-words"]
     assert "it saves most at" in told["sweep"]
+
+
+@pytest.fixture(scope="module")
+def explorer_run(tmp_path_factory):
+    stored = json.loads((GOLDEN / "00_explorer.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        result = headless.execute(ROOT / "notebooks" / "00_explorer.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+                                  timeout=300, say=lambda *a, **k: None)
+    return stored, result
+
+
+def test_tiny_run_of_the_explorer_gives_the_stored_numbers_and_can_be_repeated(explorer_run):
+    stored, result = explorer_run
+    found = json.loads(result.json.read_text())
+    run = {k: found["runs"][0][k] for k in stored["run"]}
+    assert numbers_that_differ(run, stored["run"], stored["tolerance"]) == []
+    assert found["runs"][0]["method"] == "tent + confidence rise lr 0.01" and {"date", "torch", "tta_lab"} <= set(found["made"])
+    assert Choice.from_json(json.dumps(found["state"])).recipe.update.lr == 0.01 and "Done, tent + confidence rise lr 0.01" in result.printed
+
+
+def test_tiny_run_of_the_explorer_leaves_figures_and_sentences(explorer_run):
+    _, result = explorer_run
+    assert result.notebook.stat().st_size < 1_000_000
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
+    outputs = [o for c in cells.values() for o in c.outputs]
+    assert sum(headless.PLOTLY in o.get("data", {}) for o in outputs) == 3
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("panel", "code", "yaml")}
+    assert "Wisdom of crowds" in told["panel"] and "make('tent'" in told["code"] and told["yaml"].startswith("choice: ")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
