@@ -276,6 +276,7 @@ def test_stop_is_heard_after_one_batch(panel, monkeypatch):
     assert panel.wait(60) and panel.session.done == 1 and "Held" in panel.message
 
 
+@pytest.mark.slow
 def test_runs_are_compared_on_one_stream(panel):
     panel.keep_button.click()
     assert "no run to keep" in panel.message
@@ -292,6 +293,7 @@ def test_runs_are_compared_on_one_stream(panel):
     assert panel.comparison == {} and "not shown the same images" in panel.compared_words
 
 
+@pytest.mark.slow
 def test_images_threshold_and_details(panel):
     panel.controls["protocol"].value = "open_set"
     press(panel, "run")
