@@ -5,7 +5,6 @@ Runs are made by ``collapse_study.Bench``, numbers by ``collapse_study.numbers_o
 from __future__ import annotations
 
 import html
-import math
 import time
 from dataclasses import replace
 
@@ -56,7 +55,7 @@ class CollapsePanel(RunPanel):
         import plotly.graph_objects as go
 
         self.bench, self._first = bench, setting
-        self.trace, self.result, self.state, self._again, self._drawn = None, None, "none", False, 0.0
+        self.trace, self.result, self.state, self._drawn = None, None, "none", 0.0
         factors = sorted({*FACTORS, float(setting.factor)})
 
         def choice(name, options, label, tooltip):
@@ -94,30 +93,7 @@ class CollapsePanel(RunPanel):
         self._describe()
         if change is None or not (self.interactive and self.controls["at_once"].value) or change["owner"] is self.controls["at_once"]:
             return
-        if self.running:
-            self._again = True
-            self._stop.set()
-            self._say("Ending the run in work; one with the new settings follows.")
-        else:
-            self._on_run()
-
-    @guarded
-    def _on_stop(self, button=None):
-        self._again = False
-        super()._on_stop(button)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing runs and nothing follows; False when something still does after ``timeout`` seconds."""
-        until = math.inf if timeout is None else time.monotonic() + timeout
-        while (self.running or self._again) and time.monotonic() < until:
-            super().wait(0.2)
-        return not self.running
-
-    def _work(self, *work):
-        super()._work(*work)
-        if self._again:
-            self._again = False
-            self._on_run()
+        self._run_after("Ending the run in work; one with the new settings follows.")
 
     # --- the work
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import functools
 import html
+import math
 import threading
+import time
 
 KEYS = """export default { render({ el }) {
   let tries = 0;
@@ -68,6 +70,7 @@ class RunPanel:
         self.controls, self.interactive = controls, interactive
         self.running, self.error, self.message = False, None, ""
         self._stop, self._thread, self._starting = threading.Event(), None, threading.Lock()
+        self._again = False  # another run follows the one in work
         for widget in controls.values():
             widget.observe(self._on_change, "value")
             if not isinstance(widget, W.Checkbox):
@@ -111,16 +114,28 @@ class RunPanel:
         else:
             self._work(*work)
 
+    def _run_after(self, text: str):
+        """Run now, or end the run in work first and say so."""
+        if self.running:
+            self._again = True
+            self._stop.set()
+            self._say(text)
+        else:
+            self._on_run()
+
     @guarded
     def _on_stop(self, button=None):
+        self._again = False
         if self.running:
             self._stop.set()
             self._say("Stopping after the batch in work.")
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing runs; False when something still does after ``timeout`` seconds."""
-        if self._thread is not None:
-            self._thread.join(timeout)
+        """Wait until nothing runs and nothing follows; False when something still does after ``timeout`` seconds."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while (self.running or self._again) and time.monotonic() < until:
+            if self._thread is not None:
+                self._thread.join(min(0.2, max(0.0, until - time.monotonic())))
         return not self.running
 
     def _work(self, *work):
@@ -131,6 +146,9 @@ class RunPanel:
             self._fail(why)
         finally:
             self._ended()
+        if self._again:
+            self._again = False
+            self._on_run()
 
     def _ended(self):
         self.running = False

@@ -54,7 +54,7 @@ class ZooPanel(RunPanel):
         self.zoo, self.device, self.seed = zoo, device, seed
         self.trace, self.beside, self.result, self.numbers = None, {}, None, None
         self._known: dict = {}                # (source, stream) -> name -> trace
-        self._busy = self._again = False      # several controls are being set; a run of the newly chosen cell shall follow
+        self._busy = False  # several controls are being set
         self._speed, self._drawn = 2e-4, 0.0  # seconds an image of the source, measured with every run
         given = {"source": MEAN, "tuning": "default", "metric": "error", "order": "family", "forms": False, "method": "tent", "stream": "correlated",
                  "at_once": True}
@@ -128,30 +128,8 @@ class ZooPanel(RunPanel):
             self._say(self._refused())
         elif seconds > PATIENCE:
             self._say(f"This cell takes about {seconds:.0f} s: press Run to start it.")
-        elif self.running:
-            self._again = True
-            self._stop.set()
-            self._say("Ending the run in work; the cell just chosen follows.")
         else:
-            self._on_run()
-
-    @guarded
-    def _on_stop(self, button=None):
-        self._again = False
-        super()._on_stop(button)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing runs and nothing follows; False when something still does after ``timeout`` seconds."""
-        until = math.inf if timeout is None else time.monotonic() + timeout
-        while (self.running or self._again) and time.monotonic() < until:
-            super().wait(0.2)
-        return not self.running
-
-    def _work(self, *work):
-        super()._work(*work)
-        if self._again:
-            self._again = False
-            self._on_run()
+            self._run_after("Ending the run in work; the cell just chosen follows.")
 
     # --- the cell
 
