@@ -13,7 +13,6 @@ ends at its budget in seconds. Each stream meets Tent at its default rate and at
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import time
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from collapse_corpus import Models, recipe_of
 from quality import Kept
+from rows import Rows
 
 from tta_lab import Adapter, datasets, make, protocols
 from tta_lab.controllers import CollapseRecovery, ResetEvery
@@ -70,31 +70,16 @@ FIELDS = ("source", "stream", "recipe", "arm", "seed", "images", "whole", "last"
 LAST = 500
 
 
-class Rows:
-    """Rows on disk, by what identifies a run."""
-
-    KEY = ("source", "stream", "recipe", "arm", "seed")
-
+class Runs(Rows):
     def __init__(self, path: Path):
-        self.path, self.rows = path, []
-        if path.is_file():
-            with open(path, newline="") as f:
-                self.rows = list(csv.DictReader(f))
-        self.done = {tuple(r[k] for k in self.KEY) for r in self.rows}
+        super().__init__(path, FIELDS)
+
+    @staticmethod
+    def key(row):
+        return tuple(str(row[k]) for k in ("source", "stream", "recipe", "arm", "seed"))
 
     def has(self, *key) -> bool:
         return tuple(map(str, key)) in self.done
-
-    def add(self, row: dict):
-        row = {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()}
-        fresh = not self.path.is_file()
-        with open(self.path, "a", newline="") as f:
-            writer = csv.DictWriter(f, FIELDS)
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
-        self.rows.append({k: str(v) for k, v in row.items()})
-        self.done.add(tuple(str(row[k]) for k in self.KEY))
 
 
 def recipes_on(source: str, stream: str, seed: int) -> list[str]:
@@ -119,7 +104,7 @@ def guards(recipe, controllers):
     return replace(recipe, controllers=(*recipe.controllers, *controllers))
 
 
-def make_rows(rows: Rows, models: Models, until: float, source: str, stream: str, seed: int, wanted: dict) -> bool:
+def make_rows(rows: Runs, models: Models, until: float, source: str, stream: str, seed: int, wanted: dict) -> bool:
     """``wanted``: (recipe, arm) -> controllers. False when the time is up."""
     todo = {key: value for key, value in wanted.items() if not rows.has(source, stream, *key, seed)}
     if not todo:
@@ -207,7 +192,7 @@ def table(out: Path):
         path = out / f"guard_{part}.csv"
         if not path.is_file():
             continue
-        rows = [r for r in Rows(path).rows if r["source"] != "source"]     # two processes that begin at once may both write a head
+        rows = [r for r in Runs(path).rows if r["source"] != "source"]     # two processes that begin at once may both write a head
         arms = sorted({r["arm"] for r in rows} - {"plain"})
         found[part] = {arm: summary(rows, arm) for arm in arms}
         if part == "actions":
@@ -247,7 +232,7 @@ def main():
     models.cache = options.cache
     sources = options.sources or {"development": DEVELOPMENT, "held_out": HELD_OUT}[options.part]
     sources = [s for s in sources if options.images or s != "cifar10_resnet20"]
-    rows = Rows(options.out / ("guard_actions.csv" if options.stage == "actions" else f"guard_{options.part}.csv"))
+    rows = Runs(options.out / ("guard_actions.csv" if options.stage == "actions" else f"guard_{options.part}.csv"))
     for seed in options.seeds:
         for stream in options.streams if options.stage == "runs" else ACTION_STREAMS:
             for source in sources:

@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 from quality import RATES, SOURCES, Kept, recipe_of, streams
+from rows import Rows
 
 from tta_lab import Adapter, load_model, make, model_selection
 from tta_lab.datasets import load
@@ -63,30 +64,13 @@ def label(r) -> str:
     return f"{r['method']} {float(r['rate']):g}"
 
 
-class Table:
-    """Rows on disk, one for each run."""
-
+class Table(Rows):
     def __init__(self, path: Path):
-        self.path, self.rows = path, []
-        if path.is_file():
-            with open(path, newline="") as f:
-                self.rows = list(csv.DictReader(f))
-        self.done = {self.key(r) for r in self.rows}
+        super().__init__(path, FIELDS, digits=6)
 
     @staticmethod
     def key(r):
         return r["source"], r["stream"], r["method"], f"{float(r['rate']):g}"
-
-    def add(self, values: dict) -> None:
-        values = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
-        fresh = not self.path.is_file()
-        with open(self.path, "a", newline="") as f:
-            writer = csv.DictWriter(f, FIELDS)
-            if fresh:
-                writer.writeheader()
-            writer.writerow(values)
-        self.rows.append({name: str(values.get(name, "")) for name in FIELDS})
-        self.done.add(self.key(values))
 
     def write(self) -> None:
         part = self.path.with_suffix(".part")

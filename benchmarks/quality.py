@@ -17,7 +17,6 @@ are tried on two streams: continual and correlated.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import os
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from rows import Rows
 
 from tta_lab import load_model
 from tta_lab.datasets import load
@@ -55,31 +55,16 @@ KEPT = ("error", "ece", "nll", "auroc", "fpr95", "oscr", "h_auc", "forwards", "b
 FIELDS = ("source", "stream", "method", "rate", "seed", *KEPT, "refused", "date")
 
 
-class Results:
-    """Rows on disk, by what identifies a run."""
-
+class Results(Rows):
     def __init__(self, path):
-        self.path, self.rows = path, []
-        if path.is_file():
-            with open(path, newline="") as f:
-                self.rows = list(csv.DictReader(f))
-        self.done = {self.key(r) for r in self.rows}
+        super().__init__(path, FIELDS)
 
     @staticmethod
     def key(r):
         return r["source"], r["stream"], r["method"], f"{float(r['rate']):g}", str(r["seed"])
 
     def add(self, r):
-        r = {**r, "date": datetime.date.today().isoformat()}
-        r = {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in r.items()}
-        fresh = not self.path.is_file()
-        with open(self.path, "a", newline="") as f:
-            writer = csv.DictWriter(f, FIELDS)
-            if fresh:
-                writer.writeheader()
-            writer.writerow(r)
-        self.rows.append({k: str(v) for k, v in r.items()})
-        self.done.add(self.key(r))
+        super().add({**r, "date": datetime.date.today().isoformat()})
 
 
 class Bench:

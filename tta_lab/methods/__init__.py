@@ -46,7 +46,6 @@ def catalogue(cost: bool = False) -> list[dict]:
 
     ``cost`` adds forwards and backwards per image, (least, most), measured on tiny networks in some seconds. docs/methods.md is made of these rows.
     """
-    from ..method_table import cost_of
     if cost:
         from ..method_table import cost_of
     rows = []
