@@ -32,7 +32,7 @@ from tta_lab import load_model
 from tta_lab.datasets import load
 from tta_lab.methods import METHODS
 from tta_lab.runner import row
-from tta_lab.zoo_study import (
+from tta_lab.studies.zoo_study import (
     KINDS,
     ONLY,
     RATES,

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tta_lab import collapse_study as S
 from tta_lab.datasets import DataError
 from tta_lab.guard import ANSWERS
 from tta_lab.plots import collapse_study as pictures
 from tta_lab.plots import plot_collapse
 from tta_lab.runner import row
+from tta_lab.studies import collapse_study as S
 from tta_lab.trace import Trace
 
 TINY = S.Setting(per_shift=40, batch=20)
@@ -202,7 +202,7 @@ def test_figures_hold_the_numbers_in_both_backends(bench):
 W = pytest.importorskip("ipywidgets")
 go = pytest.importorskip("plotly.graph_objects")
 pytest.importorskip("anywidget")
-from tta_lab import collapse_panel as P  # noqa: E402
+from tta_lab.panels import collapse_panel as P  # noqa: E402
 
 
 def test_headless_panel_has_run_and_shows_plain_figures(bench):

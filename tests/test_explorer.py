@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab import explorer as P
-from tta_lab import explorer_numbers as N
 from tta_lab import load, load_model, make, plots
 from tta_lab.collapse import CollapseDetector, watch
 from tta_lab.explore import Choice, Session, explore
 from tta_lab.guard import guarded
+from tta_lab.panels import explorer as P
 from tta_lab.protocols import continual
 from tta_lab.selectors import ConfidenceRise, LowEntropy
+from tta_lab.studies import explorer_numbers as N
 from tta_lab.trace import Trace
 
 W = pytest.importorskip("ipywidgets")

@@ -8,8 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tta_lab import crowds, headless, stream_study
+from tta_lab import headless
 from tta_lab.explore import Choice
+from tta_lab.studies import crowds, stream_study
 
 pytest.importorskip("papermill")
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from tta_lab import crowds
 from tta_lab.controls import control, controls, find, hint, narrow, parameter_table, values
 from tta_lab.knobs import knob, knobs, with_knobs
 from tta_lab.methods import make
-from tta_lab.panels import crowd_panel
+from tta_lab.panels.crowd_panel import crowd_panel
 from tta_lab.parts import Part
+from tta_lab.studies import crowds
 
 W = pytest.importorskip("ipywidgets")
 go = pytest.importorskip("plotly.graph_objects")

@@ -3,13 +3,14 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab import crowds, diagnose, metrics
+from tta_lab import diagnose, metrics
 from tta_lab.adapter import Adapter
 from tta_lab.methods import make
 from tta_lab.models import load_model
 from tta_lab.runner import code_digest, compare, forgetting, proper_scores, row, run, runs, spread
 from tta_lab.selectors import ConfidenceRise, RandomKeep
 from tta_lab.streams import Stream
+from tta_lab.studies import crowds
 
 SMALL = Stream(shifts=("contrast", "brightness"), per_shift=40, batch=20, rounds=2, unknown="digits", unknown_ratio=0.5)
 

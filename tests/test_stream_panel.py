@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tta_lab import load, protocols
-from tta_lab import stream_panel as P
-from tta_lab import stream_study as S
+from tta_lab.panels import stream_panel as P
 from tta_lab.streams import Stream
+from tta_lab.studies import stream_study as S
 
 W = pytest.importorskip("ipywidgets")
 go = pytest.importorskip("plotly.graph_objects")

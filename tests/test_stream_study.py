@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tta_lab import protocols
-from tta_lab import stream_study as S
 from tta_lab.orders import SortedByClass
 from tta_lab.published import published
 from tta_lab.streams import UNKNOWN_ID
+from tta_lab.studies import stream_study as S
 
 pytest.importorskip("pandas")
 TINY = S.Plan(per_shift=4, batch=8, lr=1e-2, seeds=2, alone=1)

@@ -14,9 +14,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, softmax
 
-from tta_lab import headless, workshop, workshop_day
+from tta_lab import headless
 from tta_lab.bootstrap import Problem
 from tta_lab.workshop import EXERCISES, MODULES, judge
+from tta_lab.workshop import checks as workshop
+from tta_lab.workshop import day as workshop_day
 
 # --- module 1, entropy(logits) ----------------------------------------------------------------------------------------
 

@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tta_lab import zoo_study as S
-from tta_lab import zoo_words as W
 from tta_lab.plots import zoo as P
 from tta_lab.runner import row as numbers_of_run
+from tta_lab.studies import zoo_study as S
+from tta_lab.studies import zoo_words as W
 from tta_lab.trace import Trace
 
 A, B, C = S.SOURCES

@@ -34,7 +34,7 @@ def parser():
     train.add_argument("--epochs", type=int)
     train.add_argument("--out", help="data folder to write to; by default the embedded one")
 
-    from tta_lab import workshop_day
+    from tta_lab.workshop import day as workshop_day
 
     workshop_day.add_arguments(commands.add_parser("workshop", allow_abbrev=False, help="for instructors: students | check | wheels | slides"))
 
@@ -145,7 +145,7 @@ def info(options):
 
 
 def workshop(options):
-    from tta_lab import workshop_day
+    from tta_lab.workshop import day as workshop_day
 
     return workshop_day.main(options)
 

@@ -1,11 +1,11 @@
-"""Figures of the explorer: a run while it goes on, from the numbers of `tta_lab.explorer_numbers`."""
+"""Figures of the explorer: a run while it goes on, from the numbers of `tta_lab.studies.explorer_numbers`."""
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
 
-from ..explorer_numbers import KINDS, SCORES
+from ..studies.explorer_numbers import KINDS, SCORES
 from .drawing import GROUP_LABELS, GROUP_LOOKS, Panel, Series, draw, draw_pictures
 from .views import _order, _steps
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .bootstrap import Problem
+from ..bootstrap import Problem
 
 REGION = re.compile(r"^(?P<indent>[ \t]*)# solution(?::(?P<text>[^\n]*))?\n.*?^[ \t]*# end of solution[ \t]*$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"^[ \t]*# (solution\b|end of solution)", re.MULTILINE)
@@ -31,7 +31,7 @@ MEMORY = 4.0  # GiB that should be free for a notebook and a browser
 
 def folder() -> Path:
     """``notebooks/workshop`` of the checkout or of the installed package."""
-    from .headless import notebook_folder
+    from ..headless import notebook_folder
 
     return notebook_folder() / "workshop"
 
@@ -111,7 +111,7 @@ def check(trial_seconds: float = 20.0, say: Callable = print) -> int:
 
 
 def _versions() -> str:
-    from . import bootstrap
+    from .. import bootstrap
 
     wanted = bootstrap.requirements(bootstrap.requirement_groups(bootstrap.checkout()), "notebooks")
     lacks = bootstrap.lacking(wanted)
@@ -125,7 +125,7 @@ def _versions() -> str:
 def _data() -> str:
     import json
 
-    from . import datasets
+    from .. import datasets
 
     place = datasets.data_root()
     names = json.loads((place / "index.json").read_text())
@@ -170,7 +170,7 @@ def _kernel() -> str:
     """Start the kernel that JupyterLab would start, ask it for a sum, stop it."""
     import asyncio
 
-    from .headless import kernel_manager
+    from ..headless import kernel_manager
 
     async def ask():
         manager = kernel_manager()()
@@ -208,7 +208,7 @@ print(f"{len(trace['correct'])} images in {seconds:.1f} s, error {100 * (1 - tra
 
 def _trial(seconds: float) -> str:
     """Tent on a short stream, in a process of its own that is refused every connection; ends after ``seconds`` at the latest."""
-    from .bootstrap import checkout, child_environment
+    from ..bootstrap import checkout, child_environment
 
     done = subprocess.run(
         [sys.executable, "-c", TRIAL, str(seconds)], env=child_environment(checkout()), capture_output=True, text=True, timeout=seconds + 120
@@ -227,7 +227,7 @@ def _trial(seconds: float) -> str:
 
 def wheel_commands(to: str | Path, root: str | None) -> tuple[list[str], list[str], list[str]]:
     """The commands that collect wheels into a folder: (download, build the lab's own wheel, install offline). Raises Problem without a checkout."""
-    from .bootstrap import requirement_groups, requirements
+    from ..bootstrap import requirement_groups, requirements
 
     if root is None:
         raise Problem("wheels are collected from a checkout of the repository; the installed package does not hold what is needed to build it")
@@ -242,7 +242,7 @@ def wheel_commands(to: str | Path, root: str | None) -> tuple[list[str], list[st
 
 def wheels(to: str | Path, say: Callable = print, call: Callable = subprocess.call) -> int:
     """Collect everything that a laptop without network needs into ``to`` and print the install command; the exit code of pip where it fails."""
-    from .bootstrap import checkout
+    from ..bootstrap import checkout
 
     download, build, install = wheel_commands(to, checkout())
     Path(to).mkdir(parents=True, exist_ok=True)
@@ -315,7 +315,7 @@ def slides_of(notebook):
 
 def deck(notebook, title: str) -> str:
     """The slides of an executed notebook as one HTML page: text and figures, no code, nothing from a network; arrow keys turn."""
-    from .headless import to_offline_html
+    from ..headless import to_offline_html
 
     shown = slides_of(notebook)
     starts = [i for i, c in enumerate(shown.cells) if "slide" in c.metadata["tags"]]
@@ -332,7 +332,7 @@ def slides(module: str, out: str | Path = "runs", say: Callable = print) -> Path
     """
     import nbformat
 
-    from . import headless
+    from .. import headless
 
     named = [p for p in solutions() if p.stem.startswith((module, f"module_{module}"))]
     if len(named) != 1:
@@ -373,7 +373,7 @@ def main(options) -> int:
         )
     if options.what == "wheels":
         return wheels(options.where)
-    from .headless import NotebookFailed
+    from ..headless import NotebookFailed
 
     try:
         slides(options.where)

@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
-from . import metrics, views
-from .collapse import ALARMS, CollapseDetector, fitted
+from .. import metrics, views
+from ..collapse import ALARMS, CollapseDetector, fitted
 
 RECENT = 500      # images that "now" means
 STRETCHES = 20    # of the stream, over which paired differences are taken

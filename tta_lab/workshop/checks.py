@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from . import workshop_words as words
-from .scores import entropy as right_entropy
+from ..scores import entropy as right_entropy
+from . import words as words
 
 CLOSE = 1e-4  # largest difference of two results that count as the same
 TRIES: dict[str, int] = {}  # failed tries of each exercise since the last success, in this kernel

@@ -10,19 +10,19 @@ import time
 
 import numpy as np
 
-from . import diagnose, protocols
-from .controls import control, find, narrow
-from .corruptions import EXTRA_4, STANDARD_15
-from .crowds import paragraphs
-from .knobs import Knob, own_knobs
-from .methods import make
-from .orders import ClassImbalance, Dirichlet, LabelShift
-from .panels import HEIGHT
-from .plots import FONT, look, plot_stream
+from .. import diagnose, protocols
+from ..controls import control, find, narrow
+from ..corruptions import EXTRA_4, STANDARD_15
+from ..knobs import Knob, own_knobs
+from ..methods import make
+from ..orders import ClassImbalance, Dirichlet, LabelShift
+from ..plots import FONT, look, plot_stream
+from ..runner import row
+from ..streams import MIXING, Arrivals
+from ..studies.report import paragraphs
+from ..studies.stream_study import FAST, LOOKS, METHODS, clumps, first_sentence, one_run, say_statistics
+from .crowd_panel import HEIGHT
 from .run_panel import RunPanel, guarded, own_keys
-from .runner import row
-from .stream_study import FAST, LOOKS, METHODS, clumps, first_sentence, one_run, say_statistics
-from .streams import MIXING, Arrivals
 
 SHIFTS = (*STANDARD_15, *EXTRA_4, "none")
 FIRST = ("gaussian_noise", "motion_blur", "fog", "pixelate")  # one of each group

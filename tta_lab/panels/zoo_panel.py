@@ -10,12 +10,27 @@ import math
 import time
 from functools import partial
 
-from .crowds import paragraphs
-from .methods import METHODS
-from .plots import FONT
-from .plots import zoo as plots
+from ..methods import METHODS
+from ..plots import FONT
+from ..plots import zoo as plots
+from ..studies.report import paragraphs
+from ..studies.zoo_study import (
+    LABELS,
+    MEAN,
+    METRICS,
+    SOURCES,
+    TUNINGS,
+    Zoo,
+    compared,
+    has_rate,
+    heat_map,
+    live,
+    load_zoo,
+    numbers_of,
+    say_source,
+    split,
+)
 from .run_panel import RunPanel, guarded, own_keys
-from .zoo_study import LABELS, MEAN, METRICS, SOURCES, TUNINGS, Zoo, compared, has_rate, heat_map, live, load_zoo, numbers_of, say_source, split
 
 WIDTH = 820        # beside JupyterLab's file list on a screen of 1280 x 720
 PATIENCE = 15.0    # seconds: longer runs wait for the Run button
@@ -162,7 +177,7 @@ class ZooPanel(RunPanel):
         """The cell that runs the chosen one without the panel."""
         source, stream, method, tuning = self.cell
         rate = f", rate={self.rate():g}" if self.rate() != 1 else ""
-        return ("from tta_lab import zoo_study\nfrom tta_lab.runner import row\n"
+        return ("from tta_lab.studies import zoo_study\nfrom tta_lab.runner import row\n"
                 f"trace = zoo_study.live({source!r}, {stream!r}, {method!r}{rate}, seed={self.seed})\n"
                 f"row(trace)[\"error\"]  # stored: {self._stored_text(source, stream, method, tuning)}")
 
@@ -223,7 +238,7 @@ class ZooPanel(RunPanel):
         self.progress.value = done + len(trace)
 
     def _classes(self, stream) -> tuple:
-        from .zoo_study import _stream
+        from ..studies.zoo_study import _stream
         return _stream(stream, self.seed)[0].classes
 
     # --- words
@@ -231,7 +246,7 @@ class ZooPanel(RunPanel):
     def finding(self) -> str:
         """What the last run found."""
         r = self.result
-        from .runner import row
+        from ..runner import row
         rate = f" at {r['rate']:g} times its rate" if math.isfinite(r["rate"]) and r["rate"] != 1 else ""
         complete = "Done" if self.trace.meta["complete"] else "Stopped"
         others = ", ".join(f"{name} {row(trace)['error']:.2f} %" for name, trace in self.beside.items())

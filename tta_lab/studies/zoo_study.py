@@ -6,7 +6,6 @@ is a pure function of cells. `one_run` is the run behind each row, so a cell can
 from __future__ import annotations
 
 import csv
-import json
 import math
 import time
 from dataclasses import dataclass, field
@@ -16,18 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-from . import protocols
-from .adapter import Adapter
-from .corruptions import STANDARD_15
-from .crowds import _plain
-from .datasets import data_root, load
-from .knobs import knobs
-from .methods import METHODS, make
-from .models import load_model
-from .runner import row, run
-from .selectors import ConfidenceRise
-from .source import prepare
-from .trace import Trace
+from .. import protocols
+from ..adapter import Adapter
+from ..corruptions import STANDARD_15
+from ..datasets import data_root, load
+from ..knobs import knobs
+from ..methods import METHODS, make
+from ..models import load_model
+from ..runner import row, run
+from ..selectors import ConfidenceRise
+from ..source import prepare
+from ..trace import Trace
+from .report import write_numbers
 
 SOURCES = ("fashion_resnet_bn", "fashion_resnet_bn_1", "fashion_resnet_bn_2")  # trained independently of each other
 SOURCE_IMAGES = "fashion_mnist_train_slice"
@@ -663,14 +662,4 @@ def names_of(text: str, known, usual) -> list[str]:
 
 def save(lines: list[dict], path, **more) -> None:
     """Write repeated cells as JSON (no number: null), with the date and the versions they were made with."""
-    import platform
-    from datetime import UTC, datetime
-
-    import torch
-
-    from . import __version__
-
-    made = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "tta_lab": __version__, "python": platform.python_version(),
-            "torch": str(torch.__version__), "numpy": np.__version__}
-    plain = _plain({"made": made, "cells": [{k: v for k, v in line.items() if k != "seconds"} for line in lines], **more})
-    Path(path).write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_numbers(path, {"cells": [{k: v for k, v in line.items() if k != "seconds"} for line in lines], **more})

@@ -13,19 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-from . import protocols
-from .collapse import ALARMS, CollapseDetector, collapse, fitted, watch
-from .corruptions import STANDARD_SIX
-from .datasets import DataError, data_root
-from .guard import ANSWERS, Guard, actions
-from .knobs import knobs
-from .methods import make
-from .norms import SourceStatistics
-from .parts import Controller
-from .runner import row
-from .streams import Stream
-from .trace import Trace
-from .views import split, stretches
+from .. import protocols
+from ..collapse import ALARMS, CollapseDetector, collapse, fitted, watch
+from ..corruptions import STANDARD_SIX
+from ..datasets import DataError, data_root
+from ..guard import ANSWERS, Guard, actions
+from ..knobs import knobs
+from ..methods import make
+from ..norms import SourceStatistics
+from ..parts import Controller
+from ..runner import row
+from ..streams import Stream
+from ..trace import Trace
+from ..views import split, stretches
+from .report import write_numbers
 
 METHODS = ("tent", "eta", "sar", "rpl", "pseudo_label", "slr", "shot_im", "wisdom_of_crowds")    # they learn, and need nothing of the source domain
 BESIDE = {"source": "source", "BN-1": "batch_norm"}
@@ -133,7 +134,7 @@ class Setting:
     def to_code(self) -> str:
         """Lines that make the run without the panel."""
         changed = [f"{name}={getattr(self, name)!r}" for name in self.__dataclass_fields__ if getattr(self, name) != getattr(Setting(), name)]
-        return ("from tta_lab.collapse_study import Bench, Setting\nfrom tta_lab.runner import row\n\n"
+        return ("from tta_lab.studies.collapse_study import Bench, Setting\nfrom tta_lab.runner import row\n\n"
                 f"trace = Bench().run(Setting({', '.join(changed)}))\nrow(trace)[\"error\"]")
 
 
@@ -164,7 +165,7 @@ class Bench:
 
     def adapter(self, setting: Setting, recipe=None):
         """A new adapter for a setting, or for another recipe on its model and stream; it records the frozen source too."""
-        from . import Adapter, load_model
+        from .. import Adapter, load_model
 
         if setting.model not in self._models:
             self._models[setting.model] = load_model(setting.model)
@@ -188,7 +189,7 @@ class Bench:
         return found
 
     def _made(self, key, setting, recipe, stop, each) -> Trace:
-        from .runner import run
+        from ..runner import run
 
         if key in self._runs:
             return self._runs[key]
@@ -351,7 +352,7 @@ def probe_batch(setting: Setting, n: int = 60):
 
 def look_inside(bench: Bench, setting: Setting, n: int = 60) -> dict:
     """Gradients of single images before a run and after it, on one batch: ``before`` and ``after``, each `probes.gradient_crowd`'s numbers."""
-    from .probes import gradient_crowd
+    from ..probes import gradient_crowd
 
     batch = probe_batch(setting, n)
     adapters = {"before": bench.adapter(replace(setting, guard="")), "after": bench.after(replace(setting, guard=""))}
@@ -643,6 +644,4 @@ def _batches(lead: float) -> str:
 
 def save(path, **numbers) -> None:
     """Write numbers as JSON (no number: null), with the date and the versions they were made with."""
-    from .zoo_study import save as write
-
-    write([], path, **numbers)
+    write_numbers(path, numbers)

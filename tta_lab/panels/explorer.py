@@ -12,25 +12,25 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import explorer_numbers as E
-from . import plots, protocols, views
-from .collapse import CollapseDetector
-from .controls import control, hint
-from .crowds import _plain, paragraphs
-from .explore import REFERENCES, SOURCE_IMAGES, Choice, Session, needs, obstacles
-from .guard import Guard, actions, guarded
-from .knobs import Knob, knobs, with_knobs
-from .methods import METHODS, make, to_json
-from .models import checkpoints
-from .parts import LossMethod
-from .plots import FONT
+from .. import plots, protocols, views
+from ..collapse import CollapseDetector
+from ..controls import control, hint
+from ..explore import REFERENCES, SOURCE_IMAGES, Choice, Session, needs, obstacles
+from ..guard import Guard, actions, guarded
+from ..knobs import Knob, knobs, with_knobs
+from ..methods import METHODS, make, to_json
+from ..models import checkpoints
+from ..parts import LossMethod
+from ..plots import FONT
+from ..runner import row
+from ..selectors import SELECTORS
+from ..studies import explorer_numbers as E
+from ..studies.report import paragraphs, write_numbers
+from ..studies.stream_study import first_sentence, say_statistics
+from ..trace import Trace
 from .run_panel import RunPanel, another, own_keys
 from .run_panel import guarded as caught
-from .runner import row
-from .selectors import SELECTORS
 from .stream_panel import FIRST, ON_CHOICE, SHIFTS, _knobs, _short, applies, protocol_call
-from .stream_study import first_sentence, say_statistics
-from .trace import Trace
 
 WIDTH = 820      # beside JupyterLab's file list on a screen of 1280 x 720
 PAUSE = 1.0      # seconds between two drawings while a run goes on
@@ -745,18 +745,7 @@ def settings_of(fast: bool, **given) -> dict:
 
 def save(panel: ExplorerPanel, path) -> None:
     """Write the runs of a panel as JSON (no number: null), with the comparison, the last choice and the versions they were made with."""
-    import platform
-    from datetime import UTC, datetime
-    from pathlib import Path
-
-    import torch
-
-    from . import __version__
-
-    made = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "tta_lab": __version__, "python": platform.python_version(),
-            "torch": str(torch.__version__), "numpy": np.__version__}
-    found = {"made": made, "runs": list(panel._rows.values()), "comparison": panel.comparison, "state": panel.state, "message": panel.message}
-    Path(path).write_text(json.dumps(_plain(found), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_numbers(path, {"runs": list(panel._rows.values()), "comparison": panel.comparison, "state": panel.state, "message": panel.message})
 
 
 def composed(found: dict):

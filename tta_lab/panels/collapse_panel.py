@@ -8,7 +8,9 @@ import html
 import time
 from dataclasses import replace
 
-from .collapse_study import (
+from ..plots import FONT
+from ..plots import collapse_study as pictures
+from ..studies.collapse_study import (
     FACTORS,
     GUARDS,
     LIGHTS,
@@ -21,9 +23,7 @@ from .collapse_study import (
     numbers_of,
     say_run,
 )
-from .crowds import paragraphs
-from .plots import FONT
-from .plots import collapse_study as pictures
+from ..studies.report import paragraphs
 from .run_panel import RunPanel, guarded, own_keys
 
 WIDTH = 820    # beside JupyterLab's file list on a screen of 1280 x 720

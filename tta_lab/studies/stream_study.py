@@ -5,7 +5,6 @@ batch size is written down as signed differences (`ORDERINGS`), and the sentence
 """
 from __future__ import annotations
 
-import json
 import math
 import re
 import textwrap
@@ -14,17 +13,17 @@ from functools import cache as remember
 
 import numpy as np
 
-from . import ccc, diagnose, plots, protocols
-from .corruptions import CORRUPTIONS, EXTRA_4, NOTES, STANDARD_15, corrupt
-from .crowds import _plain, paragraphs
-from .datasets import load
-from .methods import make
-from .models import load_model
-from .orders import Dirichlet
-from .published import models, published
-from .runner import compare, run, spread
-from .streams import Arrivals
-from .trace import Trace
+from .. import ccc, diagnose, plots, protocols
+from ..corruptions import CORRUPTIONS, EXTRA_4, NOTES, STANDARD_15, corrupt
+from ..datasets import load
+from ..methods import make
+from ..models import load_model
+from ..orders import Dirichlet
+from ..published import models, published
+from ..runner import compare, run, spread
+from ..streams import Arrivals
+from ..trace import Trace
+from .report import paragraphs, write_numbers
 
 METHODS = {"source": "source", "batch_norm": "BN-1", "tent": "Tent"}
 LABELS = {"reset_each_shift": "reset at each shift", "continual": "continual", "gradual": "gradual", "mixed_domains": "mixed domains",
@@ -182,7 +181,7 @@ def one_run(stream: Arrivals, method: str = "tent", lr: float = FAST.lr, stop=No
 
     ``stop()`` is asked before each batch and ends the run, ``each(trace)`` is called after each.
     """
-    from .adapter import Adapter
+    from ..adapter import Adapter
 
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
@@ -378,17 +377,7 @@ def table(result: Study) -> str:
 
 def save(result: Study, path) -> None:
     """Write the numbers of a study as JSON (no number: null), with the date and the versions they were made with."""
-    import platform
-    from datetime import UTC, datetime
-    from pathlib import Path
-
-    import torch
-
-    from . import __version__
-
-    made = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "tta_lab": __version__, "python": platform.python_version(),
-            "torch": str(torch.__version__), "numpy": np.__version__, "device": sorted(set(result.table["device"]))}
-    Path(path).write_text(json.dumps(_plain({"made": made, **result.to_dict()}), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_numbers(path, result.to_dict(), device=sorted(set(result.table["device"])))
 
 
 # --- figures

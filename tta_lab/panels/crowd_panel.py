@@ -6,11 +6,13 @@ import html
 
 import numpy as np
 
-from . import crowds, diagnose
-from .controls import control, find, narrow
-from .knobs import Knob
-from .methods import make
-from .plots import FONT, GROUP_LABELS, GROUP_LOOKS, look
+from .. import diagnose
+from ..controls import control, find, narrow
+from ..knobs import Knob
+from ..methods import make
+from ..plots import FONT, GROUP_LABELS, GROUP_LOOKS, look
+from ..studies import crowds
+from ..studies.report import paragraphs
 from .run_panel import RunPanel, guarded
 
 FILTER = "filter: learn where d >= 0"
@@ -148,7 +150,7 @@ class CrowdPanel(RunPanel):
         if self.interactive:
             display(self.widget)
             return
-        print(crowds.paragraphs([f"Settings: {self.in_words()}.", self.message]))
+        print(paragraphs([f"Settings: {self.in_words()}.", self.message]))
         for figure in (self.error_figure, self.fall_figure, self.rise_figure):
             display(figure)
 

@@ -5,24 +5,22 @@ Paper: Towards Open-Set Test-Time Adaptation Utilizing the Wisdom of Crowds in E
 """
 from __future__ import annotations
 
-import json
-import math
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 import numpy as np
 
-from . import diagnose, metrics
-from .methods import make
-from .models import load_model
-from .parts import Method
-from .penalties import Diversity
-from .runner import runs
-from .selectors import ConfidenceRise, RandomKeep
-from .streams import UNKNOWN_ID, Stream
-from .trace import Trace
+from .. import diagnose, metrics
+from ..methods import make
+from ..models import load_model
+from ..parts import Method
+from ..penalties import Diversity
+from ..runner import runs
+from ..selectors import ConfidenceRise, RandomKeep
+from ..streams import UNKNOWN_ID, Stream
+from ..trace import Trace
+from .report import paragraphs, write_numbers
 
 UNKNOWNS = {"digits": ("fashion_mnist", "digits", "fashion_resnet_bn"),
             "held_out": ("fashion_mnist_8", "fashion_mnist_held_out", "fashion8_resnet_bn")}
@@ -231,35 +229,10 @@ def table(result: Study) -> str:
 
 def save(result: Study, path) -> None:
     """Write the numbers of a study as JSON (no number: null), with the date and the versions they were made with."""
-    import platform
-    from datetime import UTC, datetime
-    from pathlib import Path
-
-    import torch
-
-    from . import __version__
-
-    made = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "tta_lab": __version__, "python": platform.python_version(),
-            "torch": str(torch.__version__), "numpy": np.__version__,
-            "device": sorted({str(trace.meta.get("device")) for trace in result.traces.values()})}
-    Path(path).write_text(json.dumps(_plain({"made": made, **result.to_dict()}), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    write_numbers(path, result.to_dict(), device=sorted({str(trace.meta.get("device")) for trace in result.traces.values()}))
 
 
 # --- what the numbers say, in words that follow them
-
-
-def paragraphs(lines) -> str:
-    """Lines no wider than a notebook beside JupyterLab's file list; what goes on is indented."""
-    return "\n".join(textwrap.fill(line, 88, subsequent_indent="    ") for line in lines)
 
 
 def _percent(value) -> str:
@@ -279,7 +252,7 @@ def _points(value) -> str:
 
 def say_source(result: Study) -> str:
     """How far the shifts throw the source back, and what the statistics of each batch repair."""
-    from .models import checkpoints
+    from ..models import checkpoints
 
     clean = 100 - checkpoints()[result.plan.model_name]["test_accuracy"]
     lines = [f"On clean images the source model errs on {clean:.1f} %."]
@@ -421,8 +394,8 @@ def one_run(lr: float, filtered: bool, diverse: bool, unknown_ratio: float, roun
 
     ``stop()`` is asked before each batch and ends the run, ``each(trace)`` is called after each; ``unknown_ratio`` 0 is the closed set.
     """
-    from .adapter import Adapter
-    from .runner import run
+    from ..adapter import Adapter
+    from ..runner import run
 
     recipe = make("tent", lr=lr)
     recipe = recipe.where(ConfidenceRise()) if filtered else recipe

@@ -1,17 +1,16 @@
 """What the workshop's notebooks compute beside the students' functions: a model ready to adapt, errors, tables and one figure."""
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .norms import BatchStatistics
-from .parts import NormAffine
+from ..norms import BatchStatistics
+from ..parts import NormAffine
+from ..studies.report import write_numbers
 
 
 def ready_to_adapt(network: nn.Module, device="cpu") -> tuple[nn.Module, list[nn.Parameter]]:
@@ -57,7 +56,7 @@ def say_rank(table: list[tuple[str, float]], errors: Mapping[str, float], unit: 
 
 def groups(trace, values: Tensor) -> dict[str, float]:
     """Mean of one value per image among correct, wrong and unknown images; NaN for a group without images."""
-    from . import diagnose
+    from .. import diagnose
 
     values = np.asarray(values)
     return {name: float(values[mask].mean()) if mask.any() else float("nan") for name, mask in diagnose.groups(trace).items()}
@@ -75,7 +74,7 @@ def classes_over_time(runs: Mapping[str, Tensor], effective_classes: Callable, n
 
 def plot_classes(numbers, backend: str = "matplotlib", ax=None):
     """`classes_over_time` as lines: how many classes the predictions still use. A line that falls is a collapse under way."""
-    from .plots import Panel, Series, draw
+    from ..plots import Panel, Series, draw
 
     lines = tuple(Series(np.asarray(v["image"]), np.asarray(v["classes"], np.float64), name, i, "path")
                   for i, (name, v) in enumerate(numbers.items()))
@@ -85,4 +84,4 @@ def plot_classes(numbers, backend: str = "matplotlib", ax=None):
 def save(numbers: Mapping, out_json: str) -> None:
     """Write numbers as JSON, if a file is named."""
     if out_json:
-        Path(out_json).write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+        write_numbers(out_json, dict(numbers))

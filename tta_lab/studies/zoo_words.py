@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from .crowds import paragraphs
+from .report import paragraphs
 from .zoo_study import (
     AGREES,
     FORMS_DIFFER,

@@ -1,0 +1,1 @@
+"""Widgets: thin shells around functions that also run headlessly."""

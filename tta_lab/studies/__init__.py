@@ -1,0 +1,1 @@
+"""What the notebooks compute: plans, tables, and sentences made from the numbers."""
