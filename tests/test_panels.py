@@ -178,7 +178,7 @@ def test_second_run_is_ignored_and_stop_ends_within_one_batch(monkeypatch):
     monkeypatch.setattr(panel, "_after_batch", after)   # the next run starts fresh and keeps the earlier one as reference
     panel.run_button.click()
     assert panel.wait(60) and panel.result["stopped"] is False and len(panel.trace) == 480
-    assert isinstance(panel.error_figure, go.FigureWidget) and list(panel.error_figure.data[1].x) == [0]
+    assert panel.error_figure.widget and list(panel.error_figure.data[1].x) == [0]
     np.testing.assert_allclose(panel.error_figure.data[2].y, crowds.diagnose.error_per_round(panel.trace)["error"])
 
 
@@ -234,7 +234,8 @@ def test_display_is_one_box_with_controls_or_plain_figures(headless, capsys, mon
     shown.clear()
     panel = crowd_panel(TINY)
     panel._ipython_display_()
-    assert isinstance(shown[0], W.VBox) and shown[0].children[-1].children == (panel.error_figure, panel.fall_figure, panel.rise_figure)
+    assert isinstance(shown[0], W.VBox) and shown[0].children[-1].children == tuple(
+        figure.widget for figure in (panel.error_figure, panel.fall_figure, panel.rise_figure))
 
 
 def test_control_label_replaces_the_name():

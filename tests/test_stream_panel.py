@@ -139,7 +139,7 @@ def test_refused_settings_say_why_and_lose_nothing(panel):
 
 def test_figure_shows_the_new_stream(panel):
     panel.controls["shifts"].value = ("fog", "snow", "frost")
-    assert isinstance(panel.stream_figure, go.FigureWidget) and panel.stream_figure.data[0].z.shape[0] == 3
+    assert panel.stream_figure.widget and panel.stream_figure.data[0].z.shape[0] == 3
     panel.controls["protocol"].value = "gradual"                                              # severities differ: a third picture
     assert len(panel.stream_figure.data) == 3
     panel.controls["protocol"].value = "continual"
@@ -181,7 +181,7 @@ def test_second_run_is_ignored_and_stop_ends_within_one_batch(monkeypatch):
     monkeypatch.setattr(panel, "_after_batch", after)      # the next run starts fresh, on the stream that is drawn now
     panel.run_button.click()
     assert panel.wait(60) and panel.error is None and panel.message.startswith("Done, continual.") and list(panel.table["batches"]) == [4, 4, 4]
-    assert isinstance(panel.error_figure, go.FigureWidget) and len(panel.error_figure.data[2].y) == 2
+    assert panel.error_figure.widget and len(panel.error_figure.data[2].y) == 2
 
 
 def test_stop_before_the_first_batch_is_not_an_error(monkeypatch, panel):
@@ -242,6 +242,6 @@ def test_display_is_one_box(monkeypatch, panel):
     monkeypatch.setattr("IPython.display.display", shown.append)
     panel._ipython_display_()
     box, = shown
-    assert isinstance(box, W.VBox) and panel.stream_figure in box.children and panel.status in box.children
+    assert isinstance(box, W.VBox) and panel.stream_figure.widget in box.children and panel.status in box.children
     controls = [w for column in box.children[0].children for w in column.children]
     assert all(widget in controls for widget in panel.controls.values())

@@ -1,6 +1,5 @@
 """The zoo panel: the map follows its controls, a chosen cell is run and compared, runs follow each other and stop, errors are kept."""
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -41,7 +40,7 @@ def test_its_code_gives_the_same_number(headless):
 
 def test_map_follows_the_controls_and_frames_the_cell(zoo):
     panel = P.zoo_panel(zoo, **QUICK)
-    assert hasattr(panel.map, "_widget_data") and panel.map.data[1].text[0][0] == panel.numbers["text"][0][0]
+    assert panel.map.widget in panel.widget.children and panel.map.data[1].text[0][0] == panel.numbers["text"][0][0]
     for name, value in (("tuning", "oracle"), ("metric", "difference"), ("order", "error"), ("source", S.MEAN), ("forms", True)):
         panel.controls[name].value = value
     expected = S.heat_map(zoo, S.MEAN, "oracle", "difference", "error", True)
@@ -58,8 +57,9 @@ def test_map_follows_the_controls_and_frames_the_cell(zoo):
 def test_a_click_runs_the_cell_under_it(zoo):
     panel = P.zoo_panel(zoo, **QUICK)
     numbers = panel.numbers
-    place = SimpleNamespace(xs=[numbers["streams"].index("batch_of_one")], ys=[numbers["rows"].index("batch_norm")])
-    panel._on_click(None, place, None)
+    curve = [t.type for t in panel.map.data].index("heatmap")
+    point = [curve, numbers["streams"].index("batch_of_one"), numbers["rows"].index("batch_norm")]
+    panel.map.widget._handle_custom_msg({"points": [point]}, [])   # what the browser sends
     assert panel.wait(120) and panel.error is None
     assert panel.result["method"] == "batch_norm" and panel.controls["method"].value == "batch_norm" and panel.result["same"] is True
     panel.choose("cotta", "long_term")                              # 35 forwards an image: waits for Run

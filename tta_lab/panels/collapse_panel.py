@@ -24,6 +24,7 @@ from ..studies.collapse_study import (
     say_run,
 )
 from ..studies.report import paragraphs
+from .live import live_figure
 from .run_panel import RunPanel, guarded, own_keys
 
 WIDTH = 820    # beside JupyterLab's file list on a screen of 1280 x 720
@@ -52,7 +53,6 @@ class CollapsePanel(RunPanel):
 
     def __init__(self, setting: Setting, interactive: bool, bench: Bench, at_once: bool):
         import ipywidgets as W
-        import plotly.graph_objects as go
 
         self.bench, self._first = bench, setting
         self.trace, self.result, self.state, self._drawn = None, None, "none", 0.0
@@ -73,8 +73,7 @@ class CollapsePanel(RunPanel):
             "at_once": W.Checkbox(value=at_once, description="run as soon as something is changed", indent=False),
         }
         super().__init__(controls, interactive, "Run the stream with these settings", 100, 390)
-        figure = go.FigureWidget if interactive else go.Figure
-        self.signals, self.predictions = (figure(drawn) for drawn in _figures(None))
+        self.signals, self.predictions = (live_figure(drawn, interactive) for drawn in _figures(None))
         self.lamp, self.code = W.HTML(), W.HTML()
         self._say("Nothing has run yet: move the slider, or press Run.")
         self._shine("none", "nobody watches yet")
@@ -182,7 +181,8 @@ class CollapsePanel(RunPanel):
         c, wrap = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}
         left = W.VBox([c["factor"], c["method"], c["stream"], c["statistics"]])
         right = W.VBox([c["guard"], c["choose"], c["at_once"], W.HBox([self.run_button, self.stop_button]), self.progress])
-        return W.VBox([W.HBox([left, right], layout=wrap), self.words, self.status, self.lamp, self.signals, self.predictions, self.code, own_keys()])
+        figures = (self.signals.widget, self.predictions.widget)
+        return W.VBox([W.HBox([left, right], layout=wrap), self.words, self.status, self.lamp, *figures, self.code, own_keys()])
 
     def _ipython_display_(self):
         from IPython.display import display

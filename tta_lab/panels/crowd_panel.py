@@ -13,6 +13,7 @@ from ..methods import make
 from ..plots import FONT, GROUP_LABELS, GROUP_LOOKS, look
 from ..studies import crowds
 from ..studies.report import paragraphs
+from .live import live_figure
 from .run_panel import RunPanel, guarded
 
 FILTER = "filter: learn where d >= 0"
@@ -40,8 +41,7 @@ class CrowdPanel(RunPanel):
         super().__init__({k.name: control(k, label) for k, label in _knobs(plan)}, interactive, "Start a run with these settings")
         self.plan, self.device = plan, device
         self.settings, self.trace, self.result = {}, None, {}
-        figure = go.FigureWidget if interactive else go.Figure
-        self.error_figure, self.fall_figure, self.rise_figure = (figure(f) for f in _empty_figures(go))
+        self.error_figure, self.fall_figure, self.rise_figure = (live_figure(f, interactive) for f in _empty_figures(go))
         self._on_change()
         self._say("Nothing has run yet: press Run.")
 
@@ -141,7 +141,7 @@ class CrowdPanel(RunPanel):
         c, wrap = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}
         sliders = W.VBox([c["lr"], c["unknown_ratio"], c["rounds"]])
         rest = W.VBox([c["filtered"], c["diverse"], W.HBox([self.run_button, self.stop_button]), self.progress])
-        figures = W.HBox([self.error_figure, self.fall_figure, self.rise_figure], layout=wrap)
+        figures = W.HBox([f.widget for f in (self.error_figure, self.fall_figure, self.rise_figure)], layout=wrap)
         return W.VBox([W.HBox([sliders, rest], layout=wrap), self.words, self.status, figures])
 
     def _ipython_display_(self):

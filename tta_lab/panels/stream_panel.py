@@ -22,6 +22,7 @@ from ..streams import MIXING, Arrivals
 from ..studies.report import paragraphs
 from ..studies.stream_study import FAST, LOOKS, METHODS, clumps, first_sentence, one_run, say_statistics
 from .crowd_panel import HEIGHT
+from .live import live_figure
 from .run_panel import RunPanel, guarded, own_keys
 
 SHIFTS = (*STANDARD_15, *EXTRA_4, "none")
@@ -71,8 +72,7 @@ class StreamPanel(RunPanel):
         self.traces, self.table, self._frame = {}, pandas.DataFrame(), pandas.DataFrame
         self._drawn, self._total, self._ran = 0.0, 0, ""
         self.code, self.numbers = W.HTML(), W.HTML()
-        figure = go.FigureWidget if interactive else go.Figure
-        self.stream_figure, self.error_figure = figure(), figure(_empty_bars(go))
+        self.stream_figure, self.error_figure = live_figure(None, interactive), live_figure(_empty_bars(go), interactive)
         self._say("Nothing has run yet: press Run.")
         self._on_change()
 
@@ -233,8 +233,8 @@ class StreamPanel(RunPanel):
         c, wrap = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}
         left = W.VBox([c["protocol"], c["shifts"], c["straddle"], W.HBox([self.run_button, self.stop_button]), self.progress])
         right = W.VBox([widget for name, widget in c.items() if name not in ("protocol", "shifts", "straddle")])
-        return W.VBox([W.HBox([left, right], layout=wrap), self.words, self.status, self.stream_figure, self.error_figure, self.numbers, self.code,
-                       own_keys()])
+        figures = (self.stream_figure.widget, self.error_figure.widget)
+        return W.VBox([W.HBox([left, right], layout=wrap), self.words, self.status, *figures, self.numbers, self.code, own_keys()])
 
     def _ipython_display_(self):
         from IPython.display import display

@@ -30,6 +30,7 @@ from ..studies.zoo_study import (
     say_source,
     split,
 )
+from .live import live_figure
 from .run_panel import RunPanel, guarded, own_keys
 
 WIDTH = 820        # beside JupyterLab's file list on a screen of 1280 x 720
@@ -64,7 +65,6 @@ class ZooPanel(RunPanel):
 
     def __init__(self, zoo: Zoo, interactive: bool, device: str, seed: int, settings: dict):
         import ipywidgets as W
-        import plotly.graph_objects as go
 
         self.zoo, self.device, self.seed = zoo, device, seed
         self.trace, self.beside, self.result, self.numbers = None, {}, None, None
@@ -96,11 +96,12 @@ class ZooPanel(RunPanel):
             "at_once": W.Checkbox(value=bool(given["at_once"]), description="run a cell as soon as it is chosen", indent=False),
         }
         super().__init__(controls, interactive, "Run the chosen cell again and compare it with the stored number", 100, 370)
-        figure = go.FigureWidget if interactive else go.Figure
-        self.map, self.errors, self.predictions = figure(self._new_map()), *(figure(drawn) for drawn in _run_figures(None))
+        self.map = live_figure(self._new_map(), interactive)
+        self.errors, self.predictions = (live_figure(drawn, interactive) for drawn in _run_figures(None))
         self.code = W.HTML()
         self._say("Nothing has run yet: click a cell of the map, or choose a method and a stream and press Run.")
-        self._watch_clicks()
+        if interactive:
+            self.map.on_click(self._on_click)
         self._outline()
         self._describe()
 
@@ -119,10 +120,10 @@ class ZooPanel(RunPanel):
             self._start_if_wanted()
 
     @guarded
-    def _on_click(self, trace, points, state):
+    def _on_click(self, trace, x, y):
         """A cell of the map was clicked."""
-        if points.ys:
-            self.choose(self.numbers["rows"][int(points.ys[0])], self.numbers["streams"][int(points.xs[0])])
+        if trace.type == "heatmap":
+            self.choose(self.numbers["rows"][int(y)], self.numbers["streams"][int(x)])
 
     def choose(self, method: str, stream: str) -> None:
         """What a click does: take this cell and, where that is wanted and quick, run it."""
@@ -291,13 +292,6 @@ class ZooPanel(RunPanel):
     def _draw_map(self):
         self._show(self.map, self._new_map())
         self._outline()
-        self._watch_clicks()
-
-    def _watch_clicks(self):
-        if self.interactive:
-            for trace in self.map.data:
-                if trace.type == "heatmap":
-                    trace.on_click(self._on_click)
 
     def _outline(self):
         """A frame around the chosen cell, where the map shows it."""
@@ -322,7 +316,8 @@ class ZooPanel(RunPanel):
         c, wrap = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}
         left = W.VBox([c["source"], c["tuning"], c["metric"], c["order"], c["forms"]])
         right = W.VBox([c["method"], c["stream"], c["at_once"], W.HBox([self.run_button, self.stop_button]), self.progress])
-        return W.VBox([W.HBox([left, right], layout=wrap), self.map, self.words, self.status, self.errors, self.predictions, self.code, own_keys()])
+        figures = (self.errors.widget, self.predictions.widget)
+        return W.VBox([W.HBox([left, right], layout=wrap), self.map.widget, self.words, self.status, *figures, self.code, own_keys()])
 
     def _ipython_display_(self):
         from IPython.display import display

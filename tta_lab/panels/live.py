@@ -1,0 +1,133 @@
+"""LiveFigure: a plotly figure that redraws itself in a panel whenever it is changed.
+
+Plotly's own FigureWidget sends the whole plotting library (5 MB) along with every figure and gives up, leaving the place blank, where a
+browser needs more than two seconds for it. Here the library travels once a kernel, and figures wait for it.
+"""
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import contextmanager
+
+LIBRARY = "export default { render() {} };"
+VIEW = """
+const TYPES = {f8: Float64Array, f4: Float32Array, i4: Int32Array, u4: Uint32Array, i2: Int16Array, u2: Uint16Array, i1: Int8Array, u1: Uint8Array};
+
+function open(value) {  // one-dimensional arrays that travel as base64; plotly reads the others itself
+  if (Array.isArray(value)) return value.map(open);
+  if (value === null || typeof value !== "object") return value;
+  if (value.bdata !== undefined && TYPES[value.dtype] && !String(value.shape ?? "").includes(",")) {
+    const bytes = Uint8Array.from(atob(value.bdata), (c) => c.charCodeAt(0));
+    return Array.from(new TYPES[value.dtype](bytes.buffer), (x) => Number.isNaN(x) ? null : x);
+  }
+  return value.bdata !== undefined ? value : Object.fromEntries(Object.entries(value).map(([k, v]) => [k, open(v)]));
+}
+
+async function plotly(model) {
+  if (globalThis._ttaLabPlotly === undefined) globalThis._ttaLabPlotly = (async () => {
+    const library = await model.widget_manager.get_model(model.get("library"));
+    const module = { exports: {} };
+    new Function("module", "exports", library.get("code"))(module, module.exports);
+    return module.exports;
+  })();
+  try { return await globalThis._ttaLabPlotly; } catch (why) { globalThis._ttaLabPlotly = undefined; throw why; }
+}
+
+export default { render({ model, el }) {
+  const figure = document.createElement("div");
+  figure.setAttribute("role", "img");
+  el.append(figure);
+  let over = false, again = false, busy = false, listens = false;
+  const draw = async () => {
+    again = true;
+    if (busy) return;
+    busy = true;
+    try {
+      const P = await plotly(model);
+      while (again && !over) {
+        again = false;
+        const { data, layout } = open(JSON.parse(model.get("spec")));
+        figure.setAttribute("aria-label", model.get("words"));
+        await P.react(figure, data, layout, { responsive: true, displaylogo: false });
+        if (!listens) figure.on("plotly_click", (e) => model.send({ points: e.points.map((p) => [p.curveNumber, p.x, p.y]) }));
+        listens = true;
+      }
+    } catch (why) {
+      figure.textContent = "This figure could not be drawn: " + why;
+    } finally { busy = false; }
+  };
+  model.on("change:spec", draw);
+  draw();
+  return () => { over = true; model.off("change:spec", draw); globalThis._ttaLabPlotly?.then((P) => P.purge(figure)); };
+} };
+"""
+
+
+@functools.cache
+def _kinds():
+    """The two widgets; made at first use, for anywidget is not needed without panels."""
+    import anywidget
+    import traitlets
+
+    class Library(anywidget.AnyWidget):
+        _esm = LIBRARY
+        code = traitlets.Unicode().tag(sync=True)
+
+    class View(anywidget.AnyWidget):
+        _esm = VIEW
+        spec = traitlets.Unicode('{"data": [], "layout": {}}').tag(sync=True)
+        words = traitlets.Unicode("figure").tag(sync=True)
+        library = traitlets.Unicode().tag(sync=True)
+
+    return Library, View
+
+
+@functools.cache
+def _library():
+    from plotly.offline import get_plotlyjs
+
+    return _kinds()[0](code=get_plotlyjs())
+
+
+def _figure_class():
+    import plotly.graph_objects as go
+
+    class LiveFigure(go.Figure):
+        """A `plotly.graph_objects.Figure` with a ``widget``. Changes made inside ``with figure.batch_update():`` are drawn when it ends."""
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.__dict__["_view"] = _kinds()[1](library=_library().model_id)
+            self._send()
+
+        @property
+        def widget(self):
+            """The widget that draws the figure."""
+            return self._view
+
+        @contextmanager
+        def batch_update(self):
+            with super().batch_update():
+                yield
+            self._send()
+
+        def on_click(self, callback: Callable) -> None:
+            """Call ``callback(trace, x, y)`` when a point of a trace is clicked."""
+            self._view.on_msg(lambda widget, content, buffers: [callback(self.data[curve], x, y) for curve, x, y in content["points"][:1]])
+
+        def _send(self):
+            title = self.layout.title.text or ", ".join(t.text or "" for t in self.layout.annotations) or "figure"
+            with self._view.hold_sync():
+                self._view.words, self._view.spec = str(title), self.to_json()
+
+    return LiveFigure
+
+
+_live_figure = functools.cache(_figure_class)
+
+
+def live_figure(figure=None, interactive: bool = True):
+    """A copy of a plotly figure: one that redraws itself in a panel, or, with ``interactive`` off, a plain one."""
+    import plotly.graph_objects as go
+
+    return (_live_figure() if interactive else go.Figure)(figure)
