@@ -1,5 +1,5 @@
 PYTHON ?= python3
-.PHONY: run test lab test-all clean
+.PHONY: run test lab app test-all test-browser clean
 
 run:      # the first notebook, headless; options: make run ARGS="--full --set seed=1"
 	$(PYTHON) -m tta_lab run $(ARGS)
@@ -9,6 +9,12 @@ test:     # the quick tests; options: make test ARGS="-k adapter"
 
 lab:      # JupyterLab on the notebooks
 	$(PYTHON) -m tta_lab lab $(ARGS)
+
+app:      # the explorer as a page without code; another notebook: make app ARGS=04_collapse
+	$(PYTHON) -m tta_lab app $(ARGS)
+
+test-browser: # the notebooks and the app in Chromium
+	$(PYTHON) -m tta_lab test --browser $(ARGS)
 
 test-all: # also the slow tests, and every cell of every notebook
 	$(PYTHON) -m tta_lab test --all $(ARGS)

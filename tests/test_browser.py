@@ -28,12 +28,16 @@ pytestmark = pytest.mark.browser
 
 
 def chromium():
-    """The browser's path and playwright's entry point, or a skip that says what is missing."""
+    """The browser's path and playwright's entry point, or a skip that says what is missing; with TTA_LAB_BROWSER=required a failure."""
+    give_up = pytest.fail if os.environ.get("TTA_LAB_BROWSER") == "required" else pytest.skip
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
-        pytest.skip("no Chromium on this machine: install it (Debian and Ubuntu: apt-get install chromium)")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright (its own browsers are not needed)")
-    return path, api.sync_playwright
+        give_up("no Chromium on this machine: install it (Debian and Ubuntu: apt-get install chromium)")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        give_up("playwright is missing: pip install playwright (its own browsers are not needed)")
+    return path, sync_playwright
 
 
 def with_defaults(source, target, values):
@@ -46,18 +50,38 @@ def with_defaults(source, target, values):
     nbformat.write(notebook, target)
 
 
-def _command(folder, port, token):
-    return [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-            "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
-            "--LabApp.expose_app_in_browser=True"]
+@contextlib.contextmanager
+def serving(command, env, folder, probe):
+    """A server that runs ``command(port)``, once ``probe`` answers; gives its address."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    log, address = folder / ".server.log", f"http://127.0.0.1:{port}"
+    with log.open("w") as to:
+        server = subprocess.Popen(command(port), env=env, stdout=to, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(address + probe, timeout=5).read()
+                break
+            except OSError as why:
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("the server did not start:\n" + log.read_text()[-3000:]) from why
+                time.sleep(0.3)
+        yield address
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 @contextlib.contextmanager
 def jupyterlab(folder, theme="JupyterLab Light"):
     """A JupyterLab server on this folder with settings of its own; gives the address of a file's page as a function."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port, token = s.getsockname()[1], secrets.token_hex(8)
+    token = secrets.token_hex(8)
     places = {name: folder / f".{name.lower()}" for name in ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "JUPYTER_RUNTIME_DIR",
                                                              "JUPYTER_CONFIG_DIR", "IPYTHONDIR")}
     themes = {"@jupyterlab/apputils-extension/themes.jupyterlab-settings": {"theme": theme}}
@@ -67,26 +91,14 @@ def jupyterlab(folder, theme="JupyterLab Light"):
         path.write_text(json.dumps(content))
     env = dict(os.environ, **{k: str(v) for k, v in places.items()}, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE",
                JUPYTER_PREFER_ENV_PATH="1")
-    log = folder / ".server.log"
-    with log.open("w") as to:
-        server = subprocess.Popen(_command(folder, port, token), env=env, stdout=to, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=5).read()
-                break
-            except OSError as why:
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError("JupyterLab did not start:\n" + log.read_text()[-3000:]) from why
-                time.sleep(0.3)
-        yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}?token={token}&reset"
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
+
+    def command(port):
+        return [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+                "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
+                "--LabApp.expose_app_in_browser=True"]
+
+    with serving(command, env, folder, f"/api?token={token}") as server:
+        yield lambda name: f"{server}/lab/tree/{name}?token={token}&reset"
 
 
 @contextlib.contextmanager

@@ -198,11 +198,19 @@ def test_pytest_and_jupyter_arguments_are_passed_on(monkeypatch):
     cli.main(["test", "--all", "-q"])
     cli.main(["test", "--all", "tests/test_cli.py"])
     cli.main(["lab", "--no-browser"])
+    cli.main(["test", "--browser", "-x"])
+    cli.main(["app", "04_collapse", "--port=8899"])
+    cli.main(["app"])
     assert calls[0][0] == [sys.executable, "-m", "pytest", "-k", "adapter", "-x"] and calls[0][2] == str(ROOT)
     assert calls[1][0][3:6] == ["-m", "", "--nbval-lax"] and calls[1][0][-3:] == ["tests", "notebooks", "-q"]
     assert calls[2][0][-1] == "tests/test_cli.py" and "notebooks" not in calls[2][0]
     assert calls[3][0] == [sys.executable, "-m", "jupyterlab", str(ROOT / "notebooks"), "--no-browser"]
     assert calls[3][1]["JUPYTER_PREFER_ENV_PATH"] == "1"
+    assert calls[4][0] == [sys.executable, "-m", "pytest", "-m", "browser", "-x"]
+    assert calls[5][0] == [sys.executable, "-m", "voila", str(ROOT / "notebooks" / "04_collapse.ipynb"), "--template=offline", "--port=8899"]
+    assert os.path.isfile(os.path.join(calls[5][1]["JUPYTER_PATH"].split(os.pathsep)[0], "voila", "templates", "offline", "index.html.j2"))
+    assert calls[6][0][3].endswith("explorer.ipynb") and os.path.isfile(calls[6][0][3])
+    assert cli.main(["app", "no_such_notebook"]) == 2 and cli.main(["test", "--all", "--browser"]) == 2
 
 
 def test_handing_over_keeps_exit_code_folder_and_environment(tmp_path):

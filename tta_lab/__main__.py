@@ -1,4 +1,4 @@
-"""``python -m tta_lab run | test | lab | train | workshop | info``"""
+"""``python -m tta_lab run | test | lab | app | train | workshop | info``"""
 import argparse
 import os
 import sys
@@ -11,7 +11,7 @@ FIRST = "01_wisdom_of_crowds"
 def parser():
     top = argparse.ArgumentParser(prog="python -m tta_lab", description="TTA Lab: a laboratory for test-time adaptation",
                                   allow_abbrev=False)
-    commands = top.add_subparsers(dest="command", metavar="run | test | lab | train | workshop | info")
+    commands = top.add_subparsers(dest="command", metavar="run | test | lab | app | train | workshop | info")
     commands.required = True
 
     run = commands.add_parser("run", allow_abbrev=False, help="run a notebook without a browser; writes notebook, HTML page and JSON")
@@ -25,7 +25,12 @@ def parser():
     test = commands.add_parser("test", allow_abbrev=False, help="run the tests; other arguments go to pytest")
     test.add_argument("--all", action="store_true", help="also the slow tests, and every cell of every notebook")
 
+    test.add_argument("--browser", action="store_true", help="only those that drive the notebooks and the app in Chromium")
+
     commands.add_parser("lab", allow_abbrev=False, help="open JupyterLab on the notebooks; other arguments go to JupyterLab")
+
+    app = commands.add_parser("app", allow_abbrev=False, help="a notebook as a page without code (voila); other arguments go to voila")
+    app.add_argument("name", nargs="?", metavar="notebook", help="name or path, by default the explorer alone")
 
     train = commands.add_parser("train", allow_abbrev=False, help="train one of the embedded source models anew")
     train.add_argument("name", help="for example fashion_resnet_bn")
@@ -66,7 +71,9 @@ def run_tests(options, rest):
     root = bootstrap.checkout()
     if root is None:
         raise bootstrap.Problem("the tests are not part of the installed package; run them in a checkout of the repository")
-    extra = []
+    extra = ["-m", "browser"] if options.browser else []
+    if options.all and options.browser:
+        raise bootstrap.Problem("--all runs the browser tests too; name one of --all and --browser")
     if options.all:
         extra = ["-m", "", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "600"]
         if not any(os.path.exists(os.path.join(root, a.split("::")[0])) for a in rest):
@@ -79,6 +86,15 @@ def open_lab(options, rest):
     folder = os.path.join(root, "notebooks") if root else copied_notebooks()
     env = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")  # this environment's kernel, not one of the same name in the home folder
     bootstrap.hand_over([sys.executable, "-m", "jupyterlab", folder, *rest], env)
+
+
+def open_app(options, rest):
+    from tta_lab import app, headless
+
+    try:
+        app.serve(options.name, rest)
+    except headless.NotebookError as why:
+        raise bootstrap.Problem(str(why)) from why
 
 
 def copied_notebooks(folder="tta-lab-notebooks"):
@@ -152,7 +168,8 @@ def workshop(options):
 
 # command -> what does it, the packages it needs, whether it takes further arguments
 COMMANDS = {"run": (run_notebook, "notebooks", False), "test": (run_tests, "test", True), "lab": (open_lab, "notebooks", True),
-            "train": (train_model, "", False), "workshop": (workshop, "notebooks", False), "info": (info, "", False)}
+            "app": (open_app, "app", True), "train": (train_model, "", False), "workshop": (workshop, "notebooks", False),
+            "info": (info, "", False)}
 
 
 def main(arguments=None):
@@ -164,6 +181,7 @@ def main(arguments=None):
         action, group, open_ended = COMMANDS[options.command]
         if rest and not open_ended:
             top.error("unknown argument: {}".format(" ".join(rest)))
+        group = "browser" if getattr(options, "browser", False) else group
         bootstrap.ensure(group, arguments, may_install=options.command not in ("info", "workshop"))
         return action(options, rest) if open_ended else action(options)
     except bootstrap.Problem as why:

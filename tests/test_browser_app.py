@@ -1,0 +1,49 @@
+"""The app in a real browser: the explorer as a page without code, which asks nothing of other machines."""
+import re
+
+import pytest
+from test_browser import ERRORS, ROOT, chromium, page_of, serving
+
+from tta_lab import app
+
+pytestmark = pytest.mark.browser
+
+
+def test_the_explorer_as_a_page(tmp_path):
+    chromium()
+    notebook = app.explorer_page(tmp_path)
+    env = dict(app.environment(), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", JUPYTER_RUNTIME_DIR=str(tmp_path / "runtime"),
+               JUPYTER_CONFIG_DIR=str(tmp_path / "config"), IPYTHONDIR=str(tmp_path / "ipython"))
+
+    def command(port):
+        return app.command(notebook, ["--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}"])
+
+    with serving(command, env, tmp_path, "/voila/static/voila.js") as address, page_of(tmp_path) as page:
+        outside, console = [], []
+        page.on("request", lambda r: outside.append(r.url) if not r.url.startswith((address, "ws://127.0.0.1", "data:", "blob:")) else None)
+        page.on("console", lambda message: console.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda why: console.append(str(why)))
+        page.goto(address)
+        page.locator("[role=status]", has_text="Nothing has run yet: press Run").wait_for(timeout=120_000)
+        assert page.locator(".jp-CodeCell .jp-InputArea").count() == 0              # a page without code
+
+        def button(name):
+            return page.locator(".jupyter-widgets .jupyter-button").get_by_text(name, exact=True)
+
+        rate = page.locator(".jupyter-widgets", has_text="learning rate").last.locator("[role=slider]")
+        rate.focus()
+        page.keyboard.press("ArrowRight")
+        page.locator(".jupyter-widgets pre", has_text="'update.lr': 0.00126").wait_for(state="attached", timeout=15_000)
+        button("Run").press("Enter")
+        page.locator("[role=status]", has_text=re.compile("Running|Done")).wait_for(timeout=60_000)
+        page.locator("[role=status]", has_text=re.compile(r"Done, tent lr 0.00126, 400 images: error \d+\.\d %")).wait_for(timeout=120_000)
+        picture = page.locator(".jupyter-widgets img[alt*='this run']")
+        assert picture.evaluate("e => e.naturalWidth") > 400
+
+        page.locator(".jupyter-widgets select").nth(2).select_option(label="cotta  (teacher)")  # slow enough to be stopped
+        page.locator(".jupyter-widgets", has_text="CoTTA: learn all weights").last.wait_for(timeout=15_000)
+        button("Run anew").or_(button("Run")).press("Enter")
+        page.locator("[role=status]", has_text="Running cotta").wait_for(timeout=60_000)
+        button("Stop").press("Enter")
+        page.locator("[role=status]", has_text="Held, cotta").wait_for(timeout=60_000)
+        assert page.locator(ERRORS).all_inner_texts() == [] and console == [] and outside == []
