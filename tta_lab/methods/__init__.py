@@ -6,7 +6,7 @@ import re
 import sys
 from dataclasses import fields, is_dataclass
 
-from .. import augment, controllers, guard, norms, parts, penalties, selectors, updates
+from .. import augment, composed, controllers, guard, norms, parts, penalties, selectors, updates
 from ..knobs import knobs, with_knobs
 from ..parts import Method, Part, needs_of
 from ..registry import find_parts
@@ -14,7 +14,8 @@ from ..registry import find_parts
 METHODS = find_parts(__name__, __path__, "Method")
 PARTS: dict[str, type] = {  # of the modules for parts, and whatever else a method's file uses
     value.__name__: value
-    for place in (parts, norms, penalties, selectors, updates, controllers, guard, augment, *(sys.modules[m.__module__] for m in METHODS.values()))
+    for place in (parts, norms, penalties, selectors, updates, controllers, guard, augment, composed,
+                  *(sys.modules[m.__module__] for m in METHODS.values()))
     for value in vars(place).values()
     if isinstance(value, type) and issubclass(value, Part) and is_dataclass(value) and not value.__name__.startswith("_")
 } | {value.__name__: value for value in METHODS.values()}
