@@ -78,6 +78,18 @@ def test_a_model_of_ones_own_has_no_json_but_code():
     assert len(space["trace"]) == 60
 
 
+def test_a_model_that_a_text_names_has_code_and_json():
+    choice = Choice("torchvision:resnet18?weights=none&size=28&outputs=0,1,2,3,4,5,6,7,8,9", STREAM)
+    assert Choice.from_json(choice.to_json()).network is choice.network
+    assert "open_model('torchvision:resnet18?weights=none" in choice.to_code() and "import open_model" in choice.to_code()
+    assert "this model expects" in obstacles(choice)[0]                # grey images, and a network for colour
+    few = Choice("fashion8_resnet_bn", STREAM)
+    assert "has 8 outputs" in obstacles(few)[0] and "has 8 outputs" in obstacles(Choice(few.network, STREAM))[0]
+    assert "no such file" in obstacles(Choice("/nowhere/weights.pt", STREAM))[0]
+    known = Choice(load_model("fashion_resnet_bn"), STREAM)
+    assert "# model: your own (SmallResNet), as made above" in known.to_code()
+
+
 @pytest.mark.parametrize("make_stream", [correlated, reset_each_shift, open_set])
 def test_a_session_goes_batch_by_batch_and_ends_where_explore_ends(make_stream):
     stream = make_stream(shifts=("fog", "gaussian_noise"), per_shift=30, batch=20, seed=1)
@@ -134,10 +146,12 @@ def test_images_of_ones_own_without_labels_are_run_and_have_code():
     session = Session(choice, device="cpu")
     while session.advance():
         pass
-    assert np.isnan(session.exploration().rows[0]["error"]) and session.exploration().rows[0]["agreement"] > 0
+    found = session.exploration()
+    assert not choice.labelled and "error" not in found.rows[0] and found.rows[0]["agreement"] > 0 and "no labels" in found.why
     with pytest.raises(ValueError):
         choice.to_json()
-    space = {"stream": choice.stream}
-    with contextlib.redirect_stdout(io.StringIO()):
+    space, printed = {"stream": choice.stream}, io.StringIO()
+    with contextlib.redirect_stdout(printed):
         exec(choice.to_code(), space)
+    assert printed.getvalue() == f"no labels; like the source as recorded: {found.rows[0]['agreement']:.2f} %\n"
     np.testing.assert_array_equal(space["trace"]["entropy"], session.traces["choice"]["entropy"])

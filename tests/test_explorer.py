@@ -55,11 +55,47 @@ def test_error_so_far_is_a_running_mean_at_the_end_of_each_step():
 
 
 def test_without_labels_agreement_with_the_source_takes_the_place_of_the_error():
-    a = trace_of([-1] * 4, [0, 0, 2, 0], [0, 1, 2, 3], [0] * 4)
-    found = N.so_far({"this run": a})
-    assert not found["labelled"] and "source" in found["what"]
-    np.testing.assert_allclose(found["lines"]["this run"][1], [50, 50])
-    assert set(N.picked(a)) == {"confident"} and N.picked(a, n=2)["confident"].tolist() == [3, 2]
+    a, source, bn = (trace_of([-1] * 4, answers, [0, 1, 2, 3], [0] * 4) for answers in ([0, 0, 2, 0], [0, 1, 2, 3], [0, 0, 2, 3]))
+    found = N.so_far({"this run": a, "source": source, "BN-1": bn})
+    assert not found["labelled"] and found["what"] == "same answer so far (%)"
+    assert set(found["lines"]) == {"like source", "like BN-1", "BN-1 like source"}
+    np.testing.assert_allclose(found["lines"]["like source"][1], [50, 50])
+    np.testing.assert_allclose(found["lines"]["like BN-1"][1], [100, 75])
+    np.testing.assert_allclose(found["lines"]["BN-1 like source"][1], [50, 75])
+    assert N.so_far({"this run": a, "source": source, "BN-1": bn}, n=2)["last"] == {"like source": 50.0, "like BN-1": 100.0, "BN-1 like source": 50.0}
+    assert "neither was run" in N.so_far({"this run": a})["why"]
+    assert set(N.picked(a)) == {"confident"} and N.picked(a, n=2)["confident"].tolist() == [3, 2] and "needs labels" in N.say_picked(a)
+
+
+def test_numbers_without_labels_by_hand_and_equal_with_labels():
+    answers, d = [0, 0, 2, 0], [-0.5, 0.25, 0.5, 0.0]
+    free, known = (trace_of(label, answers, [0, 1, 2, 3], d) for label in ([-1] * 4, [0, 1, 2, 0]))
+    references = {"source": trace_of([-1] * 4, [0, 1, 2, 3], [0, 1, 2, 3], d), "BN-1": trace_of([-1] * 4, [0, 0, 2, 3], [0, 1, 2, 3], d)}
+    found = N.label_free(free, references)
+    assert (found["like source"], found["like BN-1"], found["falling"], found["rising"], found["largest class"]) == (50.0, 75.0, 25.0, 50.0, 75.0)
+    assert found["mean rise"] == 0.0625 and (found["entropy first"], found["entropy last"]) == (0.0, 1.0)
+    assert found["classes in use"] == pytest.approx(np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25))))
+    assert N.label_free(known, references) == found and "like the source for 50.0 % and like BN-1 for 75.0 %" in N.say_label_free(found)
+    alone = N.label_free(free, {})
+    assert "like source" not in alone and "neither" in N.say_label_free(alone) and N.label_free(Trace(), {}) == {}
+    other = trace_of([-1] * 4, answers, [0, 1, 2, 3], d, id=np.arange(4) + 1)
+    assert "like source" not in N.label_free(free, {"source": other})          # shown other images
+    fall = N.fall_over_time(free)
+    assert list(fall["share"]) == ["all"]
+    np.testing.assert_allclose([fall["all"][0], fall["rise"][0]], [0.25, 0.5])
+
+
+def test_what_is_missing_without_labels_is_said_and_not_a_number():
+    free, known, some = (trace_of(label, [0, 0, 2, 0], [0, 1, 2, 3], [0.1] * 4) for label in ([-1] * 4, [0, 1, 2, 0], [0, -1, -1, 1]))
+    assert "no labels" in N.say_missing(free) and N.say_missing(known) == "" and "2 images that have a label; 2 have none" in N.say_missing(some)
+    pair = N.paired(free, free)
+    assert pair.keys() == {"n", "images", "agreement", "why"} and "no labels" in pair["why"] and "without labels" in N.say_paired(pair, "a", "b")
+    rows = [{"run": 1, "labelled": False, "like source": 50.0}, {"run": 2, "labelled": True, "error": 10.0}]
+    assert "error" not in P.results_html(rows[:1]) and "nan" not in P.results_html(rows)
+    both = P.results_html(rows)
+    assert "no labels" in both and "10.0" in both
+    unknown = trace_of([-1, -1, 4, 4], [0, 0, 1, 1], [0] * 4, [0.1] * 4, known=[True, True, False, False])
+    assert "No known image of this run has a label" in N.threshold_at(unknown)["why"] and N.threshold_at(unknown)["accepted"].any()
 
 
 def test_entropy_now_adds_up_and_fall_counts_each_group():
@@ -321,10 +357,13 @@ def test_a_model_and_images_of_ones_own_without_labels():
     images = replace(some, name="mine", y=torch.full((60,), -1))
     panel = P.explorer(model=load_model("fashion_resnet_bn"), stream=continual(images, shifts=("none",), per_shift=60, batch=20), device="cpu")
     press(panel, "run")
-    assert panel.error is None and "no labels" in panel.message and "agrees with the source" in panel.message
-    assert panel.drawn["errors"]["so_far"]["what"].startswith("answers unlike") and np.isnan(panel.results["error"][0])
+    assert panel.error is None and "no labels" in panel.message and "like the source for" in panel.message
+    assert panel.drawn["errors"]["so_far"]["what"] == "same answer so far (%)" and "error" not in panel.results
+    assert panel.results["like source"][0] == panel.label_free()["like source"]
+    assert "no labels" in panel.told.value and "no labels" in panel.table.value
+    assert "nan" not in panel.table.value.lower() and "like source" in panel.frames["errors"].value
     panel.folds["images"].value = True
-    assert "confident" in panel._pictures and "no label" in panel.details.value
+    assert {"confident", "rise", "fall"} <= set(panel._pictures) and "no label" in panel.details.value and "needs labels" in panel.chosen.value
     assert panel.to_parameters().startswith("# ") and panel.state["model"] is None and "your own" in panel.to_code()
     panel.controls["method"].value = "eata"
     assert "Fisher" in panel.refusal                                   # no source images were given with the model

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from types import SimpleNamespace
 
 import numpy as np
+import torch
 
 from . import source
 from .adapter import Adapter
@@ -17,21 +19,26 @@ from .datasets import load
 from .guard import Guard
 from .knobs import knobs
 from .methods import METHODS, from_json, make, to_json
-from .models import load_model
+from .model_texts import open_model
+from .models import checkpoints
 from .parts import LossMethod, Method, NeedsError, needs_of
-from .runner import row, run
+from .runner import _check_classes, row, run
 from .streams import Arrivals, Stream
 from .trace import Trace
 
 REFERENCES = {"source": "source", "batch_norm": "BN-1"}
 SOURCE_IMAGES = "fashion_mnist_train_slice"  # of the embedded models
+WITH_LABELS = ("error", "error_weighted", "ece", "nll", "brier")  # numbers of `runner.row` that need labels
+NO_LABELS = ("These images have no labels, so errors cannot be counted. What needs none is shown instead: agreement with the source and with BN-1, "
+             "entropy, rise and fall, the predicted classes, and the alarm.")
 KEPT_PROBABILITIES = 2e7  # numbers for each run of a session; for longer streams or more classes they are not kept
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is run: ``model`` (an embedded one by name, or any network), ``stream``, ``recipe``, ``seed``; and ``source_images``, an image set of
-    the source domain (or its name) for recipes that need something of it, or None."""
+    """What is run: ``model`` (a text for `model_texts.open_model`, such as the name of an embedded one or "checkpoint:PATH"; or any network),
+    ``stream``, ``recipe``, ``seed``; and ``source_images``, an image set of the source domain (or its name) for recipes that need something of
+    it, or None. With texts in place of networks and image sets a choice can be written down."""
 
     model: object = "fashion_resnet_bn"
     stream: Arrivals = field(default_factory=lambda: Stream(per_shift=100, batch=50))
@@ -42,12 +49,18 @@ class Choice:
     @property
     def network(self):
         """The model itself."""
-        return load_model(self.model) if isinstance(self.model, str) else self.model
+        return open_model(self.model) if isinstance(self.model, str) else self.model
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any known image of the stream has a label: without labels there is no error, only agreement with other models."""
+        return bool((self.stream.known_set.y >= 0).any())
 
     def to_json(self) -> str:
         """A text from which ``from_json`` rebuilds this choice. Raises ValueError where model or images have no name."""
         if not isinstance(self.model, str) or not (self.source_images is None or isinstance(self.source_images, str)):
-            raise ValueError("only choices of models and image sets with a name can be written down; a model of your own is passed in code")
+            raise ValueError("only choices of models and image sets with a name can be written down; a network that was passed in code has none, "
+                             "but a text such as 'checkpoint:/path/weights.pt?architecture=/path/net.py:build' (model_texts.open_model) has")
         return json.dumps({"model": self.model, "stream": json.loads(self.stream.to_json()), "recipe": json.loads(to_json(self.recipe)),
                            "seed": self.seed, "source_images": self.source_images})
 
@@ -66,10 +79,15 @@ class Choice:
         return {"choice": self.to_json(), "seed": self.seed}
 
     def to_code(self) -> str:
-        """A cell that makes the same run, and prints its error, without a panel."""
-        model = f"load_model({self.model!r})" if isinstance(self.model, str) else "model  # your own"
+        """A cell that makes the same run, and prints its error (without labels: its agreement with the source), without a panel.
+
+        A network that was passed in code cannot be written down: then the cell says that it takes ``model`` from the lines above it.
+        """
+        model, opened, own = _model_code(self.model)
         parts, text = _recipe_code(self.recipe)
-        imports = ["from tta_lab import Adapter, load_model, run"]
+        imports = [f"from tta_lab import Adapter{', load_model' if opened == 'load_model' else ''}, run"]
+        if opened == "open_model":
+            imports.append("from tta_lab.model_texts import open_model")
         needs = sorted(needs_of(self.recipe) & source.GIVEN.keys())
         if needs:
             imports.append("from tta_lab.source import prepare")
@@ -80,12 +98,24 @@ class Choice:
         try:
             stream = f'stream = Stream.from_json("""{self.stream.to_json()}""")'
         except ValueError:
-            stream = "# stream: your own, of images that have no name"
+            stream = "# stream: your own, as above: its images have no name that datasets.load finds"
+        printed = ("""print(f"error {row(trace)['error']:.2f} %")""" if self.labelled else
+                   """print(f"no labels; like the source as recorded: {row(trace)['agreement']:.2f} %")""")
         lines = [*imports, "from tta_lab.runner import row", "from tta_lab.streams import Stream", *parts, "",
-                 "# model: your own" if model.startswith("model") else f"model = {model}", stream, f"recipe = {text}",
+                 own or f"model = {model}", stream, f"recipe = {text}",
                  f'adapter = Adapter(model, recipe, seed={self.seed}, record="source"{given})', "trace = run(adapter, stream)",
-                 """print(f"error {row(trace)['error']:.2f} %")"""]
+                 printed]
         return "\n".join(lines)
+
+
+def _model_code(model) -> tuple[str, str, str]:
+    """An expression that makes the model, the function it calls, and, for a network that has no name, a comment instead."""
+    if not isinstance(model, str):
+        kind = type(getattr(model, "net", model)).__name__
+        return "model", "", (f"# model: your own ({kind}), as made above; a line for it would be\n"
+                             f"# open_model('checkpoint:WEIGHTS?architecture=FILE.py:{kind}')  of tta_lab.model_texts")
+    function = "load_model" if model in checkpoints() else "open_model"
+    return f"{function}({model!r})", function, ""
 
 
 def _recipe_code(recipe: Method) -> tuple[list[str], str]:
@@ -127,8 +157,14 @@ class Exploration:
 
     @property
     def rows(self) -> list[dict]:
-        """One dict of numbers for each run, the choice first."""
-        return [{"run": name, **row(trace)} for name, trace in {"choice": self.trace, **self.references}.items() if len(trace)]
+        """One dict of numbers for each run, the choice first. Without labels those that need them are absent; ``why`` says so."""
+        found = [{"run": name, **row(trace)} for name, trace in {"choice": self.trace, **self.references}.items() if len(trace)]
+        return found if self.choice.labelled else [{k: v for k, v in line.items() if k not in WITH_LABELS} for line in found]
+
+    @property
+    def why(self) -> str:
+        """Why there is no error, or ""."""
+        return "" if self.choice.labelled else NO_LABELS
 
     @property
     def table(self):
@@ -138,11 +174,13 @@ class Exploration:
 
 
 def obstacles(choice: Choice) -> list[str]:
-    """Why this choice cannot run, before it runs: one sentence each; none when it can."""
+    """Why this choice cannot run, before it runs: one sentence each; none when it can. One image is shown to
+    the model, so that a wrong size or another number of classes is said at once."""
     found = []
     try:
-        _adapter(choice, choice.recipe, "cpu", probe=True)
-    except (NeedsError, ValueError, TypeError) as why:
+        adapter = _adapter(choice, choice.recipe, "cpu", probe=True)
+        _check_classes(adapter, choice.stream, SimpleNamespace(x=choice.stream.known_set.images(torch.arange(1))))
+    except (NeedsError, ValueError, TypeError, RuntimeError, ImportError) as why:  # DataError is a RuntimeError, as is what a network says of a size
         found.append(str(why))
     return found
 
@@ -161,7 +199,7 @@ def _adapter(choice: Choice, recipe: Method, device, probe: bool = False) -> Ada
     wanted = needs_of(recipe) & source.GIVEN.keys()
     if wanted and choice.source_images is not None:
         if probe:
-            given = dict.fromkeys(wanted, {})
+            given = dict.fromkeys(wanted, {f"mean/{n}": p for n, p in model.named_parameters()})  # names are enough; PETAL begins at such means
         else:
             images = load(choice.source_images) if isinstance(choice.source_images, str) else choice.source_images
             given = source.prepare(model, recipe, images, device=device)

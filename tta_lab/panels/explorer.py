@@ -15,10 +15,12 @@ import numpy as np
 from .. import plots, protocols, views
 from ..collapse import CollapseDetector
 from ..controls import control, hint
+from ..datasets import load
 from ..explore import REFERENCES, SOURCE_IMAGES, Choice, Session, needs, obstacles
 from ..guard import Guard, actions, guarded
 from ..knobs import Knob, knobs, with_knobs
 from ..methods import METHODS, make, to_json
+from ..model_texts import parse
 from ..models import checkpoints
 from ..parts import LossMethod
 from ..plots import FONT
@@ -50,9 +52,10 @@ def explorer(choice: Choice | str | None = None, *, model=None, stream=None, ima
              device="auto", seed: int = 0, **settings) -> ExplorerPanel:
     """The explorer with its first settings.
 
-    ``choice`` (a `Choice` or its JSON) sets everything at once. Else ``model``: the name of an embedded one or a network of your own; ``stream``:
-    a stream of your own, or None to choose a protocol; ``images``, ``unknown``, ``source_images``: image sets (or names) for the protocols, for the
-    unknown images and for methods that need something of the source domain. Labels of -1 are allowed: then agreement with the source is shown.
+    ``choice`` (a `Choice` or its JSON) sets everything at once. Else ``model``: the name of an embedded one, a text for `model_texts.open_model`
+    ("checkpoint:PATH", "torchvision:resnet50"), or a network of your own; ``stream``: a stream of your own, or None to choose a protocol;
+    ``images``, ``unknown``, ``source_images``: image sets (or names, "folder:PATH") for the protocols, for the unknown images and for methods that
+    need something of the source domain. Labels of -1 are allowed: then agreement with source and BN-1 takes the place of the error.
     ``settings`` are first values by name: protocol, severity, per_shift, batch, shifts, rounds, ...; method, form, selectors (up to two names),
     guard; and knobs of the method (lr=1e-3). ``interactive`` False returns a panel that has run once, in the caller's thread and with every
     callback fired from Python, and that shows plain figures. Raises ValueError for a setting or a value that does not exist.
@@ -100,7 +103,7 @@ class ExplorerPanel(RunPanel):
             button.on_click(on)
         for button in (self.run_button, self.stop_button, self.step_button, self.reset_button, self.keep_button, self.paper_button):
             button.layout.width = "128px"
-        self.lamp_box, self.compared, self.code, self.table, self.details, self.judged = (W.HTML() for _ in range(6))
+        self.lamp_box, self.compared, self.code, self.table, self.details, self.judged, self.told, self.chosen = (W.HTML() for _ in range(8))
         self.drawn, self.figures, self.frames = {}, {}, {name: W.HTML() for name in HEIGHTS}
         self.pick = W.Dropdown(options=[("no image yet", -1)], description="image", tooltip="an image of the grid, to see its numbers")
         self.score = W.Dropdown(options=[(name, key) for key, name in E.SCORES.items()], description="score", tooltip="higher means more known")
@@ -128,8 +131,12 @@ class ExplorerPanel(RunPanel):
         given, models = self._given, [(name, name) for name in checkpoints()]
         model = given.get("model")
         if isinstance(model, str) and model not in checkpoints():
-            raise ValueError(f"there is no embedded model {model!r}; there are: {', '.join(checkpoints())}; a network of your own is passed as it is")
-        own = model is not None and not isinstance(model, str)
+            try:
+                parse(model)
+            except ValueError as why:
+                raise ValueError(f"there is no embedded model {model!r}; there are: {', '.join(checkpoints())}; a network of your own is passed as "
+                                 f"it is, or as a text: {why}") from why
+        own = model is not None and model not in checkpoints()
         base, chosen = None, settings.pop("selectors", ())
         first = {"method": settings.pop("method", "tent"), "form": settings.pop("form", "paper"), "guard": settings.pop("guard", False)}
         chosen = [name.strip() for name in chosen.split(",") if name.strip()] if isinstance(chosen, str) else list(chosen)
@@ -166,7 +173,12 @@ class ExplorerPanel(RunPanel):
         settings.setdefault("per_shift", FAST["per_shift"])
         settings.setdefault("batch", FAST["batch"])
         lr = settings.pop("lr", None)
+        fit = self._fit(settings)
         made |= {k.name: control(k, label) for k, label in _knobs(settings) if k.name != "lr"}
+        for name, (low, high) in fit.items():
+            made[name].max = max(high, made[name].max)  # never below the value
+            made[name].min, made[name].value = low, self._first_images
+            made[name].max = high
         if lr is not None:
             settings["lr"] = lr
         if given.get("stream") is not None:
@@ -183,6 +195,18 @@ class ExplorerPanel(RunPanel):
                  "guard": W.Checkbox(value=bool(first["guard"]), description="guard: act on alarms, choose who answers", indent=False,
                                      tooltip=first_sentence(Guard))}
         return made
+
+    def _fit(self, settings: dict) -> dict:
+        """The range of ``per_shift`` for images of your own, so that all of them can be shown; a first value beyond it is moved into it."""
+        images = self._given.get("images")
+        if images is None:
+            return {}
+        count = len(load(images) if isinstance(images, str) else images)
+        low, high = min(10, count), max(count, min(10, count) + 1)
+        wanted = settings["per_shift"]
+        settings["per_shift"] = min(max(wanted, 10), 300)  # what the slider is made with
+        self._first_images = min(max(wanted, low), count)
+        return {"per_shift": (low, high)}
 
     def _sets(self) -> tuple:
         """Known, unknown and source images for the chosen model."""
@@ -420,21 +444,26 @@ class ExplorerPanel(RunPanel):
         super()._ended()
         self._settle()
 
+    def label_free(self) -> dict:
+        """`explorer_numbers.label_free` of the run shown; {} before a run."""
+        return {} if self.trace is None else E.label_free(self.trace, self.references)
+
     def _note_result(self):
         r, refs = row(self.trace), {name: row(self._cut(t)) for name, t in self.references.items()}
+        labelled = bool(E.scored(self.trace).any())
         choice = self.session.choice if self.session is not None else self.ran
         try:
             text = self.ran.to_json()
         except ValueError:
             text = ""
-        fall = views._column(self.trace, "rise_source")
+        errors = {"error": r["error"], **{f"error of {name}": v["error"] for name, v in refs.items()}, "auroc": r.get("auroc", np.nan)}
         self._rows[self.number] = {
-            "run": self.number, "method": self._label(choice.recipe), "model": choice.model if isinstance(choice.model, str) else "your model",
-            "stream": self.stream_name(), "error": r["error"], **{f"error of {name}": v["error"] for name, v in refs.items()},
-            "agreement": r["agreement"], "falling": 100 * float((fall < 0).mean()) if len(fall) else np.nan, "auroc": r.get("auroc", np.nan),
+            "run": self.number, "method": self._label(choice.recipe), "model": self.model_name(choice.model), "stream": self.stream_name(),
+            **(errors if labelled else {}), **self.label_free(), "labelled": labelled, "agreement": r["agreement"],
             "alarm": E.ALARMS[self.light.alarm], "first alarm": self.light.first, "images": r["images"], "complete": r["complete"],
             "ms_per_image": r["ms_per_image"], "seed": choice.seed, "settings": repr(choice.recipe), "stream_hash": r["stream_hash"], "choice": text}
-        self.table.value = results_html(self._rows.values())
+        missing = next((E.say_missing(self.trace) for line in self._rows.values() if not line["labelled"]), "")
+        self.table.value = results_html(self._rows.values()) + (self._text(missing) if missing else "")
         if self.kept is not None and self.kept["number"] != self.number:
             try:
                 self.comparison = E.paired(self.kept["trace"], self.trace)
@@ -497,6 +526,15 @@ class ExplorerPanel(RunPanel):
         more += [f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in changed.items()]
         return " ".join([name if found["form"] == "paper" else f"{name} [{found['form']}]", *more])
 
+    def model_name(self, model) -> str:
+        """An embedded model's name, or of your own what it is."""
+        if model in checkpoints():
+            return model
+        if not isinstance(model, str):
+            return "your model"
+        kind, name, _ = parse(model)
+        return f"your {name.replace(chr(92), '/').rpartition('/')[2]}" if kind in ("checkpoint", "python") else name
+
     def stream_name(self) -> str:
         """The protocol of the controls, or "your stream"."""
         return "your stream" if self.controls["protocol"].value == GIVEN else self.controls["protocol"].value
@@ -541,11 +579,11 @@ class ExplorerPanel(RunPanel):
         if np.isfinite(r["error"]):
             text = f"{head}: error {r['error']:.1f} %, mean over the domains seen{'; ' if others else ''}{others}."
         else:
-            entropy = views._column(self.trace, "entropy")
-            quarter = max(len(entropy) // 4, 1)
-            text = (f"{head}, no labels: it agrees with the source on {r['agreement']:.1f} %, and the mean entropy goes from "
-                    f"{entropy[:quarter].mean():.2f} to {entropy[-quarter:].mean():.2f} nats.")
+            text = f"{head}, no labels: {E.say_agreement(self.label_free())}."
         return text + f" {self._lamp_words()}"
+
+    def _said(self) -> str:
+        return E.say_label_free(self.label_free())
 
     def _lamp_words(self) -> str:
         if self.light.first < 0:
@@ -616,6 +654,7 @@ class ExplorerPanel(RunPanel):
         self._show("errors", errors)
         self._show("predictions", predictions)
         self._draw_lamp()
+        self.told.value = self._text(" ".join(filter(None, (E.say_missing(self.trace), f"{self._label(self.ran.recipe)}: {self._said()}"))))
         self._drawn = time.monotonic()
         self._cost = self._drawn - started
 
@@ -633,7 +672,7 @@ class ExplorerPanel(RunPanel):
         self._draw_lamp()
         for name, numbers in _nothing().items():
             self._show(name, numbers)
-        self.judged.value = ""
+        self.judged.value = self.told.value = self.chosen.value = ""
         self._pictures, self.details.value = {}, ""
 
     def _draw_threshold(self):
@@ -656,6 +695,7 @@ class ExplorerPanel(RunPanel):
         accepted = E.threshold_at(trace, self.score.value, self.rejected.value)["accepted"]
         self._pictures = E.pictures(trace, stream, E.picked(trace, accepted=accepted), classes)
         self._show("images", self._pictures)
+        self.chosen.value = self._text(E.say_picked(trace))
         options = [(f"{E.KINDS[kind]} {i}: {t['prediction']}".replace("\n", " ") + (f" (true: {t['true']})" if t["true"] else ""), (kind, i - 1))
                    for kind, found in self._pictures.items() for i, (_, t) in enumerate(found, 1)]
         self._busy = True
@@ -693,7 +733,7 @@ class ExplorerPanel(RunPanel):
         more = [c[name] for name in self._stream_controls if name not in SIMPLE_STREAM] + [c["seed"]]
         inside = {"stream": ("more about the stream", W.HBox([W.VBox(more[::2]), W.VBox(more[1::2])], layout=wrap)),
                   "expert": ("expert knobs", W.VBox([c["form"], self._expert])),
-                  "images": ("images", W.VBox([f["images"], self.pick, self.details, f["probabilities"]])),
+                  "images": ("images", W.VBox([self.chosen, f["images"], self.pick, self.details, f["probabilities"]])),
                   "unknown": ("threshold for unknown images",
                               W.VBox([W.HBox([self.score, self.rejected], layout=wrap), self.judged, f["threshold"]])),
                   "runs": ("all runs", self.table), "code": ("code", self.code)}
@@ -721,7 +761,7 @@ class ExplorerPanel(RunPanel):
         right = W.VBox([c["method"], c["first"], c["second"], c["guard"], self._simple, fold["expert"]])
         buttons = W.HBox([self.run_button, self.stop_button, self.step_button, self.reset_button, self.keep_button, self.paper_button], layout=wrap)
         return W.VBox([W.HBox([left, right], layout=wrap), box["stream"], box["expert"], self.words, buttons, self.progress, self.status,
-                       self.lamp_box, self.compared, self.frames["errors"], self.frames["predictions"],
+                       self.lamp_box, self.compared, self.frames["errors"], self.frames["predictions"], self.told,
                        W.HBox([fold[name] for name in ("images", "unknown", "runs", "code")], layout=wrap),
                        *(box[name] for name in ("images", "unknown", "runs", "code")), own_keys()])
 
@@ -731,7 +771,8 @@ class ExplorerPanel(RunPanel):
         if self.interactive:
             display(self.widget)
             return
-        print(paragraphs([self.in_words(), self.message, f"{E.LIGHTS[self.lamp][0]} {self.light.words}"]))
+        missing = "" if self.trace is None else E.say_missing(self.trace)
+        print(paragraphs(filter(None, [self.in_words(), self.message, f"{E.LIGHTS[self.lamp][0]} {self.light.words}", missing])))
         for name in ("errors", "predictions", "images"):
             display(self.figures[name])
 
@@ -807,19 +848,25 @@ def first_images(trace, n: int):
 
 
 def results_html(rows) -> str:
-    """A table of the runs so far, one line each."""
+    """A table of the runs so far, one line each. Columns that no run has are left out; a run without labels says so where others have an error."""
     shown = {"run": "run", "method": "method", "model": "model", "stream": "stream", "error": "error (%)", "error of source": "source (%)",
-             "error of BN-1": "BN-1 (%)", "agreement": "like source (%)", "falling": "falling (%)", "alarm": "alarm", "images": "images"}
+             "error of BN-1": "BN-1 (%)", "like source": "like source (%)", "like BN-1": "like BN-1 (%)", "falling": "falling (%)",
+             "entropy last": "entropy at the end (nats)", "classes in use": "classes in use", "alarm": "alarm", "images": "images"}
     lines = list(rows)
+    shown = {k: title for k, title in shown.items() if any(k in line for line in lines)}
+    digits = {"entropy last": 2}
 
-    def cell(value):
-        if isinstance(value, float):
-            return f"{value:.1f}" if np.isfinite(value) else "-"
-        return "-" if value is None else html.escape(str(value).replace("_", " "))
+    def cell(line, name):
+        value = line.get(name)
+        if isinstance(value, float) and np.isfinite(value):
+            return f"{value:.{digits.get(name, 1)}f}"
+        if value is None or isinstance(value, float):
+            return "no labels" if name.startswith("error") and not line["labelled"] else "not run"
+        return html.escape(str(value).replace("_", " "))
 
     style = 'style="padding: 1px 8px; text-align: right"'
     head = "".join(f'<th scope="col" {style}>{title}</th>' for title in shown.values())
-    body = "".join("<tr>" + "".join(f"<td {style}>{cell(line.get(k))}</td>" for k in shown) + "</tr>" for line in lines)
+    body = "".join("<tr>" + "".join(f"<td {style}>{cell(line, k)}</td>" for k in shown) + "</tr>" for line in lines)
     return f'<div style="overflow-x: auto; max-width: {WIDTH}px"><table style="line-height: 1.4"><tr>{head}</tr>{body}</table></div>'
 
 

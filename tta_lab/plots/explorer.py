@@ -12,7 +12,9 @@ from .views import _order, _steps
 HOW_TO_READ = {
     "explorer_errors": "Left: the mean over all images up to there, so the end of each line is the result; below BN-1 and source is better, and a "
                        "line that climbs while theirs stay level is a run that goes wrong; right: the share of images that lose probability at the "
-                       "source's class; wrong and unknown ones should fall far more often than correct ones.",
+                       "source's class; wrong and unknown ones should fall far more often than correct ones. Without labels, left: how often "
+                       "the run answers like the source and like BN-1 (and BN-1 like the source, for scale), where a line that sinks is a run "
+                       "that goes its own way, for better or worse; right: how many images fall and how many rise.",
     "explorer_predictions": "Left: mass at the left end is sure, at the right end a guess; wrong images at the left end are trouble, and the outline "
                             "of all first images is how the run began; right: a single dark row means that all images are called by one name.",
     "explorer_threshold": "Everything right of the upright line is accepted as known; the further apart the outlines, the less it matters where the "
@@ -21,7 +23,7 @@ HOW_TO_READ = {
                               "the adaptation changed the answer.",
     "explorer_images": "Under each picture: the source's answer and its confidence, the adapted answer and its own, the true class and d.",
 }
-LOOKS = {"source": 2, "BN-1": 1, "A": 3}
+LOOKS = {"source": 2, "BN-1": 1, "A": 3, "like source": 0, "like BN-1": 1, "BN-1 like source": 2, "A like source": 3}
 
 
 def plot_explorer_errors(numbers, backend: str = "matplotlib", ax=None):
@@ -30,10 +32,16 @@ def plot_explorer_errors(numbers, backend: str = "matplotlib", ax=None):
     so_far, fall = numbers["so_far"], numbers["fall"]
     lines = tuple(Series(x, y, name, LOOKS.get(name, 0), "path") for name, (x, y) in so_far["lines"].items())
     shares = tuple(Series(fall["image"], fall["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g]) for g in _order(fall["share"]))
+    title, who, x = "Error so far", "Who falls (d < 0)", "position in the stream (images)"
+    if list(fall["share"]) == ["all"]:  # without labels: who falls and who rises, of all
+        who = "Fall (d < 0) and rise (d > 0)"
+        shares = (Series(fall["image"], fall["all"], "fallen", 0), Series(fall["image"], fall["rise"], "risen", 2))
+    if lines and not so_far["labelled"]:
+        title = "Agreement (no labels)"
     marks = tuple(numbers.get("marks", ()))
-    title, x = "Error so far" if so_far["labelled"] or not so_far["lines"] else "Unlike the source", "position in the stream (images)"
     return draw([Panel(title, x, so_far["what"], lines, marks=marks if lines else (), note=so_far["why"]),
-                 Panel("Who falls (d < 0)", x, "share of the group", shares, percent=True, top=1.0, note=fall["why"])], backend, ax)
+                 Panel(who, x, "share of the group" if "all" not in fall["share"] else "share of the images", shares, percent=True, top=1.0,
+                       note=fall["why"])], backend, ax)
 
 
 def plot_explorer_predictions(numbers, backend: str = "matplotlib", ax=None):

@@ -1,6 +1,7 @@
 """What the explorer shows: traces in, dicts of numbers out, and sentences that follow the numbers. No widget is needed for any of it.
 
-Each function says in ``what`` or ``why`` what it shows of a run without labels: agreement with the source in place of the error.
+Runs without labels have no error; what is said of them (`label_free`: agreement with source and BN-1, entropy, rise and fall, predicted classes) is
+said of labelled runs too, with the same numbers. Each function says in ``what`` or ``why`` which of the two it shows.
 """
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from .. import metrics, views
 from ..collapse import ALARMS, CollapseDetector, fitted
+from ..explore import NO_LABELS
 
 RECENT = 500      # images that "now" means
 STRETCHES = 20    # of the stream, over which paired differences are taken
@@ -28,22 +30,103 @@ def scored(trace, n: int | None = None) -> np.ndarray:
 def so_far(traces: dict, n: int | None = None) -> dict:
     """Running mean over the stream of each run in ``traces`` (name -> Trace): error so far in per cent, over the first ``n`` images.
 
-    Without labels: how often each run differs from the frozen source as it was recorded, in per cent. ``what`` says which of the two; ``lines``
-    name -> (images (T,), value (T,)), one point at the end of each step; ``last`` name -> last value; ``why`` when there is nothing.
+    Without labels: how often the answers of the first run, and of others, are those of the references "source" and "BN-1" on the same images
+    (`agreement`), in per cent. ``what`` says which of the two; ``lines`` name -> (images (T,), value (T,)), one point at the end of each step;
+    ``last`` name -> last value; ``why`` when there is nothing.
     """
     some = {name: t for name, t in traces.items() if len(t)}
-    labelled = bool(some) and scored(next(iter(some.values()))).any()
-    lines = {}
-    for name, trace in some.items():
+    labelled = bool(some) and bool(scored(next(iter(some.values()))).any())
+    lines, what, why = {}, "error so far, known (%)", "" if some else "Nothing has run yet."
+    if some and not labelled:
+        what, pairs = "same answer so far (%)", agreement(some, n)
+        for name, same in pairs.items():
+            step = next(iter(some.values()))["step"][:len(same)]
+            ends = np.flatnonzero(np.diff(step, append=-1))
+            lines[name] = ends + 1, 100 * (np.cumsum(same) / np.arange(1, len(same) + 1))[ends]
+        why = "" if pairs else "Without labels this run can only be compared with source and BN-1, and neither was run."
+    for name, trace in some.items() if labelled else ():
         size = len(trace) if n is None else min(n, len(trace))
-        here = scored(trace, size) if labelled else np.isfinite(views._column(trace, "source_prediction")[:size])
-        other = trace["label"] if labelled else views._column(trace, "source_prediction")
-        bad = np.cumsum(here & (trace["prediction"][:size] != other[:size]))
+        here = scored(trace, size)
+        bad = np.cumsum(here & (trace["prediction"][:size] != trace["label"][:size]))
         ends = np.flatnonzero(np.diff(trace["step"][:size], append=-1))
         lines[name] = ends + 1, 100 * views._ratio(bad, np.cumsum(here))[ends]
-    what = "error so far, known (%)" if labelled else "answers unlike the source's so far (%)"
-    return {"what": what, "labelled": labelled, "lines": lines, "last": {k: float(y[-1]) for k, (_, y) in lines.items() if len(y)},
-            "why": "" if some else "Nothing has run yet."}
+    return {"what": what, "labelled": labelled, "lines": lines, "last": {k: float(y[-1]) for k, (_, y) in lines.items() if len(y)}, "why": why}
+
+
+def agreement(traces: dict, n: int | None = None) -> dict[str, np.ndarray]:
+    """Whether two runs gave the same answer, (n,) bool, image by image: the first run of ``traces`` like each of its references "source" and
+    "BN-1", then, for scale, BN-1 like the source, and A like the source. Runs that were shown other images are left out."""
+    some = {name: t for name, t in traces.items() if len(t)}
+    if not some:
+        return {}
+    first = next(iter(some))
+    pairs = {"like source": (first, "source"), "like BN-1": (first, "BN-1"), "BN-1 like source": ("BN-1", "source"), "A like source": ("A", "source")}
+    found = {}
+    for name, (a, b) in pairs.items():
+        if a == b or a not in some or b not in some:
+            continue
+        size = min(len(some[a]), len(some[b]), len(some[first]), len(some[first]) if n is None else n)
+        if np.array_equal(some[a]["id"][:size], some[b]["id"][:size]):
+            found[name] = some[a]["prediction"][:size] == some[b]["prediction"][:size]
+    return found
+
+
+def label_free(trace, references: dict) -> dict[str, float]:
+    """What can be said of a run without any label, over the images that it was shown; ``references`` name -> Trace ("source", "BN-1").
+
+    ``like source`` and ``like BN-1``: answers in common, in per cent (absent where that reference was not run). ``entropy first`` and ``entropy
+    last``: mean entropy of the first and the last quarter of the images, nats. ``falling`` and ``rising``: images whose probability at the source's
+    class has gone down or up, in per cent; ``mean rise`` of that probability, -1..1. ``classes in use``: exp of the entropy of the predicted classes;
+    ``largest class``: how often the most frequent answer is given, in per cent. Numbers that a run does not have are absent.
+    """
+    if not len(trace):
+        return {}
+    found = {name: 100 * float(same.mean()) for name, same in agreement({"run": trace, **references}).items() if name in ("like source", "like BN-1")}
+    entropy, d, prediction = views._column(trace, "entropy"), views._column(trace, "rise_source"), trace["prediction"]
+    quarter = max(len(trace) // 4, 1)
+    found |= {"entropy first": _finite_mean(entropy[:quarter]), "entropy last": _finite_mean(entropy[-quarter:])}
+    there = d[np.isfinite(d)]
+    if len(there):
+        found |= {"falling": 100 * float((there < 0).mean()), "rising": 100 * float((there > 0).mean()), "mean rise": float(there.mean())}
+    share = np.bincount(prediction[prediction >= 0].astype(np.int64)) / max(int((prediction >= 0).sum()), 1)
+    if share.any():
+        used = share[share > 0]
+        found |= {"classes in use": float(np.exp(-(used * np.log(used)).sum())), "largest class": 100 * float(share.max())}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _finite_mean(values) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else math.nan
+
+
+def say_label_free(found: dict) -> str:
+    """`label_free` in sentences."""
+    if not found:
+        return ""
+    text = [say_agreement(found),
+            f"mean entropy {found['entropy first']:.2f} nats in the first quarter, {found['entropy last']:.2f} in the last" if "entropy last" in found
+            else "", f"{found['falling']:.0f} % of the images have fallen, {found['rising']:.0f} % have risen" if "falling" in found else "",
+            f"the answers are spread as over {found['classes in use']:.1f} classes, the most frequent takes {found['largest class']:.0f} %"
+            if "classes in use" in found else ""]
+    return "; ".join(filter(None, text)) + "."
+
+
+def say_agreement(found: dict) -> str:
+    """How often a run of `label_free` answers as its references do."""
+    same = [f"{words} for {found[name]:.1f} %" for name, words in (("like source", "the source"), ("like BN-1", "BN-1")) if name in found]
+    return f"it answers like {' and like '.join(same)} of the images" if same else "neither source nor BN-1 was run beside it"
+
+
+def say_missing(trace) -> str:
+    """Which numbers a run lacks for want of labels, or ""."""
+    if not len(trace):
+        return ""
+    n, groups = int(scored(trace).sum()), views.split(trace)
+    if not n:
+        return NO_LABELS
+    few = int(groups["unlabelled"].sum()) if "unlabelled" in groups else 0
+    return f"Errors are counted on the {n} images that have a label; {few} have none." if few else ""
 
 
 def entropy_now(trace, recent: int = RECENT, bins: int = 24) -> dict:
@@ -66,20 +149,24 @@ def entropy_now(trace, recent: int = RECENT, bins: int = 24) -> dict:
 def fall_over_time(trace, windows: int = 12) -> dict:
     """Share of each group whose probability at the source's class has fallen (d < 0), in successive stretches of about 30 images or more.
 
-    ``image`` (W,) middles, ``share[g]`` (W,), ``all`` (W,); groups as in `views.split`; ``why``.
+    ``image`` (W,) middles, ``share[g]`` (W,), ``all`` (W,) and ``rise`` (W,), the share of all that has risen (d > 0); groups as in
+    `views.split`; ``why``.
     """
     d = views._column(trace, "rise_source")
     if not np.isfinite(d).any():
-        return {"image": np.zeros(0), "share": {}, "all": np.zeros(0), "why": views.SOURCE if len(trace) else "Nothing has run yet."}
+        why = views.SOURCE if len(trace) else "Nothing has run yet."
+        return {"image": np.zeros(0), "share": {}, "all": np.zeros(0), "rise": np.zeros(0), "why": why}
     stretch, _, _ = views.stretches(trace, max(1, min(windows, len(trace) // 30)))
     size, there = int(stretch.max()) + 1, np.isfinite(d)
     middle = np.bincount(stretch, weights=np.arange(len(trace))) / np.bincount(stretch)
     groups = views.split(trace)
 
-    def share(mask):
-        return views._ratio(np.bincount(stretch[mask & there & (d < 0)], minlength=size), np.bincount(stretch[mask & there], minlength=size))
+    def share(mask, moved=d < 0):
+        return views._ratio(np.bincount(stretch[mask & there & moved], minlength=size), np.bincount(stretch[mask & there], minlength=size))
 
-    return {"image": middle, "share": {g: share(mask) for g, mask in groups.items()}, "all": share(np.ones(len(d), bool)), "why": ""}
+    everyone = np.ones(len(d), bool)
+    return {"image": middle, "share": {g: share(mask) for g, mask in groups.items()}, "all": share(everyone), "rise": share(everyone, d > 0),
+            "why": ""}
 
 
 class Light:
@@ -125,7 +212,8 @@ def paired(a, b, stretches: int = STRETCHES, level: float = 0.95) -> dict:
 
     ``difference`` over all common scored images; ``low`` and ``high``: `metrics.paired_interval` of the mean differences in ``k`` stretches of
     nearly equal length, since neighbouring images are not independent (NaN below two stretches of ten images); ``n``; ``a`` and ``b``, errors in
-    per cent; ``agreement``: how often the two predict the same class, in per cent of the common images, which needs no labels.
+    per cent; ``agreement``: how often the two predict the same class, in per cent of the common ``images``, which needs no labels. Without labels
+    there is only that, with ``n`` 0 and ``why``.
     Raises ValueError when the two were not shown the same images in the same order.
     """
     n = min(len(a), len(b))
@@ -135,9 +223,11 @@ def paired(a, b, stretches: int = STRETCHES, level: float = 0.95) -> dict:
     rows = scored(a, n)
     wrong = [(t["prediction"][:n] != t["label"][:n])[rows].astype(np.float64) for t in (a, b)]
     m = int(rows.sum())
-    found = {"n": m, "a": 100 * metrics.mean(wrong[0]), "b": 100 * metrics.mean(wrong[1]), "difference": 100 * metrics.mean(wrong[1] - wrong[0]),
-             "low": math.nan, "high": math.nan, "k": 0, "level": level, "images": n,
-             "agreement": 100 * float((a["prediction"][:n] == b["prediction"][:n]).mean())}
+    alike = {"n": m, "images": n, "agreement": 100 * float((a["prediction"][:n] == b["prediction"][:n]).mean())}
+    if not m:
+        return alike | {"why": NO_LABELS}
+    found = alike | {"a": 100 * metrics.mean(wrong[0]), "b": 100 * metrics.mean(wrong[1]), "difference": 100 * metrics.mean(wrong[1] - wrong[0]),
+                     "low": math.nan, "high": math.nan, "k": 0, "level": level}
     k = min(stretches, m // 10)
     if k >= 2:
         interval = metrics.paired_interval(*([100 * piece.mean() for piece in np.array_split(w, k)] for w in wrong[::-1]), level=level)
@@ -189,8 +279,10 @@ def threshold_at(trace, score: str = "confidence", rejected: float = 0.5, bins: 
     found = {"score": score, "threshold": threshold, "accepted": accepted, "edges": edges, "share": share, "why": ""}
     unknown, known = groups.get("unknown", np.zeros(len(value), bool)), scored(trace)
     if not unknown.any() or not known.any():
-        return found | {"why": "This run has no unknown images or no labelled known ones, so no threshold can be judged. Choose the protocol "
-                               "open_set, or raise unknown / known."}
+        passed = f" This one rejects {cut} of {len(value)} images." if len(value) else ""
+        return found | {"why": ("No known image of this run has a label, so no threshold can be judged." + passed) if unknown.any() else
+                        "This run has no unknown images, so no threshold can be judged. Choose the protocol open_set, or raise unknown / known."
+                        + (passed if groups and not known.any() else "")}
     some, correct = unknown | known, groups.get("correct", np.zeros(len(value), bool))
     judged = metrics.open_set(value[some], known[some], correct[some])
     s, reject = float((accepted & correct).sum() / known.sum()), float((~accepted)[unknown].mean())
@@ -230,6 +322,16 @@ def picked(trace, n: int = 6, accepted=None) -> dict[str, np.ndarray]:
         first = np.unique(np.stack([ids[rows], segment[rows]]), axis=1, return_index=True)[1]
         found[kind] = rows[np.sort(first)][:n]
     return {kind: rows for kind, rows in found.items() if len(rows)}
+
+
+def say_picked(trace) -> str:
+    """Which images are chosen, and which cannot be for want of labels."""
+    if not len(trace):
+        return ""
+    if not scored(trace).any():
+        return ("Which images are confidently wrong cannot be said: that needs labels. The most confident ones are shown in their place, and those "
+                "that have risen and fallen most.")
+    return "The most confident wrong answers, and the images that have risen and fallen most."
 
 
 def told(trace, row: int, classes) -> dict:
