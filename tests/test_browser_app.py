@@ -9,16 +9,18 @@ from tta_lab import app
 pytestmark = pytest.mark.browser
 
 
+def voila(notebook, folder, slides=False):
+    """The page's server, with settings of its own."""
+    env = dict(app.environment(), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", JUPYTER_RUNTIME_DIR=str(folder / "runtime"),
+               JUPYTER_CONFIG_DIR=str(folder / "config"), IPYTHONDIR=str(folder / "ipython"))
+    return serving(lambda port: app.command(notebook, ["--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}"], slides), env, folder,
+                   "/voila/static/voila.js")
+
+
 def test_the_explorer_as_a_page(tmp_path):
     chromium()
     notebook = app.explorer_page(tmp_path)
-    env = dict(app.environment(), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", JUPYTER_RUNTIME_DIR=str(tmp_path / "runtime"),
-               JUPYTER_CONFIG_DIR=str(tmp_path / "config"), IPYTHONDIR=str(tmp_path / "ipython"))
-
-    def command(port):
-        return app.command(notebook, ["--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}"])
-
-    with serving(command, env, tmp_path, "/voila/static/voila.js") as address, page_of(tmp_path) as page:
+    with voila(notebook, tmp_path) as address, page_of(tmp_path) as page:
         outside, console = [], []
         page.on("request", lambda r: outside.append(r.url) if not r.url.startswith((address, "ws://127.0.0.1", "data:", "blob:")) else None)
         page.on("console", lambda message: console.append(message.text) if message.type == "error" else None)
@@ -47,3 +49,20 @@ def test_the_explorer_as_a_page(tmp_path):
         button("Stop").press("Enter")
         page.locator("[role=status]", has_text="Held, cotta").wait_for(timeout=60_000)
         assert page.locator(ERRORS).all_inner_texts() == [] and console == [] and outside == []
+
+
+def test_a_workshop_module_as_slides(tmp_path):
+    chromium()
+    notebook = ROOT / "notebooks" / "workshop" / "solutions" / "module_1_tent.ipynb"
+    with voila(notebook, tmp_path, slides=True) as address, page_of(tmp_path) as page:
+        outside = []
+        page.on("request", lambda r: outside.append(r.url) if not r.url.startswith((address, "ws://127.0.0.1", "data:", "blob:")) else None)
+        page.goto(address)
+        place = page.locator("#deck-place")
+        place.get_by_text("1 / 8").wait_for(timeout=120_000)
+        page.get_by_text("mean entropy: ").wait_for(timeout=60_000)                           # the module has run
+        for _ in range(3):
+            page.keyboard.press("ArrowRight")
+        place.get_by_text("4 / 8").wait_for(timeout=15_000)
+        page.wait_for_function("() => Math.abs(document.querySelectorAll('.deck-slide')[3].getBoundingClientRect().top) < 5", timeout=15_000)
+        assert page.locator(".jp-CodeCell .jp-InputArea").count() == 0 and page.locator(ERRORS).all_inner_texts() == [] and outside == []

@@ -1,5 +1,7 @@
 """``python -m tta_lab app``: a notebook as a page without code, through voila; by default the explorer alone.
 
+``--slides`` shows the cells tagged ``slide`` and ``with`` one screen at a time; arrow keys turn.
+
 Nothing is asked of other machines: the page's template leaves out the icon fonts that voila would fetch.
 """
 from __future__ import annotations
@@ -32,14 +34,14 @@ def environment() -> dict:
     return dict(os.environ, JUPYTER_PREFER_ENV_PATH="1", JUPYTER_PATH=os.pathsep.join(filter(None, [share, os.environ.get("JUPYTER_PATH")])))
 
 
-def command(notebook: str | Path, rest=()) -> list[str]:
+def command(notebook: str | Path, rest=(), slides: bool = False) -> list[str]:
     """The command line that serves a notebook to browsers on this machine; ``rest`` are further arguments of voila."""
-    return [sys.executable, "-m", "voila", str(notebook), "--template=offline", *rest]
+    return [sys.executable, "-m", "voila", str(notebook), f"--template={'slides' if slides else 'offline'}", *rest]
 
 
-def serve(name: str | None, rest=()) -> None:
+def serve(name: str | None, rest=(), slides: bool = False) -> None:
     """Serve a notebook by name or path, without a name the explorer; does not come back. Raises `NotebookError` where there is no such notebook."""
     from . import bootstrap, headless
 
     notebook = headless.find(name) if name else explorer_page(tempfile.mkdtemp(prefix="tta-lab-"))
-    bootstrap.hand_over(command(notebook, rest), environment())
+    bootstrap.hand_over(command(notebook, rest, slides), environment())

@@ -266,44 +266,7 @@ def wheels(to: str | Path, say: Callable = print, call: Callable = subprocess.ca
 
 # --- the projector ----------------------------------------------------------------------------------------------------
 
-DECK = """
-<style>
-.deck-slide { min-height: 100vh; box-sizing: border-box; padding: 4vh 6vw; border-bottom: 1px solid #8884;
-  display: flex; flex-direction: column; justify-content: center; }
-.deck-slide .jp-Cell { font-size: 1.35em; } .deck-slide .jp-RenderedHTMLCommon { font-size: 1.25em; line-height: 1.5; }
-.deck-slide pre { font-size: 1.15em; } .deck-slide .jp-CodeCell .jp-Cell-inputWrapper { display: none; }
-.deck-slide img { max-height: 58vh; width: auto; } .deck-slide .jp-InputPrompt, .deck-slide .jp-OutputPrompt { display: none; }
-html { scroll-behavior: smooth; } #deck-place { position: fixed; right: 1em; bottom: 0.6em; font: 14px sans-serif; opacity: 0.7; }
-@media print { .deck-slide { break-after: page; } #deck-place { display: none; } }
-</style>
-<div id="deck-place" role="status" aria-label="slide"></div>
-<script>
-(function () {
-  const starts = STARTS, cells = [...document.querySelectorAll(".jp-Notebook > .jp-Cell, main > .jp-Cell, .jp-Cell")], slides = [];
-  for (const cell of cells) {
-    const i = cells.indexOf(cell);
-    if (starts.includes(i) || !slides.length) {
-      const section = document.createElement("section"); section.className = "deck-slide";
-      section.setAttribute("aria-label", "slide " + (slides.length + 1));
-      cell.before(section); slides.push(section);
-    }
-    slides[slides.length - 1].append(cell);
-  }
-  let at = 0;
-  function go(n) { at = Math.max(0, Math.min(slides.length - 1, n)); slides[at].scrollIntoView(); place(); }
-  function place() { document.getElementById("deck-place").textContent = (at + 1) + " / " + slides.length; }
-  addEventListener("scroll", () => {
-    at = Math.max(slides.findLastIndex(s => s.getBoundingClientRect().top < innerHeight / 2), 0); place();
-  });
-  addEventListener("keydown", e => {
-    if (["ArrowRight", "PageDown", " ", "n"].includes(e.key)) { e.preventDefault(); go(at + 1); }
-    if (["ArrowLeft", "PageUp", "p"].includes(e.key)) { e.preventDefault(); go(at - 1); }
-    if (e.key === "Home") go(0); if (e.key === "End") go(slides.length - 1);
-  });
-  place();
-})();
-</script>
-"""
+DECK = Path(__file__).parents[1] / "share" / "deck.html"  # turns an exported page into slides by the tags of its cells
 
 
 def slides_of(notebook):
@@ -318,11 +281,10 @@ def deck(notebook, title: str) -> str:
     from ..headless import to_offline_html
 
     shown = slides_of(notebook)
-    starts = [i for i, c in enumerate(shown.cells) if "slide" in c.metadata["tags"]]
     shown.cells[0].source = shown.cells[0].source.replace(SOLVED, "", 1).split("\n| ")[0]     # without the timetable and what follows it
     for cell in shown.cells:
         cell.source = "" if cell.cell_type == "code" else re.sub(r"<details>.*?</details>\n?", "", cell.source, flags=re.DOTALL)
-    return to_offline_html(shown, title).replace("</body>", DECK.replace("STARTS", str(starts)) + "</body>")
+    return to_offline_html(shown, title).replace("</body>", DECK.read_text(encoding="utf-8") + "</body>")
 
 
 def slides(module: str, out: str | Path = "runs", say: Callable = print) -> Path:
