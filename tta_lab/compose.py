@@ -6,8 +6,10 @@ objective, teacher, answer and what happens after a step stay together, and ever
 """
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import MISSING, fields, replace
+from functools import lru_cache
 
 import torch
 
@@ -77,8 +79,6 @@ SLOTS = {  # slot -> name on the screen
 SEATS = {"select": 3, "penalties": 2, "controllers": 1}  # of the slots that hold several parts, or none
 WEIGHTS = {"objective": 2.0}  # of a slot in the distance; the others 1, a knob KNOB
 KNOB = 0.1
-SELECT = {**{kind.__name__: name for name, kind in SELECTORS.items()}, "LikelyKnown": "likely known", "StableRegion": "stable region",
-          "TwoFilters": "two filters"}
 OPTIONS: dict[str, dict[Part, str]] = {  # slot -> part -> name on the screen
     "norm": {SourceStatistics(): "source statistics", BatchStatistics(): "batch statistics", MixedStatistics(): "mixture of source and batch",
              RunningStatistics(): "running statistics", AdaptiveMixture(): "mixture found in each layer",
@@ -86,7 +86,8 @@ OPTIONS: dict[str, dict[Part, str]] = {  # slot -> part -> name on the screen
     "train": {NormAffine(): "scale and shift of norm layers", AllParameters(): "all parameters", NoParameters(): "nothing"},
     "objective": {Nothing(): "nothing is learned", EntropyLoss(): "entropy", LikelihoodRatio(): "likelihood ratio",
                   HardLabels(): "hard pseudo-labels", ForgivingLabels(): "forgiving pseudo-labels",
-                  ConjugateLabels(): "conjugate labels", TemperedEntropy(): "tempered entropy", RegionEntropy(): "entropy of a region", Agreement(): "agreement with the teacher"},
+                  ConjugateLabels(): "conjugate labels", TemperedEntropy(): "tempered entropy", RegionEntropy(): "entropy of a region",
+                  Agreement(): "agreement with the teacher"},
     "select": {**{kind(): name.replace("_", " ") for name, kind in SELECTORS.items()}, unknowns.LikelyKnown(): "likely known",
                StableRegion(): "stable region", unknowns.TwoFilters(): "two filters"},
     "penalties": {Diversity(): "diverse predictions", AugmentedAgreement(): "agreement on augmentations", FisherAnchor(): "Fisher anchor",
@@ -101,6 +102,8 @@ OPTIONS: dict[str, dict[Part, str]] = {  # slot -> part -> name on the screen
               VotedAnswer(): "nearest features vote (AdaNPC)"},
     "controllers": {CollapseRecovery(): "reset on collapse (SAR)", ResetEvery(): "reset at intervals"},
     "cadence": {EveryBatch(): "each batch as it comes", SlidingWindow(): "sliding window"}}
+_LABELS = {type(part).__name__: text for options in OPTIONS.values() for part, text in options.items()}
+_KIND = re.compile(rf"(?:\b(?P<slot>\w+)=)?\b(?P<kind>{'|'.join(_LABELS)})\b(?:\(\))?")
 KINDS = {slot: {type(part).__name__: part for part in options} for slot, options in OPTIONS.items()}
 
 
@@ -167,8 +170,7 @@ def label(part) -> str:
         return "its own"
     if isinstance(part, Method):
         return f"{name_of(part)}, whole"
-    found = next((text for options in OPTIONS.values() for p, text in options.items() if type(p) is type(part)), None)
-    return found or type(part).__name__
+    return _LABELS.get(type(part).__name__, type(part).__name__)
 
 
 def swapped(slots: dict, slot: str, key: str, seat: int = 0) -> dict:
@@ -204,9 +206,8 @@ def why_not(slots: dict, choice: Choice, images: torch.Tensor | None = None) -> 
         recipe = assemble(slots)
     except (ValueError, TypeError) as why:
         return str(why)
-    found = obstacles(replace(choice, recipe=recipe))
-    if found or images is None or needs_of(recipe) & source.GIVEN.keys():
-        return " ".join(found)
+    if images is None or needs_of(recipe) & source.GIVEN.keys():
+        return " ".join(obstacles(replace(choice, recipe=recipe)))
     try:
         Adapter(choice.network, recipe, seed=choice.seed, device="cpu", record="off")(images)
     except (ValueError, TypeError, AdaptationError) as why:
@@ -264,9 +265,11 @@ def _names(value) -> Counter:
     return Counter(label(p) if isinstance(p, Part | None) else str(p) for p in parts)
 
 
-def _apart(slots: dict) -> dict:
+@lru_cache(maxsize=512)
+def _apart(recipe: Method) -> dict:
     """Slots as they are compared: without the guard, and without what has no effect where nothing is learned."""
-    slots = slots | {"controllers": tuple(c for c in slots["controllers"] if not isinstance(c, Guard))}
+    slots = decompose(recipe)
+    slots |= {"controllers": tuple(c for c in slots["controllers"] if not isinstance(c, Guard))}
     idle = ("update", *PLUMBING) if isinstance(slots["objective"], Nothing) else ()
     return {slot: value for slot, value in slots.items() if slot not in idle}
 
@@ -284,7 +287,12 @@ def differences(a: Method, b: Method) -> list[dict]:
     A slot with another part costs 1, the objective 2; a selector, extra term or reset that one of them lacks 1 each; another order of the same
     ones, or each knob with another value, 0.1. A guard does not count.
     """
-    one, two = _apart(decompose(a)), _apart(decompose(b))
+    return [dict(row) for row in _differences(a, b)]
+
+
+@lru_cache(maxsize=4096)
+def _differences(a: Method, b: Method) -> tuple:
+    one, two = _apart(a), _apart(b)
     rows = []
 
     def add(slot, what, words, cost):
@@ -292,6 +300,8 @@ def differences(a: Method, b: Method) -> list[dict]:
 
     for slot in (slot for slot in SLOTS if slot in one and slot in two):
         here, there = one[slot], two[slot]
+        if here == there:
+            continue
         x, y = _names(here), _names(there)
         if slot in PLUMBING and here != there:
             add(slot, "knobs", f"{here}, not {there}", KNOB)
@@ -307,7 +317,7 @@ def differences(a: Method, b: Method) -> list[dict]:
             changed = [f"{n.replace('_', ' ')} {_short(v)}, not {_short(old[n])}" for n, v in new.items() if n in old and old[n] != v]
             if changed:
                 add(slot, "knobs", "; ".join(changed), KNOB * len(changed))
-    return rows
+    return tuple(rows)
 
 
 def _short(value) -> str:
@@ -319,24 +329,26 @@ def distance(a: Method, b: Method) -> float:
     return sum(row["cost"] for row in differences(a, b))
 
 
+@lru_cache(maxsize=1)
+def _published() -> tuple:
+    """(name, recipe) of every form of every method; that of the paper by the method's name alone."""
+    return tuple((name if form == "paper" else f"{name} [{form}]", make(name, form=form)) for name, kind in METHODS.items()
+                 for form in ("paper", *kind.forms))
+
+
 def recognise(recipe: Method) -> tuple[str, list[dict]] | None:
     """The published method (or a form of it, "sar [reference]") with exactly these parts, and the differences in knobs that are left; or None.
 
     No difference left: it is that method. Of several the one with the smallest distance. A guard is not looked at.
     """
-    found = []
-    for name, kind in METHODS.items():
-        for form in ("paper", *kind.forms):
-            rows = differences(recipe, make(name, form=form))
-            if all(row["what"] == "knobs" for row in rows):
-                found.append((name if form == "paper" else f"{name} [{form}]", rows))
+    found = [(name, rows) for name, other in _published() for rows in [differences(recipe, other)] if all(row["what"] == "knobs" for row in rows)]
     return min(found, key=lambda pair: sum(row["cost"] for row in pair[1]), default=None)
 
 
-def relatives(recipe: Method, n: int = 2, choice: Choice | None = None) -> list[tuple[str, list[dict]]]:
+def relatives(recipe: Method, n: int = 2, choice: Choice | None = None, images=None) -> list[tuple[str, list[dict]]]:
     """The ``n`` nearest published methods, nearest first, each with its `differences`; not source and BN-1, which every run is beside, nor
-    the method that it is. With ``choice`` only those that can run on its model."""
-    rows = [(name, differences(recipe, make(name))) for name in METHODS if name not in ("source", "batch_norm")]
+    the method that it is. With ``choice`` only those for which `why_not` has nothing to say."""
+    rows = [(name, differences(recipe, other)) for name, other in _published() if "[" not in name and name not in ("source", "batch_norm")]
     rows = sorted((r for r in rows if r[1]), key=lambda r: sum(row["cost"] for row in r[1]))
     if choice is None:
         return rows[:n]
@@ -344,7 +356,7 @@ def relatives(recipe: Method, n: int = 2, choice: Choice | None = None) -> list[
     for name, why in rows:
         if len(found) == n:
             break
-        if not obstacles(replace(choice, recipe=make(name))):
+        if not why_not(decompose(make(name)), choice, images):
             found.append((name, why))
     return found
 
@@ -380,6 +392,15 @@ def say_known(recipe: Method) -> str:
 def say_relatives(found: list) -> str:
     """What the nearest published methods differ in, in a sentence for each."""
     return " ".join(f"It differs from {name} in: " + "; ".join(row["words"] for row in rows) + "." for name, rows in found)
+
+
+def on_screen(text: str) -> str:
+    """A sentence about parts with their names in the lists: ``teacher=MeanTeacher()`` becomes teacher "mean teacher"."""
+    def spoken(found):
+        slot, kind = found["slot"], found["kind"]
+        here = f'"{_LABELS[kind]}"'
+        return f"{SLOTS.get(slot, slot)} {here}" if slot else here
+    return _KIND.sub(spoken, text)
 
 
 def expression(part) -> str:

@@ -126,13 +126,14 @@ class RegionEntropy(_Objective):
 
 @dataclass(frozen=True)
 class Agreement(_Objective):
-    """Agree with the teacher z': CE(softmax z', z), half of it and half of CE(softmax z, z'), or the cross-entropy with the teacher's class.
+    """Agree with the teacher z': the cross-entropy CE(softmax z', z), half of it and half of CE(softmax z, z'), or that with the teacher's class.
 
-    The first is that of CoTTA (2203.13591), the second that of RMT (2211.13081) without its other terms.
+    The first is that of CoTTA (2203.13591), the second that of RMT (2211.13081) without its other terms. The gradient of the first is zero where
+    both predict the same, so it never leaves a start at which they do.
     """
 
     asks_teacher = True
-    loss: str = knob("cross_entropy", choices=("cross_entropy", "symmetric", "classes"), why="which cross-entropy to the teacher")
+    loss: str = knob("symmetric", choices=("symmetric", "cross_entropy", "classes"), why="which cross-entropy to the teacher")
 
     def losses(self, view, state, target):
         if self.loss == "classes":
@@ -324,8 +325,8 @@ class Composed(LossMethod):
         for name, has in (("objective", "losses"), ("teacher", "init"), ("reply", "logits"), ("settle", "blend_")):
             if not isinstance(getattr(self, name), Part) or not hasattr(getattr(self, name), has):
                 raise TypeError(f"Composed.{name} takes a part of tta_lab.composed, got {getattr(self, name)!r}")
-        for why in self.conflicts():
-            raise ValueError(why)
+        if self.conflicts():
+            raise ValueError(". ".join(self.conflicts()))
 
     def conflicts(self) -> list[str]:
         """Why these slots cannot go together, one sentence each, naming culprit and remedy."""
@@ -350,7 +351,15 @@ class Composed(LossMethod):
             found.append(f"{reply} returns what a teacher says, but there is none: {teach}, or reply=OwnAnswer()")
         if some and not (self.objective.asks_teacher or self.reply.asks_teacher):
             found.append(f"{teacher} is asked by nobody: choose objective=Agreement(), reply=TeacherAnswer() or teacher=NoTeacher()")
+        if self.learns and getattr(self.objective, "loss", "") == "cross_entropy" and not self.penalties and self._begins_alike():
+            found.append(f"{teacher} begins with the model's own predictions, where the gradient of Agreement with loss='cross_entropy' is zero, so "
+                         "nothing would ever move: choose loss='symmetric' or 'classes', teacher=AugmentedTeacher(), or a penalty")
         return found
+
+    def _begins_alike(self) -> bool:
+        """Whether teacher and model predict the same at the start of a stream."""
+        own = {BatchStatistics: "batch", SourceStatistics: "running"}.get(type(self.norm))
+        return type(self.teacher) is MeanTeacher or isinstance(self.teacher, FrozenTeacher) and self.teacher.statistics == own
 
     @property
     def learns(self):

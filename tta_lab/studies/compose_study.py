@@ -1,0 +1,155 @@
+"""What the composer computes and says: a composition run beside its relatives, its table, its verdict. No widget is needed for any of it."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .. import metrics, protocols
+from ..collapse import ALARMS, CollapseDetector, fitted
+from ..compose import decompose, rehearsal, relatives, swapped, why_not
+from ..explore import REFERENCES, Choice, Session
+from ..methods import make
+from ..runner import row
+from . import explorer_numbers as E
+
+SHIFTS = ("gaussian_noise", "fog", "contrast", "pixelate")
+STREAMS = {  # name on the screen -> protocol and its settings
+    "one shift after another": ("continual", {}),
+    "all shifts mixed": ("mixed_domains", {}),
+    "neighbours of the same class": ("correlated", {}),
+    "half of the images unknown": ("open_set", {}),
+    "one image at a time": ("batch_of_one", {})}
+FAST = {"per_shift": 100, "batch": 25}
+FULL = {"per_shift": 300, "batch": 50}
+
+
+def stream_of(name: str, per_shift: int, batch: int, seed: int, shifts=SHIFTS, known="fashion_mnist", unknown="digits"):
+    """One of STREAMS. Raises ValueError for another name."""
+    if name not in STREAMS:
+        raise ValueError(f"there is no stream {name!r}; there are: {', '.join(STREAMS)}")
+    protocol, settings = STREAMS[name]
+    more = {"unknown": unknown} if protocol == "open_set" else {}
+    size = {} if protocol == "batch_of_one" else {"batch": batch}
+    return protocols.PROTOCOLS[protocol](known, shifts=shifts, per_shift=per_shift, seed=seed, **size, **more, **settings)
+
+
+def beside(choice: Choice, n: int) -> list[str]:
+    """The names of what a composition is run beside: source, BN-1, and its ``n`` nearest relatives, those that can run on this model and stream."""
+    images = rehearsal(choice)
+    some = [name for name in REFERENCES if not why_not(decompose(make(name)), choice, images)]
+    return [*some, *(name for name, _ in relatives(choice.recipe, n, choice, images))]
+
+
+def run_beside(choice: Choice, n: int = 2, *, device="auto", stop=None, each=None, known: dict | None = None) -> Session:
+    """Run a composition beside source, BN-1 and its ``n`` nearest relatives, all of them batch by batch.
+
+    ``stop()`` is asked before each batch, ``each(session)`` called after it; ``known`` keeps references between calls.
+    """
+    session = Session(choice, beside(choice, n), device=device, known=known)
+    while not (stop is not None and stop()) and session.advance():
+        if each is not None:
+            each(session)
+    return session
+
+
+def named(traces: dict) -> dict:
+    """The traces of a session by the names they are shown with; the composition first, then its relatives."""
+    order = sorted(traces, key=lambda name: (name != "choice", name in REFERENCES))
+    return {"composition" if name == "choice" else REFERENCES.get(name, name): traces[name] for name in order}
+
+
+class Lights:
+    """The alarm light of every run that learns, each new step looked at once; ``see(traces)`` with the names of `named`."""
+
+    def __init__(self):
+        self.lights: dict[str, E.Light] = {}
+
+    def see(self, traces: dict) -> None:
+        """Look at what is new; of runs without a loss there is nothing to look at."""
+        for name, trace in traces.items():
+            if len(trace) and np.isfinite(trace.step("loss")).any():
+                self.lights.setdefault(name, E.Light(CollapseDetector(variant="source"))).see(trace)
+
+
+def collapse_of(traces: dict, lights: Lights) -> dict:
+    """``lines`` name -> (images (T,), probability of collapse (T,)) for runs that learn, ``threshold`` of the alarm, ``why`` when there is none."""
+    lines = {}
+    for name, light in lights.lights.items():
+        ends = np.flatnonzero(np.diff(traces[name]["step"], append=-1)) + 1
+        probability = np.asarray(light.probability, np.float64)[:len(ends)]
+        lines[name] = ends[:len(probability)], probability
+    return {"lines": lines, "threshold": float(fitted("source")["threshold"]), "why": "" if lines else "No run that learns yet."}
+
+
+def last_third(trace) -> float:
+    """Error in the last third of the images (at least one), known ones with a label, in per cent; NaN without labels."""
+    late = E.scored(trace) & (np.arange(len(trace)) >= len(trace) - max(1, round(len(trace) / 3)))
+    return 100 * metrics.mean((trace["prediction"] != trace["label"])[late].astype(np.float64)) if late.any() else math.nan
+
+
+def table(traces: dict, lights: Lights, n: int | None = None) -> list[dict]:
+    """A row for each run of `named`: ``run``, ``error`` (all images), ``last third``, ``minus BN-1`` (points), ``alarm`` (first batch with
+    one, from 1; 0: none), ``now`` (alarm of the last batch), ``learned from`` (%), ``forwards`` and ``backwards`` per image, ``ms`` per image."""
+    rows, base = [], None
+    if "BN-1" in traces and len(traces["BN-1"]):
+        base = _error(traces["BN-1"])
+    for name, trace in traces.items():
+        if not len(trace):
+            continue
+        cost, light, error = metrics.cost(trace), lights.lights.get(name), _error(trace)
+        rows.append({"run": name, "error": error, "last third": last_third(trace), "minus BN-1": math.nan if base is None else error - base,
+                     "alarm": 0 if light is None else light.first + 1, "now": "" if light is None else ALARMS[light.alarm].replace("_", " "),
+                     "learned from": 100 * cost["learned_from"] if light is not None else math.nan,
+                     "forwards": cost["forwards"], "backwards": cost["backwards"], "ms": cost["ms_per_image"], "images": len(trace)})
+    return rows
+
+
+def _error(trace) -> float:
+    return row(trace)["error_weighted"]
+
+
+# --- words
+
+def verdict(traces: dict) -> list[str]:
+    """The composition against each relative and BN-1 on the same images, with an interval: a sentence each."""
+    found, ours = [], traces["composition"]
+    for name, other in traces.items():
+        if name in ("composition", "source") or not len(other) or not len(ours):
+            continue
+        pair = E.paired(other, ours)
+        if not pair["n"]:
+            found.append(f"Beside {name}: the same class for {pair['agreement']:.1f} % of {pair['images']} images; without labels neither is better.")
+            continue
+        if pair["agreement"] == 100:
+            found.append(f"Against {name} ({pair['a']:.1f} %): the same class for every image.")
+            continue
+        text = f"Against {name} ({pair['a']:.1f} %): {pair['difference']:+.1f} points"
+        if pair["k"]:
+            apart = pair["low"] > 0 or pair["high"] < 0
+            text += f", 95 % interval {pair['low']:+.1f} to {pair['high']:+.1f}, so " + (
+                "it is " + ("worse" if pair["low"] > 0 else "better") + " on this stream" if apart else "this stream does not tell them apart")
+        found.append(text + ".")
+    return found
+
+
+def say_rows(rows: list[dict]) -> str:
+    """What the composition did, in a sentence or two."""
+    if not rows:
+        return "Stopped before the first batch: there is nothing to show."
+    ours = rows[0]
+    if not math.isfinite(ours["error"]):
+        return f"The composition answered {ours['images']} images, which have no labels."
+    text = f"The composition errs on {ours['error']:.1f} % of {ours['images']} images ({ours['last third']:.1f} % in the last third)"
+    others = [f"{r['run']} {r['error']:.1f} %" for r in rows[1:]]
+    text += (": " + ", ".join(others) if others else "") + "."
+    alarmed = [f"{r['run']} (batch {r['alarm']})" for r in rows if r["alarm"]]
+    return text + (f" The detector of collapse alarms for {', '.join(alarmed)}." if alarmed else " The detector of collapse is silent.")
+
+
+def impossible(choice: Choice, start: str, *changes: tuple) -> str:
+    """Why a method with some slots changed cannot run: ``impossible(choice, "tent", ("objective", "Agreement"))``; "" when it can."""
+    slots = decompose(make(start))
+    for slot, key, *seat in changes:
+        slots = swapped(slots, slot, key, *seat)
+    return why_not(slots, choice, rehearsal(choice))
