@@ -79,7 +79,7 @@ class Choice:
         return {"choice": self.to_json(), "seed": self.seed}
 
     def to_code(self) -> str:
-        """A cell that makes the same run, and prints its error (without labels: its agreement with the source), without a panel.
+        """A cell that makes the same run, and prints its error (without labels: how often it answers like the source), without a panel.
 
         A network that was passed in code cannot be written down: then the cell says that it takes ``model`` from the lines above it.
         """
@@ -99,12 +99,17 @@ class Choice:
             stream = f'stream = Stream.from_json("""{self.stream.to_json()}""")'
         except ValueError:
             stream = "# stream: your own, as above: its images have no name that datasets.load finds"
-        printed = ("""print(f"error {row(trace)['error']:.2f} %")""" if self.labelled else
-                   """print(f"no labels; like the source as recorded: {row(trace)['agreement']:.2f} %")""")
-        lines = [*imports, "from tta_lab.runner import row", "from tta_lab.streams import Stream", *parts, "",
+        if self.labelled:
+            imports.append("from tta_lab.runner import row")
+            last = ["""print(f"error {row(trace)['error']:.2f} %")"""]
+        else:
+            parts = list(dict.fromkeys((*parts, "from tta_lab.methods import make")))
+            last = [f"""source = run(Adapter(model, make("source"), seed={self.seed}), stream)""",
+                    """print(f"no labels; like the source {100 * (trace['prediction'] == source['prediction']).mean():.2f} %")"""]
+        lines = [*imports, "from tta_lab.streams import Stream", *parts, "",
                  own or f"model = {model}", stream, f"recipe = {text}",
                  f'adapter = Adapter(model, recipe, seed={self.seed}, record="source"{given})', "trace = run(adapter, stream)",
-                 printed]
+                 *last]
         return "\n".join(lines)
 
 

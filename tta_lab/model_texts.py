@@ -17,7 +17,20 @@ from torch import Tensor, nn
 
 from .datasets import DataError
 from .image_files import as_classes, as_size
-from .models import ARCHITECTURES, InputCard, SourceModel, checkpoints, fill, from_timm, from_torchvision, load_model, read_state_dict, with_classes
+from .models import (
+    ARCHITECTURES,
+    Cut,
+    InputCard,
+    SourceModel,
+    _last_linear,
+    checkpoints,
+    fill,
+    from_timm,
+    from_torchvision,
+    load_model,
+    read_state_dict,
+    with_classes,
+)
 from .view import as_logits
 
 KINDS = {
@@ -89,7 +102,8 @@ def open_model(text: str) -> SourceModel:
 
     For all: ``mean=0.5``, ``std=0.5`` (one number or one a channel, images in [0, 1]), ``size=224`` or ``180x240`` or ``any``, ``channels=1``,
     ``normalisation=in_data``, ``classes=cat,dog`` or a text file with one name a line, ``outputs=3,0,7`` (keep these outputs, in this order).
-    ``info["from"]`` is the text, ``info["read"]`` what was done to make names or numbers fit.
+    A network without ``features`` and ``head`` is cut in front of its last linear layer where that changes no answer.
+    ``info["from"]`` is the text, ``info["read"]`` what was done to make things fit.
     Raises ValueError for what the text says wrongly, DataError for files that are missing, damaged or do not fit, ImportError without timm.
     """
     kind, name, options = parse(text)
@@ -338,7 +352,8 @@ def _with_card(model: SourceModel, options: dict) -> SourceModel:
                 raise ValueError(f"{name} has {len(changes[name])} numbers, the model takes images of {channels} channel{'s' * (channels > 1)}")
     if "size" in options:
         changes["size"] = None if options["size"] == "any" else as_size(options["size"])
-    model = SourceModel(model.net, replace(card, **changes), options.get("normalisation", model.normalisation), info)
+    net, info = _with_head(model.net, replace(card, **changes), info)
+    model = SourceModel(net, replace(card, **changes), options.get("normalisation", model.normalisation), info)
     if "outputs" in options:
         try:
             chosen = [int(part) for part in options["outputs"].split(",")]
@@ -352,6 +367,25 @@ def _with_card(model: SourceModel, options: dict) -> SourceModel:
             raise ValueError(f"{len(names)} class names for a model with {count} outputs ({', '.join(names[:4])}, ...)")
         model.info["classes"] = list(names)
     return model
+
+
+def _with_head(net: nn.Module, card: InputCard, info: dict) -> tuple[nn.Module, dict]:
+    """A network cut in front of its last linear layer, so that methods that need ``features`` and ``head`` work with it, where it has neither and the
+    cut network gives the same answers, bit for bit; else as it is."""
+    path = _last_linear(net)
+    if path is None or hasattr(net, "features") and hasattr(net, "head"):
+        return net, info
+    cut, net = Cut(net, path).eval(), net.eval()
+    x = torch.rand(2, card.channels, *(card.size or (64, 64)), generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            features = cut.features(x)
+            same = features.ndim == 2 and torch.equal(cut(x), as_logits(net(x), net))
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+        same = False
+    if not same:
+        return net, info
+    return cut, info | {"read": " ".join(filter(None, (info.get("read", ""), f"Its last layer, {path}, is taken as the head.")))}
 
 
 def outputs_of(model: SourceModel, shape: tuple[int, int, int] | None = None) -> int | None:

@@ -456,10 +456,11 @@ class ExplorerPanel(RunPanel):
             text = self.ran.to_json()
         except ValueError:
             text = ""
-        errors = {"error": r["error"], **{f"error of {name}": v["error"] for name, v in refs.items()}, "auroc": r.get("auroc", np.nan)}
+        errors = {"error": r["error"], **{f"error of {name}": v["error"] for name, v in refs.items()},
+                  **({"auroc": r["auroc"]} if "auroc" in r else {})}
         self._rows[self.number] = {
             "run": self.number, "method": self._label(choice.recipe), "model": self.model_name(choice.model), "stream": self.stream_name(),
-            **(errors if labelled else {}), **self.label_free(), "labelled": labelled, "agreement": r["agreement"],
+            **(errors if labelled else {}), **self.label_free(), "labelled": labelled,
             "alarm": E.ALARMS[self.light.alarm], "first alarm": self.light.first, "images": r["images"], "complete": r["complete"],
             "ms_per_image": r["ms_per_image"], "seed": choice.seed, "settings": repr(choice.recipe), "stream_hash": r["stream_hash"], "choice": text}
         missing = next((E.say_missing(self.trace) for line in self._rows.values() if not line["labelled"]), "")
@@ -551,7 +552,9 @@ class ExplorerPanel(RunPanel):
         text += f" {needs(self.choice.recipe)}"
         stream = self.choice.stream
         what = first_sentence(protocols.PROTOCOLS[c["protocol"].value]) if c["protocol"].value != GIVEN else "Your stream."
-        return f"{text} Stream: {what} {say_statistics(stream.statistics(), len(stream.classes)).capitalize()}."
+        told = say_statistics(stream.statistics(), len(stream.classes)).capitalize() if self.choice.labelled else \
+            f"{stream.n_images} images in {len(stream)} batches; without labels it is not known which classes come when"
+        return f"{text} Stream: {what} {told}."
 
     def _describe(self):
         name = self.controls["protocol"].value

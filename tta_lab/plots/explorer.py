@@ -48,7 +48,7 @@ def plot_explorer_predictions(numbers, backend: str = "matplotlib", ax=None):
     """Two panels: ``numbers["entropy"]`` of ``explorer_numbers.entropy_now`` and ``numbers["classes"]`` of ``views.class_shares``."""
     entropy, classes = numbers["entropy"], numbers["classes"]
     edges = np.asarray(entropy["edges"])
-    outlines = [Series(edges, entropy["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g], "steps") for g in _order(entropy["share"])]
+    outlines = [Series(edges, entropy["share"][g], GROUP_LABELS[g], 0 if g == "all" else GROUP_LOOKS[g], "steps") for g in _order(entropy["share"])]
     if outlines:
         outlines.append(Series(edges, entropy["first"], f"first {entropy['n']}, all", 3, "steps"))
     names = tuple(map(str, classes["classes"])) if classes else ()

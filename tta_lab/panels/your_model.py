@@ -1,0 +1,273 @@
+"""The panel of the bring-your-own notebook: name a model and a folder, let the doctor look, then explore.
+
+Opening is `model_texts.open_model` and `datasets.load`, looking is `doctor.check_up`, running is the explorer: all of them work without the panel,
+and ``to_code()`` says how. What is typed wrongly gives a sentence with its remedy and is kept in ``refusal``; what fails otherwise in ``error``.
+"""
+from __future__ import annotations
+
+import html
+import json
+
+from ..datasets import DataError, load
+from ..doctor import check_up
+from ..model_texts import open_model
+from ..models import InputError
+from ..studies import your_model_study as study
+from ..studies.report import paragraphs
+from .explorer import WIDTH, explorer
+from .run_panel import RunPanel, own_keys
+from .run_panel import guarded as caught
+
+EXPECTED = (DataError, InputError, ValueError, TypeError, ImportError, OSError)  # of what was typed; anything else is a failure
+SHOWN = {  # which fields belong to which source
+    "checkpoint": ("checkpoint",), "python": ("checkpoint", "code"), "torchvision": ("name", "weights"), "timm": ("name", "weights"),
+    "cifar": ("checkpoint", "name"), "embedded": ("name",)}
+
+
+def your_model(model: str = "", images: str = "", labelled: bool = True, *, interactive: bool = True, device="auto", seed: int = 0, n: int = 512,
+               **settings) -> YourModelPanel:
+    """Fields for a model and a folder of images, a button *Check* for the doctor, and then the explorer on them.
+
+    ``model`` is a text for `open_model`, ``images`` the path of a folder or a text for `load`; both are first values of the fields and may be "".
+    ``labelled``: sub-folders are classes. ``n`` images are looked at by the doctor. ``settings`` are first values of the explorer's controls.
+    ``interactive`` False returns a panel that has checked and run once, in the caller's thread, with every callback fired from Python.
+    """
+    panel = YourModelPanel(model, images, labelled, interactive, device, seed, n, settings)
+    if not interactive:
+        panel.fire()
+    return panel
+
+
+class YourModelPanel(RunPanel):
+    """What ``your_model`` makes.
+
+    ``texts`` (model, images) as they were checked last, ``network`` and ``data`` what they opened, ``report`` the doctor's, ``explorer`` the
+    explorer's panel on them (None before); ``refusal`` says why nothing was opened, or is "". ``error`` is the exception that ended the last
+    check, or the explorer's; None when there was none.
+    """
+
+    def __init__(self, model, images, labelled, interactive, device, seed, n, settings):
+        import ipywidgets as W
+
+        self.device, self.seed, self.n, self.settings = device, seed, n, settings
+        self.texts, self.network, self.data, self.report, self.explorer, self.refusal, self.notes = ("", ""), None, None, None, None, "", []
+        self._busy, self._failed = True, None
+        fields = study.fields_of(model) if model.strip() else dict(study.EMPTY)
+        sources = {k: v for k, v in study.SOURCES.items() if k != "timm" or _has_timm()}
+        if fields["source"] not in sources:
+            raise ImportError("the package timm is not installed: pip install timm; torchvision's networks work without it")
+        names = study.names_of(fields["source"])
+        weights = [("the library's own (its cache, or a download)", "DEFAULT"), ("random, to try things out", "none"), ("the weights file", "file")]
+        if fields["weights"] not in [value for _, value in weights]:
+            weights.insert(0, (fields["weights"], fields["weights"]))
+
+        def text(name, label, tooltip, shown=""):
+            return W.Text(value=fields[name], description=label, tooltip=tooltip, placeholder=shown, continuous_update=False)
+
+        controls = {
+            "source": W.Dropdown(options=[(v, k) for k, v in sources.items()], value=fields["source"], description="model from",
+                                 tooltip="where the network comes from"),
+            "name": W.Dropdown(options=[(n or "read from the file", n) for n in names], value=fields["name"] if names else None,
+                               description="network", tooltip="the architecture"),
+            "weights": W.Dropdown(options=weights, value=fields["weights"], description="weights", tooltip="which weights the network gets"),
+            "checkpoint": text("checkpoint", "weights file", ".safetensors, or what torch.save wrote: .pt, .pth, .tar; only tensors are read",
+                               "/path/to/weights.pt"),
+            "code": text("code", "Python file", "FILE.py:NAME; the file is run, and NAME() must return the network", "/path/to/net.py:MyNet"),
+            "preset": W.Dropdown(options=[*study.PRESETS.items(), ("the numbers below", "own")], value="own" if fields["mean"] else None,
+                                 description="mean and std", tooltip="how the network wants its images: (x - mean) / std, x from 0 to 1"),
+            "mean": text("mean", "mean", "one number, or one for each channel", "0.485,0.456,0.406"),
+            "std": text("std", "std", "one number, or one for each channel", "0.229,0.224,0.225"),
+            "size": text("size", "image size", "side in pixels, or height x width; images are scaled and cut to it", "as the weights say, or 224"),
+            "classes": text("classes", "class names", "in the order of the model's outputs, with commas; or a text file with one a line",
+                            "as the weights say, or cat,dog"),
+            "more": text("more", "other options", "outputs=3,0,7 keeps these outputs; channels=1; normalisation=in_data; joined by &", ""),
+            "images": W.Text(value=images, description="image folder", placeholder="/path/to/folder", continuous_update=False,
+                             tooltip="folder of pictures, or folder:PATH?order=time and other options of datasets.load"),
+            "labelled": W.Checkbox(value=bool(labelled), description="sub-folders are classes; else no labels", indent=False,
+                                   tooltip="without labels agreement, entropy, rise and fall are shown in place of errors")}
+        super().__init__(controls, interactive, "Open both, and let the doctor look whether they belong together", 110, 395)
+        self.run_button.description, self.run_button.layout.width = "Check", "128px"
+        self.table, self.code, self.place, self.opened = W.HTML(), W.HTML(), W.VBox(), W.HTML()
+        self._busy = False
+        self._arrange()
+        self._say("Name a model and a folder of images, then press Check.")
+
+    # --- what the fields say
+
+    @property
+    def error(self):
+        """The exception that ended the last check, or the explorer's; None when there was none."""
+        return self._failed or (self.explorer.error if getattr(self, "explorer", None) is not None else None)
+
+    @error.setter
+    def error(self, why):
+        self._failed = why
+
+    @property
+    def fields(self) -> dict:
+        """What the fields for the model say."""
+        found = {name: self.controls[name].value for name in study.EMPTY}
+        shown = SHOWN[found["source"]]
+        file = "checkpoint" in shown or "weights" in shown and found["weights"] == "file"
+        found["name"] = found["name"] or "" if "name" in shown else ""
+        found["checkpoint"] = found["checkpoint"] if file else ""
+        if found["preset"] == "own":
+            found["preset"] = None
+        else:
+            found["mean"] = found["std"] = ""
+        return found
+
+    @property
+    def model_text(self) -> str:
+        """The text for `open_model`. Raises ValueError where a field is empty or wrong."""
+        return study.text_of(self.fields)
+
+    def _arrange(self):
+        """Show the fields that have a meaning now."""
+        c, source = self.controls, self.controls["source"].value
+        shown = SHOWN[source]
+        for name in ("name", "weights", "checkpoint", "code"):
+            there = name in shown or name == "checkpoint" and "weights" in shown and c["weights"].value == "file"
+            c[name].layout.display = None if there else "none"
+        for name in ("mean", "std"):
+            c[name].layout.display = None if c["preset"].value == "own" else "none"
+
+    @caught
+    def _on_change(self, change=None):
+        if self._busy or change is None:
+            return
+        if change["owner"] is self.controls["source"]:
+            names = study.names_of(change["new"])
+            usual = next((n for n in ("resnet18", "fashion_resnet_bn") if n in names), names[0] if names else None)
+            self.controls["name"].options = [(n or "read from the file", n) for n in names]
+            self.controls["name"].value = usual
+        self._arrange()
+        if self.report is not None or self.refusal:
+            self._say("The fields were changed: press Check." + (" The explorer below still has what was checked last." if self.explorer else ""))
+
+    def fire(self) -> None:
+        """Every callback once, a check, and the explorer's own."""
+        fields = {name: widget.value for name, widget in self.controls.items()}
+        for source in [value for _, value in self.controls["source"].options if value != "timm"]:
+            self.controls["source"].value = source
+        self.controls["preset"].value = "own"
+        for name in ("source", *fields):
+            self.controls[name].value = fields[name]
+        self.run_button.click()
+
+    # --- the work
+
+    def _refused(self) -> str:
+        try:
+            self.refusal, _ = "", self.model_text
+            if not self.controls["images"].value.strip():
+                self.refusal = "no folder of images is named: type its path into the field 'image folder'."
+        except (ValueError, ImportError) as why:
+            self.refusal = str(why)
+        return f"Nothing was checked: {self.refusal}" if self.refusal else ""
+
+    def _begin(self):
+        if self.explorer is not None:
+            self.explorer.stop_button.click()
+        self.network = self.data = self.report = self.explorer = None
+        self.table.value = self.opened.value = self.code.value = ""
+        self.place.children = ()
+        return self.model_text, self.controls["images"].value, bool(self.controls["labelled"].value)
+
+    def _run(self, text, images, labelled):
+        self.progress.max, self.progress.value = 3, 0
+        try:
+            self._say("Opening the model.")
+            self.network = open_model(text)
+            self.progress.value = 1
+            self._say("Opening the images.")
+            found, self.notes = study.images_text(images, self.network, labelled)
+            self.data, self.texts = load(found), (text, found)
+            self.data.images(slice(0, 1))
+            self.progress.value = 2
+            self._say("The doctor looks at both, in several readings of the images. On a processor and with large images this takes minutes.")
+            self.report = check_up(self.network, self.data, n=self.n, device=self.device, seed=self.seed)
+        except EXPECTED as why:
+            self._refuse(why)
+            return
+        self.progress.value = 3
+        if labelled and not (self.data.y >= 0).any():
+            self.notes.append("The images have no labels: the folder has no sub-folders.")
+        self.opened.value = self._text(study.say_model(self.network) + [f"{len(self.data)} images of {len(self.data.classes)} classes.", *self.notes])
+        self.table.value = study.report_html(self.report, WIDTH)
+        self.code.value = (f'<div style="max-width: {WIDTH}px"><p>The same without the panel:</p><pre style="white-space: pre-wrap; overflow-wrap: '
+                           f'anywhere">{html.escape(self.to_code())}</pre></div>')
+        try:
+            self._explore(*self.texts)
+        except EXPECTED as why:
+            self._refuse(why)
+            return
+        self._say(self.finding())
+
+    def _refuse(self, why):
+        self.refusal = str(why)
+        text = self.refusal.rstrip(".")
+        self._say(f"{'Nothing was checked' if self.report is None else 'The explorer cannot be opened'}: {text}.")
+
+    def _explore(self, model, images):
+        labelled = bool((self.data.y >= 0).any())
+        first = {"protocol": "continual" if labelled else "recorded", "shifts": ("none",), "per_shift": min(len(self.data), 300), **self.settings}
+        self.explorer = explorer(model=model, images=images, interactive=self.interactive, device=self.device, seed=self.seed, **first)
+        if self.interactive:
+            self.place.children = (self.explorer.widget,)
+
+    # --- words
+
+    def finding(self) -> str:
+        """What the check has found."""
+        wrong = [f for f in self.report.findings if f.severity != "ok"]
+        told = f"Checked {self.report.images} images: nothing wrong." if not wrong else \
+            f"Checked {self.report.images} images: {len(wrong)} thing{'s' * (len(wrong) > 1)} to put right, see the table."
+        if self.explorer.refusal:
+            return f"{told} The explorer is below, but with these settings it cannot run: {self.explorer.refusal}"
+        return f"{told} The explorer is below" + ("; its numbers mean little before that." if any(f.severity == "error" for f in wrong) else ".")
+
+    def to_code(self) -> str:
+        """A cell that opens and checks the same, and makes the explorer's run, without a panel."""
+        if self.report is None:
+            return "# Nothing was checked yet."
+        model, images = self.texts
+        lines = ["from tta_lab import check_up, load", "from tta_lab.model_texts import open_model", "", f"model = open_model({model!r})",
+                 f"images = load({images!r})", f"print(check_up(model, images, n={self.n}, seed={self.seed}))"]
+        return "\n".join(lines) + (f"\n\n{self.explorer.to_code()}" if self.explorer is not None and self.explorer.ran is not None else "")
+
+    def to_parameters(self) -> str:
+        """The same as YAML text, parameters for this notebook."""
+        values = {"model_from": self.texts[0], "images_from": self.texts[1], "labelled": bool(self.controls["labelled"].value), "seed": self.seed}
+        return "".join(f"{name}: {json.dumps(value)}\n" for name, value in values.items())
+
+    def _text(self, lines) -> str:
+        return f'<div style="line-height: 1.4; max-width: {WIDTH}px">{"<br>".join(html.escape(line) for line in lines)}</div>'
+
+    # --- layout
+
+    @property
+    def widget(self):
+        """Everything in one box."""
+        import ipywidgets as W
+
+        c, wrap = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}
+        left = W.VBox([c[name] for name in ("source", "name", "weights", "checkpoint", "code", "images", "labelled")])
+        right = W.VBox([c[name] for name in ("preset", "mean", "std", "size", "classes", "more")])
+        return W.VBox([W.HBox([left, right], layout=wrap), W.HBox([self.run_button, self.progress], layout=wrap), self.status, self.opened, self.table,
+                       self.code, self.place, own_keys()])
+
+    def _ipython_display_(self):
+        from IPython.display import display
+
+        if self.interactive:
+            display(self.widget)
+            return
+        print(paragraphs([self.message, *(study.say_report(self.report) if self.report is not None else [])]))
+        if self.explorer is not None:
+            display(self.explorer)
+
+
+def _has_timm() -> bool:
+    from importlib.util import find_spec
+    return find_spec("timm") is not None
