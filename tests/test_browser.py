@@ -101,14 +101,21 @@ def jupyterlab(folder, theme="JupyterLab Light"):
         yield lambda name: f"{server}/lab/tree/{name}?token={token}&reset"
 
 
+LOCAL = ("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:", "about:")
+
+
 @contextlib.contextmanager
 def page_of(folder, width=1280, height=720):
+    """A page of a fresh browser; fails at the end when a request has left the machine."""
     path, sync_playwright = chromium()
     with sync_playwright() as p:
         context = p.chromium.launch_persistent_context(str(folder / ".browser"), executable_path=path, headless=True, args=SWITCHES,
                                                        viewport={"width": width, "height": height})
+        outside = []
+        context.on("request", lambda request: None if request.url.startswith(LOCAL) else outside.append(request.url))
         try:
             yield context.pages[0] if context.pages else context.new_page()
+            assert outside == [], "requests left the machine"
         finally:
             context.close()
 

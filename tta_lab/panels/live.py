@@ -23,6 +23,10 @@ function open(value) {  // one-dimensional arrays that travel as base64; plotly 
   return value.bdata !== undefined ? value : Object.fromEntries(Object.entries(value).map(([k, v]) => [k, open(v)]));
 }
 
+const LOOKS = {  // dragging zooms and a double click goes back: most of plotly's buttons would only cover the titles
+  responsive: true, displaylogo: false, modeBarButtons: [["toImage"]],
+};
+
 async function plotly(model) {
   if (globalThis._ttaLabPlotly === undefined) globalThis._ttaLabPlotly = (async () => {
     const library = await model.widget_manager.get_model(model.get("library"));
@@ -48,7 +52,7 @@ export default { render({ model, el }) {
         again = false;
         const { data, layout } = open(JSON.parse(model.get("spec")));
         figure.setAttribute("aria-label", model.get("words"));
-        await P.react(figure, data, layout, { responsive: true, displaylogo: false });
+        await P.react(figure, data, layout, LOOKS);
         if (!listens) figure.on("plotly_click", (e) => model.send({ points: e.points.map((p) => [p.curveNumber, p.x, p.y]) }));
         listens = true;
       }
