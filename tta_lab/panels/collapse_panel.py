@@ -23,7 +23,6 @@ from ..studies.collapse_study import (
     numbers_of,
     say_run,
 )
-from ..studies.report import paragraphs
 from .live import live_figure
 from .run_panel import RunPanel, guarded, own_keys
 
@@ -184,16 +183,10 @@ class CollapsePanel(RunPanel):
         figures = (self.signals.widget, self.predictions.widget)
         return W.VBox([W.HBox([left, right], layout=wrap), self.words, self.status, self.lamp, *figures, self.code, own_keys()])
 
-    def _ipython_display_(self):
-        from IPython.display import display
-
-        if self.interactive:
-            display(self.widget)
-            return
+    def told(self):
         shape, title, _ = LIGHTS[self.state]
-        print(paragraphs([self.in_words(), self.message, f"{shape} {title}: {light(self.result)[1]}." if self.result else "", self.evidence()]))
-        for figure in (self.signals, self.predictions):
-            display(figure)
+        lamp = [f"{shape} {title}: {light(self.result)[1]}."] if self.result else []
+        return [self.in_words(), self.message, *lamp, self.evidence()], [self.signals, self.predictions]
 
 
 def _figures(numbers):

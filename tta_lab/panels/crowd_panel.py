@@ -12,7 +12,6 @@ from ..knobs import Knob
 from ..methods import make
 from ..plots import FONT, GROUP_LABELS, GROUP_LOOKS, look
 from ..studies import crowds
-from ..studies.report import paragraphs
 from .live import live_figure
 from .run_panel import RunPanel, guarded
 
@@ -144,15 +143,8 @@ class CrowdPanel(RunPanel):
         figures = W.HBox([f.widget for f in (self.error_figure, self.fall_figure, self.rise_figure)], layout=wrap)
         return W.VBox([W.HBox([sliders, rest], layout=wrap), self.words, self.status, figures])
 
-    def _ipython_display_(self):
-        from IPython.display import display
-
-        if self.interactive:
-            display(self.widget)
-            return
-        print(paragraphs([f"Settings: {self.in_words()}.", self.message]))
-        for figure in (self.error_figure, self.fall_figure, self.rise_figure):
-            display(figure)
+    def told(self):
+        return [f"Settings: {self.in_words()}.", self.message], [self.error_figure, self.fall_figure, self.rise_figure]
 
 
 def _knobs(plan: crowds.Plan):

@@ -10,6 +10,8 @@ import math
 import threading
 import time
 
+from ..studies.report import paragraphs
+
 KEYS = """export default { render({ el }) {
   let tries = 0;
   const mark = () => {
@@ -60,6 +62,7 @@ class RunPanel:
     _begin() -> tuple    called when a run starts: forget the last one, read the controls; what it returns goes to ``_run``
     _run(*work)          the work; asks ``self._stop.is_set()`` between batches
     widget               everything in one box
+    told()               the same as sentences and figures, for runs without a browser
 
     ``error`` is the exception that ended the last run, or None; ``message`` is the status line as plain text.
     """
@@ -88,6 +91,21 @@ class RunPanel:
             before, widget.value = widget.value, another(widget)
             widget.value = before
         self.run_button.click()
+
+    def told(self) -> tuple[list[str], list]:
+        """The sentences and figures that stand for the panel where nobody can press a button."""
+        return [self.message], []
+
+    def _ipython_display_(self):
+        from IPython.display import display
+
+        if self.interactive:
+            display(self.widget)
+            return
+        lines, figures = self.told()
+        print(paragraphs(filter(None, lines)))
+        for figure in figures:
+            display(figure)
 
     def _refused(self) -> str:
         return ""

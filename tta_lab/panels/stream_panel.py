@@ -19,7 +19,6 @@ from ..orders import ClassImbalance, Dirichlet, LabelShift
 from ..plots import FONT, look, plot_stream
 from ..runner import row
 from ..streams import MIXING, Arrivals
-from ..studies.report import paragraphs
 from ..studies.stream_study import FAST, LOOKS, METHODS, clumps, first_sentence, one_run, say_statistics
 from .crowd_panel import HEIGHT
 from .live import live_figure
@@ -236,15 +235,8 @@ class StreamPanel(RunPanel):
         figures = (self.stream_figure.widget, self.error_figure.widget)
         return W.VBox([W.HBox([left, right], layout=wrap), self.words, self.status, *figures, self.numbers, self.code, own_keys()])
 
-    def _ipython_display_(self):
-        from IPython.display import display
-
-        if self.interactive:
-            display(self.widget)
-            return
-        print(paragraphs([self.in_words(), self.message]))
-        for figure in (self.stream_figure, self.error_figure):
-            display(figure)
+    def told(self):
+        return [self.in_words(), self.message], [self.stream_figure, self.error_figure]
 
 
 def protocol_call(c: dict, seed: int, unknown: str = "digits") -> tuple[str, dict]:

@@ -13,7 +13,6 @@ from functools import partial
 from ..methods import METHODS
 from ..plots import FONT
 from ..plots import zoo as plots
-from ..studies.report import paragraphs
 from ..studies.zoo_study import (
     LABELS,
     MEAN,
@@ -319,16 +318,8 @@ class ZooPanel(RunPanel):
         figures = (self.errors.widget, self.predictions.widget)
         return W.VBox([W.HBox([left, right], layout=wrap), self.map.widget, self.words, self.status, *figures, self.code, own_keys()])
 
-    def _ipython_display_(self):
-        from IPython.display import display
-
-        if self.interactive:
-            display(self.widget)
-            return
-        display(self.map)
-        print(paragraphs([self.in_words(), self.message]))
-        for figure in (self.errors, self.predictions):
-            display(figure)
+    def told(self):
+        return [self.in_words(), self.message], [self.map, self.errors, self.predictions]
 
 
 def _run_figures(numbers):
