@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from .metric_inputs import broken, mean, rows_of_logits, whole_log_softmax
+from .metrics.inputs import broken, mean, rows_of_logits, whole_log_softmax
 
 WINDOW = 500        # images of one stretch in which predicted classes are counted
 PAIRS = 1000        # images at most of a neighbourhood: its cost grows with the square

@@ -15,9 +15,8 @@ import math
 
 import numpy as np
 
-from .metric_inputs import labelled, log_softmax, logits_and_labels, mean, predictions, same_length, whole_log_softmax
-from .metric_table import definitions
-from .open_set_metrics import (
+from .inputs import labelled, log_softmax, logits_and_labels, mean, predictions, same_length, whole_log_softmax
+from .open_set import (
     auroc,
     confidence_difference,
     energy,
@@ -34,8 +33,8 @@ from .open_set_metrics import (
     roc,
     split_threshold,
 )
-from .segmentation_metrics import confusion, iou, miou, pixel_accuracy
-from .stream_metrics import (
+from .segmentation import confusion, iou, miou, pixel_accuracy
+from .streams import (
     alternating,
     backward_forgetting,
     classes_seen,
@@ -48,6 +47,7 @@ from .stream_metrics import (
     source_retention,
     top_class_share,
 )
+from .table import definitions
 
 __all__ = [
     "ALEXNET_ERRORS", "adaptive_ece", "alternating", "auroc", "backward_forgetting", "binary_brier", "brier", "classes_seen", "classification",

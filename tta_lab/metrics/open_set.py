@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from .metric_inputs import broken, finite_scores, mean, rows_of_logits, same_length, whole_log_softmax
+from .inputs import broken, finite_scores, mean, rows_of_logits, same_length, whole_log_softmax
 
 
 def _score(logits, function) -> np.ndarray:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from .metric_inputs import broken, labelled, mean, rows_of_logits, same_length, whole_log_softmax
+from .inputs import broken, labelled, mean, rows_of_logits, same_length, whole_log_softmax
 
 
 def _batch_numbers(batch) -> np.ndarray:
