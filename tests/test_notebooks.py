@@ -209,6 +209,41 @@ def test_tiny_run_of_the_explorer_leaves_figures_and_sentences(explorer_run):
     assert "Wisdom of crowds" in told["panel"] and "make('tent'" in told["code"] and told["yaml"].startswith("choice: ")
 
 
+@pytest.fixture(scope="module")
+def your_model_run(tmp_path_factory):
+    stored = json.loads((GOLDEN / "06_your_model.json").read_text())
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        result = headless.execute(ROOT / "notebooks" / "06_your_model.ipynb", stored["parameters"] | {"folder": str(folder / "case")}, out=folder,
+                                  timeout=300, say=lambda *a, **k: None)
+    return stored, result
+
+
+def test_tiny_run_of_your_model_gives_the_stored_numbers(your_model_run):
+    stored, result = your_model_run
+    found = json.loads(result.json.read_text())
+    run = {k: found["runs"][0][k] for k in stored["run"]}
+    assert numbers_that_differ(run, stored["run"], stored["tolerance"]) == []
+    assert found["caught"] == stored["caught"] and all(found["caught"].values()) and found["verdict"] == stored["verdict"]
+    assert found["same"] == "All 9 label-free numbers are the same with labels and without." and {"date", "torch", "tta_lab"} <= set(found["made"])
+    assert Choice.from_json(found["runs"][0]["choice"]).model.startswith("checkpoint:") and "Verdict: do not use" in result.printed
+
+
+def test_tiny_run_of_your_model_leaves_figures_and_sentences(your_model_run):
+    _, result = your_model_run
+    assert result.notebook.stat().st_size < 1_000_000 and (result.notebook.parents[1] / "case" / "safety.html").is_file()
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
+    outputs = [o for c in cells.values() for o in c.outputs]
+    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY)] == [2, 6]
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("model", "doctor", "faults", "plain", "free", "unlabelled-safety")}
+    assert "7 BatchNorm layers" in told["model"] and "nothing wrong" in told["doctor"] and told["faults"].count("■ error") == 3
+    assert "NOT noticed" not in told["faults"] and " cannot: " in told["plain"] and "no labels: it answers like the source" in told["free"]
+    assert "errors cannot be counted" in " ".join(told["free"].split()) and "nan" not in told["free"] and "Errors not known" in told["unlabelled-safety"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_cells_are_short_and_every_one_is_introduced(path):
     cells = nbformat.read(path, as_version=4).cells

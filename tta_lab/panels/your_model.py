@@ -122,6 +122,16 @@ class YourModelPanel(RunPanel):
         """The text for `open_model`. Raises ValueError where a field is empty or wrong."""
         return study.text_of(self.fields)
 
+    def put(self, model: str, images: str, labelled: bool = True) -> None:
+        """Fill the fields from texts, as ``your_model`` does. Raises ValueError for a text that has no fields."""
+        fields, c = study.fields_of(model), self.controls
+        c["source"].value = fields["source"]
+        for name, value in fields.items():
+            if name not in ("source", "preset") and (name != "name" or c["name"].options):
+                c[name].value = value
+        c["preset"].value = "own" if fields["mean"] else None
+        c["images"].value, c["labelled"].value = images, labelled
+
     def _arrange(self):
         """Show the fields that have a meaning now."""
         c, source = self.controls, self.controls["source"].value
@@ -254,8 +264,8 @@ class YourModelPanel(RunPanel):
         c, wrap = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}
         left = W.VBox([c[name] for name in ("source", "name", "weights", "checkpoint", "code", "images", "labelled")])
         right = W.VBox([c[name] for name in ("preset", "mean", "std", "size", "classes", "more")])
-        return W.VBox([W.HBox([left, right], layout=wrap), W.HBox([self.run_button, self.progress], layout=wrap), self.status, self.opened, self.table,
-                       self.code, self.place, own_keys()])
+        return W.VBox([W.HBox([left, right], layout=wrap), W.HBox([self.run_button, self.progress], layout=wrap), self.status, self.opened,
+                       self.table, self.code, self.place, own_keys()])
 
     def _ipython_display_(self):
         from IPython.display import display

@@ -10,7 +10,7 @@ import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import torch
 from torch import nn
@@ -74,9 +74,9 @@ RENAMED = (("features.0.", "stem.0."), ("features.1.", "stem.1."), ("features.3.
 
 @dataclass(frozen=True)
 class Case:
-    """A model and images as texts: ``model`` for `model_texts.open_model`, ``images`` and ``unlabelled`` for `datasets.load`, both of the same files in
-    the same order, ``unlabelled`` without their labels (the same text where there are none); ``folder`` a place for what is written; ``notes``
-    says what was decided."""
+    """A model and images as texts: ``model`` for `model_texts.open_model`, ``images`` and ``unlabelled`` for `datasets.load`, both of the same
+    files in the same order, ``unlabelled`` without their labels (the same text where there are none); ``folder`` a place for what is written;
+    ``notes`` says what was decided."""
 
     model: str
     images: str
@@ -170,7 +170,7 @@ def images_text(images: str, network: SourceModel, labelled: bool = True) -> tup
     kind, colon, rest = images.partition(":")
     if images in EMBEDDED or images.partition("[")[0] in EMBEDDED or colon and kind in KINDS and kind != "folder":
         if not labelled:
-            raise ValueError(f"{images} brings its labels; only the labels of a folder can be left out. Use a folder, or code: replace(images, y=...)")
+            raise ValueError(f"{images} brings its labels; only those of a folder can be left out here. Write the images into a folder")
         return images, []
     if not images:
         raise ValueError("no images are named; give the path of a folder of pictures")
@@ -210,8 +210,8 @@ def _classes_for(root: Path, network: SourceModel, options: dict, labelled: bool
         raise DataError(f"{root} has {len(folders)} class folders ({', '.join(folders[:4])}, ...), but the model answers in {count} classes{known}. "
                         "Name the folders as the model's classes (classes= in the text of the model), keep only some outputs of the model "
                         "(outputs=3,0,7), or leave the labels out")
-    return ["The sub-folders are taken as classes 0, 1, 2, ... in text order, as torchvision's ImageFolder does; the doctor looks whether that is the "
-            "model's order."]
+    return ["The sub-folders are taken as classes 0, 1, 2, ... in text order, as torchvision's ImageFolder does; the doctor looks whether that is "
+            "the model's order."]
 
 
 def _pictures(root: Path):
@@ -311,7 +311,8 @@ def fields_of(text: str) -> dict:
         fields |= {"source": kind, "name": name}
         weights = options.pop("weights", "DEFAULT")
         own = Path(weights).expanduser().is_file()
-        fields |= {"weights": "file" if own else "none" if weights.lower() in ("none", "random") else weights, **({"checkpoint": weights} if own else {})}
+        fields["weights"] = "file" if own else "none" if weights.lower() in ("none", "random") else weights
+        fields["checkpoint"] = weights if own else ""
     fields["more"] = "&".join(f"{k}={v}" for k, v in options.items())
     return fields
 
@@ -330,8 +331,9 @@ def say_model(model: SourceModel) -> list[str]:
     names = model.info.get("classes")
     lines = [f"{model.info.get('architecture') or type(model.net).__name__}: {sum(p.numel() for p in model.parameters()):,} weights, {listed}.",
              f"Weights: {model.info.get('weights') or 'random' if model.info.get('trained_on') is None else model.info['trained_on']}.",
-             f"Input: {'grey' if card.channels == 1 else 'colour'} images in 0 to 1, {size}, {told}.",
-             f"Classes: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''} ({len(names)})." if names else "The names of its classes are not known."]
+             f"Input: {'grey' if card.channels == 1 else 'colour'} images in 0 to 1, {size}, {told}."]
+    lines.append(f"Classes: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''} ({len(names)})." if names else
+                 "The names of its classes are not known.")
     return [*lines, *([model.info["read"]] if model.info.get("read") else [])]
 
 
