@@ -47,9 +47,9 @@ from .guard import Guard
 from .knobs import knobs
 from .methods import METHODS, make
 from .methods.recap import StableRegion
-from .norms import BatchStatistics, MixedStatistics, RunningStatistics, SourceStatistics
+from .norms import BATCH_NORM, BatchStatistics, MixedStatistics, RunningStatistics, SourceStatistics
 from .objectives import SourceReplay
-from .parts import AllParameters, EveryBatch, LossMethod, Method, NoParameters, NormAffine, Part, SlidingWindow, Step, needs_of
+from .parts import AllParameters, EveryBatch, LossMethod, Method, NeedsError, NoParameters, NormAffine, Part, SlidingWindow, Step, needs_of
 from .penalties import AugmentedAgreement, Diversity, FisherAnchor, PosteriorAnchor
 from .selectors import SELECTORS
 from .stream_norms import InstanceAware, RobustStatistics, UnmixedStatistics
@@ -76,6 +76,7 @@ SLOTS = {  # slot -> name on the screen
     "norm": "normalisation", "train": "parameters", "objective": "objective", "select": "learn from", "penalties": "extra terms",
     "update": "update rule", "settle": "after a step", "teacher": "teacher", "reply": "output", "controllers": "resets",
     "cadence": "images at a time", "average": "average over", "when_empty": "where nothing is kept", "answer": "output from"}
+MOVING = (RunningStatistics, RobustStatistics, UnmixedStatistics)  # norms whose statistics follow the stream
 SEATS = {"select": 3, "penalties": 2, "controllers": 1}  # of the slots that hold several parts, or none
 WEIGHTS = {"objective": 2.0}  # of a slot in the distance; the others 1, a knob KNOB
 KNOB = 0.1
@@ -210,16 +211,29 @@ def why_not(slots: dict, choice: Choice, images: torch.Tensor | None = None) -> 
         return " ".join(obstacles(replace(choice, recipe=recipe)))
     try:
         Adapter(choice.network, recipe, seed=choice.seed, device="cpu", record="off")(images)
-    except (ValueError, TypeError, AdaptationError) as why:
+    except NeedsError as why:
         return str(why)
+    except (ValueError, TypeError, AdaptationError) as why:
+        return f"in a rehearsal on {len(images)} image{'s' * (len(images) > 1)}: {why}"
     except RuntimeError as why:  # of the network itself, such as sizes that do not fit
-        return f"a rehearsal on {len(images)} images failed in the network: {why}"
+        return f"in a rehearsal on {len(images)} image{'s' * (len(images) > 1)} the network failed: {why}"
     return ""
 
 
 def rehearsal(choice: Choice) -> torch.Tensor:
     """The first images of the stream, two of them, or one where they come one at a time."""
     return next(iter(choice.stream.batches())).x[:2]
+
+
+def notes(recipe: Method, choice: Choice) -> list[str]:
+    """What runs, but without effect or otherwise than it seems, on the model of ``choice``: sentences with a remedy."""
+    found = []
+    if type(recipe.norm) is not SourceStatistics and not any(isinstance(m, BATCH_NORM) for m in choice.network.modules()):
+        found.append(f"Normalisation \"{label(recipe.norm)}\" has no effect here: the model has no batch-norm layer. Choose a model that has.")
+    if isinstance(recipe, Composed) and isinstance(recipe.teacher, AugmentedTeacher) and type(recipe.norm) in MOVING:
+        found.append(f"The statistics of \"{label(recipe.norm)}\" move, but those of \"{label(recipe.teacher)}\" stay where they began, as in "
+                     "CoTTA. A plain mean teacher shares the model's.")
+    return found
 
 
 def marks(slots: dict, choice: Choice, images=None, known: dict | None = None, stop=None) -> dict:
@@ -400,7 +414,7 @@ def on_screen(text: str) -> str:
         slot, kind = found["slot"], found["kind"]
         here = f'"{_LABELS[kind]}"'
         return f"{SLOTS.get(slot, slot)} {here}" if slot else here
-    return _KIND.sub(spoken, text)
+    return _KIND.sub(spoken, text).replace("Composed ", "This composition ")
 
 
 def expression(part) -> str:

@@ -197,7 +197,7 @@ class ComposerPanel(RunPanel):
         if self._fast:
             return
         if self.interactive:  # some seconds: whoever goes on choosing does not wait for it
-            threading.Thread(target=self._mark, args=(self._turn,), daemon=True).start()
+            threading.Thread(target=self._mark, args=(self._turn,)).start()  # waited for at the end: a step must not be cut
         else:
             self._mark(self._turn)
 
@@ -209,7 +209,7 @@ class ComposerPanel(RunPanel):
         except ValueError:
             return  # no stream: nothing to try anything on
         images, known = self._asked_about(base)
-        found = C.marks(self.slots, base, images, known, lambda: turn != self._turn)
+        found = C.marks(self.slots, base, images, known, lambda: turn != self._turn or not threading.main_thread().is_alive())
         with self._lock:
             if turn == self._turn:
                 self.marks = found
@@ -458,7 +458,10 @@ class ComposerPanel(RunPanel):
 
     def _sentences(self) -> list[str]:
         recipe = self.recipe
-        return [] if recipe is None else [C.say_recipe(recipe), C.say_known(recipe), C.say_relatives(C.relatives(recipe, 2)), needs(recipe)]
+        if recipe is None:
+            return []
+        return [C.say_recipe(recipe), C.say_known(recipe), C.say_relatives(C.relatives(recipe, 2)),
+                " ".join([needs(recipe), *C.notes(recipe, self.choice)])]
 
     def _describe(self):
         why = f"<p><b>Impossible:</b> {html.escape(C.on_screen(self.refusal))}</p>" if self.refusal else ""
@@ -557,6 +560,8 @@ def table_html(rows: list[dict]) -> str:
     return f'<div style="overflow-x: auto; max-width: {WIDTH}px"><table style="line-height: 1.4"><tr>{head}</tr>{body}</table></div>'
 
 
-def save(panel: ComposerPanel, path) -> None:
-    """Write the runs of a panel as JSON (no number: null), with its recipe and the versions they were made with."""
-    write_numbers(path, {"runs": panel._rows, "verdict": panel.verdict, "recipe": panel.to_json(), "message": panel.message})
+def save(panel: ComposerPanel, path, guided=(), refused=()) -> None:
+    """Write the runs of a panel as JSON (no number: null), with its recipe and the versions they were made with; and those of the notebook's guided
+    compositions (`compose_study.run_guided`) and of what was `compose_study.refused`."""
+    write_numbers(path, {"runs": panel._rows, "verdict": panel.verdict, "recipe": panel.to_json(), "message": panel.message,
+                         "guided": [{"words": g["words"], "rows": g["rows"], "verdict": g["verdict"]} for g in guided], "refused": refused})

@@ -2,15 +2,34 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from .. import metrics, protocols
 from ..collapse import ALARMS, CollapseDetector, fitted
-from ..compose import decompose, rehearsal, relatives, swapped, why_not
-from ..explore import REFERENCES, Choice, Session
-from ..methods import make
+from ..compose import (
+    OPTIONS,
+    SLOTS,
+    WHOLE,
+    assemble,
+    decompose,
+    notes,
+    on_screen,
+    rehearsal,
+    relatives,
+    say_known,
+    say_relatives,
+    swapped,
+    why_not,
+)
+from ..composed import LikelihoodRatio
+from ..explore import REFERENCES, Choice, Session, explore
+from ..methods import METHODS, make
+from ..norms import SourceStatistics
+from ..parts import Method
 from ..runner import row
+from ..updates import Anchored
 from . import explorer_numbers as E
 
 SHIFTS = ("gaussian_noise", "fog", "contrast", "pixelate")
@@ -152,4 +171,80 @@ def impossible(choice: Choice, start: str, *changes: tuple) -> str:
     slots = decompose(make(start))
     for slot, key, *seat in changes:
         slots = swapped(slots, slot, key, *seat)
-    return why_not(slots, choice, rehearsal(choice))
+    return on_screen(why_not(slots, choice, rehearsal(choice)))
+
+
+# --- the notebook
+
+GUIDED = {  # name -> (stream, what it is)
+    "filter": ("half of the images unknown", "The filter of the wisdom of crowds, on the likelihood ratio instead of the entropy"),
+    "statistics": ("one shift after another", "Tent without the statistics of the batch"),
+    "held": ("half of the images unknown", "Tent with a step thirty times too large, and weights blended with the source's after each step")}
+REFUSED = (  # (what, model, stream, start, changes): compositions that cannot be
+    ("A teacher that nobody asks", "fashion_resnet_bn", "one shift after another", "tent", (("teacher", "MeanTeacher"),)),
+    ("Tent that tunes nothing", "fashion_resnet_bn", "one shift after another", "tent", (("train", "NoParameters"),)),
+    ("PAF-KIP's filter on Tent", "fashion_resnet_bn", "one shift after another", "tent", (("select", "TwoFilters"),)),
+    ("RoTTA with another answer", "fashion_resnet_bn", "one shift after another", "rotta", (("reply", "NeighbourAnswer"),)),
+    ("A window over batches of 25", "fashion_resnet_bn", "one shift after another", "tent", (("cadence", "SlidingWindow"),)),
+    ("IABN in a transformer, which has no batch norm", "fashion_vit_ln", "one shift after another", "iabn", ()),
+    ("Tent on IABN in the same transformer", "fashion_vit_ln", "one shift after another", "tent", (("norm", "InstanceAware"),)))
+
+
+FAST_STEP = 0.03
+
+
+def guided(name: str) -> Method:
+    """One of the compositions of GUIDED. Raises ValueError for another name."""
+    if name == "filter":
+        return assemble(decompose(make("wisdom_of_crowds")) | {"objective": LikelihoodRatio()})
+    if name == "statistics":
+        return assemble(decompose(make("tent")) | {"norm": SourceStatistics()})
+    if name == "held":
+        return assemble(decompose(make("tent", lr=FAST_STEP)) | {"settle": Anchored(0.9)})
+    raise ValueError(f"there is no guided composition {name!r}; there are: {', '.join(GUIDED)}")
+
+
+def run_guided(name: str, size: dict, seed: int = 0, device="auto") -> dict:
+    """Run a composition of GUIDED beside its two nearest relatives, source and BN-1.
+
+    ``recipe``, ``traces``, ``rows`` (of `table`), ``verdict``, ``numbers`` (of the figure), ``words`` (what it is, and what sets it off from its
+    relatives).
+    """
+    recipe, lights = guided(name), Lights()
+    choice = Choice(stream=stream_of(GUIDED[name][0], seed=seed, **size), recipe=recipe, seed=seed)
+    traces = named(run_beside(choice, device=device).traces)
+    if name == "held":  # the same without what holds it
+        loose = explore(replace(choice, recipe=make("tent", lr=FAST_STEP)), (), device=device).trace
+        traces = {"composition": traces.pop("composition"), f"tent, lr {FAST_STEP}": loose, **traces}
+    lights.see(traces)
+    words = [f"{GUIDED[name][1]}. {say_known(recipe)}", say_relatives(relatives(recipe, 2))]
+    return {"recipe": recipe, "traces": traces, "rows": table(traces, lights), "verdict": verdict(traces), "words": words,
+            "numbers": {"so_far": E.so_far(traces), "collapse": collapse_of(traces, lights)}}
+
+
+def refused(seed: int = 0) -> list[tuple[str, str]]:
+    """(what, why) of each composition of REFUSED; of one that runs all the same, the `compose.notes` on it."""
+    rows = []
+    for what, model, stream, start, changes in REFUSED:
+        choice = Choice(model, stream_of(stream, seed=seed, **FAST), seed=seed)
+        why = impossible(choice, start, *changes)
+        slots = decompose(make(start))
+        for change in () if why else changes:
+            slots = swapped(slots, *change)
+        rows.append((what, why or " ".join(["It runs.", *notes(assemble(slots), choice)])))
+    return rows
+
+
+def say_slots() -> list[str]:
+    """What can be exchanged: a sentence for each slot; then which methods cannot be taken apart, and why."""
+    apart = [name for name in METHODS if name not in WHOLE]
+    lines = [f"{SLOTS[slot]}: {', '.join(options.values())}." for slot, options in OPTIONS.items()]
+    return [*lines,
+            f"{len(apart)} of {len(METHODS)} methods can be taken apart into these slots and put together again, with the same answers, bit "
+            f"for bit. {len(WHOLE)} cannot: their objective, teacher and output stay together, the rest can be exchanged.",
+            *(f"{name}: {why}." for name, why in WHOLE.items())]
+
+
+def say_refused(rows: list[tuple[str, str]]) -> list[str]:
+    """A sentence for each composition of `refused`."""
+    return [f"{what}: {why.rstrip('.')}." for what, why in rows]
