@@ -3,12 +3,14 @@
     python benchmarks/guard.py runs --part development --budget 600        # the networks and streams that the guard's knobs were chosen on
     python benchmarks/guard.py runs --part held_out --images CIFAR_FOLDER --checkpoint FILE    # other networks; nothing was tuned on them
     python benchmarks/guard.py actions --images ... --checkpoint ...       # stop, roll back, reset, smaller steps, and other ways to recover
+    python benchmarks/guard.py actions --part development                  # the same where the default action was chosen
     python benchmarks/guard.py table                                       # numbers and figures of what has been run so far
 
-Every finished run is a row of ``results/guard_<part>.csv`` or ``guard_actions.csv`` at once; a run that is there is not made again, and a command
+Every finished run is a row of ``results/guard_<part>.csv`` or ``guard_actions_<part>.csv`` at once; a run that is there is not made again, and a command
 ends at its budget in seconds. Each stream meets Tent at its default rate and at 30 times of it, and two more recipes drawn from the names alone.
 "whole" is the error over all scored images, "last" that of the last 500; both are compared with the better of source and BN-1 on the same images,
-"last, one reference" with the one of the two that is better on the whole stream.
+"last, one reference" with the one of the two that is better on the whole stream. "worst_window" is the most that any `LAST` images in a row err
+more than the source does.
 """
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ import json
 import os
 import time
 import zlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,8 +68,8 @@ WAYS = {  # for `actions`: controllers beside those of the method
 }
 ACTION_STREAMS = ("continual", "small_batches", "noise", "open_set")
 ACTION_RECIPES = ("tent x 30", "pseudo_label x 30", "tent", "eta x 100")
-FIELDS = ("source", "stream", "recipe", "arm", "seed", "images", "whole", "last", "source_whole", "source_last", "bn_whole", "bn_last", "alarms",
-          "acted", "by_source", "by_bn", "forwards", "seconds", "refused", "settings")
+FIELDS = ("source", "stream", "recipe", "arm", "seed", "images", "whole", "last", "source_whole", "source_last", "bn_whole", "bn_last",
+          "worst_window", "alarms", "acted", "by_source", "by_bn", "forwards", "seconds", "refused", "settings")
 LAST = 500
 
 
@@ -93,11 +96,22 @@ def has_batch_norm(source: str) -> bool:
     return "_bn" in source or source == "cifar10_resnet20"
 
 
-def errors(trace) -> tuple[float, float, int]:
-    """Error in per cent over all scored images and over the last `LAST`, and how many there are."""
+def wrong_in(trace) -> np.ndarray:
+    """100 where the prediction is wrong, else 0, for each scored image."""
     scored = trace["known"].astype(bool) & (trace["label"] >= 0)
-    wrong = 100.0 * (trace["prediction"] != trace["label"])[scored]
-    return float(wrong.mean()), float(wrong[-LAST:].mean()), int(scored.sum())
+    return 100.0 * (trace["prediction"] != trace["label"])[scored]
+
+
+def errors(wrong) -> tuple[float, float]:
+    """Error in per cent over all scored images and over the last `LAST`."""
+    return float(wrong.mean()), float(wrong[-LAST:].mean())
+
+
+def worst_window(wrong, source) -> float:
+    """The most points by which any `LAST` scored images in a row (all, where there are fewer) err more than the source does."""
+    total = np.append(0, np.cumsum(wrong - source))
+    size = min(LAST, len(wrong))
+    return float((total[size:] - total[:-size]).max() / size)
 
 
 def guards(recipe, controllers):
@@ -121,9 +135,10 @@ def make_rows(rows: Runs, models: Models, until: float, source: str, stream: str
         adapter.shared_source = shared
         return run(adapter, made)
 
-    references = {name: (float("nan"),) * 2 for name in ("source", "batch_norm")}
-    for name in references if has_batch_norm(source) else ("source",):
-        references[name] = errors(trace_of(make(name), name))[:2]
+    by_source = wrong_in(trace_of(make("source"), "source"))
+    references = {"source": errors(by_source), "batch_norm": (float("nan"),) * 2}
+    if has_batch_norm(source):
+        references["batch_norm"] = errors(wrong_in(trace_of(make("batch_norm"), "batch_norm")))
     for (label, arm), controllers in todo.items():
         if time.monotonic() > until:
             return False
@@ -136,7 +151,8 @@ def make_rows(rows: Runs, models: Models, until: float, source: str, stream: str
         except (RuntimeError, ValueError) as why:
             rows.add({**row, "refused": f"{type(why).__name__}: {why}"[:150]})
             continue
-        row["whole"], row["last"], row["images"] = errors(trace)
+        wrong = wrong_in(trace)
+        row["whole"], row["last"], row["worst_window"], row["images"] = *errors(wrong), worst_window(wrong, by_source), len(wrong)
         row["forwards"], row["seconds"] = float(trace.step("forwards").sum() / trace.step("n").sum()), time.process_time() - began
         if "action" in trace._columns("steps"):
             by, (did, times) = trace.step("answered_by"), np.unique(trace.step("action").astype(int), return_counts=True)
@@ -177,6 +193,16 @@ def summary(rows: list[dict], arm: str = "guard", tolerance: float = 1.0, loss: 
     healthy = {key: float(g["whole"]) - float(p["whole"]) for key, (p, g) in pairs.items() if excess(p, "whole") <= tolerance}
     found["healthy"] = {"runs": len(healthy), "mean change": float(np.mean(list(healthy.values()) or [np.nan])),
                         f"lose more than {loss}": sum(v > loss for v in healthy.values())}
+    clean = [key for key in pairs if key[1].startswith("clean")]
+    found["safety"] = {
+        "windows over 3": {"plain": sum(float(p["worst_window"]) > 3 for p, _ in pairs.values()),
+                           arm: sum(float(g["worst_window"]) > 3 for _, g in pairs.values())},
+        "worst window": {"plain": max((float(p["worst_window"]) for p, _ in pairs.values()), default=np.nan),
+                         arm: max((float(g["worst_window"]) for _, g in pairs.values()), default=np.nan)},
+        "windows over 3, by stream": dict(Counter(k[1] for k, (_, g) in pairs.items() if float(g["worst_window"]) > 3)),
+        "clean runs": len(clean),
+        "clean, over 0.5": {who: sum(float(pairs[k][i]["whole"]) - float(pairs[k][i]["source_whole"]) > 0.5 for k in clean)
+                            for i, who in enumerate(("plain", arm))}}
     found["healthy losses"] = {" / ".join(k): round(v, 2) for k, v in sorted(healthy.items(), key=lambda i: -i[1]) if v > loss}
     found["exceptions"] = {" / ".join(k): {"whole": round(excess(g, "whole"), 2), "last": round(excess(g, "last"), 2),
                                            "last, one reference": round(named_excess(g), 2), "plain": round(excess(p, "whole"), 2)}
@@ -188,14 +214,14 @@ def table(out: Path):
     """Write guard_summary.json and the figures, print the numbers."""
     from tta_lab import plots
     found = {}
-    for part in ("development", "held_out", "actions"):
+    for part in ("development", "held_out", "actions_development", "actions_held_out"):
         path = out / f"guard_{part}.csv"
         if not path.is_file():
             continue
         rows = [r for r in Runs(path).rows if r["source"] != "source"]     # two processes that begin at once may both write a head
         arms = sorted({r["arm"] for r in rows} - {"plain"})
         found[part] = {arm: summary(rows, arm) for arm in arms}
-        if part == "actions":
+        if part.startswith("actions"):
             for arm in arms:
                 found[part][arm] = {k: v for k, v in found[part][arm].items() if k not in ("exceptions", "healthy losses")}
             continue
@@ -232,7 +258,7 @@ def main():
     models.cache = options.cache
     sources = options.sources or {"development": DEVELOPMENT, "held_out": HELD_OUT}[options.part]
     sources = [s for s in sources if options.images or s != "cifar10_resnet20"]
-    rows = Runs(options.out / ("guard_actions.csv" if options.stage == "actions" else f"guard_{options.part}.csv"))
+    rows = Runs(options.out / f"guard_{'actions_' * (options.stage == 'actions')}{options.part}.csv")
     for seed in options.seeds:
         for stream in options.streams if options.stage == "runs" else ACTION_STREAMS:
             for source in sources:

@@ -12,7 +12,7 @@ from tiny import given, stream, tiny
 from tta_lab import plots
 from tta_lab.adapter import Adapter
 from tta_lab.controllers import ResetEvery
-from tta_lab.guard import ACTIONS, ANSWERS, Guard, close, gather_, guarded, guarding, information, snapshot_bytes
+from tta_lab.guard import ACTIONS, ANSWERS, Guard, close, gather_, guarded, guarding, information, snapshot_bytes, unexplained
 from tta_lab.guard import actions as taken
 from tta_lab.knobs import knobs, with_knobs
 from tta_lab.methods import METHODS, PARTS, from_json, make, to_json
@@ -225,6 +225,17 @@ def test_information_by_hand():
     gather_(half, [flat, flat, flat], 100, 100)
     assert information(half, 0.0, (1.5, 1.0)) == pytest.approx([-0.5 * math.log(2), 0.0], abs=1e-6)
     assert evidence["agree"].tolist() == pytest.approx([1.0, 1.0, 2.0])     # of two images; the other two pairs agree on one
+
+
+def test_what_two_models_cannot_explain_is_charged_to_the_source():
+    # of 10 images they differ on 7 and admit to 1.5 and 2: at least 3.5 wrong answers are hidden
+    evidence = {"agree": torch.tensor([3.0, 0.0, 0.0]), "confidence": torch.tensor([8.5, 8.0]), "n": 10.0}
+    assert unexplained(evidence) == pytest.approx(0.35)
+    assert unexplained({**evidence, "agree": torch.tensor([7.0, 0.0, 0.0])}) == 0.0           # 3 < 1.5 + 2: nothing is hidden
+    # both equally informative: the charge alone tells them apart, and only where it exceeds the margin
+    evidence |= {"classes": torch.full((2, 4), 10.0), "entropy": torch.tensor([4.0, 4.0])}
+    better = [Guard(prior=0.0, caution=1.0, margin=0.05, charge=c)._better({"evidence": evidence, "best": 0}) for c in (0.0, 0.1, 0.2, 1.0)]
+    assert better == [0, 0, 1, 1]
 
 
 def test_evidence_fades_with_images_not_with_batches():

@@ -47,13 +47,16 @@ class Guard(Controller):
         I_r = H(mean of p_r) - c_r (mean of H(p_r)),   c_s = ``caution``, c_b = 1,
 
     the first mean over about ``per_class`` images of each class, with ``prior`` uniform ones added; the second over the last ``window`` images. The
-    source's entropy counts more because a model that keeps its statistics is too sure of shifted images. The source is the better one at first;
-    this changes when the I differ by more than ``margin``. The method answers as long as, on the last ``window`` images,
+    source's entropy counts more because a model that keeps its statistics is too sure of shifted images. And the source pays for what its
+    confidence hides: two models with errors e_s and e_b differ on at most e_s + e_b of the answers (triangle inequality), so I_s loses ``charge``
+    times the share of disagreement beyond the errors that both admit to (1 - mean confidence). It is charged to the source, because
+    BN-1 is unsure where its batches are too small or hold few classes, while the source stays sure of images it does not know.
+    The source is the better one at first; this changes when the I differ by more than ``margin``. The method answers as long as, on the last ``window`` images,
 
     - it and the better reference are the two of the three that agree most often, and
-    - it disagrees with the better reference on a share of at most ``doubt`` (1 - mean confidence of that reference). With ``doubt`` = 2 and
-      a confidence that tells the truth this is the triangle inequality: of two models with errors e and at most e, no more than 2e of the
-      answers differ, and
+    - it disagrees with the better reference on a share of at most ``doubt`` (1 - mean confidence of that reference): the harm of a method is at
+      most this disagreement. Two models with errors of at most e differ on no more than 2e of the answers, so ``doubt`` = 2 would let each
+      method answer that is not worse; a smaller one shuts out some that are better, and fewer that are worse, and
     - the detector's probability of collapse is below ``unsure``, and the guard has not stopped it or acted
       in the last ``rest`` steps;
 
@@ -64,20 +67,21 @@ class Guard(Controller):
     detector: Part = CollapseDetector()
     action: str = knob("smaller step", choices=("smaller step", "roll back", "reset", "stop", "none"), why="what is done at an alarm")
     choose: bool = knob(True, why="let a model that never learns answer where it seems better")
-    factor: float = knob(0.1, (0.0, 1.0), "multiplies the step size at each action 'smaller step'")
+    factor: float = knob(0.03, (0.0, 1.0), "multiplies the step size at each action 'smaller step'")
     pause: int = knob(0, (0, 10**9), "nothing is learned for so long after an action", unit="batches")
     stop: int = knob(10**9, (1, 10**9), "the same for the action 'stop'; the default is for good", unit="batches")
     rest: int = knob(10, (0, 10**9), "for so long after an action there is no further one, and the method does not answer", unit="batches")
     snapshots: int = knob(2, (1, 16), "states kept to go back to")
     every: int = knob(5, (1, 10**6), "steps between two states that are kept", unit="batches")
     calm: float = knob(0.2, (0.0, 1.0), "a state is kept only below this probability of collapse")
-    unsure: float = knob(0.4, (0.0, 1.0), "the method does not answer at or above this probability of collapse")
-    window: int = knob(200, (1, 10**9), "images over which entropy and agreement are averaged, exponentially", unit="images")
+    unsure: float = knob(0.5, (0.0, 1.0), "the method does not answer at or above this probability of collapse")
+    window: int = knob(60, (1, 10**9), "images over which entropy and agreement are averaged, exponentially", unit="images")
     per_class: float = knob(50.0, (1.0, 1e6), "the same for the mean prediction, times the number of classes", unit="images per class")
     prior: float = knob(25.0, (0.0, 1e6), "uniform predictions that are added to the mean prediction", unit="images per class")
-    caution: float = knob(1.1, (0.0, 10.0), "weight of the source's entropy")
-    margin: float = knob(0.02, (0.0, 10.0), "difference of information below which the better reference stays the better one", unit="nats")
-    doubt: float = knob(2.0, (0.0, 1e9), "times the expected error of the better reference that the method may differ from it")
+    caution: float = knob(1.2, (0.0, 10.0), "weight of the source's entropy")
+    charge: float = knob(1.0, (0.0, 100.0), "what the source's information loses per share of disagreement with BN-1 that neither admits to", unit="nats")
+    margin: float = knob(0.05, (0.0, 10.0), "difference of information below which the better reference stays the better one", unit="nats")
+    doubt: float = knob(1.0, (0.0, 1e9), "times the expected error of the better reference that the method may differ from it")
     slack: float = knob(0.0, (0.0, 1.0), "by how much another pair must agree more often before a reference answers")
 
     watches: ClassVar[bool] = True
@@ -153,6 +157,7 @@ class Guard(Controller):
     def _better(self, state: dict) -> int:
         """Index of the reference whose predictions carry more information."""
         source, batch = information(state["evidence"], self.prior, (self.caution, 1.0))
+        source -= self.charge * unexplained(state["evidence"])
         return state["best"] if abs(batch - source) <= self.margin else int(batch > source)
 
 
@@ -208,6 +213,12 @@ def information(evidence: dict, prior: float, weights: tuple) -> list[float]:
     mean = classes / classes.sum(1, keepdim=True)
     entropy = evidence["entropy"] / evidence["n"]
     return (-torch.special.xlogy(mean, mean).sum(1) - entropy.new_tensor(weights) * entropy).tolist()
+
+
+def unexplained(evidence: dict) -> float:
+    """The share of images on which the two references disagree, less the errors that they admit to (1 - mean confidence); at least 0."""
+    disagreement, admitted = 1 - float(evidence["agree"][0]) / evidence["n"], 2 - float(evidence["confidence"][:2].sum()) / evidence["n"]
+    return max(disagreement - admitted, 0.0)
 
 
 def close(evidence: dict, best: int, slack: float, doubt: float) -> bool:
