@@ -10,16 +10,16 @@ HOW_TO_READ = {
                "sources are trained differently well.",
     "differences": "Each number is an error minus that of the same source on the same images, in points: red is worse than doing nothing, blue is "
                    "better; on the right the same against BN-1, from which the methods that learn start.",
-    "statistics": "A curve below the black one means that the statistics of such a batch are nearer to the right ones than those stored in the source; "
-                  "the scale is logarithmic.",
+    "statistics": "A curve below the black one means that the statistics of such a batch are nearer to the right ones than those stored in the "
+                  "source (logarithmic scale).",
     "in_use": "A restless line normalises every batch otherwise, a flat one near 0 holds on to the source; upright lines are borders between shifts.",
-    "gradients": "Each point is one image at the source's weights: if the cloud climbs to the right, unsure images pull hardest; right of the upright "
-                 "line SAR's filter drops them.",
+    "gradients": "Each point is one image at the source's weights: if the cloud climbs to the right, unsure images pull hardest; right of the "
+                 "upright line SAR's filter drops them.",
     "parts": "Bars above the dotted line are worse than not learning at all; the bars differ in one part only, the step and its rate are the same.",
-    "over_time": "Top: spikes of the gradient; middle: a line that falls below the dots has lost classes that are there; bottom: the detector, which "
-                 "sees no label, with its alarms and, dotted, its threshold.",
-    "live": "Left: a line that climbs above the others is worse than doing nothing; right: where the line leaves the dots, the model has lost classes "
-            "that are there.",
+    "over_time": "Top: spikes of the gradient; middle: a line that falls below the dots has lost classes that are there; bottom: the detector, "
+                 "which sees no label, with its alarms and, dotted, its threshold.",
+    "live": "Left: a line that climbs above the others is worse than doing nothing; right: where the line leaves the dots, the model has lost "
+            "classes that are there.",
 }
 STEP = "step (batches)"
 
@@ -37,13 +37,9 @@ def plot_differences(numbers, against_start, backend: str = "matplotlib", ax=Non
     for found, title in ((numbers, "against the own source"), (against_start, "against the own BN-1")):
         rows, columns, values = found["rows"], found["columns"], np.asarray(found["values"], np.float64)
         heat = (np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5, values.T, "points") if len(rows) else None
-        panels.append(Panel(title, "", "", heat=heat, rows=tuple(rows), columns=tuple(columns) if len(rows) else (), scale="diverging", top=top,
-                            cells="{:+.1f}", note="No source with batch norm was run."))
-    figure = draw(panels, backend, ax, size=(11, 7))
-    if backend == "matplotlib":     # two panels whose rows differ: each keeps its names
-        for axis, panel in zip(figure.axes, panels, strict=False):
-            axis.set_yticks(range(len(panel.rows)), panel.rows)
-    return figure
+        panels.append(Panel(title, "", "source: method", heat=heat, rows=tuple(rows), columns=tuple(columns) if len(rows) else (),
+                            scale="diverging", top=top, cells="{:+.1f}", note="No source with batch norm was run."))
+    return draw(panels, backend, ax, size=(12, 7))
 
 
 def plot_statistics(numbers, backend: str = "matplotlib", ax=None):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields, replace
 from functools import cache as remember
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -45,8 +46,8 @@ SINGLE_RATE = 32    # SAR's code divides the rate of batches of 64 by this for s
 class Plan:
     """What is run. Zero means "as the mode says" when a plan comes from ``Plan.of``."""
 
-    per_shift: int = 640
-    alone: int = 50             # images of each shift where they come one at a time, which costs most
+    per_shift: int = 480
+    alone: int = 30             # images of each shift where they come one at a time, which costs most
     batch: int = 32
     lr: float = 1e-2            # of Tent, SAR and DeYO, all by SGD as in SAR's comparison
     rates: tuple = (1e-2, 1e-1, 3e-1)         # of the parts of SAR, one by one
@@ -357,8 +358,11 @@ def of_gradients(found: dict, classes: int = 10, fraction: float = 0.4) -> dict:
 
 
 def over_time(trace: Trace, recent: int = 100) -> dict:
-    """A run step by step: ``step``, ``gradient`` (norm; NaN where nothing was learned), ``predicted`` and ``true`` (effective numbers of classes among
-    the last ``recent`` images), ``probability`` of collapse, ``alarm`` (bool), (T,); ``threshold``; ``marks``: steps after which the method reset itself."""
+    """A run step by step.
+
+    ``step``, ``gradient`` (norm; NaN where nothing was learned), ``predicted`` and ``true`` (effective numbers of classes among the last ``recent``
+    images), ``probability`` of collapse, ``alarm`` (bool), (T,); ``threshold``; ``marks``: steps before which the model was put back.
+    """
     steps, samples, seen = np.asarray(trace.step("step")), trace._columns("samples"), watch(trace)
     norm = np.asarray(trace.step("grad_norm"), np.float64)
     reset = np.nan_to_num(np.asarray(trace.step("reset"), np.float64)) > 0
@@ -403,8 +407,8 @@ def source_errors(result: Study) -> dict:
 
 
 def parts(result: Study) -> dict:
-    """Tent and the parts of SAR on the long stream: ``arms``, ``kinds`` {kind: {"start": %, "error": {rate: (A,)}, "spread": {rate: (A,)}}}, means and
-    standard deviations over seeds (NaN for one seed)."""
+    """Tent and the parts of SAR on the long stream: ``arms``, ``kinds`` {kind: {"start": %, "error": {rate: (A,)}, "spread": {rate: (A,)}}}, means
+    and standard deviations over seeds (NaN for one seed)."""
     seeds, found = result.plan.all_seeds, {}
     for source in _parts_sources(result.plan):
         values = {lr: np.array([[result.parts[source, lr, arm, k]["error"] for k in seeds] for arm in ARMS]) for lr in result.plan.rates}
@@ -520,8 +524,8 @@ def say_in_use(numbers: dict) -> list[str]:
     for method, line in numbers["lines"].items():
         late = line[np.isfinite(line)]
         jump = float(np.median(np.abs(np.diff(late)))) if len(late) > 1 else math.nan
-        lines.append(f"{METHODS[method]}: {_p(float(np.mean(late)), 2)} nats from the source's statistics on average, {_p(jump, 2)} from one batch to "
-                     f"the next (median); error {numbers['error'][method]:.1f} %.")
+        lines.append(f"{METHODS[method]}: {_p(float(np.mean(late)), 2)} nats from the source's statistics on average, {_p(jump, 2)} from one batch "
+                     f"to the next (median); error {numbers['error'][method]:.1f} %.")
     least = min(numbers["error"], key=numbers["error"].get)
     return [*lines, f"Least error of these under {SETTINGS[numbers['setting']]}: {METHODS[least]}."]
 
@@ -534,8 +538,8 @@ def say_gradients(found: dict) -> list[str]:
         filtered = (f"the {_share(n['unsure'])} of images that the filter drops hold {_share(n['unsure_pull'])} of the summed norms, and "
                     f"{_share(n['wrong_unsure'])} of them are wrong ({_share(n['wrong_sure'])} of the others)") if n["unsure"] else \
             f"the filter would drop none of these images, although {_share(n['wrong_sure'])} of them are wrong"
-        lines.append(f"{KINDS[kind]}: rank correlation of entropy and gradient norm {n['correlation']:+.2f}; {filtered}. Of the tenth with the longest "
-                     f"gradients {_share(n['longest_wrong'])} are wrong; the filter lets {_share(n['longest_sure'])} of that tenth through.")
+        lines.append(f"{KINDS[kind]}: rank correlation of entropy and gradient norm {n['correlation']:+.2f}; {filtered}. Of the tenth with the "
+                     f"longest gradients {_share(n['longest_wrong'])} are wrong; the filter lets {_share(n['longest_sure'])} of that tenth through.")
     seen = [kind for kind, one in found.items() if of_gradients(one)["correlation"] > 0.3]
     lines.append("Unsure images have the longer gradients (rank correlation above 0.3), as SAR reports, with " + (_and(seen) or "none of the sources")
                  + (f"; not clearly so with {_and(k for k in found if k not in seen)}." if len(seen) < len(found) and seen else "."))
@@ -579,8 +583,8 @@ def say_alarms(result: Study) -> list[str]:
     bad, good = ([f for f in found if f["harmed"] == is_bad] for is_bad in (True, False))
     missed = [f["where"] for f in bad if not f["alarm"]]
     false = [f["where"] for f in good if f["alarm"]]
-    lines = [f"{len(found)} runs learned by gradients. {len(bad)} of them end more than {HARM:g} points above their own start, beyond chance; the detector raised an "
-             f"alarm in {sum(f['alarm'] for f in bad)} of these, and in {len(false)} of the other {len(good)}."]
+    lines = [f"{len(found)} runs learned by gradients. {len(bad)} of them end more than {HARM:g} points above their own start, beyond two standard "
+             f"errors; the detector raised an alarm in {sum(f['alarm'] for f in bad)} of these, and in {len(false)} of the other {len(good)}."]
     if missed:
         lines.append(f"Harmed without an alarm: {_some(missed)}.")
     if false:
@@ -616,7 +620,7 @@ def save(result: Study, path, **more) -> None:
 
 # --- single runs, for the panel and for you
 
-@remember
+@lru_cache(6)
 def _stream(setting: str, batch: int, seed: int):
     plan = replace(FAST, first_seed=seed)
     return Kept(plan.stream(setting, seed, batch)), {}
@@ -661,7 +665,7 @@ def say_live(numbers: dict, source: str, setting: str, method: str) -> str:
     errors, over = numbers["error"], numbers["over"]
     others = ", ".join(f"{name} {value:.1f} %" for name, value in errors.items() if name != "this run")
     alarm = f"first alarm in step {over['step'][np.flatnonzero(over['alarm'])[0]]}" if over["alarm"].any() else "no alarm"
-    return (f"{METHODS[method]} on {source} under {SETTINGS[setting]}: error {errors['this run']:.1f} % ({others}); {over['predicted'][-1]:.1f} classes "
-            f"predicted among the last images, {over['true'][-1]:.1f} true; {alarm}.")
+    return (f"{METHODS[method]} on {source} under {SETTINGS[setting]}: error {errors['this run']:.1f} % ({others}); "
+            f"{over['predicted'][-1]:.1f} classes predicted among the last images, {over['true'][-1]:.1f} true; {alarm}.")
 
 

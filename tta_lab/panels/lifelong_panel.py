@@ -1,0 +1,115 @@
+"""The panel of the eighth notebook: the rate of Tent and what holds it back; error over the rounds and distance from the source.
+
+A run is ``lifelong_study.one_run``, its numbers ``lifelong_study.live_numbers``: both work without the panel, and ``to_code()`` says how.
+"""
+from __future__ import annotations
+
+from ..plots import lifelong_study as pictures
+from ..studies import lifelong_study as study
+from .picture_panel import PicturePanel
+from .run_panel import guarded
+
+RATES = (1.0, 3.0, 10.0, 20.0, 40.0, 80.0)
+
+
+def lifelong_panel(rate: float = 40.0, anchor: str = "nothing", stream: str = "same", rounds: int = 3, seed: int = 0, interactive: bool = True,
+                   device: str = "cpu") -> LifelongPanel:
+    """Rate, anchor, stream and rounds as controls; the error so far beside source and BN-1, and how far the weights have gone.
+
+    ``interactive`` shows the controls and runs in a thread. False returns a panel of which every callback has been fired from Python and which has
+    run once in the caller's thread; it shows a plain figure. Raises ValueError for a value that its control does not have.
+    """
+    panel = LifelongPanel({"rate": rate, "anchor": anchor, "stream": stream, "rounds": rounds}, seed, interactive, device)
+    if not interactive:
+        panel.fire()
+    return panel
+
+
+class LifelongPanel(PicturePanel):
+    """What ``lifelong_panel`` makes. ``trace`` is the last run, ``beside`` source and BN-1 on the same stream, ``result`` its numbers."""
+
+    def __init__(self, first: dict, seed: int, interactive: bool, device: str):
+        import ipywidgets as W
+
+        self.seed, self.device, self.beside = seed, device, {}
+        self._known: dict = {}
+        for name, known in (("anchor", study.ANCHORS), ("stream", study.STREAMS)):
+            if first[name] not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {first[name]!r}")
+        if not first["rate"] > 0 or first["rounds"] < 2:
+            raise ValueError(f"rate must be positive and rounds at least 2, got {first['rate']} and {first['rounds']}")
+        controls = {
+            "rate": W.SelectionSlider(options=[(f"x {r:g}", r) for r in sorted({*RATES, float(first["rate"])})], value=float(first["rate"]),
+                                      description="rate of Tent", continuous_update=False, tooltip="multiple of the published rate"),
+            "anchor": W.Dropdown(options=[(words, name) for name, words in study.ANCHORS.items()], value=first["anchor"], description="held by",
+                                 tooltip="what keeps the weights from getting lost"),
+            "stream": W.Dropdown(options=[(words, name) for name, words in study.STREAMS.items()], value=first["stream"], description="stream",
+                                 tooltip="what the second and later visits of a shift show"),
+            "rounds": W.IntSlider(value=int(first["rounds"]), min=2, max=max(6, int(first["rounds"])), description="rounds", continuous_update=False,
+                                  tooltip="visits of each shift; the streams with other images show two"),
+        }
+        super().__init__(controls, interactive, "Run Tent over the rounds, beside source and BN-1")
+        self._say("Nothing has run yet: choose, and press Run.")
+
+    @property
+    def chosen(self) -> dict:
+        """The values of the controls."""
+        return {name: widget.value for name, widget in self.controls.items()}
+
+    def in_words(self) -> str:
+        """What the controls stand for."""
+        c = self.chosen
+        rounds = c["rounds"] if c["stream"] == "same" else 2
+        return f"Tent at {c['rate']:g} times its rate, held by {study.ANCHORS[c['anchor']]}; {rounds} rounds, {study.STREAMS[c['stream']]}."
+
+    def to_code(self) -> str:
+        """The lines that make the run without the panel."""
+        c = self.chosen
+        return ("from tta_lab.studies import lifelong_study\nfrom tta_lab.runner import row\n\n"
+                f"trace = lifelong_study.one_run({c['rate']:g}, {c['anchor']!r}, {c['stream']!r}, rounds={c['rounds']}, seed={self.seed})\n"
+                "row(trace)[\"error\"], trace.meta[\"clean\"]")
+
+    @guarded
+    def _on_change(self, change=None):
+        self._describe()
+
+    def _begin(self):
+        self.trace, self.result, self.beside = None, None, {}
+        return (self.chosen,)
+
+    def _run(self, c):
+        place = c["stream"], c["rounds"]
+        if place not in self._known:
+            self._say("Running source and BN-1 on this stream, for comparison.")
+            found = study.beside_run(*place, seed=self.seed, stop=self._stop.is_set, device=self.device)
+            if self._stop.is_set():
+                self._say("Stopped while source and BN-1 were run for comparison: there is nothing to show.")
+                return
+            self._known[place] = found
+        self.beside = self._known[place]
+        n = len(self.beside["source"])
+        self.progress.value, self.progress.max = 0, n
+
+        def each(trace):
+            self.progress.value = len(trace)
+            if self._due():
+                self._say(f"Running: {len(trace)} of {n} images.{self._stopping}")
+                self._show(study.live_numbers(trace, self.beside))
+
+        trace = study.one_run(c["rate"], c["anchor"], c["stream"], c["rounds"], self.seed, stop=self._stop.is_set, each=each, device=self.device)
+        if not len(trace):
+            self._say("Stopped before the first batch: there is nothing to show.")
+            return
+        self.trace, self.result = trace, study.live_numbers(trace, self.beside)
+        self._show(self.result)
+        self._say(f"{'Done' if trace.meta['complete'] else 'Stopped'}: {study.say_live(self.result, c['rate'], c['anchor'])}")
+
+    def _figure(self, numbers):
+        return pictures.plot_lifelong_live(numbers)
+
+    def _alt(self, numbers) -> str:
+        if numbers is None:
+            return "Nothing has run yet."
+        errors = ", ".join(f"{name} {value:.1f} per cent" for name, value in numbers["error"].items())
+        return (f"Error so far: {errors}. The weights are {100 * numbers['distance']['distance'][-1]:.0f} per cent of their length away from the "
+                f"source's; they went back {len(numbers['marks'])} times.")

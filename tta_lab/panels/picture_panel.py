@@ -1,0 +1,76 @@
+"""PicturePanel: a RunPanel with one figure, drawn by matplotlib and shown as a picture while the run goes on.
+
+A picture is some 50 kB where a plotly widget sends 5 MB, and it is never blank on a slow machine. Its alternative text says what it shows.
+"""
+from __future__ import annotations
+
+import base64
+import html
+import time
+
+from ..plots import png
+from ..studies.report import paragraphs
+from .run_panel import RunPanel, own_keys
+
+WIDTH = 820    # beside JupyterLab's file list on a screen of 1280 x 720
+PAUSE = 1.0    # seconds between two drawings while a run goes on, or more where drawing takes long
+
+
+class PicturePanel(RunPanel):
+    """What a `RunPanel` needs, and of a subclass also
+
+    in_words() -> str            what the controls stand for
+    to_code() -> str             the lines that make the run without the panel
+    _figure(numbers)             the matplotlib figure; ``None``: before the first run
+    _alt(numbers) -> str         what it shows, in words
+
+    ``figure`` is the last one drawn, ``result`` its numbers.
+    """
+
+    def __init__(self, controls: dict, interactive: bool, run_tooltip: str, label_width: int = 100, width: int = 390):
+        import ipywidgets as W
+
+        super().__init__(controls, interactive, run_tooltip, label_width, width)
+        self.trace, self.result, self.figure = None, None, None
+        self.frame, self.code, self._drawn, self._took = W.HTML(), W.HTML(), 0.0, 0.0
+        self._show(None)
+        self._describe()
+
+    def _show(self, numbers) -> None:
+        began = time.monotonic()
+        self.figure = self._figure(numbers)
+        if self.interactive:
+            content = base64.b64encode(png(self.figure)).decode()
+            self.frame.value = (f'<img alt="{html.escape(self._alt(numbers))}" style="width: {WIDTH}px; max-width: 100%" '
+                                f'src="data:image/png;base64,{content}">')
+        self._drawn = time.monotonic()
+        self._took = self._drawn - began
+
+    def _due(self) -> bool:
+        """Whether it is time to draw again: at most a third of the time is spent on that."""
+        return self.interactive and time.monotonic() - self._drawn > max(PAUSE, 2 * self._took)
+
+    def _describe(self) -> None:
+        self.words.value = f'<div style="line-height: 1.4">Chosen: {html.escape(self.in_words())}</div>'
+        self.code.value = ("<details><summary>The lines that make this run without the panel</summary>"
+                           f"<pre>{html.escape(self.to_code())}</pre></details>")
+
+    @property
+    def widget(self):
+        """Everything in one box."""
+        import ipywidgets as W
+
+        names, wrap = list(self.controls), {"flex_flow": "row wrap", "align_items": "flex-start"}
+        half = (len(names) + 1) // 2
+        left = W.VBox([self.controls[n] for n in names[:half]])
+        right = W.VBox([*(self.controls[n] for n in names[half:]), W.HBox([self.run_button, self.stop_button, self.progress])])
+        return W.VBox([W.HBox([left, right], layout=wrap), self.words, self.status, self.frame, self.code, own_keys()])
+
+    def _ipython_display_(self):
+        from IPython.display import display
+
+        if self.interactive:
+            display(self.widget)
+            return
+        print(paragraphs([self.in_words(), self.message]))
+        display(self.figure)
