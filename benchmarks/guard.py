@@ -6,11 +6,11 @@
     python benchmarks/guard.py actions --part development                  # the same where the default action was chosen
     python benchmarks/guard.py table                                       # numbers and figures of what has been run so far
 
-Every finished run is a row of ``results/guard_<part>.csv`` or ``guard_actions_<part>.csv`` at once; a run that is there is not made again, and a command
-ends at its budget in seconds. Each stream meets Tent at its default rate and at 30 times of it, and two more recipes drawn from the names alone.
-"whole" is the error over all scored images, "last" that of the last 500; both are compared with the better of source and BN-1 on the same images,
-"last, one reference" with the one of the two that is better on the whole stream. "worst_window" is the most that any `LAST` images in a row err
-more than the source does.
+Every finished run is a row of ``results/guard_<part>.csv`` or ``guard_actions_<part>.csv`` at once; a run that is there is not made again, and a
+command ends at its budget in seconds. Each stream meets Tent at its default rate and at 30 times of it, and two more recipes drawn from the names
+alone. "whole" is the error over all scored images, "last" that of the last 500; both are compared with the better of source and BN-1 on the same
+images, "last, one reference" with the one of the two that is better on the whole stream. "worst_window" is the most that any `LAST` images in a
+row err more than the source does. How the knobs were chosen: ``guard_knobs.py``.
 """
 from __future__ import annotations
 

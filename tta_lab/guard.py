@@ -47,11 +47,12 @@ class Guard(Controller):
         I_r = H(mean of p_r) - c_r (mean of H(p_r)),   c_s = ``caution``, c_b = 1,
 
     the first mean over about ``per_class`` images of each class, with ``prior`` uniform ones added; the second over the last ``window`` images. The
-    source's entropy counts more because a model that keeps its statistics is too sure of shifted images. And the source pays for what its
-    confidence hides: two models with errors e_s and e_b differ on at most e_s + e_b of the answers (triangle inequality), so I_s loses ``charge``
-    times the share of disagreement beyond the errors that both admit to (1 - mean confidence). It is charged to the source, because
-    BN-1 is unsure where its batches are too small or hold few classes, while the source stays sure of images it does not know.
-    The source is the better one at first; this changes when the I differ by more than ``margin``. The method answers as long as, on the last ``window`` images,
+    source's entropy counts more because a model that keeps its statistics is too sure of shifted images. And the source pays for what
+    confidence hides: two models with errors e_s and e_b differ on at most e_s + e_b of the answers (triangle inequality), so I_s loses
+    ``charge`` times the share of disagreement beyond the errors that both admit to (1 - mean confidence). The source is charged, because
+    BN-1 gets unsure where its batches are too small or hold few classes, while the source stays sure of images it does not know. The
+    source is the better one at first; this changes when the I differ by more than ``margin``. The method answers as long as, on the last
+    ``window`` images,
 
     - it and the better reference are the two of the three that agree most often, and
     - it disagrees with the better reference on a share of at most ``doubt`` (1 - mean confidence of that reference): the harm of a method is at
@@ -79,7 +80,7 @@ class Guard(Controller):
     per_class: float = knob(50.0, (1.0, 1e6), "the same for the mean prediction, times the number of classes", unit="images per class")
     prior: float = knob(25.0, (0.0, 1e6), "uniform predictions that are added to the mean prediction", unit="images per class")
     caution: float = knob(1.2, (0.0, 10.0), "weight of the source's entropy")
-    charge: float = knob(1.0, (0.0, 100.0), "what the source's information loses per share of disagreement with BN-1 that neither admits to", unit="nats")
+    charge: float = knob(1.0, (0.0, 100.0), "loss of the source's information per share of disagreement that neither admits to", unit="nats")
     margin: float = knob(0.05, (0.0, 10.0), "difference of information below which the better reference stays the better one", unit="nats")
     doubt: float = knob(1.0, (0.0, 1e9), "times the expected error of the better reference that the method may differ from it")
     slack: float = knob(0.0, (0.0, 1.0), "by how much another pair must agree more often before a reference answers")
