@@ -75,7 +75,7 @@ PLUMBING = ("average", "when_empty", "answer")
 SLOTS = {  # slot -> name on the screen
     "norm": "normalisation", "train": "parameters", "objective": "objective", "select": "learn from", "penalties": "extra terms",
     "update": "update rule", "settle": "after a step", "teacher": "teacher", "reply": "output", "controllers": "resets",
-    "cadence": "images at a time", "average": "average over", "when_empty": "where nothing is kept", "answer": "output from"}
+    "cadence": "looks at", "average": "average over", "when_empty": "where nothing is kept", "answer": "output from"}
 MOVING = (RunningStatistics, RobustStatistics, UnmixedStatistics)  # norms whose statistics follow the stream
 SEATS = {"select": 3, "penalties": 2, "controllers": 1}  # of the slots that hold several parts, or none
 WEIGHTS = {"objective": 2.0}  # of a slot in the distance; the others 1, a knob KNOB

@@ -338,9 +338,10 @@ class ComposerPanel(RunPanel):
         for name, k in found.items():
             widget = knob_widget(k, self._knob_label(name))
             widget.observe(self._on_knob, "value")
-            widget.style.description_width, widget.layout.width = "210px", "395px"
+            shown = name == "update.lr" and self.recipe.learns
+            widget.style.description_width, widget.layout.width = "110px" if shown else "210px", "395px"
             self.knobs[name] = widget
-            (simple if name == "update.lr" and self.recipe.learns else expert).append(widget)
+            (simple if shown else expert).append(widget)
         self._simple.children, self._expert.children = simple, expert
 
     def _is_reset(self, name: str) -> bool:

@@ -140,12 +140,16 @@ def verdict(traces: dict) -> list[str]:
         if not pair["n"]:
             found.append(f"Beside {name}: the same class for {pair['agreement']:.1f} % of {pair['images']} images; without labels neither is better.")
             continue
+        other_error = round(pair["a"], 6)  # so that 28.75 is written alike however it was added up
         if pair["agreement"] == 100:
-            found.append(f"Against {name} ({pair['a']:.1f} %): the same class for every image.")
+            found.append(f"Against {name} ({other_error:.1f} %): the same class for every image.")
             continue
-        text = f"Against {name} ({pair['a']:.1f} %): {pair['difference']:+.1f} points"
+        text = f"Against {name} ({other_error:.1f} %): {round(pair['difference'], 6) + 0.0:+.1f} points"
         if pair["k"]:
             apart = pair["low"] > 0 or pair["high"] < 0
+            if pair["low"] == pair["high"] == 0:
+                found.append(f"{text}, as many errors in every one of {pair['k']} stretches.")
+                continue
             text += f", 95 % interval {pair['low']:+.1f} to {pair['high']:+.1f}, so " + (
                 "it is " + ("worse" if pair["low"] > 0 else "better") + " on this stream" if apart else "this stream does not tell them apart")
         found.append(text + ".")
