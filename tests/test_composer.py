@@ -351,6 +351,7 @@ def test_a_run_beside_its_relatives_is_that_of_explore():
     assert set(lights.lights) == {"composition", "wisdom_of_crowds", "slr"}  # only what learns can collapse
     collapse = study.collapse_of(traces, lights)
     assert all(len(x) == len(y) == 4 for x, y in collapse["lines"].values()) and 0 < collapse["threshold"] < 1
+    assert "of the 60 known of 80 images" in study.say_rows([rows[0] | {"scored": 60}])
     assert study.say_rows(rows).startswith(f"The composition errs on {rows[0]['error']:.1f} % of 80 images")
 
 

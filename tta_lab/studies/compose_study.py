@@ -109,7 +109,8 @@ def last_third(trace) -> float:
 
 def table(traces: dict, lights: Lights, n: int | None = None) -> list[dict]:
     """A row for each run of `named`: ``run``, ``error`` (all images), ``last third``, ``minus BN-1`` (points), ``alarm`` (first batch with
-    one, from 1; 0: none), ``now`` (alarm of the last batch), ``learned from`` (%), ``forwards`` and ``backwards`` per image, ``ms`` per image."""
+    one, from 1; 0: none), ``now`` (alarm of the last batch), ``learned from`` (%), ``forwards`` and ``backwards`` per image, ``ms`` per image,
+    ``images``, and ``scored``, how many of them are known and have a label."""
     rows, base = [], None
     if "BN-1" in traces and len(traces["BN-1"]):
         base = _error(traces["BN-1"])
@@ -120,7 +121,8 @@ def table(traces: dict, lights: Lights, n: int | None = None) -> list[dict]:
         rows.append({"run": name, "error": error, "last third": last_third(trace), "minus BN-1": math.nan if base is None else error - base,
                      "alarm": 0 if light is None else light.first + 1, "now": "" if light is None else ALARMS[light.alarm].replace("_", " "),
                      "learned from": 100 * cost["learned_from"] if light is not None else math.nan,
-                     "forwards": cost["forwards"], "backwards": cost["backwards"], "ms": cost["ms_per_image"], "images": len(trace)})
+                     "forwards": cost["forwards"], "backwards": cost["backwards"], "ms": cost["ms_per_image"],
+                     "images": len(trace), "scored": int(E.scored(trace).sum())})
     return rows
 
 
@@ -163,7 +165,8 @@ def say_rows(rows: list[dict]) -> str:
     ours = rows[0]
     if not math.isfinite(ours["error"]):
         return f"The composition answered {ours['images']} images, which have no labels."
-    text = f"The composition errs on {ours['error']:.1f} % of {ours['images']} images ({ours['last third']:.1f} % in the last third)"
+    which = f"{ours['images']} images" if ours["scored"] == ours["images"] else f"the {ours['scored']} known of {ours['images']} images"
+    text = f"The composition errs on {ours['error']:.1f} % of {which} ({ours['last third']:.1f} % in the last third)"
     others = [f"{r['run']} {r['error']:.1f} %" for r in rows[1:]]
     text += (": " + ", ".join(others) if others else "") + "."
     alarmed = [f"{r['run']} (batch {r['alarm']})" for r in rows if r["alarm"]]
