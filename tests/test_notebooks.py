@@ -10,6 +10,7 @@ import pytest
 
 from tta_lab import headless
 from tta_lab.explore import Choice
+from tta_lab.methods import from_json
 from tta_lab.studies import crowds, stream_study
 
 pytest.importorskip("papermill")
@@ -242,6 +243,39 @@ def test_tiny_run_of_your_model_leaves_figures_and_sentences(your_model_run):
     assert "7 BatchNorm layers" in told["model"] and "nothing wrong" in told["doctor"] and told["faults"].count("■ error") == 3
     assert "NOT noticed" not in told["faults"] and " cannot: " in told["plain"] and "no labels: it answers like the source" in told["free"]
     assert "errors cannot be counted" in " ".join(told["free"].split()) and "nan" not in told["free"] and "Errors not known" in told["unlabelled-safety"]
+
+
+@pytest.fixture(scope="module")
+def composer_run(tmp_path_factory):
+    stored = json.loads((GOLDEN / "05_compose_your_own.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        result = headless.execute(ROOT / "notebooks" / "05_compose_your_own.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+                                  timeout=300, say=lambda *a, **k: None)
+    return stored, result
+
+
+def test_tiny_run_of_the_composer_gives_the_stored_numbers(composer_run):
+    stored, result = composer_run
+    found = json.loads(result.json.read_text())
+    table = {f"{number}, {row['run']}": {"error": row["error"]} for number, g in enumerate([*found["guided"], {"rows": found["runs"]}], 1)
+             for row in g["rows"]}
+    assert numbers_that_differ(table, stored["table"], {name: stored["tolerance"] for name in table}) == []
+    assert from_json(found["recipe"]) and {"date", "torch", "tta_lab"} <= set(found["made"])
+    assert [why.startswith("It runs.") for _, why in found["refused"]] == [False] * 6 + [True]
+
+
+def test_tiny_run_of_the_composer_leaves_figures_and_sentences(composer_run):
+    _, result = composer_run
+    assert result.notebook.stat().st_size < 1_000_000
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
+    outputs = [o for c in cells.values() for o in c.outputs]
+    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY)] == [3, 1]
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("slots", "filter-words", "impossible", "panel", "code")}
+    assert "cannot: their objective" in told["slots"] and "It differs from wisdom_of_crowds in: objective" in told["filter-words"]
+    assert "is asked by nobody" in told["impossible"] and "This is eta" in told["panel"] and "make('eta')" in told["code"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
