@@ -13,7 +13,7 @@ BATCHES = (2, 4, 8, 16, 32, 64)
 RATES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
-def norm_panel(source: str = "fashion_resnet_bn", setting: str = "labels", method: str = "batch_norm", batch: int = 16, lr: float = 3e-2,
+def norm_panel(source: str = "fashion_resnet_bn", setting: str = "labels", method: str = "iabn", batch: int = 16, lr: float = 3e-2,
                seed: int = 0, interactive: bool = True, device: str = "cpu") -> NormPanel:
     """Source, setting, method, batch and rate as controls; the error so far and the classes in use.
 

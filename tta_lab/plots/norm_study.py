@@ -8,8 +8,8 @@ from .drawing import GROUP_LABELS, GROUP_LOOKS, Panel, Series, draw
 HOW_TO_READ = {
     "sources": "Bars of one colour are one source as it is, or with the statistics of each batch; compare along a colour, not across, since the "
                "sources are trained differently well.",
-    "differences": "Each number is an error minus that of the same source on the same images, in points: red is worse than doing nothing, blue is "
-                   "better; on the right the same against BN-1, from which the methods that learn start.",
+    "differences": "Each number is an error minus that of the same source on the same images, in points (empty: 0.0): red is worse than doing "
+                   "nothing, blue is better; on the right the same against BN-1, from which the methods that learn start.",
     "statistics": "A curve below the black one means that the statistics of such a batch are nearer to the right ones than those stored in the "
                   "source (logarithmic scale).",
     "in_use": "A restless line normalises every batch otherwise, a flat one near 0 holds on to the source; upright lines are borders between shifts.",

@@ -510,11 +510,15 @@ def say_statistics(numbers: dict, result: Study) -> list[str]:
              + ", ".join(f"{v:.2f} ({SETTINGS[s]})" for s, v in away.items()) + ".",
              f"Statistics of a batch are nearer than the stored ones under {_and(near) or 'no setting'}"
              + (f", and further away under {_and(far)}." if far else ".")]
+    most = {s: int(numbers["layers"][np.argmax(v)]) for s, v in numbers["settings"].items()}
+    lines.append(f"They are furthest off at layer {int(numbers['layers'][np.argmax(numbers['source'])])} of {len(numbers['layers'])} (stored), "
+                 + ", ".join(f"{layer} ({SETTINGS[s]})" for s, layer in most.items()) + ".")
     gain = {s: result.mean("BN", s, "batch_norm") - result.mean("BN", s, "source") for s in SETTINGS}
-    follows = [s for s in SETTINGS if (away[s] < stored) == (gain[s] < 0)]
-    others = [SETTINGS[s] for s in SETTINGS if s not in follows]
-    lines.append(f"Where they are nearer BN-1 should err less than the source, else more: this is so in {len(follows)} of {len(SETTINGS)} settings"
-                 + (f", not under {_and(others)}: the distance alone does not settle it." if others else "."))
+    last = {s: float(v[-1]) for s, v in numbers["settings"].items()}
+    for where, found, limit in (("over all layers", away, stored), ("at the last layer alone", last, numbers["source"][-1])):
+        others = [SETTINGS[s] for s in SETTINGS if (found[s] < limit) != (gain[s] < 0)]
+        lines.append(f"Nearer statistics should mean that BN-1 errs less than the source. By the distance {where} this is so in "
+                     f"{len(SETTINGS) - len(others)} of {len(SETTINGS)} settings" + (f", not under {_and(others)}." if others else "."))
     return lines
 
 
