@@ -360,7 +360,7 @@ def test_a_model_and_images_of_ones_own_without_labels():
     assert panel.error is None and "no labels" in panel.message and "like the source for" in panel.message
     assert panel.drawn["errors"]["so_far"]["what"] == "same answer so far (%)" and "error" not in panel.results
     assert panel.results["like source"][0] == panel.label_free()["like source"]
-    assert "no labels" in panel.told.value and "no labels" in panel.table.value
+    assert "no labels" in panel.sentence.value and "no labels" in panel.table.value
     assert "nan" not in panel.table.value.lower() and "like source" in panel.frames["errors"].value
     panel.folds["images"].value = True
     assert {"confident", "rise", "fall"} <= set(panel._pictures) and "no label" in panel.details.value and "needs labels" in panel.chosen.value

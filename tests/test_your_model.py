@@ -125,7 +125,7 @@ def test_the_card_follows_the_options_and_what_is_wrong_is_said(own):
     assert model.info["classes"] == ["cat", "dog"] and model.info["from"].startswith(base)
     for more, said in (("mean=a", "mean must be one number"), ("std=1,2", "std has 2 numbers, the model takes images of 1 channel"),
                        ("size=x", "size must be"), ("channels=2", "channels must be 1"), ("outputs=9", "outputs run from 0 to 2"),
-                       ("outputs=a", "outputs must be numbers"), ("classes=a,b", "2 class names for a model with 3 outputs"),
+                       ("outputs=a", "outputs must be numbers"), ("classes=a,b", "2 class names .a, b, .... for a model with 3 outputs; name all of them"),
                        ("x=1", "has no option 'x'"),
                        ("normalisation=x", "normalisation must be")):
         with pytest.raises(ValueError, match=said):
@@ -401,7 +401,7 @@ def test_the_panel_without_labels_and_another_number_of_classes(panel, example, 
     assert e.controls["protocol"].value == "recorded" and e.controls["per_shift"].max == 120 and not e.choice.labelled
     e.run_button.click()
     assert e.wait(120) and "no labels: it answers like the source for" in e.message and "error" not in e.results
-    assert "not known which classes come when" in e.in_words() and "no labels" in e.told.value
+    assert "not known which classes come when" in e.in_words() and "no labels" in e.sentence.value
     picture(tmp_path / "one" / "x" / "1.png")
     panel.controls["images"].value, panel.controls["labelled"].value = str(tmp_path / "one"), True
     assert "has 1 class folders" in check(panel) and panel.explorer is None

@@ -27,7 +27,7 @@ from ..plots import FONT
 from ..runner import row
 from ..selectors import SELECTORS
 from ..studies import explorer_numbers as E
-from ..studies.report import paragraphs, write_numbers
+from ..studies.report import write_numbers
 from ..studies.stream_study import first_sentence, say_statistics
 from ..trace import Trace
 from .run_panel import RunPanel, another, own_keys
@@ -103,7 +103,7 @@ class ExplorerPanel(RunPanel):
             button.on_click(on)
         for button in (self.run_button, self.stop_button, self.step_button, self.reset_button, self.keep_button, self.paper_button):
             button.layout.width = "128px"
-        self.lamp_box, self.compared, self.code, self.table, self.details, self.judged, self.told, self.chosen = (W.HTML() for _ in range(8))
+        self.lamp_box, self.compared, self.code, self.table, self.details, self.judged, self.sentence, self.chosen = (W.HTML() for _ in range(8))
         self.drawn, self.figures, self.frames = {}, {}, {name: W.HTML() for name in HEIGHTS}
         self.pick = W.Dropdown(options=[("no image yet", -1)], description="image", tooltip="an image of the grid, to see its numbers")
         self.score = W.Dropdown(options=[(name, key) for key, name in E.SCORES.items()], description="score", tooltip="higher means more known")
@@ -657,7 +657,7 @@ class ExplorerPanel(RunPanel):
         self._show("errors", errors)
         self._show("predictions", predictions)
         self._draw_lamp()
-        self.told.value = self._text(" ".join(filter(None, (E.say_missing(self.trace), f"{self._label(self.ran.recipe)}: {self._said()}"))))
+        self.sentence.value = self._text(" ".join(filter(None, (E.say_missing(self.trace), f"{self._label(self.ran.recipe)}: {self._said()}"))))
         self._drawn = time.monotonic()
         self._cost = self._drawn - started
 
@@ -675,7 +675,7 @@ class ExplorerPanel(RunPanel):
         self._draw_lamp()
         for name, numbers in _nothing().items():
             self._show(name, numbers)
-        self.judged.value = self.told.value = self.chosen.value = ""
+        self.judged.value = self.sentence.value = self.chosen.value = ""
         self._pictures, self.details.value = {}, ""
 
     def _draw_threshold(self):
@@ -764,20 +764,14 @@ class ExplorerPanel(RunPanel):
         right = W.VBox([c["method"], c["first"], c["second"], c["guard"], self._simple, fold["expert"]])
         buttons = W.HBox([self.run_button, self.stop_button, self.step_button, self.reset_button, self.keep_button, self.paper_button], layout=wrap)
         return W.VBox([W.HBox([left, right], layout=wrap), box["stream"], box["expert"], self.words, buttons, self.progress, self.status,
-                       self.lamp_box, self.compared, self.frames["errors"], self.frames["predictions"], self.told,
+                       self.lamp_box, self.compared, self.frames["errors"], self.frames["predictions"], self.sentence,
                        W.HBox([fold[name] for name in ("images", "unknown", "runs", "code")], layout=wrap),
                        *(box[name] for name in ("images", "unknown", "runs", "code")), own_keys()])
 
-    def _ipython_display_(self):
-        from IPython.display import display
-
-        if self.interactive:
-            display(self.widget)
-            return
+    def told(self):
         missing = "" if self.trace is None else E.say_missing(self.trace)
-        print(paragraphs(filter(None, [self.in_words(), self.message, f"{E.LIGHTS[self.lamp][0]} {self.light.words}", missing])))
-        for name in ("errors", "predictions", "images"):
-            display(self.figures[name])
+        return ([self.in_words(), self.message, f"{E.LIGHTS[self.lamp][0]} {self.light.words}", missing],
+                [self.figures[name] for name in ("errors", "predictions", "images") if name in self.figures])
 
 
 # --- without a panel
@@ -854,7 +848,7 @@ def results_html(rows) -> str:
     """A table of the runs so far, one line each. Columns that no run has are left out; a run without labels says so where others have an error."""
     shown = {"run": "run", "method": "method", "model": "model", "stream": "stream", "error": "error (%)", "error of source": "source (%)",
              "error of BN-1": "BN-1 (%)", "like source": "like source (%)", "like BN-1": "like BN-1 (%)", "falling": "falling (%)",
-             "entropy last": "entropy at the end (nats)", "classes in use": "classes in use", "alarm": "alarm", "images": "images"}
+             "entropy last": "entropy at end (nats)", "classes in use": "classes in use", "alarm": "alarm", "images": "images"}
     lines = list(rows)
     shown = {k: title for k, title in shown.items() if any(k in line for line in lines)}
     digits = {"entropy last": 2}
@@ -865,10 +859,11 @@ def results_html(rows) -> str:
             return f"{value:.{digits.get(name, 1)}f}"
         if value is None or isinstance(value, float):
             return "no labels" if name.startswith("error") and not line["labelled"] else "not run"
-        return html.escape(str(value).replace("_", " "))
+        return html.escape(str(value) if name == "model" and str(value).startswith("your") else str(value).replace("_", " "))
 
     style = 'style="padding: 1px 8px; text-align: right"'
-    head = "".join(f'<th scope="col" {style}>{title}</th>' for title in shown.values())
+    whole = '<span style="white-space: nowrap">BN-1</span>'
+    head = "".join(f'<th scope="col" {style}>{title.replace("BN-1", whole)}</th>' for title in shown.values())
     body = "".join("<tr>" + "".join(f"<td {style}>{cell(line, k)}</td>" for k in shown) + "</tr>" for line in lines)
     return f'<div style="overflow-x: auto; max-width: {WIDTH}px"><table style="line-height: 1.4"><tr>{head}</tr>{body}</table></div>'
 

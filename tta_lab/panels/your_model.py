@@ -13,7 +13,6 @@ from ..doctor import check_up
 from ..model_texts import open_model
 from ..models import InputError
 from ..studies import your_model_study as study
-from ..studies.report import paragraphs
 from .explorer import WIDTH, explorer
 from .run_panel import RunPanel, own_keys
 from .run_panel import guarded as caught
@@ -248,6 +247,8 @@ class YourModelPanel(RunPanel):
 
     def to_parameters(self) -> str:
         """The same as YAML text, parameters for this notebook."""
+        if self.report is None:
+            return "# Nothing was checked yet.\n"
         values = {"model_from": self.texts[0], "images_from": self.texts[1], "labelled": bool(self.controls["labelled"].value), "seed": self.seed}
         return "".join(f"{name}: {json.dumps(value)}\n" for name, value in values.items())
 
@@ -267,15 +268,9 @@ class YourModelPanel(RunPanel):
         return W.VBox([W.HBox([left, right], layout=wrap), W.HBox([self.run_button, self.progress], layout=wrap), self.status, self.opened,
                        self.table, self.code, self.place, own_keys()])
 
-    def _ipython_display_(self):
-        from IPython.display import display
-
-        if self.interactive:
-            display(self.widget)
-            return
-        print(paragraphs([self.message, *(study.say_report(self.report) if self.report is not None else [])]))
-        if self.explorer is not None:
-            display(self.explorer)
+    def told(self):
+        lines, figures = self.explorer.told() if self.explorer is not None else ([], [])
+        return [self.message, *(study.say_report(self.report) if self.report is not None else []), *lines], figures
 
 
 def _has_timm() -> bool:

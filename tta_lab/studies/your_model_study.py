@@ -75,13 +75,14 @@ RENAMED = (("features.0.", "stem.0."), ("features.1.", "stem.1."), ("features.3.
 @dataclass(frozen=True)
 class Case:
     """A model and images as texts: ``model`` for `model_texts.open_model`, ``images`` and ``unlabelled`` for `datasets.load`, both of the same
-    files in the same order, ``unlabelled`` without their labels (the same text where there are none); ``folder`` a place for what is written;
-    ``notes`` says what was decided."""
+    files in the same order, ``unlabelled`` without their labels (the same text where there are none); ``named`` the images as they were named,
+    before the text was completed for this model; ``folder`` a place for what is written; ``notes`` says what was decided."""
 
     model: str
     images: str
     unlabelled: str
     labelled: bool
+    named: str
     folder: Path
     notes: tuple[str, ...] = ()
 
@@ -154,8 +155,8 @@ def open_case(model: str = "", images: str = "", labelled: bool = True, folder=N
     if not (data.y >= 0).any():
         if labelled:
             more.append(f"{data.name.partition('?')[0]} has no sub-folders (or no labels), so its images have no labels.")
-        return Case(model, text, text, False, folder, (*notes, *more))
-    return Case(model, text, images_text(images, network, False)[0], True, folder, (*notes, *more))
+        return Case(model, text, text, False, images, folder, (*notes, *more))
+    return Case(model, text, images_text(images, network, False)[0], True, images, folder, (*notes, *more))
 
 
 def images_text(images: str, network: SourceModel, labelled: bool = True) -> tuple[str, list[str]]:
@@ -234,7 +235,7 @@ def _size_of(root: Path, first: Path, options: dict) -> tuple[int, int]:
 
 def class_folders(root) -> list[str]:
     """Names of the sub-folders that hold images, in text order."""
-    return sorted({p.relative_to(root).parts[0] for p in _pictures(Path(root)) if len(p.relative_to(root).parts) > 1})
+    return sorted(p.name for p in Path(root).iterdir() if p.is_dir() and not p.name.startswith(".") and next(_pictures(p), None))
 
 
 # --- what a panel's fields say --------------------------------------------------------------------------------
