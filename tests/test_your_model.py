@@ -125,7 +125,8 @@ def test_the_card_follows_the_options_and_what_is_wrong_is_said(own):
     assert model.info["classes"] == ["cat", "dog"] and model.info["from"].startswith(base)
     for more, said in (("mean=a", "mean must be one number"), ("std=1,2", "std has 2 numbers, the model takes images of 1 channel"),
                        ("size=x", "size must be"), ("channels=2", "channels must be 1"), ("outputs=9", "outputs run from 0 to 2"),
-                       ("outputs=a", "outputs must be numbers"), ("classes=a,b", "2 class names .a, b, .... for a model with 3 outputs; name all of them"),
+                       ("outputs=a", "outputs must be numbers"),
+                       ("classes=a,b", "2 class names .a, b, .... for a model with 3 outputs; name all of them"),
                        ("x=1", "has no option 'x'"),
                        ("normalisation=x", "normalisation must be")):
         with pytest.raises(ValueError, match=said):

@@ -364,8 +364,8 @@ def _with_card(model: SourceModel, options: dict) -> SourceModel:
         names = as_classes(options["classes"], Path.cwd())
         count = outputs_of(model)
         if count is not None and len(names) != count:
-            raise ValueError(f"{len(names)} class names ({', '.join(names[:4])}, ...) for a model with {count} outputs; name all of them, or keep only "
-                             "the outputs that have names, as in outputs=3,0,7")
+            raise ValueError(f"{len(names)} class names ({', '.join(names[:4])}, ...) for a model with {count} outputs; name all of them, or keep "
+                             "only the outputs that have names, as in outputs=3,0,7")
         model.info["classes"] = list(names)
     return model
 
