@@ -173,7 +173,7 @@ def headless():
 
 
 def test_headless_panel_has_run_and_its_code_gives_the_same_number(headless):
-    assert headless.error is None and "Done: Tent at 40 times its rate, beside it: reset now and then" in headless.message
+    assert headless.error is None and "Done: Tent at 40 times its rate, held by reset now and then" in headless.message
     assert "clean images" in headless.message and len(headless.result["marks"]) == 2 and headless.result["borders"] == (480,)
     scope = {}
     exec(headless.to_code(), scope)

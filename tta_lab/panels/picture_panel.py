@@ -27,7 +27,7 @@ class PicturePanel(RunPanel):
     ``figure`` is the last one drawn, ``result`` its numbers.
     """
 
-    def __init__(self, controls: dict, interactive: bool, run_tooltip: str, label_width: int = 100, width: int = 390):
+    def __init__(self, controls: dict, interactive: bool, run_tooltip: str, label_width: int = 100, width: int = 380):
         import ipywidgets as W
 
         super().__init__(controls, interactive, run_tooltip, label_width, width)
@@ -63,8 +63,9 @@ class PicturePanel(RunPanel):
         names, wrap = list(self.controls), {"flex_flow": "row wrap", "align_items": "flex-start"}
         half = (len(names) + 1) // 2
         left = W.VBox([self.controls[n] for n in names[:half]])
-        right = W.VBox([*(self.controls[n] for n in names[half:]), W.HBox([self.run_button, self.stop_button, self.progress])])
-        return W.VBox([W.HBox([left, right], layout=wrap), self.words, self.status, self.frame, self.code, own_keys()])
+        right = W.VBox([self.controls[n] for n in names[half:]])
+        buttons = W.HBox([self.run_button, self.stop_button, self.progress], layout=wrap)
+        return W.VBox([W.HBox([left, right], layout=wrap), buttons, self.words, self.status, self.frame, self.code, own_keys()])
 
     def _ipython_display_(self):
         from IPython.display import display

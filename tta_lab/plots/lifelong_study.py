@@ -8,12 +8,13 @@ from .drawing import Panel, Series, draw
 HOW_TO_READ = {
     "rounds": "Every round shows the same images in another order, so a line that falls has learned them and one that climbs is getting lost; BN-1, "
               "which cannot learn, shows how much is chance.",
-    "forgetting": "Bars above the dotted line have lost some of what the source knew about images without any shift.",
+    "forgetting": "Bars above that of BN-1 have forgotten some of what the source knew about images without shift; BN-1 has learned nothing, so "
+                  "its own distance from the dotted line is the price of batch statistics.",
     "distances": "A line that levels off is held by something; one that drops was put back; CoTTA and RMT tune all weights, the others scale and "
                  "shift of the normalisation only.",
     "second_visits": "Bars below 0: the second visit goes better than the first, beyond what BN-1 shows; whiskers of one standard error that "
                      "reach over 0 twice as long say that it may be chance.",
-    "cyclic": "From left to right as the stretches come: where the lines keep their distances nothing is gained or lost by having been here before.",
+    "cyclic": "From left to right as the stretches come: where the bars keep their distances nothing is gained or lost by having been here before.",
     "guards": "Top: error of the last images; bottom: the detector's probability of collapse with its threshold; at upright lines the guard acted.",
     "lifelong_live": "Left: a line that climbs above BN-1 has got lost; right: how far the weights are from the source's, a drop is a return; "
                      "upright lines are rounds on the left and returns on the right.",
@@ -47,8 +48,12 @@ def plot_rounds(result, backend: str = "matplotlib", ax=None):
     panels, looks = _two(result.arms)
     drawn = [Panel(title, "round (1 = first)", "error (%)", (line("batch_norm", 3), *(line(a, _look(looks[a])) for a in arms)), free=True)
              for title, arms in panels]
-    top = max(float(np.nanmax(s.y)) for p in drawn for s in p.series)
-    return draw([Panel(p.title, p.x, p.y, p.series, top=top) for p in drawn], backend, ax, size=(11, 5.6))
+    figure = draw(drawn, backend, ax, size=(11, 5.6))
+    if backend == "matplotlib":     # one scale for both
+        ends = np.array([axis.get_ylim() for axis in figure.axes[:2]])
+        for axis in figure.axes[:2]:
+            axis.set_ylim(ends.min(), ends.max())
+    return figure
 
 
 def plot_forgetting(numbers, backend: str = "matplotlib", ax=None):

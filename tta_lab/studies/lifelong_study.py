@@ -369,14 +369,18 @@ def say_rounds(result: Study) -> list[str]:
         points, error = result.against(a)
         if abs(points) > 2 * error:
             (better if points < 0 else worse).append(f"{ARMS[a]} ({points:+.1f})")
-    lines.append(f"In the last round, against BN-1 on the same images and beyond two standard errors, better are {_and(better) or 'none'}; worse "
-                 f"{_and(worse) or 'none'}.")
+    lines.append(f"In the last round, against BN-1 on the same images and beyond two standard errors over these images, better are "
+                 f"{_and(better) or 'none'}; worse {_and(worse) or 'none'}.")
     climb = result.mean("tent_large", "last") - result.mean("tent_large", "first")
     flat = result.mean("batch_norm", "last") - result.mean("batch_norm", "first")
     points, error = result.against("tent_large")
-    lines.append(f"Tent at the large rate changes by {climb:+.1f} points from the first round to the last, BN-1, which cannot learn, by {flat:+.1f}"
-                 + (": it gets worse as it goes on, as the papers on long streams report." if climb > flat and points > 2 * error else
-                    ": the decay that the papers report is not clearly seen here."))
+    seen = climb > flat and points > 2 * error
+    several = result.plan.seeds > 1
+    settled = not several or paired_interval(result.values("tent_large", "last"), result.values("batch_norm", "last"))["low"] > 0
+    verdict = ("it gets worse as it goes on, as the papers on long streams report" if seen else
+               "the decay that the papers on long streams report is not clearly seen here")
+    lines.append(f"Tent at the large rate changes by {climb:+.1f} points from the first round to the last, BN-1, which cannot learn, by {flat:+.1f}: "
+                 f"{verdict}" + ("" if settled or not seen else "; how much so differs from seed to seed, and the interval over seeds holds 0") + ".")
     return lines
 
 
@@ -388,7 +392,9 @@ def say_forgetting(result: Study) -> list[str]:
     after = dict(zip(t["keys"], t["after"], strict=True))
     lines = [f"On {t['n']} clean images that the streams did not show the source errs on {t['before']:.1f} % ({clean:.1f} % on the whole test set). "
              f"Afterwards: {', '.join(f'{ARMS[a]} {v:.1f}' for a, v in after.items())} %."]
-    lost = [f"{ARMS[a]} ({v - t['before']:+.1f})" for a, v in after.items() if v - t["before"] > noise]
+    lines.append(f"BN-1 has learned nothing, so its {after['batch_norm'] - t['before']:+.1f} points are what batch statistics do to clean images, "
+                 "not forgetting; the others are counted from there.")
+    lost = [f"{ARMS[a]} ({v - after['batch_norm']:+.1f})" for a, v in after.items() if v - after["batch_norm"] > noise]
     lines.append(f"More than {noise:.1f} points (two standard errors) are forgotten by {_and(lost) or 'nobody'}.")
     if {"eta_large", "eata_large"} <= after.keys():
         gain = after["eta_large"] - after["eata_large"]
@@ -428,9 +434,14 @@ def say_visits(result: Study) -> list[str]:
         lines.append(f"Second visit minus first, {STREAMS[name]}: BN-1, which cannot learn, changes by {chance:+.1f} points. Beyond that: "
                      f"{'; '.join(parts)}.")
     settled = [(n, a, p) for (n, a), (p, s) in seen.items() if s]
-    better, worse = ([f"{ARMS[a]} ({STREAMS[n]})" for n, a, p in settled if (p < 0) == low] for low in (True, False))
-    lines.append("Beyond two standard errors over images the second visit is better for " + (_and(better) or "nobody") + " and worse for "
-                 + (_and(worse) or "nobody") + ("." if settled else ": on so few images a second visit is neither clearly better nor worse."))
+
+    def who(better):
+        arms = {n: [ARMS[a] for m, a, p in settled if m == n and (p < 0) == better] for n in STREAMS}
+        return "; ".join(f"{_and(found)} ({STREAMS[n]})" for n, found in arms.items() if found) or "nobody"
+
+    end = (f"; of {len(seen)} comparisons about {len(seen) / 20:.1f} would look so by chance" if settled else
+           ": on so few images a second visit is neither clearly better nor worse")
+    lines.append(f"Beyond two standard errors over images the second visit is better for {who(True)}, and worse for {who(False)}{end}.")
     return lines
 
 
@@ -466,7 +477,7 @@ def say_guard(result: Study) -> list[str]:
         over = result.mean("guard_large", "last") - min(result.mean("batch_norm", "last"), result.mean("source", "last"))
         lines.append(f"In the last round the guard saves {saved:.1f} points of the large rate" if saved > 0 else
                      f"In the last round the guard costs {-saved:.1f} points against the large rate without it")
-        lines[-1] += f" and ends {over:+.1f} points from the better of source and BN-1."
+        lines[-1] += f" and ends {abs(over):.1f} points {'above' if over > 0 else 'below'} the better of source and BN-1."
     return lines
 
 
@@ -556,5 +567,5 @@ def say_live(numbers: dict, rate: float, anchor: str) -> str:
     others = ", ".join(f"{name} {value:.1f} %" for name, value in numbers["error"].items() if name != "this run")
     clean = f"; clean images {numbers['clean'][0]:.1f} %, {numbers['clean'][1]:.1f} % before" if numbers["clean"] else ""
     back = f"; went back {len(numbers['marks'])} times" if numbers["marks"] else ""
-    return (f"Tent at {rate:g} times its rate, beside it: {ANCHORS[anchor]}: error {numbers['error']['this run']:.1f} % ({others}){clean}; weights "
+    return (f"Tent at {rate:g} times its rate, held by {ANCHORS[anchor]}: error {numbers['error']['this run']:.1f} % ({others}){clean}; weights "
             f"{100 * numbers['distance']['distance'][-1]:.0f} % of their length from the source's{back}.")
