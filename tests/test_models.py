@@ -162,6 +162,12 @@ def test_torchvision_files_bring_their_number_of_classes_and_their_card(tmp_path
         from_torchvision("resnet19")
 
 
+def test_regnets_too_are_built_for_the_classes_of_a_file(tmp_path):
+    torch.save(torchvision.models.regnet_x_400mf(num_classes=3).state_dict(), tmp_path / "net.pth")
+    with torch.no_grad():
+        assert from_torchvision("regnet_x_400mf", tmp_path / "net.pth")(torch.rand(1, 3, 224, 224)).shape == (1, 3)
+
+
 def test_torchvision_weights_that_cannot_be_fetched_are_an_error_and_cached_ones_are_used(tmp_path, monkeypatch):
     def offline(url, *args, **kwargs):
         raise OSError("no network")

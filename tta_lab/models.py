@@ -274,6 +274,17 @@ def _cut(net: nn.Module, path: str | None) -> nn.Module:
     return net if path is None else Cut(net, path)
 
 
+def _skeleton(name: str) -> nn.Module:
+    """A torchvision classifier of which only names and shapes are wanted."""
+    from torchvision import models as zoo
+
+    try:
+        with torch.device("meta"):
+            return zoo.get_model(name)
+    except NotImplementedError:    # RegNets compute their widths with tensors, which must have values
+        return zoo.get_model(name)
+
+
 def from_torchvision(model: str | nn.Module, weights: str | Path | None = None, size="weights",
                      classes: tuple[str, ...] | None = None) -> SourceModel:
     """A torchvision classifier with the input card of its weights: mean, standard deviation, crop size.
@@ -312,8 +323,7 @@ def from_torchvision(model: str | nn.Module, weights: str | Path | None = None, 
         settings = {"transform_input": True} if state and model in ("googlenet", "inception_v3") else {}   # as their weights were made
         with torch.random.fork_rng(devices=[]):
             if file:
-                with torch.device("meta"):
-                    head = _last_linear(zoo.get_model(model))
+                head = _last_linear(_skeleton(model))
                 settings |= {"num_classes": len(state[f"{head}.weight"])} if f"{head}.weight" in state else {}
             net = zoo.get_model(model, **settings)
     if state is not None:
