@@ -234,6 +234,12 @@ def test_the_model_has_its_say():
     assert "no effect here" in compose.notes(compose.assemble(bound), vit)[0] and not compose.notes(compose.assemble(bound), Choice())
     anchored = compose.swapped(compose.decompose(make("tent")), "penalties", "FisherAnchor")
     assert "source domain" in compose.why_not(anchored, replace(vit, source_images=None)) and compose.why_not(anchored, vit) == ""
+    for start, place, key, culprit in (("eata", "select", "TwoFilters", "paf_kip"), ("rmt", "cadence", "SlidingWindow", "batch of 2"),
+                                       ("rotta", "penalties", "BothFail", "paf_kip"), ("stamp", "select", "StableRegion", "recap"),
+                                       ("adanpc", "controllers", "ResetEvery", "Nothing")):   # rehearsed with a sample of source images
+        slots = compose.decompose(make(start))
+        assert compose.why_not(slots, Choice(stream=STREAM), compose.rehearsal(Choice(stream=STREAM))) == ""
+        assert culprit in compose.why_not(compose.swapped(slots, place, key), Choice(stream=STREAM), compose.rehearsal(Choice(stream=STREAM)))
     moved = replace(make("cotta"), norm=RunningStatistics())
     assert "stay where they began" in compose.notes(compose.assemble(compose.decompose(moved)), Choice())[0]
 

@@ -42,6 +42,7 @@ from .composed import (
     VotedAnswer,
 )
 from .controllers import CollapseRecovery, ResetEvery
+from .datasets import load
 from .explore import Choice, obstacles
 from .guard import Guard
 from .knobs import knobs
@@ -80,6 +81,7 @@ MOVING = (RunningStatistics, RobustStatistics, UnmixedStatistics)  # norms whose
 SEATS = {"select": 3, "penalties": 2, "controllers": 1}  # of the slots that hold several parts, or none
 WEIGHTS = {"objective": 2.0}  # of a slot in the distance; the others 1, a knob KNOB
 KNOB = 0.1
+SOURCE_SAMPLE = 100  # images, for a rehearsal
 OPTIONS: dict[str, dict[Part, str]] = {  # slot -> part -> name on the screen
     "norm": {SourceStatistics(): "source statistics", BatchStatistics(): "batch statistics", MixedStatistics(): "mixture of source and batch",
              RunningStatistics(): "running statistics", AdaptiveMixture(): "mixture found in each layer",
@@ -197,27 +199,46 @@ def swapped(slots: dict, slot: str, key: str, seat: int = 0) -> dict:
 
 # --- what cannot be ------------------------------------------------------------------------------------------------------
 
-def why_not(slots: dict, choice: Choice, images: torch.Tensor | None = None) -> str:
+def why_not(slots: dict, choice: Choice, images: torch.Tensor | None = None, made: dict | None = None) -> str:
     """Why these slots cannot run on the model and stream of ``choice``, in sentences with culprit and remedy; "" when they can.
 
-    Asked are the parts themselves, `explore.obstacles`, and with ``images`` a rehearsal of one step on them (not for recipes that
-    need something of the source domain, which is made only when they run).
+    Asked are the parts themselves, `explore.obstacles`, and with ``images`` a rehearsal of one step on them; what that needs of the source domain is
+    made of SOURCE_SAMPLE images, and kept in ``made`` between calls.
     """
     try:
         recipe = assemble(slots)
     except (ValueError, TypeError) as why:
         return str(why)
-    if images is None or needs_of(recipe) & source.GIVEN.keys():
-        return " ".join(obstacles(replace(choice, recipe=recipe)))
+    found = " ".join(obstacles(replace(choice, recipe=recipe))) if images is None or needs_of(recipe) & source.GIVEN.keys() else ""
+    if found or images is None:
+        return found
     try:
-        Adapter(choice.network, recipe, seed=choice.seed, device="cpu", record="off")(images)
+        given = _given(recipe, choice, {} if made is None else made)
+    except ValueError as why:
+        return "" if "no source image of class" in str(why) else str(why)  # of a class that the sample lacks there may be one
+    try:
+        Adapter(choice.network, recipe, seed=choice.seed, device="cpu", record="off", given=given)(images)
     except NeedsError as why:
         return str(why)
-    except (ValueError, TypeError, AdaptationError) as why:
+    except (ValueError, AdaptationError) as why:
         return f"in a rehearsal on {len(images)} image{'s' * (len(images) > 1)}: {why}"
     except RuntimeError as why:  # of the network itself, such as sizes that do not fit
         return f"in a rehearsal on {len(images)} image{'s' * (len(images) > 1)} the network failed: {why}"
+    if type(recipe).lessons is not LossMethod.lessons:  # it may learn nothing yet from so few images: selectors and terms are tried on them
+        return why_not(swapped(slots, "objective", "EntropyLoss"), choice, images, made)
     return ""
+
+
+def _given(recipe: Method, choice: Choice, made: dict) -> dict | None:
+    """A small sample of what a recipe needs of the source domain, good for a rehearsal only."""
+    wanted = needs_of(recipe) & source.GIVEN.keys()
+    if not wanted:
+        return None
+    key = (frozenset(wanted), recipe.norm, recipe.train, choice.model if isinstance(choice.model, str) else id(choice.model))
+    if key not in made:
+        images = load(choice.source_images) if isinstance(choice.source_images, str) else choice.source_images
+        made[key] = source.prepare(choice.network, recipe, images, limit=SOURCE_SAMPLE, device="cpu")
+    return made[key]
 
 
 def rehearsal(choice: Choice) -> torch.Tensor:
@@ -254,7 +275,7 @@ def marks(slots: dict, choice: Choice, images=None, known: dict | None = None, s
                 found[place][key] = str(why)
                 continue
             if text not in known:
-                known[text] = why_not(other, choice, images)
+                known[text] = why_not(other, choice, images, known.setdefault("made", {}))
             if known[text]:
                 found[place][key] = known[text]
     return found

@@ -73,6 +73,7 @@ class ComposerPanel(RunPanel):
         self.device, self._source_images = device, source_images
         self._busy, self._lock = True, threading.RLock()
         self._fast = not interactive  # no marks while every callback is fired
+        self._made = {}                # of source images, for rehearsals
         self._known, self._remembered, self._asked, self._images = {}, {}, {}, {}
         self.slots, self._guard, self.marks, self.refusal, self.choice = {}, Guard(), {}, "", None
         self.session, self.traces, self.table, self.verdict, self._rows, self.number = None, {}, [], [], [], 0
@@ -173,7 +174,7 @@ class ComposerPanel(RunPanel):
         """The images of a rehearsal, and the answers known so far, for this model and stream."""
         key = base.model if isinstance(base.model, str) else id(base.model), base.stream.hash
         if key not in self._images:
-            self._images[key], self._asked[key] = C.rehearsal(base), {}
+            self._images[key], self._asked[key] = C.rehearsal(base), {"made": self._made}
         return self._images[key], self._asked[key]
 
     def _settle(self) -> None:
@@ -184,7 +185,7 @@ class ComposerPanel(RunPanel):
             images, known = self._asked_about(base)
             text = repr(self.choice.recipe)
             if text not in known:
-                known[text] = C.why_not(self._full(), base, images)
+                known[text] = C.why_not(self._full(), base, images, self._made)
             self.refusal = known[text]
         except (ValueError, TypeError) as why:
             self.choice, self.refusal = None, str(why)
