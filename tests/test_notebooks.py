@@ -280,6 +280,48 @@ def test_tiny_run_of_the_composer_leaves_figures_and_sentences(composer_run):
     assert "is asked by nobody" in told["impossible"] and "This is eta" in told["panel"] and "make('eta')" in told["code"]
 
 
+@pytest.fixture(scope="module", params=["07_normalisation_matters", "08_lifelong"])
+def curriculum_run(request, tmp_path_factory):
+    stored = json.loads((GOLDEN / f"{request.param}.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        result = headless.execute(ROOT / "notebooks" / f"{request.param}.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+                                  timeout=300, say=lambda *a, **k: None)
+    return request.param, stored, result
+
+
+def test_tiny_run_of_normalisation_and_lifelong_gives_the_stored_numbers(curriculum_run):
+    name, stored, result = curriculum_run
+    found = json.loads(result.json.read_text())
+    if name.startswith("07"):
+        table = {f"{run['source']}, {run['setting']}, {run['method']}": {"error": run["error"]} for run in found["runs"]}
+        tolerance = {key: stored["tolerance_single" if ", single, " in key else "tolerance"] for key in table}
+        tent = next(part for part in found["parts"] if (part["source"], part["arm"]) == ("fashion_resnet_gn", "tent"))
+        assert tent["predicted"] < tent["true"] and tent["alarm"] >= 0 and min(g["correlation"] for g in found["gradients"].values()) > 0.3
+    else:
+        table = {run["arm"]: {what: run[what] for what in stored["tolerance"]} for run in found["runs"]}
+        tolerance, away = {key: stored["tolerance"] for key in table}, {run["arm"]: run["distance"] for run in found["runs"]}
+        assert away["batch_norm"] == 0 and away["tent_large"] > 5 * away["tent"] and away["rdumb_large"] < away["eta_large"]
+    assert numbers_that_differ({key: table[key] for key in stored["table"]}, stored["table"], tolerance) == []
+    assert {"date", "torch", "tta_lab"} <= set(found["made"])
+
+
+def test_tiny_run_of_normalisation_and_lifelong_leaves_figures_and_sentences(curriculum_run):
+    name, _, result = curriculum_run
+    assert result.notebook.stat().st_size < 1_000_000
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
+    outputs = [o for c in cells.values() for o in c.outputs]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == (8 if name.startswith("07") else 7)
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {key: " ".join("".join(o.get("text", "") for o in cell.outputs).split()) for key, cell in cells.items()}
+    assert "Done: " in told["panel"] and "one_run" in told["panel-code"] and " nan" not in " ".join(told.values()).lower()
+    if name.startswith("07"):
+        assert "Batch statistics (BN-1) change the error" in told["sources"] and "resets itself" in told["parts"] + told["last"]
+    else:
+        assert "EATA differs from ETA only by the Fisher anchor" in told["forgetting"] and "Second visit minus first" in told["visits"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_cells_are_short_and_every_one_is_introduced(path):
     cells = nbformat.read(path, as_version=4).cells
