@@ -17,7 +17,7 @@ from tta_lab import composed as P
 from tta_lab.adaptive_norms import AdaptiveMixture
 from tta_lab.explore import Choice, Session, explore
 from tta_lab.guard import Guard, guarded
-from tta_lab.knobs import own_knobs
+from tta_lab.knobs import knobs, own_knobs, with_knobs
 from tta_lab.methods import METHODS, from_json, to_json
 from tta_lab.norms import BatchStatistics, RunningStatistics, SourceStatistics
 from tta_lab.parts import AllParameters, NoParameters, Step, needs_of
@@ -457,6 +457,28 @@ def test_whole_methods_guard_and_knobs_in_the_panel(fired, monkeypatch):
     assert fired.recipe.select == (LowEntropy(0.25),) and fired.controls["select 2"].layout.display is None
     fired.controls["start"].value = "tent"
     assert fired.controls["select 2"].layout.display == "none" and compose.recognise(fired.recipe) == ("tent", [])
+
+
+def test_a_knob_that_makes_it_impossible_can_be_turned_back(fired, monkeypatch):
+    monkeypatch.setattr(fired, "_fast", True)
+    fired.controls["start"].value = "tent"
+    fired.controls["objective"].value, fired.controls["teacher"].value = "Agreement", "MeanTeacher"
+    fired.knobs["objective.loss"].value = "cross_entropy"
+    assert "nothing would ever move" in fired.refusal and fired.recipe is None and fired.error is None
+    fired.knobs["objective.loss"].value = "classes"
+    assert not fired.refusal and fired.recipe.objective == P.Agreement("classes")
+    fired.controls["start"].value = "tent"
+
+
+def test_knobs_of_slots_are_those_of_the_recipe():
+    for name in ("tent", "eata", "cotta", "rotta", "sar", "unient"):
+        slots = compose.decompose(make(name))
+        recipe, rows = compose.assemble(slots), compose.slot_knobs(slots)
+        assert {n: k.value for n, k in rows.items()} == {k.name: k.value for k in knobs(recipe)}
+        assert compose.assemble(compose.set_knob(slots, "update.lr", 0.02)) == with_knobs(recipe, **{"update.lr": 0.02})
+        assert compose.assemble(compose.set_knob(slots, "average", "all")).average == "all"
+    assert compose.set_knob(compose.decompose(make("rotta")), "nu", 0.5)["objective"].nu == 0.5
+    assert compose.set_knob(compose.decompose(make("eta")), "select.1.margin", 0.3)["select"] == make("eta", margin=0.3).select
 
 
 def test_saved_and_opened_again(fired, tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ from .controllers import CollapseRecovery, ResetEvery
 from .datasets import load
 from .explore import Choice, obstacles
 from .guard import Guard
-from .knobs import knobs
+from .knobs import Knob, knobs, own_knobs, with_knobs
 from .methods import METHODS, make
 from .methods.recap import StableRegion
 from .norms import BATCH_NORM, BatchStatistics, MixedStatistics, RunningStatistics, SourceStatistics
@@ -195,6 +195,36 @@ def swapped(slots: dict, slot: str, key: str, seat: int = 0) -> dict:
     if isinstance(slots["objective"], Method):
         new |= {"settle": AsStepped(), "teacher": NoTeacher(), "reply": OwnAnswer()}
     return new | {"objective": KINDS["objective"][key]}
+
+
+def slot_knobs(slots: dict) -> dict[str, Knob]:
+    """The knobs of everything in the slots, by dotted name (``update.lr``, ``select.0.fraction``, ``average``; of a whole method's own by theirs)."""
+    plumbing = {k.name: replace(k, value=slots[k.name]) for k in own_knobs(Composed) if k.name in PLUMBING}
+    found = []
+    for slot in SLOTS:
+        value = slots[slot]
+        if slot in PLUMBING:
+            found.append(plumbing[slot])
+        elif slot in SEATS:
+            found += [replace(k, name=f"{slot}.{i}.{k.name}") for i, part in enumerate(value) for k in knobs(part)]
+        elif isinstance(value, Method):
+            found += [k for k in knobs(value) if k.name.split(".")[0] not in SLOTS]
+        elif value is not None:
+            found += [replace(k, name=f"{slot}.{k.name}") for k in knobs(value)]
+    return {k.name: k for k in found}
+
+
+def set_knob(slots: dict, name: str, value) -> dict:
+    """These slots with one of `slot_knobs` changed. Raises ValueError for a value outside the knob's range."""
+    slot, _, rest = name.partition(".")
+    if slot in PLUMBING:
+        return slots | {slot: value}
+    if slot in SEATS:
+        i, _, rest = rest.partition(".")
+        return slots | {slot: tuple(with_knobs(p, **{rest: value}) if j == int(i) else p for j, p in enumerate(slots[slot]))}
+    if slot in SLOTS:
+        return slots | {slot: with_knobs(slots[slot], **{rest: value})}
+    return slots | {"objective": with_knobs(slots["objective"], **{name: value})}
 
 
 # --- what cannot be ------------------------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from .. import compose as C
 from .. import plots
+from ..composed import Nothing
 from ..explore import Choice, Session, needs
 from ..guard import Guard
-from ..knobs import knobs, with_knobs
 from ..methods import METHODS, from_json, make, to_json
 from ..models import checkpoints
 from ..parts import Method
@@ -284,13 +284,13 @@ class ComposerPanel(RunPanel):
     @guarded
     def _on_knob(self, change=None):
         with self._lock:
-            if self._busy or self.recipe is None:
+            if self._busy:
                 return
             name = next(n for n, widget in self.knobs.items() if widget is change["owner"])
             k, value = self._knob_of[name], change["new"]
             if isinstance(value, float):
                 value = int(value) if isinstance(k.default, int) else float(f"{value:.3g}")
-            self._quietly_do(lambda: self._take(with_knobs(self.recipe, **{name: value})))
+            self.slots = C.set_knob(self.slots, name, value)
             self._settle()
 
     @guarded
@@ -321,10 +321,7 @@ class ComposerPanel(RunPanel):
 
     def _set_knobs(self) -> None:
         """Sliders for the knobs of what is chosen; the step size is always in sight."""
-        if self.recipe is None:
-            self._simple.children, self._expert.children, self.knobs, self._knob_of = (), (), {}, {}
-            return
-        found = {k.name: k for k in knobs(self.recipe) if not k.name.startswith("controllers.") or self._is_reset(k.name)}
+        found = C.slot_knobs(self.slots)
         if {n: (k.value, k.default) for n, k in found.items()} == {n: (k.value, k.default) for n, k in self._knob_of.items()}:
             return
         if list(found) == list(self.knobs) and [self._knob_label(n) for n in found] == [w.description for w in self.knobs.values()]:
@@ -339,21 +336,18 @@ class ComposerPanel(RunPanel):
         for name, k in found.items():
             widget = knob_widget(k, self._knob_label(name))
             widget.observe(self._on_knob, "value")
-            shown = name == "update.lr" and self.recipe.learns
+            shown = name == "update.lr" and not isinstance(self.slots["objective"], Nothing)
             widget.style.description_width, widget.layout.width = "110px" if shown else "210px", "395px"
             self.knobs[name] = widget
             (simple if shown else expert).append(widget)
         self._simple.children, self._expert.children = simple, expert
-
-    def _is_reset(self, name: str) -> bool:
-        return not isinstance(self.recipe.controllers[int(name.split(".")[1])], Guard)
 
     def _knob_label(self, name: str) -> str:
         slot, *rest = name.split(".")
         if name == "update.lr":
             return "step size"
         if slot in C.SEATS:
-            part = getattr(self.recipe, slot)[int(rest[0])]
+            part = self.slots[slot][int(rest[0])]
             return f"{C.label(part)}: {' '.join(rest[1:])}".replace("_", " ")
         where = C.SLOTS.get(slot, slot)
         return (f"{where}: {' '.join(rest)}" if rest else where).replace("_", " ")
