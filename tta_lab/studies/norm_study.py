@@ -269,7 +269,7 @@ def statistics(plan: Plan, source: str = "fashion_resnet_bn", batches: int = 60)
 
     The right ones of an image are those of all images of its shift together, in a network that normalises every layer so. ``layers`` (M,) from 1;
     ``source`` (M,): the stored statistics of the source, mean over shifts; ``settings`` {setting: (M,)}: those of single batches, mean over
-    ``batches`` of them; in mixed batches each image has its own right ones. ``error`` {setting: %} is not here but in the `Study`.
+    ``batches`` of them; in mixed batches each image has its own right ones; ``images`` of a shift that the right ones rest on, ``batch``.
     Raises ValueError for a source without batch norm.
     """
     from copy import deepcopy
