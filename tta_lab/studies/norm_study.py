@@ -558,13 +558,13 @@ def say_parts(result: Study) -> list[str]:
         for lr in result.plan.rates:
             e = {arm: float(np.mean([result.parts[source, lr, arm, k]["error"] for k in seeds])) for arm in ARMS}
             resets = float(np.mean([result.parts[source, lr, "sar", k]["resets"] for k in seeds]))
-            gains = {arm: e["tent"] - e[arm] for arm in ("filter", "sharpness", "both")}
+            gains = {arm: e[arm] - e["tent"] for arm in ("filter", "sharpness", "both")}
             text = f"{SOURCES[source]}, rate {lr:g}: start {start:.1f} %, Tent {e['tent']:.1f} %"
             if e["tent"] - start <= HARM:
                 lines.append(f"{text}: no harm to prevent; SAR {e['sar']:.1f} %.")
                 continue
-            lines.append(f"{text}; with the filter {e['filter']:.1f} ({-gains['filter']:+.1f}), with sharpness {e['sharpness']:.1f} "
-                         f"({-gains['sharpness']:+.1f}), with both {e['both']:.1f} ({-gains['both']:+.1f}); SAR, which also resets itself "
+            lines.append(f"{text}; with the filter {e['filter']:.1f} ({gains['filter']:+.1f}), with sharpness {e['sharpness']:.1f} "
+                         f"({gains['sharpness']:+.1f}), with both {e['both']:.1f} ({gains['both']:+.1f}); SAR, which also resets itself "
                          f"({resets:.0f} times), {e['sar']:.1f} ({e['sar'] - e['both']:+.1f} more).")
     return lines
 
