@@ -12,7 +12,7 @@ from tiny import given, stream, tiny
 from tta_lab import plots
 from tta_lab.adapter import Adapter
 from tta_lab.controllers import ResetEvery
-from tta_lab.guard import ACTIONS, ANSWERS, Guard, close, gather_, guarded, guarding, information, snapshot_bytes, unexplained
+from tta_lab.guard import ACTIONS, ANSWERS, Guard, close, clumping, gather_, guarded, guarding, information, snapshot_bytes, unexplained
 from tta_lab.guard import actions as taken
 from tta_lab.knobs import knobs, with_knobs
 from tta_lab.methods import METHODS, PARTS, from_json, make, to_json
@@ -233,9 +233,31 @@ def test_what_two_models_cannot_explain_is_charged_to_the_source():
     assert unexplained(evidence) == pytest.approx(0.35)
     assert unexplained({**evidence, "agree": torch.tensor([7.0, 0.0, 0.0])}) == 0.0           # 3 < 1.5 + 2: nothing is hidden
     # both equally informative: the charge alone tells them apart, and only where it exceeds the margin
-    evidence |= {"classes": torch.full((2, 4), 10.0), "entropy": torch.tensor([4.0, 4.0])}
+    evidence |= {"classes": torch.full((2, 4), 10.0), "entropy": torch.tensor([4.0, 4.0]), "said": torch.full((4,), 10.0), "n_pairs": 40.0}
+    evidence["pairs"] = torch.tensor(40 * 0.25)                # as many pairs of one class as chance makes
     better = [Guard(prior=0.0, caution=1.0, margin=0.05, charge=c)._better({"evidence": evidence, "best": 0}) for c in (0.0, 0.1, 0.2, 1.0)]
     assert better == [0, 0, 1, 1]
+
+
+def test_clumps_are_charged_to_batch_statistics():
+    one_hot = 30 * torch.eye(4)
+    sorted_, mixed, single = {}, {}, {}
+    for c in range(4):
+        gather_(sorted_, [one_hot[[c] * 5]] * 3, 1e9, 1e9)                       # one class a batch
+        gather_(mixed, [one_hot] * 3, 1e9, 1e9)                                  # each class once a batch
+        gather_(single, [one_hot[[c]]] * 3, 1e9, 1e9)
+    assert clumping(sorted_, 0.0) == pytest.approx(1.0) and clumping(mixed, 0.0) == 0.0
+    assert clumping(single, 0.0) == pytest.approx(1.0)                           # an image alone is a batch of one class
+    # 3 of one class and 1 of another: 6 of 12 pairs are of one class; shares 3/4 and 1/4 make 5/8 by chance; with 4 images added to each of
+    # 4 classes the shares are 7, 5, 4, 4 of 20, which make 106/400
+    some = {}
+    gather_(some, [one_hot[[0, 0, 0, 1]]] * 3, 1e9, 1e9)
+    assert clumping(some, 0.0) == 0.0
+    assert clumping(some, 4.0) == pytest.approx((0.5 - 106 / 400) / (1 - 106 / 400))
+    # sure and even predictions of both, 0.4 of disagreement hidden: the source pays where batches are mixed, BN-1 where they are not
+    hidden = {"agree": torch.tensor([3.0, 0.0, 0.0]), "confidence": torch.tensor([8.5, 8.5]), "n": 10.0, "entropy": torch.tensor([4.0, 4.0]),
+              "classes": torch.full((2, 4), 10.0)}
+    assert [Guard(caution=1.0)._better({"evidence": {**e, **hidden}, "best": 1 - k}) for k, e in ((1, mixed), (0, sorted_))] == [1, 0]
 
 
 def test_evidence_fades_with_images_not_with_batches():
@@ -247,6 +269,7 @@ def test_evidence_fades_with_images_not_with_batches():
     for row in z.split(1):
         gather_(alone, [row] * 3, 1e9, 1e9)
     assert halves["n"] == pytest.approx(20 + 20 * math.exp(-20 / 50)) and halves["n_classes"] == pytest.approx(20 + 20 * math.exp(-20 / 80))
+    assert halves["n_pairs"] == pytest.approx(20 + 20 * math.exp(-20 / 160)) and float(halves["said"].sum()) == pytest.approx(halves["n_classes"])
     assert halves["classes"].sum(1).tolist() == pytest.approx([halves["n_classes"]] * 2, rel=1e-5)
     assert torch.allclose(alone["classes"], whole["classes"], rtol=1e-5)    # an endless window: the same, however it is cut
 

@@ -47,12 +47,14 @@ class Guard(Controller):
         I_r = H(mean of p_r) - c_r (mean of H(p_r)),   c_s = ``caution``, c_b = 1,
 
     the first mean over about ``per_class`` images of each class, with ``prior`` uniform ones added; the second over the last ``window`` images. The
-    source's entropy counts more because a model that keeps its statistics is too sure of shifted images. And the source pays for what
-    confidence hides: two models with errors e_s and e_b differ on at most e_s + e_b of the answers (triangle inequality), so I_s loses
-    ``charge`` times the share of disagreement beyond the errors that both admit to (1 - mean confidence). The source is charged, because
-    BN-1 gets unsure where its batches are too small or hold few classes, while the source stays sure of images it does not know. The
-    source is the better one at first; this changes when the I differ by more than ``margin``. The method answers as long as, on the last
-    ``window`` images,
+    source's entropy counts more because a model that keeps its statistics is too sure of shifted images. Two more terms say what confidence hides,
+
+        I_s loses ``charge`` (1 - g) u,   I_b loses ``clumped`` g,   g = (rho - 0.2) / 0.3 kept within 0 and 1.
+
+    u is the share of images on which the two disagree, beyond the errors that both admit to (1 - mean confidence): two models with errors
+    e_s and e_b differ on at most e_s + e_b of the answers (triangle inequality), and the source stays sure of images it does not know. rho
+    is `clumping`, how far the images of a batch are of one class: there the batch's statistics mislead, however sure BN-1 is. The source is the
+    better one at first; this changes when the I differ by more than ``margin``. The method answers as long as, on the last ``window`` images,
 
     - it and the better reference are the two of the three that agree most often, and
     - it disagrees with the better reference on a share of at most ``doubt`` (1 - mean confidence of that reference): the harm of a method is at
@@ -80,7 +82,8 @@ class Guard(Controller):
     per_class: float = knob(50.0, (1.0, 1e6), "the same for the mean prediction, times the number of classes", unit="images per class")
     prior: float = knob(25.0, (0.0, 1e6), "uniform predictions that are added to the mean prediction", unit="images per class")
     caution: float = knob(1.2, (0.0, 10.0), "weight of the source's entropy")
-    charge: float = knob(1.0, (0.0, 100.0), "loss of the source's information per share of disagreement that neither admits to", unit="nats")
+    charge: float = knob(1.5, (0.0, 100.0), "loss of the source's information per share of disagreement that neither admits to", unit="nats")
+    clumped: float = knob(0.5, (0.0, 100.0), "loss of BN-1's information where each batch holds one class", unit="nats")
     margin: float = knob(0.05, (0.0, 10.0), "difference of information below which the better reference stays the better one", unit="nats")
     doubt: float = knob(1.0, (0.0, 1e9), "times the expected error of the better reference that the method may differ from it")
     slack: float = knob(0.0, (0.0, 1.0), "by how much another pair must agree more often before a reference answers")
@@ -158,7 +161,8 @@ class Guard(Controller):
     def _better(self, state: dict) -> int:
         """Index of the reference whose predictions carry more information."""
         source, batch = information(state["evidence"], self.prior, (self.caution, 1.0))
-        source -= self.charge * unexplained(state["evidence"])
+        clumps = min(max((clumping(state["evidence"], self.prior) - 0.2) / 0.3, 0.0), 1.0)
+        source, batch = source - self.charge * (1 - clumps) * unexplained(state["evidence"]), batch - self.clumped * clumps
         return state["best"] if abs(batch - source) <= self.margin else int(batch > source)
 
 
@@ -191,21 +195,27 @@ def gather_(evidence: dict, logits: list[Tensor], window: float, window_classes:
     """Exponential sums over images, in place. ``logits``: of the source, BN-1 and the method, (B, C, *S) each.
 
     ``entropy`` and ``confidence`` (2,) and the mean prediction ``classes`` (2, C) of the two references; ``agree`` (3,), how often the pairs
-    (source, BN-1), (source, method), (BN-1, method) predict the same class; ``n`` and ``n_classes`` are the weights that the sums hold. After
-    n more images what was there counts exp(-n / window), or for ``classes`` exp(-n / window_classes).
+    (source, BN-1), (source, method), (BN-1, method) predict the same class; ``said`` (C,), the source's predicted classes, and ``pairs``, the share
+    of pairs within a batch that it gives one class (1 where there is no pair); ``n``, ``n_classes`` and ``n_pairs`` are the weights that the sums
+    hold. After n more images what was there counts exp(-n / window), for ``classes`` and ``said`` exp(-n / window_classes), and for ``pairs``,
+    which lags behind ``said`` on purpose, exp(-n / (2 window_classes)): a shift that makes the source say few classes is not to look like clumps.
     """
     n = len(logits[0])
     fade, fade_classes = float(np.exp(-n / window)), float(np.exp(-n / window_classes))
     said, references = [z.argmax(1) for z in logits], logits[:2]
+    counts, total = torch.bincount(said[0].flatten(), minlength=logits[0].shape[1]).float(), said[0].numel()
     fresh = {"entropy": torch.stack([scores.entropy(z).mean() for z in references]),
              "confidence": torch.stack([scores.confidence(z).mean() for z in references]),
              "classes": torch.stack([scores.mean_prediction(z) for z in references]),
+             "said": counts / total, "pairs": (counts * (counts - 1)).sum() / (total * (total - 1)) if total > 1 else torch.ones_like(counts[0]),
              "agree": torch.stack([(said[i] == said[j]).float().mean() for i, j in ((0, 1), (0, 2), (1, 2))])}
+    fades = {"classes": fade_classes, "said": fade_classes, "pairs": float(np.sqrt(fade_classes))}
     for name, value in fresh.items():
-        keep = fade_classes if name == "classes" else fade
+        keep = fades.get(name, fade)
         evidence[name] = n * value + (keep * evidence[name] if name in evidence else 0.0)
     evidence["n"] = n + fade * evidence.get("n", 0.0)
     evidence["n_classes"] = n + fade_classes * evidence.get("n_classes", 0.0)
+    evidence["n_pairs"] = n + fades["pairs"] * evidence.get("n_pairs", 0.0)
 
 
 def information(evidence: dict, prior: float, weights: tuple) -> list[float]:
@@ -220,6 +230,17 @@ def unexplained(evidence: dict) -> float:
     """The share of images on which the two references disagree, less the errors that they admit to (1 - mean confidence); at least 0."""
     disagreement, admitted = 1 - float(evidence["agree"][0]) / evidence["n"], 2 - float(evidence["confidence"][:2].sum()) / evidence["n"]
     return max(disagreement - admitted, 0.0)
+
+
+def clumping(evidence: dict, prior: float) -> float:
+    """How much more often two images of a batch get one class from the source than two images at all: (A - S) / (1 - S), at least 0.
+
+    A is the share of such pairs within a batch, S = sum_c q_c^2 with the shares q of the classes, to which ``prior`` images per class are added.
+    0 for batches drawn at random, 1 where each batch holds one class and all classes come.
+    """
+    shares = evidence["said"] + prior
+    by_chance = float((shares / shares.sum()).square().sum())
+    return max((float(evidence["pairs"]) / evidence["n_pairs"] - by_chance) / max(1 - by_chance, 1e-6), 0.0)
 
 
 def close(evidence: dict, best: int, slack: float, doubt: float) -> bool:
