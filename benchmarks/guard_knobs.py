@@ -5,7 +5,8 @@
 
 Who answers does not feed back on what is learned and done at an alarm. So a run is recorded with the logits of source, BN-1 and method, by a guard
 that acts and never chooses; `replay` then lets `Guard.answer` itself choose from them, with any knobs. Each action is a recording of
-its own; where nothing alarmed, the run without action stands for all. ``replay`` varies one knob at a time around the defaults, and the action.
+its own; where nothing alarmed, the run without action stands for all. ``replay`` varies one knob at a time around the defaults, and the action;
+and it multiplies all logits by 2 and by 3, which leaves every error as it is and makes the networks too sure of themselves.
 """
 from __future__ import annotations
 
@@ -43,9 +44,10 @@ ACTING = {  # name -> knobs of the guard that acts
     "reset": {"action": "reset"}, "stop": {"action": "stop"},
 }
 KINDS = {"running": "source", "batch": "batch_norm", "method": "method"}     # what a guard asks for -> what was recorded
-VARIED = {"window": (40, 80, 100, 200), "per_class": (30.0, 100.0), "prior": (10.0, 50.0), "caution": (1.1, 1.15, 1.25, 1.3),
-          "charge": (0.0, 0.5, 0.75, 1.25, 1.5), "margin": (0.02, 0.1), "doubt": (0.8, 1.25, 1.5, 2.0), "unsure": (0.4, 0.6, 0.8), "slack": (0.02,)}
-BEFORE = {"window": 200, "caution": 1.1, "charge": 0.0, "margin": 0.02, "doubt": 2.0, "unsure": 0.4}    # the knobs before the charge was introduced
+VARIED = {"window": (40, 100, 200), "per_class": (30.0, 100.0), "prior": (10.0, 50.0), "caution": (1.1, 1.3),
+          "charge": (0.0, 1.0, 2.0), "clumped": (0.0, 0.25, 0.75), "margin": (0.02, 0.1), "doubt": (0.8, 1.5, 2.0),
+          "unsure": (0.4, 0.6), "slack": (0.02,)}
+BEFORE = {"window": 200, "caution": 1.1, "charge": 0.0, "clumped": 0.0, "margin": 0.02, "doubt": 2.0, "unsure": 0.4}   # the rule by information alone
 
 ALWAYS = {"doubt": 1e9, "slack": 1.0, "unsure": 1.0}
 
@@ -108,13 +110,13 @@ class Seen:
         return self.logits[statistics]
 
 
-def answered(found: dict, guard: Guard) -> np.ndarray:
-    """Index into `tta_lab.guard.ANSWERS` for each image, (N,): who would have answered."""
+def answered(found: dict, guard: Guard, sharper: float = 1.0) -> np.ndarray:
+    """Index into `tta_lab.guard.ANSWERS` for each image, (N,): who would have answered; all logits are multiplied by ``sharper``."""
     state = {"evidence": {}, "best": 0, "batch_norm": bool(found["both"])}
     ends, by = np.cumsum(found["n"]), []
     for t, end in enumerate(ends):
         rows = slice(end - found["n"][t], end)
-        z = {kind: torch.from_numpy(found[name][rows]).float() for kind, name in KINDS.items()}
+        z = {kind: sharper * torch.from_numpy(found[name][rows]).float() for kind, name in KINDS.items()}
         step = {"alarm_probability": found["probability"][t]}
         state.update(stopped=bool(found["stopped"][t]), rest=int(found["rest"][t]))
         guard.answer(Seen(z), z["method"], None, step, state)
@@ -122,10 +124,10 @@ def answered(found: dict, guard: Guard) -> np.ndarray:
     return np.repeat(by, found["n"])
 
 
-def outcome(found: dict, plain: dict, guard: Guard) -> dict:
+def outcome(found: dict, plain: dict, guard: Guard, sharper: float) -> dict:
     """Points of one run: above the better reference with the guard ("whole", "last") and without ("plain"), worst window above the source."""
     wrong = {name: 100.0 * (found[name].argmax(1) != found["label"])[found["scored"]] for name in KINDS.values()}
-    by = answered(found, guard)[found["scored"]]
+    by = answered(found, guard, sharper)[found["scored"]]
     ours = np.choose(by, [wrong["method"], wrong["source"], wrong["batch_norm"]])
     alone = 100.0 * (plain["method"].argmax(1) != plain["label"])[plain["scored"]]
     references = np.array([errors(wrong[name]) for name in ("source", *(("batch_norm",) if found["both"] else ()))]).min(0)
@@ -134,7 +136,7 @@ def outcome(found: dict, plain: dict, guard: Guard) -> dict:
             "worst_window": worst_window(ours, wrong["source"]), "over_source": ours.mean() - wrong["source"].mean()}
 
 
-def replay(folder: Path, arm: str, guard: Guard, recorded: dict, runs: str = "*") -> dict:
+def replay(folder: Path, arm: str, guard: Guard, recorded: dict, runs: str = "*", sharper: float = 1.0) -> dict:
     """The numbers of all recorded ``runs`` with these knobs."""
     rows = []
     for path in sorted(folder.glob(f"{runs}~none.npz")):
@@ -144,7 +146,7 @@ def replay(folder: Path, arm: str, guard: Guard, recorded: dict, runs: str = "*"
                 recorded[p] = dict(np.load(p))
         if other not in recorded and recorded[path]["alarm"].any():
             continue    # not recorded yet
-        rows.append(outcome(recorded.get(other, recorded[path]), recorded[path], guard) | {"stream": path.name.split("~")[1]})
+        rows.append(outcome(recorded.get(other, recorded[path]), recorded[path], guard, sharper) | {"stream": path.name.split("~")[1]})
     column = {name: np.array([r[name] for r in rows]) for name in rows[0]}
     healthy, clean = column["plain"] <= 1, np.char.startswith(column["stream"], "clean")
     return {"runs": len(rows), "whole over 1, plain": int((~healthy).sum()), "whole over 1": int((column["whole"] > 1).sum()),
@@ -172,9 +174,10 @@ def main():
         done = record(options.runs, models, ["none", *(a for a in options.acting if a != "none")], options.seeds, time.monotonic() + options.budget)
         return print("complete" if done else "the budget is spent; the same command goes on")
     recorded: dict = {}
-    settings = [("as it is", "guard", {}), ("before the charge", "guard", BEFORE), ("method always answers", "guard", ALWAYS)]
-    settings += [(f"{name} = {value:g}", "guard", {name: value}) for name, values in VARIED.items() for value in values]
-    rows = [{"setting": name, **replay(options.runs, arm, Guard(**knobs), recorded)} for name, arm, knobs in settings]
+    settings = [("as it is", {}, 1), ("method always answers", ALWAYS, 1), ("information alone", BEFORE, 1)]
+    settings += [(f"{name}, logits x {k}", knobs, k) for k in (2, 3) for name, knobs in (("as it is", {}), ("information alone", BEFORE))]
+    settings += [(f"{name} = {value:g}", {name: value}, 1) for name, values in VARIED.items() for value in values]
+    rows = [{"setting": name, **replay(options.runs, "guard", Guard(**knobs), recorded, sharper=k)} for name, knobs, k in settings]
     for arm in ACTING:      # recorded with the first seed alone
         for name, knobs in (("", {}), (", method always answers", ALWAYS)):
             rows.append({"setting": f"action: {arm}{name}", **replay(options.runs, arm, Guard(**knobs), recorded, "*~0~*")})
