@@ -148,7 +148,7 @@ def test_sentences_follow_the_numbers(result):
     calm = S.Study(replace(TINY, sources=("fashion_resnet_gn",)))
     calm.parts_start["fashion_resnet_gn", 0] = 20.0
     calm.parts = {("fashion_resnet_gn", 0.3, arm, 0): {"error": e, "resets": 2} for arm, e in zip(S.ARMS, (21, 21, 21, 21, 20), strict=True)}
-    assert "no harm to prevent; SAR 20.0 %" in S.say_parts(calm)[0]
+    assert "at most 2 points of harm to prevent; SAR 20.0 %" in S.say_parts(calm)[0]
     calm.parts["fashion_resnet_gn", 0.3, "tent", 0]["error"] = 60
     line = S.say_parts(calm)[0]
     assert "Tent 60.0 %; with the filter 21.0 (-39.0)" in line and "resets itself (2 times), 20.0 (-1.0 more)" in line

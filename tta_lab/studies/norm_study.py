@@ -481,6 +481,7 @@ def say_methods(result: Study) -> list[str]:
                  if s[setting] and v[setting] > 0]
         lines.append(f"{name.capitalize()}: better than the own source, beyond two standard errors: {_and(better) or 'nobody'}; worse: "
                      f"{_and(worse) or 'nobody'}.")
+    lines.append(f"Of these {table['values'].size} comparisons about {table['values'].size / 20:.0f} would look settled by chance.")
     if result.plan.of_kind("BN"):
         table = differences(result, "batch_norm")
         learned = [(r, v, s) for r, v, s in zip(table["rows"], table["values"], table["settled"], strict=True)
@@ -561,7 +562,7 @@ def say_parts(result: Study) -> list[str]:
             gains = {arm: e[arm] - e["tent"] for arm in ("filter", "sharpness", "both")}
             text = f"{SOURCES[source]}, rate {lr:g}: start {start:.1f} %, Tent {e['tent']:.1f} %"
             if e["tent"] - start <= HARM:
-                lines.append(f"{text}: no harm to prevent; SAR {e['sar']:.1f} %.")
+                lines.append(f"{text}: at most {HARM:g} points of harm to prevent; SAR {e['sar']:.1f} %.")
                 continue
             lines.append(f"{text}; with the filter {e['filter']:.1f} ({gains['filter']:+.1f}), with sharpness {e['sharpness']:.1f} "
                          f"({gains['sharpness']:+.1f}), with both {e['both']:.1f} ({gains['both']:+.1f}); SAR, which also resets itself "
