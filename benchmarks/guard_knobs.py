@@ -136,15 +136,16 @@ def outcome(found: dict, plain: dict, guard: Guard, sharper: float) -> dict:
             "worst_window": worst_window(ours, wrong["source"]), "over_source": ours.mean() - wrong["source"].mean()}
 
 
-def replay(folder: Path, arm: str, guard: Guard, recorded: dict, runs: str = "*", sharper: float = 1.0) -> dict:
-    """The numbers of all recorded ``runs`` with these knobs."""
+def replay(folder: Path, arm: str, guard: Guard, recorded: dict, sharper: float = 1.0, every: tuple = ()) -> dict:
+    """The numbers of all recorded runs with these knobs; of those that are recorded with all actions of ``every``."""
     rows = []
-    for path in sorted(folder.glob(f"{runs}~none.npz")):
+    for path in sorted(folder.glob("*~none.npz")):
         other = path.with_name(path.name.replace("~none.npz", f"~{arm}.npz"))
         for p in (path, other):
             if p not in recorded and p.exists():
                 recorded[p] = dict(np.load(p))
-        if other not in recorded and recorded[path]["alarm"].any():
+        needed = [path.with_name(path.name.replace("~none.npz", f"~{a}.npz")) for a in (arm, *every)]
+        if recorded[path]["alarm"].any() and not all(p.exists() for p in needed):
             continue    # not recorded yet
         rows.append(outcome(recorded.get(other, recorded[path]), recorded[path], guard, sharper) | {"stream": path.name.split("~")[1]})
     column = {name: np.array([r[name] for r in rows]) for name in rows[0]}
@@ -177,11 +178,13 @@ def main():
     settings = [("as it is", {}, 1), ("method always answers", ALWAYS, 1), ("information alone", BEFORE, 1)]
     settings += [(f"{name}, logits x {k}", knobs, k) for k in (2, 3) for name, knobs in (("as it is", {}), ("information alone", BEFORE))]
     settings += [(f"{name} = {value:g}", {name: value}, 1) for name, values in VARIED.items() for value in values]
-    rows = [{"setting": name, **replay(options.runs, "guard", Guard(**knobs), recorded, sharper=k)} for name, knobs, k in settings]
-    for arm in ACTING:      # recorded with the first seed alone
-        for name, knobs in (("", {}), (", method always answers", ALWAYS)):
-            rows.append({"setting": f"action: {arm}{name}", **replay(options.runs, arm, Guard(**knobs), recorded, "*~0~*")})
-    write_csv(options.out / "guard_knobs.csv", rows)
+    plan = [(name, "guard", knobs, k, ()) for name, knobs, k in settings]
+    plan[7:7] = [(f"action: {arm}{name}", arm, knobs, 1, tuple(ACTING)) for arm in ACTING
+                 for name, knobs in (("", {}), (", method always answers", ALWAYS))]
+    rows = []
+    for name, arm, knobs, sharper, every in plan:
+        rows.append({"setting": name, **replay(options.runs, arm, Guard(**knobs), recorded, sharper, every)})
+        write_csv(options.out / "guard_knobs.csv", rows)
 
 
 if __name__ == "__main__":

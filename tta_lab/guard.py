@@ -1,4 +1,4 @@
-"""The guard: a controller that keeps a run from ending worse than doing nothing, with any method that learns.
+"""The guard: a controller that is to keep a run from ending worse than doing nothing, with any method that learns (how far it does: benchmarks/README.md).
 
 Two things, each can be switched off. On an alarm of a collapse detector it *acts* on the model: rolls back, resets, takes smaller steps,
 or stops. And it *chooses* who answers: the method, or one of two models that never learn, the source as it is and BN-1 (source weights,
