@@ -1,9 +1,10 @@
-"""The guard: a controller that is to keep a run from ending worse than doing nothing, with any method that learns (how far it does: benchmarks/README.md).
+"""The guard: a controller that is to keep a run from ending worse than doing nothing, with any method that learns.
 
 Two things, each can be switched off. On an alarm of a collapse detector it *acts* on the model: rolls back, resets, takes smaller steps,
 or stops. And it *chooses* who answers: the method, or one of two models that never learn, the source as it is and BN-1 (source weights,
 the batch's statistics); no label is asked for. The choice is needed because batch statistics harm from the first batch on where a batch
-holds few classes or few images, and the source harms where images are corrupted; no roll back helps there.
+holds few classes or few images, and the source harms where images are corrupted; no roll back helps there. How far it succeeds, and where it
+does not, is measured in ``benchmarks/README.md``.
 
     recipe = guarded(make("tent"))                       # or make("tent", controllers=(Guard(),))
     trace = run(Adapter(model, recipe), stream)
