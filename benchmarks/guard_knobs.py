@@ -49,7 +49,7 @@ VARIED = {"window": (40, 100, 200), "per_class": (30.0, 100.0), "prior": (10.0, 
           "unsure": (0.4, 0.6), "slack": (0.02,)}
 BEFORE = {"window": 200, "caution": 1.1, "charge": 0.0, "clumped": 0.0, "margin": 0.02, "doubt": 2.0, "unsure": 0.4}   # the rule by information alone
 
-ALWAYS = {"doubt": 1e9, "slack": 1.0, "unsure": 1.0}
+ALWAYS = {"choose": False}
 
 
 @dataclass(frozen=True)
