@@ -450,7 +450,8 @@ def cost(out: Path, repeats: int, threads: int) -> None:
             rows.append({"batch": batch, "tent": name, "ms_median": 1e3 * float(np.median(values)), "added_share_median": float(middle),
                          "added_share_low": float(low), "added_share_high": float(high), "rounds": repeats, "threads": threads,
                          "added_share_of_medians": float(np.median(values) / np.median(seconds["not recorded"]) - 1),
-                         "torch": str(torch.__version__), "python": platform.python_version(), "date": datetime.date.today().isoformat()})
+                         "load": os.getloadavg()[0], "torch": str(torch.__version__), "python": platform.python_version(),
+                         "date": datetime.date.today().isoformat()})
             print(rows[-1])
     write_csv(out / "collapse_cost.csv", rows)
 
