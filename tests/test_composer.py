@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -389,6 +390,15 @@ def test_figure_of_nothing_and_of_a_run(backend):
 
 W = pytest.importorskip("ipywidgets")
 pytest.importorskip("anywidget")
+
+
+@pytest.fixture(autouse=True)
+def no_thread_outlives_its_test():
+    """An adapter that is made in a thread borrows the global generator for a moment, which the next test would see."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "composer marks":
+            thread.join(60)
 
 
 @pytest.fixture(scope="module")

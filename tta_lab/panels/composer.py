@@ -198,7 +198,7 @@ class ComposerPanel(RunPanel):
         if self._fast:
             return
         if self.interactive:  # some seconds: whoever goes on choosing does not wait for it
-            threading.Thread(target=self._mark, args=(self._turn,)).start()  # waited for at the end: a step must not be cut
+            threading.Thread(target=self._mark, args=(self._turn,), name="composer marks").start()  # waited for at the end: a step must not be cut
         else:
             self._mark(self._turn)
 

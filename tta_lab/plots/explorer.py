@@ -12,7 +12,7 @@ from .views import _order, _steps
 HOW_TO_READ = {
     "explorer_errors": "Left: the mean over all images up to there, so the end of each line is the result; below BN-1 and source is better, and a "
                        "line that climbs while theirs stay level is a run that goes wrong; right: the share of images that lose probability at the "
-                       "source's class; wrong and unknown ones should fall far more often than correct ones. Without labels, left: how often "
+                       "source's class; wrong and unknown ones should fall far more often than correct ones; without labels, left: how often "
                        "the run answers like the source and like BN-1 (and BN-1 like the source, for scale), where a line that sinks is a run "
                        "that goes its own way, for better or worse; right: how many images fall and how many rise.",
     "explorer_predictions": "Left: mass at the left end is sure, at the right end a guess; wrong images at the left end are trouble, and the outline "
