@@ -145,7 +145,9 @@ class CollapseDetector(Part):
         head = f"Alarm {ALARMS[state['alarm']]}" if state["alarm"] else "No alarm"
         parts = sorted(self.contributions(state).items(), key=lambda item: -item[1])
         said = [f"{_say(name, state)} ({weight:+.1f} to the log odds)" for name, weight in parts[:3] if weight > 0]
-        return (f"{head}: probability of collapse {state['probability']:.0%} after {state['steps']} steps"
+        fit = fitted(self.variant)
+        rule = f"alarm above {self.threshold or fit['threshold']:.0%} in {self.patience or fit['patience']} steps in a row"
+        return (f"{head}: probability of collapse {state['probability']:.0%} after {state['steps']} steps ({rule})"
                 + ("; " + "; ".join(said) if said else "; no signal speaks for it") + ".")
 
 
