@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny import stream, tiny
+from tiny import given, stream, tiny
 from torch import nn
 
 from tta_lab import scores
@@ -573,3 +573,12 @@ def test_missing_columns_say_how_to_get_them(batches):
     with pytest.raises(KeyError, match="written by run"):
         adapter.trace["correct"]
     assert "rise_source" not in adapter.trace and "entropy" in adapter.trace
+
+
+def test_making_an_adapter_leaves_the_global_generator_to_other_threads(monkeypatch):
+    def borrowed(*args, **kwargs):
+        raise AssertionError("the global generator was borrowed")
+    monkeypatch.setattr(torch.random, "fork_rng", borrowed)
+    Adapter(tiny("tinybn"), make("tent"), device="cpu")
+    with pytest.raises(AssertionError, match="borrowed"):     # a method that draws weights of its own needs it
+        Adapter(tiny("tinybn"), make("rmt"), device="cpu", given=given(make("rmt"), "tinybn"))

@@ -98,9 +98,11 @@ class Adapter:
         self.model = linked_copy(self.source)
         recipe.norm.apply_(self.model)
         self.tuned = _own_parameters_(self.model, recipe.train(self.model))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)  # of the CPU alone: those of accelerators stay as they are
-            self.extra = recipe.extra(self.model)
+        self.extra = None
+        if type(recipe).extra is not Method.extra:  # else nothing is drawn, and other threads never see the generator borrowed
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(self.seed)  # of the CPU alone: those of accelerators stay as they are
+                self.extra = recipe.extra(self.model)
         extra = nn.ModuleDict() if self.extra is None else nn.ModuleDict({"extra": self.extra.to(self.device)})
         self.tuned |= dict(extra.named_parameters())
         self._params = list(self.tuned.values())
