@@ -70,7 +70,7 @@ class Guard(Controller):
 
     detector: Part = CollapseDetector()
     action: str = knob("smaller step", choices=("smaller step", "roll back", "reset", "stop", "none"), why="what is done at an alarm")
-    choose: bool = knob(True, why="let a model that never learns answer where it seems better; where every batch is known to be mixed, False errs less")
+    choose: bool = knob(True, why="let a model that never learns answer where it seems better; with batches known to be mixed False errs less")
     factor: float = knob(0.03, (0.0, 1.0), "multiplies the step size at each action 'smaller step'")
     pause: int = knob(0, (0, 10**9), "nothing is learned for so long after an action", unit="batches")
     stop: int = knob(10**9, (1, 10**9), "the same for the action 'stop'; the default is for good", unit="batches")
