@@ -7,7 +7,6 @@ from __future__ import annotations
 from ..plots import lifelong_study as pictures
 from ..studies import lifelong_study as study
 from .picture_panel import PicturePanel
-from .run_panel import guarded
 
 RATES = (1.0, 3.0, 10.0, 20.0, 40.0, 80.0)
 
@@ -31,8 +30,7 @@ class LifelongPanel(PicturePanel):
     def __init__(self, first: dict, seed: int, interactive: bool, device: str):
         import ipywidgets as W
 
-        self.seed, self.device, self.beside = seed, device, {}
-        self._known: dict = {}
+        self.seed, self.device = seed, device
         for name, known in (("anchor", study.ANCHORS), ("stream", study.STREAMS)):
             if first[name] not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {first[name]!r}")
@@ -51,11 +49,6 @@ class LifelongPanel(PicturePanel):
         super().__init__(controls, interactive, "Run Tent over the rounds, beside source and BN-1")
         self._say("Nothing has run yet: choose, and press Run.")
 
-    @property
-    def chosen(self) -> dict:
-        """The values of the controls."""
-        return {name: widget.value for name, widget in self.controls.items()}
-
     def in_words(self) -> str:
         """What the controls stand for."""
         c = self.chosen
@@ -69,40 +62,20 @@ class LifelongPanel(PicturePanel):
                 f"trace = lifelong_study.one_run({c['rate']:g}, {c['anchor']!r}, {c['stream']!r}, rounds={c['rounds']}, seed={self.seed})\n"
                 "row(trace)[\"error\"], trace.meta[\"clean\"]")
 
-    @guarded
-    def _on_change(self, change=None):
-        self._describe()
+    def stream_of(self, c):
+        return c["stream"], c["rounds"]
 
-    def _begin(self):
-        self.trace, self.result, self.beside = None, None, {}
-        return (self.chosen,)
+    def _references(self, stream, stop):
+        return study.beside_run(*stream, seed=self.seed, stop=stop, device=self.device)
 
-    def _run(self, c):
-        place = c["stream"], c["rounds"]
-        if place not in self._known:
-            self._say("Running source and BN-1 on this stream, for comparison.")
-            found = study.beside_run(*place, seed=self.seed, stop=self._stop.is_set, device=self.device)
-            if self._stop.is_set():
-                self._say("Stopped while source and BN-1 were run for comparison: there is nothing to show.")
-                return
-            self._known[place] = found
-        self.beside = self._known[place]
-        n = len(self.beside["source"])
-        self.progress.value, self.progress.max = 0, n
+    def _one(self, c, each):
+        return study.one_run(c["rate"], c["anchor"], c["stream"], c["rounds"], self.seed, stop=self._stop.is_set, each=each, device=self.device)
 
-        def each(trace):
-            self.progress.value = len(trace)
-            if self._due():
-                self._say(f"Running: {len(trace)} of {n} images.{self._stopping}")
-                self._show(study.live_numbers(trace, self.beside))
+    def _numbers(self, trace, beside):
+        return study.live_numbers(trace, beside)
 
-        trace = study.one_run(c["rate"], c["anchor"], c["stream"], c["rounds"], self.seed, stop=self._stop.is_set, each=each, device=self.device)
-        if not len(trace):
-            self._say("Stopped before the first batch: there is nothing to show.")
-            return
-        self.trace, self.result = trace, study.live_numbers(trace, self.beside)
-        self._show(self.result)
-        self._say(f"{'Done' if trace.meta['complete'] else 'Stopped'}: {study.say_live(self.result, c['rate'], c['anchor'])}")
+    def _say_live(self, c):
+        return study.say_live(self.result, c["rate"], c["anchor"])
 
     def _figure(self, numbers):
         return pictures.plot_lifelong_live(numbers)

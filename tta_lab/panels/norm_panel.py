@@ -7,7 +7,6 @@ from __future__ import annotations
 from ..plots import norm_study as pictures
 from ..studies import norm_study as study
 from .picture_panel import PicturePanel
-from .run_panel import guarded
 
 BATCHES = (2, 4, 8, 16, 32, 64)
 RATES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -32,8 +31,7 @@ class NormPanel(PicturePanel):
     def __init__(self, first: dict, seed: int, interactive: bool, device: str):
         import ipywidgets as W
 
-        self.seed, self.device, self.beside = seed, device, {}
-        self._known: dict = {}
+        self.seed, self.device = seed, device
         options = {"source": [(name, name) for name in study.SOURCES], "setting": [(words, name) for name, words in study.SETTINGS.items()],
                    "method": [(words, name) for name, words in study.METHODS.items()],
                    "batch": [(str(b), b) for b in sorted({*BATCHES, int(first["batch"])})],
@@ -49,11 +47,6 @@ class NormPanel(PicturePanel):
             **({"continuous_update": False} if name in ("batch", "lr") else {})) for name, values in options.items()}
         super().__init__(controls, interactive, "Run this method on the stream, beside source and BN-1")
         self._say("Nothing has run yet: choose, and press Run.")
-
-    @property
-    def chosen(self) -> dict:
-        """The values of the controls."""
-        return {name: widget.value for name, widget in self.controls.items()}
 
     def in_words(self) -> str:
         """What the controls stand for."""
@@ -71,10 +64,6 @@ class NormPanel(PicturePanel):
                 f"seed={self.seed})\n"
                 "row(trace)[\"error\"]")
 
-    @guarded
-    def _on_change(self, change=None):
-        self._describe()
-
     def _refused(self) -> str:
         c = self.chosen
         if c["method"] in study.ONLY_BN and study.SOURCES[c["source"]] != "BN":
@@ -82,36 +71,23 @@ class NormPanel(PicturePanel):
                     "norms. Choose another method or source.")
         return ""
 
-    def _begin(self):
-        self.trace, self.result, self.beside = None, None, {}
-        return (self.chosen,)
+    def _running(self, c):
+        return f"Running {study.METHODS[c['method']]}"
 
-    def _run(self, c):
-        place = c["source"], c["setting"], c["batch"]
-        if place not in self._known:
-            self._say("Running source and BN-1 on this stream, for comparison.")
-            found = study.beside_run(*place, seed=self.seed, stop=self._stop.is_set, device=self.device)
-            if self._stop.is_set():
-                self._say("Stopped while source and BN-1 were run for comparison: there is nothing to show.")
-                return
-            self._known[place] = found
-        self.beside = self._known[place]
-        n = len(self.beside["source"])
-        self.progress.value, self.progress.max = 0, n
+    def stream_of(self, c):
+        return c["source"], c["setting"], c["batch"]
 
-        def each(trace):
-            self.progress.value = len(trace)
-            if self._due():
-                self._say(f"Running {study.METHODS[c['method']]}: {len(trace)} of {n} images.{self._stopping}")
-                self._show(study.live_numbers(trace, self.beside))
+    def _references(self, stream, stop):
+        return study.beside_run(*stream, seed=self.seed, stop=stop, device=self.device)
 
-        trace = study.one_run(c["source"], c["setting"], c["method"], c["batch"], c["lr"], self.seed, self._stop.is_set, each, self.device)
-        if not len(trace):
-            self._say("Stopped before the first batch: there is nothing to show.")
-            return
-        self.trace, self.result = trace, study.live_numbers(trace, self.beside)
-        self._show(self.result)
-        self._say(f"{'Done' if trace.meta['complete'] else 'Stopped'}: {study.say_live(self.result, c['source'], c['setting'], c['method'])}")
+    def _one(self, c, each):
+        return study.one_run(c["source"], c["setting"], c["method"], c["batch"], c["lr"], self.seed, self._stop.is_set, each, self.device)
+
+    def _numbers(self, trace, beside):
+        return study.live_numbers(trace, beside)
+
+    def _say_live(self, c):
+        return study.say_live(self.result, c["source"], c["setting"], c["method"])
 
     def _figure(self, numbers):
         return pictures.plot_live(numbers)

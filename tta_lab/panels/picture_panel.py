@@ -9,8 +9,7 @@ import html
 import time
 
 from ..plots import png
-from ..studies.report import paragraphs
-from .run_panel import RunPanel, own_keys
+from .run_panel import RunPanel, guarded, own_keys
 
 WIDTH = 820    # beside JupyterLab's file list on a screen of 1280 x 720
 PAUSE = 1.0    # seconds between two drawings while a run goes on, or more where drawing takes long
@@ -21,20 +20,69 @@ class PicturePanel(RunPanel):
 
     in_words() -> str            what the controls stand for
     to_code() -> str             the lines that make the run without the panel
+    stream_of(c) -> tuple        the values ``c`` of the controls that make the stream
+    _references(stream, stop)    traces of source and BN-1 on a stream, by name
+    _one(c, each)                the trace of the chosen run; ``each`` is called with it after every batch
+    _numbers(trace, beside)      what is drawn
+    _say_live(c) -> str          the sentence of a finished run, from ``result``
     _figure(numbers)             the matplotlib figure; ``None``: before the first run
     _alt(numbers) -> str         what it shows, in words
 
-    ``figure`` is the last one drawn, ``result`` its numbers.
+    ``trace`` is the last run, ``beside`` source and BN-1 on the same stream, ``result`` the numbers of the ``figure``.
     """
 
     def __init__(self, controls: dict, interactive: bool, run_tooltip: str, label_width: int = 100, width: int = 380):
         import ipywidgets as W
 
         super().__init__(controls, interactive, run_tooltip, label_width, width)
-        self.trace, self.result, self.figure = None, None, None
+        self.trace, self.result, self.figure, self.beside = None, None, None, {}
+        self._known: dict = {}   # stream -> source and BN-1 on it
         self.frame, self.code, self._drawn, self._took = W.HTML(), W.HTML(), 0.0, 0.0
         self._show(None)
         self._describe()
+
+    @property
+    def chosen(self) -> dict:
+        """The values of the controls."""
+        return {name: widget.value for name, widget in self.controls.items()}
+
+    @guarded
+    def _on_change(self, change=None):
+        self._describe()
+
+    def _begin(self):
+        self.trace, self.result, self.beside = None, None, {}
+        return (self.chosen,)
+
+    def _running(self, c) -> str:
+        return "Running"
+
+    def _run(self, c):
+        stream = self.stream_of(c)
+        if stream not in self._known:
+            self._say("Running source and BN-1 on this stream, for comparison.")
+            found = self._references(stream, self._stop.is_set)
+            if self._stop.is_set():
+                self._say("Stopped while source and BN-1 were run for comparison: there is nothing to show.")
+                return
+            self._known[stream] = found
+        self.beside = self._known[stream]
+        n = len(self.beside["source"])
+        self.progress.value, self.progress.max = 0, n
+
+        def each(trace):
+            self.progress.value = len(trace)
+            if self._due():
+                self._say(f"{self._running(c)}: {len(trace)} of {n} images.{self._stopping}")
+                self._show(self._numbers(trace, self.beside))
+
+        trace = self._one(c, each)
+        if not len(trace):
+            self._say("Stopped before the first batch: there is nothing to show.")
+            return
+        self.trace, self.result = trace, self._numbers(trace, self.beside)
+        self._show(self.result)
+        self._say(f"{'Done' if trace.meta['complete'] else 'Stopped'}: {self._say_live(c)}")
 
     def _show(self, numbers) -> None:
         began = time.monotonic()
@@ -67,11 +115,5 @@ class PicturePanel(RunPanel):
         buttons = W.HBox([self.run_button, self.stop_button, self.progress], layout=wrap)
         return W.VBox([W.HBox([left, right], layout=wrap), buttons, self.words, self.status, self.frame, self.code, own_keys()])
 
-    def _ipython_display_(self):
-        from IPython.display import display
-
-        if self.interactive:
-            display(self.widget)
-            return
-        print(paragraphs([self.in_words(), self.message]))
-        display(self.figure)
+    def told(self):
+        return [self.in_words(), self.message], [self.figure]
