@@ -151,10 +151,12 @@ class RunPanel:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until nothing runs and nothing follows; False when something still does after ``timeout`` seconds."""
         until = math.inf if timeout is None else time.monotonic() + timeout
-        while (self.running or self._again) and time.monotonic() < until:
+        def busy():  # also while the thread still labels its buttons
+            return self.running or self._again or (self._thread is not None and self._thread.is_alive())
+        while busy() and time.monotonic() < until:
             if self._thread is not None:
                 self._thread.join(min(0.2, max(0.0, until - time.monotonic())))
-        return not self.running
+        return not busy()
 
     def _work(self, *work):
         try:
