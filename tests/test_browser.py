@@ -120,6 +120,14 @@ def page_of(folder, width=1280, height=720):
             context.close()
 
 
+def console_errors(page):
+    """A list to which the page's errors are added from now on."""
+    errors = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda why: errors.append(str(why)))
+    return errors
+
+
 def idle(page, seconds=120):
     page.wait_for_function("""() => {
         const panel = window.jupyterapp?.shell.currentWidget;
@@ -301,9 +309,7 @@ def test_explorer_in_jupyterlab(tmp_path):
     chromium()
     with_defaults(ROOT / "notebooks" / "00_explorer.ipynb", tmp_path / "notebook.ipynb", {"per_shift": 40, "batch": 20})
     with jupyterlab(tmp_path) as address, page_of(tmp_path) as page:
-        console = []
-        page.on("console", lambda message: console.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda why: console.append(str(why)))
+        console = console_errors(page)
         open_notebook(page, address("notebook.ipynb"))
         run_all(page)
         assert page.locator(ERRORS).all_inner_texts() == []

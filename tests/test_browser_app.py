@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from test_browser import ERRORS, ROOT, chromium, page_of, serving
+from test_browser import ERRORS, ROOT, chromium, console_errors, page_of, serving
 
 from tta_lab import app
 
@@ -21,9 +21,7 @@ def test_the_explorer_as_a_page(tmp_path):
     chromium()
     notebook = app.explorer_page(tmp_path)
     with voila(notebook, tmp_path) as address, page_of(tmp_path) as page:
-        console = []
-        page.on("console", lambda message: console.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda why: console.append(str(why)))
+        console = console_errors(page)
         page.goto(address)
         page.locator("[role=status]", has_text="Nothing has run yet: press Run").wait_for(timeout=120_000)
         assert page.locator(".jp-CodeCell .jp-InputArea").count() == 0              # a page without code

@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from test_browser import ERRORS, ROOT, chromium, jupyterlab, open_notebook, page_of, run_all, status, with_defaults
+from test_browser import ERRORS, ROOT, chromium, console_errors, jupyterlab, open_notebook, page_of, run_all, status, with_defaults
 
 pytestmark = pytest.mark.browser
 NOTEBOOK = ROOT / "notebooks" / "05_compose_your_own.ipynb"
@@ -38,9 +38,7 @@ def test_composer_in_jupyterlab(tmp_path):
     chromium()
     with_defaults(NOTEBOOK, tmp_path / "notebook.ipynb", {"per_shift": 100, "batch": 10})
     with jupyterlab(tmp_path) as address, page_of(tmp_path) as page:
-        console = []
-        page.on("console", lambda message: console.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda why: console.append(str(why)))
+        console = console_errors(page)
         open_notebook(page, address("notebook.ipynb"))
         run_all(page)
         assert page.locator(ERRORS).all_inner_texts() == []

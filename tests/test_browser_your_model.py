@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from test_browser import ERRORS, ROOT, chromium, jupyterlab, open_notebook, page_of, run_all, with_defaults
+from test_browser import ERRORS, ROOT, chromium, console_errors, jupyterlab, open_notebook, page_of, run_all, with_defaults
 
 pytestmark = pytest.mark.browser
 
@@ -12,9 +12,7 @@ def test_your_model_in_jupyterlab(tmp_path):
     values = {"per_shift": 40, "batch": 10, "limit": 60, "folder": str(tmp_path / "case"), "shifts": "fog"}
     with_defaults(ROOT / "notebooks" / "06_your_model.ipynb", tmp_path / "notebook.ipynb", values)
     with jupyterlab(tmp_path) as address, page_of(tmp_path) as page:
-        console = []
-        page.on("console", lambda message: console.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda why: console.append(str(why)))
+        console = console_errors(page)
         open_notebook(page, address("notebook.ipynb"))
         run_all(page)
         assert page.locator(ERRORS).all_inner_texts() == []

@@ -21,7 +21,7 @@ from ..models import checkpoints
 from ..parts import Method
 from ..plots.composer import plot_composer_runs
 from ..studies import compose_study as S
-from ..studies.report import paragraphs, write_numbers
+from ..studies.report import write_numbers
 from .explorer import GIVEN, IMAGES, USUAL, first_images, knob_widget
 from .run_panel import RunPanel, another, guarded, own_keys
 
@@ -500,17 +500,7 @@ class ComposerPanel(RunPanel):
         save = W.HBox([self.path, self.save_button], layout={"flex_flow": "row wrap"})
         inside = {"reasons": ("what cannot be chosen, and why", self.reasons), "knobs": ("knobs", self._expert),
                   "json": ("save the recipe", W.VBox([save, self.json_box])), "code": ("code", self.code)}
-        self.folds, self._fold_boxes = {}, {}
-        for name, (label, box) in inside.items():
-            toggle = W.ToggleButton(value=False, description=f"▸ {label}", tooltip=f"show or hide: {label}", layout={"width": "auto"})
-            box.layout.display = "none"
-            toggle.observe(lambda change, name=name, label=label: self._on_fold(name, label, change["new"]), "value")
-            self.folds[name], self._fold_boxes[name] = toggle, box
-
-    @guarded
-    def _on_fold(self, name, label, opened):
-        self._fold_boxes[name].layout.display = None if opened else "none"
-        self.folds[name].description = f"{'▾' if opened else '▸'} {label}"
+        self._fold(inside)
 
     @property
     def widget(self):
@@ -526,14 +516,8 @@ class ComposerPanel(RunPanel):
                        W.HBox([self.run_button, self.stop_button], layout=wrap), self.progress, self.status, self.frame, self.table_box, self.judged,
                        W.HBox([fold["json"], fold["code"]], layout=wrap), box["json"], box["code"], own_keys()])
 
-    def _ipython_display_(self):
-        from IPython.display import display
-
-        if self.interactive:
-            display(self.widget)
-            return
-        print(paragraphs([self.in_words(), self.message, *self.verdict]))
-        display(self.figure)
+    def told(self):
+        return [self.in_words(), self.message, *self.verdict], [self.figure]
 
 
 def table_html(rows: list[dict]) -> str:

@@ -740,17 +740,11 @@ class ExplorerPanel(RunPanel):
                   "unknown": ("threshold for unknown images",
                               W.VBox([W.HBox([self.score, self.rejected], layout=wrap), self.judged, f["threshold"]])),
                   "runs": ("all runs", self.table), "code": ("code", self.code)}
-        self.folds, self._fold_boxes = {}, {}
-        for name, (label, box) in inside.items():
-            toggle = W.ToggleButton(value=False, description=f"▸ {label}", tooltip=f"show or hide: {label}", layout={"width": "auto"})
-            box.layout.display = "none"
-            toggle.observe(lambda change, name=name, label=label: self._on_fold(name, label, change["new"]), "value")
-            self.folds[name], self._fold_boxes[name] = toggle, box
+        self._fold(inside)
 
     @caught
     def _on_fold(self, name, label, opened):
-        self._fold_boxes[name].layout.display = None if opened else "none"
-        self.folds[name].description = f"{'▾' if opened else '▸'} {label}"
+        super()._on_fold(name, label, opened)
         if name == "images" and opened and not self.running:
             self._draw_images()
 

@@ -92,6 +92,22 @@ class RunPanel:
             widget.value = before
         self.run_button.click()
 
+    def _fold(self, inside: dict) -> None:
+        """Parts of the panel, name -> (label, box), that a toggle button opens: reached with Tab, opened with Space."""
+        import ipywidgets as W
+
+        self.folds, self._fold_boxes = {}, {}
+        for name, (label, box) in inside.items():
+            toggle = W.ToggleButton(value=False, description=f"▸ {label}", tooltip=f"show or hide: {label}", layout={"width": "auto"})
+            box.layout.display = "none"
+            toggle.observe(lambda change, name=name, label=label: self._on_fold(name, label, change["new"]), "value")
+            self.folds[name], self._fold_boxes[name] = toggle, box
+
+    @guarded
+    def _on_fold(self, name, label, opened):
+        self._fold_boxes[name].layout.display = None if opened else "none"
+        self.folds[name].description = f"{'▾' if opened else '▸'} {label}"
+
     def told(self) -> tuple[list[str], list]:
         """The sentences and figures that stand for the panel where nobody can press a button."""
         return [self.message], []

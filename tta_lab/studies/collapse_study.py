@@ -368,7 +368,7 @@ def inside(found: dict) -> dict:
         right, wrong = (f["groups"].get(g, np.zeros(len(f["loss"]), bool)) for g in ("correct", "wrong"))
         unsure = f["loss"] > np.median(f["loss"])
         numbers[when] = {"error": 100 * float(wrong.sum() / max((right | wrong).sum(), 1)), "entropy": float(np.median(f["loss"])),
-                         "norm": float(np.median(f["norm"])), "correlation": _ranks_agree(f["loss"], f["norm"]),
+                         "norm": float(np.median(f["norm"])), "correlation": ranks_agree(f["loss"], f["norm"]),
                          "wrong_sure": _share(wrong, ~unsure & (right | wrong)), "wrong_unsure": _share(wrong, unsure & (right | wrong)),
                          "others_right": _middle(f["others"][right]), "others_wrong": _middle(f["others"][wrong]), "coherence": float(f["coherence"])}
     return numbers
@@ -383,7 +383,7 @@ def _middle(values) -> float:
     return float(np.median(values)) if len(values) else math.nan
 
 
-def _ranks_agree(a, b) -> float:
+def ranks_agree(a, b) -> float:
     """Spearman's rank correlation; NaN where one does not vary."""
     a, b = (np.argsort(np.argsort(v, kind="stable"), kind="stable").astype(np.float64) for v in (np.asarray(a), np.asarray(b)))
     return float(np.corrcoef(a, b)[0, 1]) if len(a) > 2 else math.nan

@@ -25,7 +25,7 @@ from ..orders import Dirichlet
 from ..runner import row, run, runs
 from ..streams import Stream
 from ..trace import Trace
-from .collapse_study import RECENT, _ranks_agree, numbers_of
+from .collapse_study import RECENT, numbers_of, ranks_agree
 from .report import write_numbers
 from .zoo_study import SOURCE_IMAGES, Kept
 
@@ -414,7 +414,7 @@ def say_distance(result: Study) -> list[str]:
         f"{ARMS[a]} {100 * result.mean(a, 'distance'):.1f} % ({100 * result.mean(a, 'most'):.1f} %)" for a in learn) + "."]
     affine = [a for a in learn if a not in ("cotta", "rmt")]
     if len(affine) > 2:
-        r = _ranks_agree([result.mean(a, "distance") for a in affine], [result.mean(a, "clean") for a in affine])
+        r = ranks_agree([result.mean(a, "distance") for a in affine], [result.mean(a, "clean") for a in affine])
         verdict = "who goes further forgets more here" if r > 0.5 else "distance alone does not tell who forgets"
         lines.append(f"Among the {len(affine)} that tune the same weights (scale and shift of batch norm), the ranks of distance and of the error on "
                      f"clean images correlate with {r:+.2f}: {verdict}.")

@@ -25,7 +25,7 @@ from ..runner import row, run, runs
 from ..selectors.low_entropy import LowEntropy
 from ..trace import Trace
 from ..updates import Sam
-from .collapse_study import _ranks_agree, effective_classes
+from .collapse_study import effective_classes, ranks_agree
 from .report import paragraphs, write_numbers
 from .stream_study import difference
 from .zoo_study import Kept
@@ -352,7 +352,7 @@ def of_gradients(found: dict, classes: int = 10, fraction: float = 0.4) -> dict:
     def share(flags):
         return float(flags.mean()) if len(flags) else math.nan
 
-    return {"correlation": _ranks_agree(entropy, norm), "unsure": share(unsure), "unsure_pull": float(norm[unsure].sum() / norm.sum()),
+    return {"correlation": ranks_agree(entropy, norm), "unsure": share(unsure), "unsure_pull": float(norm[unsure].sum() / norm.sum()),
             "wrong_unsure": share(wrong[unsure]), "wrong_sure": share(wrong[~unsure]), "longest_wrong": share(wrong[longest]),
             "longest_sure": share(~unsure[longest]), "n": len(norm)}
 
