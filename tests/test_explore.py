@@ -13,6 +13,7 @@ from tta_lab.parts import Step
 from tta_lab.penalties import Diversity
 from tta_lab.protocols import continual, correlated, open_set, reset_each_shift
 from tta_lab.selectors import ConfidenceRise, LowEntropy
+from tta_lab.source import described
 
 STREAM = correlated(shifts=("fog", "gaussian_noise"), per_shift=30, seed=1)
 RECIPES = [make("tent"), make("tent", lr=1e-2, average="all"), make("eata"), make("tent").where(ConfidenceRise(), LowEntropy(0.3)),
@@ -80,7 +81,8 @@ def test_a_model_of_ones_own_has_no_json_but_code():
 
 def test_a_model_that_a_text_names_has_code_and_json():
     choice = Choice("torchvision:resnet18?weights=none&size=28&outputs=0,1,2,3,4,5,6,7,8,9", STREAM)
-    assert Choice.from_json(choice.to_json()).network is choice.network
+    again = Choice.from_json(choice.to_json())
+    assert described(again.network) == described(choice.network) and again.network is not choice.network
     assert "open_model('torchvision:resnet18?weights=none" in choice.to_code() and "import open_model" in choice.to_code()
     assert "this model expects" in obstacles(choice)[0]                # grey images, and a network for colour
     few = Choice("fashion8_resnet_bn", STREAM)

@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from .places import home
+
 
 class WrongKind(TypeError, ValueError):
     """An argument of another kind than the one that is meant."""
@@ -73,12 +75,12 @@ def choice(name: str, value, allowed: Iterable):
 
 
 def path_of(name: str, value) -> Path:
-    """A path, written as a text or a Path; ``~`` is the home folder."""
+    """A path, written as a text or a Path; ``~`` is the home folder, unless something of that very name is there."""
     if not isinstance(value, (str, os.PathLike)):
         raise WrongKind(f"{name} must be a path, as a text or a Path, not {value!r}")
     if not os.fspath(value):
         raise ValueError(f"{name} must be a path, not an empty text")
-    return Path(value).expanduser()
+    return home(value)
 
 
 def seeds_of(value, name: str = "seeds") -> tuple[int, ...]:

@@ -11,15 +11,18 @@ import io
 import json
 import lzma
 import os
-import re
 import zlib
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from . import places
+from .arguments import WrongKind
+from .contents import note, noting, unchanged
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -71,7 +74,7 @@ class BaseSet:
             return kept
         lookup = torch.full((len(self.classes),), -1)
         lookup[torch.tensor(classes)] = torch.arange(len(classes))
-        return replace(kept, name=f"{self.name}[{','.join(map(str, classes))}]", y=lookup[kept.y],
+        return replace(kept, name=places.with_subset(self.name, ",".join(map(str, classes))), y=lookup[kept.y],
                        classes=tuple(self.classes[c] for c in classes),
                        model_classes=None if self.model_classes is None else self.model_classes[list(classes)])
 
@@ -126,13 +129,11 @@ class ImageSet(BaseSet):
         return replace(self, x=self.x[index], y=self.y[index])
 
     def fingerprint(self) -> str:
-        """sha256 over shape, class names, pixels and labels, as hex text; worked out once and kept."""
-        if "_fingerprint" not in self.__dict__:
-            digest = hashlib.sha256(repr((tuple(self.x.shape), self.classes)).encode())
-            for part in (self.x, self.y):
-                digest.update(part.cpu().contiguous().numpy())
-            self.__dict__["_fingerprint"] = digest.hexdigest()
-        return self.__dict__["_fingerprint"]
+        """sha256 over shape, class names, pixels and labels as they now are, as hex text."""
+        digest = hashlib.sha256(repr((tuple(self.x.shape), self.classes)).encode())
+        for part in (self.x, self.y):
+            digest.update(part.cpu().contiguous().numpy())
+        return digest.hexdigest()
 
     def check(self) -> int:
         """The number of images; in memory there is nothing left to decode."""
@@ -187,6 +188,7 @@ def checked_bytes(relative: str, root: str | Path | None = None) -> bytes:
     if relative not in index:
         raise DataError(f"data/index.json has no entry for {relative!r}; it knows: {', '.join(sorted(index))}")
     remedy = f"restore it with: git checkout -- data/{relative}   or rebuild it with: {index[relative]['rebuild']}"
+    note(folder / "index.json", folder / relative)
     try:
         content = (folder / relative).read_bytes()
     except OSError as why:
@@ -268,25 +270,81 @@ def load(name: str, root: str | Path | None = None) -> BaseSet:
 
     On disk: ``cifar10_c:/data/CIFAR-10-C``, ``folder:photos?size=64&order=time``; the kinds are the functions in
     ``published_sets.KINDS``, options follow as a query and are the function's arguments. Relative paths start at the
-    working directory. Class indices in brackets take a subset, relabelled: ``fashion_mnist[0,1,5]``.
+    working directory; the name of the set that comes back holds the absolute one. Class indices in brackets take a subset,
+    relabelled: ``fashion_mnist[0,1,5]``. A path that is there as it stands is taken so, whatever it holds (``[1]``, ``?``, ``%``);
+    else %XX stands for one byte of it, and after ``file://`` always does.
 
     Raises ValueError for an unknown name, kind or option, DataError for missing or damaged files.
     """
-    subset = re.fullmatch(r"(.+)\[(\d+(?:,\d+)*)\]", name)
+    if not isinstance(name, str):
+        raise WrongKind(f"load takes the name of an image set as a text, such as 'fashion_mnist' or 'folder:PATH', not {name!r:.80}"
+                        + (f": write 'folder:{name}'" if isinstance(name, os.PathLike) else ""))
+    kind, colon, rest = name.partition(":")
+    from .published_sets import KINDS
+
+    if colon and kind in KINDS:
+        path, query, subsets = places.split(rest)
+        known = KINDS[kind].options
+        given = {key: places.value(text, path if key in PATH_OPTIONS else None) for key, text in places.options(query, known).items()}
+        data = KINDS[kind](path, **given)
+        for chosen in subsets:
+            data = data.only([int(c) for c in chosen.split(",")])
+        return data
+    subset = places.SUBSET.fullmatch(name)
     if subset:
         return load(subset[1], root).only([int(c) for c in subset[2].split(",")])
     if name in EMBEDDED:
         return EMBEDDED[name](root)
+    if not colon:
+        hint = f"; the folder of that name is 'folder:{name}'" if name and os.path.isdir(places.home(name)) else ""
+        raise ValueError(f"there is no embedded image set {name!r}; there are: {', '.join(EMBEDDED)}; or name files of your own as "
+                         f"kind:path with one of the kinds {', '.join(KINDS)}{hint}")
+    raise ValueError(f"{name!r}: there is no kind of image set {kind!r}; there are: {', '.join(KINDS)}")
+
+
+PATH_OPTIONS = ("labels", "classes", "map", "images", "synsets", "clean")  # options of kinds that may name a file or a folder
+
+
+def canonical(name: str) -> str:
+    """The same text with the absolute path in it, so that it means the same from every working directory; embedded names as they are.
+
+    The set is not opened; a path that is not there stays as it is.
+    """
+    kind, colon, rest = name.partition(":")
     from .published_sets import KINDS
 
-    kind, colon, rest = name.partition(":")
-    if not colon:
-        raise ValueError(f"there is no embedded image set {name!r}; there are: {', '.join(EMBEDDED)}; or name files of your own as "
-                         f"kind:path with one of the kinds {', '.join(KINDS)}")
-    if kind not in KINDS:
-        raise ValueError(f"{name!r}: there is no kind of image set {kind!r}; there are: {', '.join(KINDS)}")
-    path, _, query = rest.partition("?")
-    return KINDS[kind](path, **dict(parse_qsl(query, keep_blank_values=True)))
+    if not colon or kind not in KINDS:
+        return name
+    path, query, subsets = places.split(rest)
+    if not places.there(path):
+        return name
+    text = f"{kind}:{places.joined(places.absolute(path), query)}"
+    for chosen in subsets:
+        text = places.with_subset(text, chosen)
+    return text
+
+
+_KEPT: OrderedDict = OrderedDict()  # (name, data folder, working directory) -> (set, what it was made from)
+
+
+def load_kept(name: str, root: str | Path | None = None) -> BaseSet:
+    """``load``, with the last eight sets kept as long as nothing on disk that they were made from has changed.
+
+    Images in memory are handed out as copies, so that nobody writes into another's. Images of files are read, and noticed to have changed,
+    when they are asked for.
+    """
+    key = name, str(root), os.getcwd()
+    found = _KEPT.pop(key, None)
+    if found is None or not unchanged(found[1]):
+        with noting() as noted:
+            found = load(name, root), noted
+    _KEPT[key] = found
+    while len(_KEPT) > 8:
+        _KEPT.popitem(last=False)
+    data = found[0]
+    fresh = {part: getattr(data, part).clone() for part in ("x", "y", "index", "member", "model_classes")
+             if isinstance(getattr(data, part, None), Tensor)}
+    return replace(data, **fresh)
 
 
 def fashion_training_set(folder: str | Path = DEBIAN_FASHION) -> ImageSet:

@@ -213,7 +213,7 @@ def _adapter(choice: Choice, recipe: Method, device, probe: bool = False) -> Ada
 
 def _key(choice: Choice) -> tuple:
     """What the traces of references depend on."""
-    return choice.stream.hash, choice.model if isinstance(choice.model, str) else id(choice.model), choice.seed
+    return choice.stream.hash, source.described(choice.network), choice.seed
 
 
 def explore(choice: Choice, references=tuple(REFERENCES), *, device="auto", stop: Callable[[], bool] | None = None,

@@ -11,26 +11,29 @@ import csv
 import functools
 import hashlib
 import inspect
+import io
 import os
 import re
 import threading
+import unicodedata
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlencode
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .datasets import CLEAN, BaseSet, DataError, check_labels, refuse_html
+from . import places
+from .arguments import flag, path_of
+from .contents import WORKERS, digests, hashed, note, noting, signature
+from .datasets import CLEAN, PATH_OPTIONS, BaseSet, DataError, canonical, check_labels, refuse_html
 
 READABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 BESIDE = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".yaml", ".yml", ".db", ".ini", ".pdf")  # may lie beside the images
 CACHE_BYTES = 256 * 2**20
-WORKERS = min(8, os.cpu_count() or 1)
 LARGE_FILE = 8192
 HEADERS = 1000  # files looked into when a set is opened, where not all have to be
 
@@ -40,7 +43,8 @@ class FileSet(BaseSet):
     """Images that ``source`` reads when they are asked for; the rows of ``index`` belong to this set.
 
     ``source`` answers ``read(rows, domain, severity)`` -> uint8 or float array (n, C, H, W), ``check_domain(domain, severity)``,
-    ``facts(rows)`` -> bytes for the fingerprint and ``check(rows)``; it holds no open file, so a set can be pickled.
+    ``facts(rows)`` -> bytes for the fingerprint, which follow the content, and ``check(rows)``; it holds no open file, so a set
+    can be pickled.
     ``member`` int64 (N,), where the domains are parts of the set: which one each row belongs to.
     """
 
@@ -93,15 +97,22 @@ class FileSet(BaseSet):
         return replace(self, y=self.y[index], index=self.index[index], member=None if self.member is None else self.member[index])
 
     def fingerprint(self) -> str:
-        """sha256 over shape, class names, labels, and the source's facts: relative paths, sizes in bytes and how the images
-        are cropped. Neither the place of the folder nor times of change enter. Worked out once and kept."""
-        if "_fingerprint" not in self.__dict__:
-            digest = hashlib.sha256(repr((tuple(self.shape), self.classes, self.domains)).encode())
-            for part in (self.y, self.index.new_empty(0) if self.member is None else self.member):
-                digest.update(part.contiguous().numpy())
-            digest.update(self.source.facts(self.index.tolist()))
-            self.__dict__["_fingerprint"] = digest.hexdigest()
-        return self.__dict__["_fingerprint"]
+        """sha256 over shape, class names, labels, and the source's facts: relative paths, content of the files and how the images
+        are cropped. Neither the place of the folder nor times of change enter. Files that changed since they were last read for
+        it are read again (`contents.digests`)."""
+        return self._digest(self.source.facts(self.index.tolist()))
+
+    def old_fingerprint(self) -> str:
+        """The fingerprint as earlier versions wrote it, in which files counted by name and size: for what was stored then."""
+        sizes = getattr(self.source, "sizes", self.source.facts)
+        return self._digest(sizes(self.index.tolist()))
+
+    def _digest(self, facts: bytes) -> str:
+        digest = hashlib.sha256(repr((tuple(self.shape), self.classes, self.domains)).encode("utf-8", "surrogateescape"))
+        for part in (self.y, self.index.new_empty(0) if self.member is None else self.member):
+            digest.update(part.contiguous().numpy())
+        digest.update(facts)
+        return digest.hexdigest()
 
     def check(self) -> int:
         """Decode everything, all domains and severities, and return how many images that were.
@@ -262,7 +273,7 @@ class Files:
 
     def one(self, row: int) -> np.ndarray:
         path = self.root / self.paths[row]
-        return self.cache.get((str(path), self.decoder), lambda: self.decoder(path))
+        return self.cache.get((str(path), signature(path), self.decoder), lambda: self.decoder(path))
 
     def read(self, rows: Sequence[int], domain="none", severity=5.0) -> np.ndarray:
         pixels = self._each(self.one, rows)
@@ -301,18 +312,24 @@ class Files:
         sizes = self._each(header, rows)
         if self.decoder.size:
             return (self.decoder.channels, *self.decoder.size)
+        note(*(self.root / path for path in self.paths))
         odd = next((k for k, size in enumerate(sizes) if size != sizes[0]), None)
         if odd is not None:
             self._differ(rows[0], sizes[0], rows[odd], sizes[odd])
         return (self.decoder.channels, *sizes[0])
 
     def facts(self, rows: Sequence[int]) -> bytes:
-        digest = hashlib.sha256(repr(self.decoder).encode())
+        names = [self.paths[row] for row in rows]
         try:
-            for row in rows:
-                digest.update(repr((self.paths[row], os.stat(self.root / self.paths[row]).st_size)).encode())
+            content = digests(self.root, names)
         except OSError as why:
-            raise DataError(f"a file of the image set is missing ({why}); restore it or open the set again") from why
+            raise DataError(f"a file of the image set is missing or cannot be read ({why}); restore it or open the set again") from why
+        return hashed(repr(self.decoder), *names, *content).encode()
+
+    def sizes(self, rows: Sequence[int]) -> bytes:
+        digest = hashlib.sha256(repr(self.decoder).encode())
+        for row in rows:
+            digest.update(repr((self.paths[row], (signature(self.root / self.paths[row]) or (None,))[0])).encode("utf-8", "surrogateescape"))
         return digest.digest()
 
     def check(self, rows: Sequence[int]) -> int:
@@ -336,9 +353,9 @@ class Files:
 
 def existing_folder(path: str | Path, what: str) -> Path:
     """The folder; DataError where there is none."""
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"{what}: {folder} is {'a file, not a folder' if folder.exists() else 'not there'}; "
+    folder = places.home(path)
+    if not os.path.isdir(folder):
+        raise DataError(f"{what}: {folder} is {'a file, not a folder' if os.path.exists(folder) else 'not there'}; "
                         "give the path of the folder that holds the images")
     return folder
 
@@ -356,6 +373,7 @@ def image_names(folder: Path) -> list[str]:
     """
     names, others = [], Counter()
     for place, folders, files in os.walk(folder, followlinks=True):
+        note(place)
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = os.path.relpath(place, folder).replace(os.sep, "/")
         for name in files:
@@ -375,6 +393,49 @@ def image_names(folder: Path) -> list[str]:
     return sorted(names)
 
 
+def side_file(name: str | Path, folder: Path, what: str) -> Path:
+    """The path of a file below ``folder`` or, where that has none of the name, as it is written; DataError where there is none."""
+    path = next((p for p in (folder / name, places.home(name)) if os.path.isfile(p)), None)
+    if path is None:
+        raise DataError(f"{what} {name} is neither in {folder} nor in the working directory")
+    return path
+
+
+def text_in(path: Path) -> str:
+    """The text of a file in UTF-8; DataError naming it where it is a web page, damaged or in another encoding."""
+    note(path)
+    try:
+        content = path.read_bytes()
+    except OSError as why:
+        raise DataError(f"{path} cannot be read ({why})") from why
+    refuse_html(content[:64], path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as why:
+        raise DataError(f"{path} is no text in UTF-8 ({why}); save it as UTF-8") from why
+    if "\0" in text:
+        raise DataError(f"{path} is no text: it holds zero bytes; save it as UTF-8")
+    return text
+
+
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+MOST_CLASSES = 1_000_000
+
+
+def class_index(label: str) -> int | None:
+    """The class index that a text means, however it is written (``3``, ``03``, ``3.0``, ``+3``); -1 is "not known"; None for no number.
+
+    Raises ValueError for numbers that cannot be a class index: not whole, below -1 or above a million.
+    """
+    label = label.strip()
+    if not NUMBER.fullmatch(label):
+        return None
+    number = float(label)
+    if not number.is_integer() or not -1 <= number < MOST_CLASSES:
+        raise ValueError(f"{label} is no class index: a whole number from 0, or -1 for 'not known'")
+    return int(number)
+
+
 def as_classes(classes, folder: Path) -> tuple[str, ...] | None:
     """Class names from a sequence, "cat,dog", or the name of a text file with one a line (below ``folder`` or anywhere)."""
     if classes is None:
@@ -382,16 +443,12 @@ def as_classes(classes, folder: Path) -> tuple[str, ...] | None:
     if isinstance(classes, str | Path):
         text = str(classes)
         if text.endswith(".txt"):
-            path = next((p for p in (folder / text, Path(text).expanduser()) if p.is_file()), None)
-            if path is None:
-                raise DataError(f"the file of class names {text} is neither in {folder} nor in the working directory")
-            content = path.read_bytes()
-            refuse_html(content[:64], path)
-            classes = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+            lines = text_in(side_file(text, folder, "the file of class names")).splitlines()
+            classes = [line.strip() for line in lines if line.strip()]
         else:
             classes = text.split(",")
     classes = tuple(str(name) for name in classes)
-    if len(set(classes)) < len(classes) or not classes:
+    if len(set(classes)) < len(classes) or not classes or "" in classes:
         raise DataError(f"class names must be there and differ, got {', '.join(classes) or 'none'}")
     return classes
 
@@ -400,6 +457,16 @@ def as_classes(classes, folder: Path) -> tuple[str, ...] | None:
 
 KINDS: dict[str, Callable[..., BaseSet]] = {}
 NOT_CONTENT = ("cache_bytes",)
+BELOW = ("labels", "classes", "map")  # files that are looked for below the set's folder first
+
+
+def _anchored(key: str, value, root: str):
+    """An option that names a file outside the set's folder, with its absolute path, so that it means the same from everywhere."""
+    if key not in PATH_OPTIONS or not isinstance(value, str | os.PathLike) or not str(value):
+        return value
+    if key in BELOW and (os.path.isfile(os.path.join(root, value)) or key == "classes" and not str(value).endswith(".txt")):
+        return value
+    return places.absolute(value) if places.there(value) else canonical(str(value)) if key == "clean" else value
 
 
 def _text(value) -> str:
@@ -414,8 +481,9 @@ def _text(value) -> str:
 
 
 def kind(name: str):
-    """Register a function ``(path, *, options) -> set`` under ``name``; the set it gives is named ``name:path?options`` with
-    the options that differ from their defaults, so that ``datasets.load`` rebuilds it. Unknown options raise ValueError."""
+    """Register a function ``(path, *, options) -> set`` under ``name``; the set it gives is named ``name:path?options`` with its
+    absolute path and the options that differ from their defaults, so that ``datasets.load`` rebuilds it from everywhere. Unknown
+    options raise ValueError."""
     def register(build):
         known = {p.name: p.default for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
@@ -426,10 +494,17 @@ def kind(name: str):
                 raise ValueError(f"{name} has no option {', '.join(map(repr, wrong))}; it has: {', '.join(known) or 'none'}")
             if not str(path):
                 raise ValueError(f"{name}: a path is missing; write {name}:/path/to/the/files")
+            root = places.absolute(path_of(f"{name}: path", path))
+            options = {key: _anchored(key, value, root) for key, value in options.items()}
             given = {key: _text(value) for key, value in options.items() if key not in NOT_CONTENT and _text(value) != _text(known[key])}
-            query = "?" + urlencode(given, safe="/:,~") if given else ""
-            return replace(build(Path(path).expanduser(), **options), name=f"{name}:{path}{query}")
+            with noting() as noted:
+                note(root)
+                data = build(Path(root), **options)
+            data = replace(data, name=f"{name}:{places.joined(root, places.query(given))}")
+            data.__dict__["_noted"] = noted
+            return data
 
+        named.options = tuple(known)
         KINDS[name] = named
         return named
     return register
@@ -441,14 +516,17 @@ def folder(path, *, size=None, resize="cover", mode="colour", interpolation="bil
     """Any folder of images; the rows are in recorded order.
 
     Subfolders are classes, in text order as in torchvision's ``ImageFolder``; a folder without subfolders, or ``flat``, has no
-    labels (-1). ``labels`` names a CSV file of lines ``file,label`` instead, for all files or for some; labels are names or
-    class indices. ``classes`` gives names (or their order): a sequence, "cat,dog", or a text file with one a line.
+    labels (-1). ``labels`` names a table instead, a CSV file of lines ``file,label`` (or with ; or a tab between) with or without
+    that heading. Its labels are names, or class indices however they are written (``3``, ``03``, ``3.0``); -1, nothing and no line
+    at all mean that the label is not known. ``classes`` gives names (or their order): a sequence, "cat,dog", or a text file with
+    one a line.
     ``order``: "name", natural order of the relative path, frame_2 before frame_10; "file", the same of the file name alone;
     "time", time of the file's last change, then name. ``size``, ``resize``, ``mode`` and ``interpolation`` as in ``Decoder``;
     ``size`` is needed where the files differ in size.
 
-    Raises DataError for a missing or empty folder, files of types that cannot be read, sizes that differ, damaged files,
-    and labels that fit no file or no class.
+    Raises DataError for a missing or empty folder, files of types that cannot be read, sizes that differ, damaged files, a table
+    that mixes names and numbers, labels that fit no file or no class, and subfolders that are parts of a data set (train, val,
+    test) unless ``classes`` or ``flat`` says what they are.
     """
     root = existing_folder(path, "folder")
     decoder = Decoder(size, resize, mode, interpolation)
@@ -456,7 +534,7 @@ def folder(path, *, size=None, resize="cover", mode="colour", interpolation="bil
     classes = as_classes(classes, root)
     if labels is not None:
         y, classes = _labels_from_csv(root, labels, names, classes)
-    elif flat in (True, "1", "true") or not any("/" in name for name in names):
+    elif _is_flat(flat) or not any("/" in name for name in names):
         y, classes = [-1] * len(names), classes or ()
     else:
         loose = next((name for name in names if "/" not in name), None)
@@ -464,6 +542,8 @@ def folder(path, *, size=None, resize="cover", mode="colour", interpolation="bil
             raise DataError(f"{root} holds class folders and also images of its own ({loose}); move these into a class folder, or "
                             "use flat=1 for a set without labels, or labels= for a table")
         found = sorted({name.split("/")[0] for name in names})
+        if classes is None:
+            refuse_parts(root, found, names)
         bare = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in found)
         if bare:
             raise DataError(f"{root} holds the class folders {', '.join(bare[:10])} without any image; fill or remove them")
@@ -476,6 +556,29 @@ def folder(path, *, size=None, resize="cover", mode="colour", interpolation="bil
     return file_set(Files(root, names, decoder, Cache(cache_bytes)), y, classes)
 
 
+def _is_flat(flat) -> bool:
+    if isinstance(flat, str):
+        known = {"": True, "1": True, "true": True, "0": False, "false": False}
+        if flat.lower() not in known:
+            raise ValueError(f"flat must be 1 or 0, got {flat!r}")
+        return known[flat.lower()]
+    return flag("flat", bool(flat) if flat in (0, 1) else flat)
+
+
+PARTS = {**dict.fromkeys(("train", "training", "trn"), "train"), **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+         **dict.fromkeys(("test", "testing", "tst"), "test")}
+
+
+def refuse_parts(root: Path, folders: Sequence[str], names: Sequence[str]) -> None:
+    """Raise DataError where subfolders are the parts of a data set (two of train, val and test; or one, alone, with class folders in it)."""
+    parts = [name for name in folders if name.lower() in PARTS]
+    alone = len(folders) == 1 and all(name.count("/") > 1 for name in names)
+    if len({PARTS[name.lower()] for name in parts}) > 1 or parts and alone:
+        raise DataError(f"{root} holds the folder{'s' * (len(parts) > 1)} {', '.join(parts)}, which {'are parts' if len(parts) > 1 else 'is a part'} "
+                        f"of a data set and not classes: name one part, as in folder:{root / parts[-1]}, or say that these are the classes with "
+                        f"classes={','.join(folders)}, or leave labels out with flat=1")
+
+
 def file_set(source: Files, y: list[int], classes: tuple[str, ...], **more) -> FileSet:
     """A FileSet of all rows of ``source``."""
     return FileSet("", torch.tensor(y, dtype=torch.int64), tuple(classes), source.shape(), source, torch.arange(len(y)), **more)
@@ -486,44 +589,110 @@ def _ordered(names: list[str], root: Path, order: str) -> list[str]:
             "time": lambda name: ((root / name).stat().st_mtime_ns, natural(name))}
     if order not in keys:
         raise ValueError(f"order must be one of {', '.join(keys)}, got {order!r}")
+    if order == "time":
+        note(*(root / name for name in names))
     return sorted(names, key=keys[order])
 
 
-def _labels_from_csv(root, labels, names, classes):
-    path = next((p for p in (root / str(labels), Path(labels).expanduser()) if p.is_file()), None)
-    if path is None:
-        raise DataError(f"the table of labels {labels} is neither in {root} nor in the working directory")
-    content = path.read_bytes()
-    refuse_html(content[:64], path)
-    try:
-        table = [row for row in csv.reader(content.decode("utf-8-sig").splitlines()) if row]
-    except (UnicodeDecodeError, csv.Error) as why:
-        raise DataError(f"{path} is not a CSV file in UTF-8 ({why})") from why
-    given, places = {}, set(names)
-    for number, row in enumerate(table, 1):
+HEADINGS = {"file", "files", "filename", "file_name", "path", "image", "name", "id"}
+
+
+def _table(path: Path, places_: dict[str, str], root: Path) -> dict[str, tuple[int, str]]:
+    """file -> (line, label) of a table of labels, empty labels too; the separator is the one that makes two entries a line."""
+    text, found = text_in(path), []
+    for separator in (",", ";", "\t"):
+        reader, rows, why = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True), [], None
+        try:
+            for row in reader:
+                if any(part.strip() for part in row):
+                    rows.append((reader.line_num, row))
+        except csv.Error as error:
+            why = f"{error} in row {reader.line_num}"
+        found.append((sum(len(row) == 2 for _, row in rows) + (why is not None and separator in text), rows, why))
+    _, rows, why = max(found, key=lambda one: one[0])
+    if why is not None:
+        raise DataError(f"{path} is not a CSV file: {why}")
+    given: dict[str, tuple[int, str]] = {}
+    for at, (number, row) in enumerate(rows):
         if len(row) != 2:
             raise DataError(f"{path}: row {number} has {len(row)} entries, not the two of 'file,label': {','.join(row)[:80]}")
-        file, label = (part.strip() for part in row)
-        if number == 1 and file not in places and (file.lower(), label.lower()) == ("file", "label"):
+        file = _the_file(row[0], places_, root)
+        if file is None and not at and row[0].strip().lower() in HEADINGS:
             continue
-        if file not in places:
-            raise DataError(f"{path}: row {number} names {file!r}, which is no image below {root}")
+        if file is None:
+            raise DataError(f"{path}: row {number} names {row[0].strip()!r}, which is no image below {root}")
         if file in given:
-            raise DataError(f"{path}: row {number} names {file!r} a second time")
-        given[file] = label
-    present = sorted({label for label in given.values() if label})
-    if not present:
+            raise DataError(f"{path}: row {number} names {file!r} a second time, after row {given[file][0]}")
+        given[file] = number, row[1].strip()
+    if not given:
         raise DataError(f"{path} holds no labels")
-    numeric = all(label.isdecimal() for label in present)
+    return given
+
+
+def _the_file(text: str, places_: dict[str, str], root: Path) -> str | None:
+    """The image that a table means: its path below the folder, also with ./ before it, whole, with backslashes or composed letters."""
+    whole = text.strip()
+    for one in (text, whole, os.path.normpath(os.path.relpath(whole, root) if os.path.isabs(whole) else whole or "."), whole.replace("\\", "/")):
+        if _composed(one) in places_:
+            return places_[one] if one in places_ else places_[_composed(one)]
+    return None
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _labels_from_csv(root, labels, names, classes):
+    path = side_file(labels, root, "the table of labels")
+    given = _table(path, {_composed(name): name for name in names} | {name: name for name in names}, root)
+    lines = {file: (number, label, _index_in(path, number, label, classes)) for file, (number, label) in given.items()}
+    known = {file: found for file, found in lines.items() if found[1] and found[2] != -1}
+    y = _counted(path, known, classes)
     if classes is None:
-        classes = tuple(map(str, range(max(map(int, present)) + 1))) if numeric else tuple(present)
-    number = {name: k for k, name in enumerate(classes)}
-    if numeric and not set(present) <= set(classes):
-        number = {str(k): k for k in range(len(classes))}
-    wrong = [label for label in present if label not in number]
-    if wrong:
-        raise DataError(f"{path}: the labels {', '.join(wrong[:10])} are none of the {len(classes)} classes {', '.join(classes[:20])}")
-    return [number.get(given.get(name), -1) for name in names], classes
+        classes = _names_in(known)
+    return [y.get(name, -1) for name in names], classes
+
+
+def _index_in(path, number, label, classes) -> int | None:
+    """The class index that stands in a row, None for a name; a number that is none of the two is refused."""
+    if label in (classes or ()):
+        return class_index(label) if NUMBER.fullmatch(label) and float(label) in range(MOST_CLASSES) else None
+    try:
+        return class_index(label)
+    except ValueError as why:
+        raise DataError(f"{path}: row {number}: {why}") from why
+
+
+def _names_in(known) -> tuple[str, ...]:
+    if any(index is None for _, _, index in known.values()):
+        return tuple(sorted({label for _, label, _ in known.values()}))
+    return tuple(map(str, range(max((index for _, _, index in known.values()), default=-1) + 1)))
+
+
+def _counted(path: Path, known: dict, classes) -> dict[str, int]:
+    """file -> class index. Labels are names of the classes, or numbers: those that the classes are called by, else indices."""
+    rows = list(known.items())
+    names = {name: k for k, name in enumerate(classes or ())}
+    if classes and all(label in names for _, (_, label, _) in rows):
+        return {file: names[label] for file, (_, label, _) in rows}
+    first, odd = next(((a, b) for (_, a), (_, b) in zip(rows, rows[1:], strict=False) if (a[2] is None) != (b[2] is None)), (None, None))
+    if odd is not None:
+        kinds = ["a name" if index is None else "a number" for _, _, index in (first, odd)]
+        raise DataError(f"{path}: row {first[0]} has {kinds[0]}, {first[1]!r}, and row {odd[0]} {kinds[1]}, {odd[1]!r}; use class indices "
+                        "throughout or names throughout (-1 or nothing where the label is not known)")
+    numeric = bool(rows) and rows[0][1][2] is not None
+    if numeric and classes and all(NUMBER.fullmatch(name) for name in classes):
+        called = {float(name): k for name, k in names.items()}
+        if len(called) == len(names) and all(index in called for _, (_, _, index) in rows):
+            return {file: called[index] for file, (_, _, index) in rows}
+    names = names or {name: k for k, name in enumerate(_names_in(known))}
+    y = {file: index if numeric else names.get(label, -1) for file, (_, label, index) in rows}
+    wrong = next((found for file, found in rows if not 0 <= y[file] < len(names)), None)
+    if wrong is not None:
+        every = dict.fromkeys(label for file, (_, label, _) in rows if not 0 <= y[file] < len(names))
+        raise DataError(f"{path}: the labels {', '.join(list(every)[:10])} are none of the {len(names)} classes {', '.join(list(names)[:20])} "
+                        f"(row {wrong[0]} has {wrong[1]!r})")
+    return y
 
 
 @kind("lists")
@@ -535,6 +704,7 @@ def lists(path, *, files=None, images=None, classes=None, map=None, size=224, re
     ``.txt`` file. The domain is the file's name without ``_list``. Paths are relative to ``images``, default: the folder.
     ``classes`` as in ``folder``; default: the numbers 0 to the largest label. ``map`` names a text file of lines
     ``class output output ...`` from classes (index or name) to the outputs of a larger model: see ``datasets.class_logits``.
+    A label of -1 is not known.
 
     Raises DataError for missing lists or images, lines that do not fit, labels out of range.
     """
@@ -552,6 +722,7 @@ def lists(path, *, files=None, images=None, classes=None, map=None, size=224, re
             names.append(file)
             y.append(label)
             member.append(domain)
+    note(place)
     classes = as_classes(classes, root) or tuple(str(k) for k in range(max(y) + 1))
     if max(y) >= len(classes):
         row = y.index(max(y))
@@ -571,16 +742,18 @@ def lists(path, *, files=None, images=None, classes=None, map=None, size=224, re
 def _lines_of(path: Path) -> list[tuple[str, int]]:
     if not path.is_file():
         raise DataError(f"the list {path} is missing")
-    content = path.read_bytes()
-    refuse_html(content[:64], path)
     rows = []
-    for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
+    for number, line in enumerate(text_in(path).split("\n"), 1):
         if not line.strip():
             continue
-        file, _, label = line.strip().rpartition(" ")
-        if not file or not label.isdecimal():
+        file, *label = line.strip().rsplit(maxsplit=1)
+        try:
+            index = class_index(label[0]) if label else None
+        except ValueError as why:
+            raise DataError(f"{path}: line {number}: {why}") from why
+        if index is None:
             raise DataError(f"{path}: line {number} is not 'path label' with a class index: {line[:80]!r}")
-        rows.append((file.strip(), int(label)))
+        rows.append((file.strip(), index))
     if not rows:
         raise DataError(f"the list {path} is empty")
     return rows
@@ -589,13 +762,10 @@ def _lines_of(path: Path) -> list[tuple[str, int]]:
 def read_map(root: Path, name: str | Path, classes: tuple[str, ...]) -> Tensor:
     """``model_classes`` from a text file of lines ``class output output ...``: int64 (K,), or (K, M) padded with -1 where a
     class has several outputs. Raises DataError for a class without a line, twice, or unknown, and for an output used twice."""
-    path = next((p for p in (root / str(name), Path(name).expanduser()) if p.is_file()), None)
-    if path is None:
-        raise DataError(f"the map of classes {name} is neither in {root} nor in the working directory")
-    content, found, used = path.read_bytes(), {}, set()
-    refuse_html(content[:64], path)
+    path = side_file(name, root, "the map of classes")
+    found, used = {}, set()
     number = {**{str(k): k for k in range(len(classes))}, **{name: k for k, name in enumerate(classes)}}
-    for line, text in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
+    for line, text in enumerate(text_in(path).splitlines(), 1):
         first, *outputs = text.replace(",", " ").split() or [""]
         if not first:
             continue
@@ -620,7 +790,7 @@ class Wrapped:
     """Reads one item after another: a foreign data set need not be safe between threads."""
 
     def __init__(self, dataset, name: str):
-        self.dataset, self.name, self.shape = dataset, name, None
+        self.dataset, self.name, self.shape, self._kept = dataset, name, None, {}
 
     def check_domain(self, domain, severity):
         pass
@@ -629,11 +799,7 @@ class Wrapped:
         """(image, label) of a row; label -1 where there is none."""
         item = self.dataset[row]
         image, label = (item[0], item[1] if len(item) > 1 else -1) if isinstance(item, tuple | list) else (item, -1)
-        try:
-            label = -1 if label is None else int(label)
-        except (TypeError, ValueError) as why:
-            raise DataError(f"{self.name}: the label of item {row} is {label!r}, not a class index; give labels= to wrap") from why
-        return self.pixels(image, row), label
+        return self.pixels(image, row), _as_label(label, f"{self.name}: the label of item {row}")
 
     def pixels(self, image, row: int) -> np.ndarray:
         """uint8 or float32 (C, H, W) from a PIL image, a tensor (C, H, W) or an array (H, W, C)."""
@@ -662,15 +828,62 @@ class Wrapped:
         return np.stack([self.item(row)[0] for row in rows])
 
     def facts(self, rows):
-        digest = hashlib.sha256(repr(rows).encode())
-        for k in spread(len(rows), 64):
-            digest.update(self.item(rows[k])[0])
-        return digest.digest()
+        """What the data set makes its images from (`_stored_content`) and 64 images; where that is not known, all images, read again
+        when one of the 64 has changed."""
+        few = [rows[k] for k in spread(len(rows), 64)]
+        seen = hashed(repr(rows), _stored_content(self.dataset) or "", *(self.item(row)[0].tobytes() for row in few)).encode()
+        if _stored_content(self.dataset) is not None or len(few) == len(rows):
+            return seen
+        if seen not in self._kept:
+            digest = hashlib.sha256(seen)
+            for row in rows:
+                digest.update(self.item(row)[0])
+            self._kept = {seen: digest.digest()}
+        return self._kept[seen]
 
     def check(self, rows):
         for row in rows:
             self.item(row)
         return len(rows)
+
+
+def _as_label(label, where: str) -> int:
+    """A class index, or -1 for None. Raises DataError for what is no whole number, which ``int`` would cut or misread."""
+    try:
+        index = -1 if label is None else int(label)
+        right = label is None or not isinstance(label, str | bytes) and bool(index == label) and abs(index) < 2**62
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        right = False
+    if not right:
+        raise DataError(f"{where} is {label!r:.80}, not a class index; give labels= to wrap")
+    return index
+
+
+def _stored_content(dataset) -> str | None:
+    """A digest of the tensors, arrays or files that a data set of a usual form makes its images from; None for other forms."""
+    if isinstance(dataset, torch.utils.data.Subset):
+        inner = _stored_content(dataset.dataset)
+        return None if inner is None else hashed(inner, repr(list(dataset.indices)))
+    if isinstance(dataset, torch.utils.data.ConcatDataset):
+        inner = [_stored_content(one) for one in dataset.datasets]
+        return None if None in inner else hashed(*inner)
+    if isinstance(dataset, torch.utils.data.TensorDataset):
+        return hashed(*(_bytes(tensor) for tensor in dataset.tensors))
+    data, samples = getattr(dataset, "data", None), getattr(dataset, "samples", None)
+    if isinstance(data, Tensor | np.ndarray) and len(data) == len(dataset):
+        return hashed(_bytes(data))
+    if isinstance(samples, list) and len(samples) == len(dataset) and all(isinstance(s, tuple) and isinstance(s[0], str) for s in samples):
+        names = [os.path.abspath(path) for path, *_ in samples]
+        try:
+            return hashed(*digests("/", names))
+        except OSError as why:
+            raise DataError(f"a file of the data set is missing or cannot be read ({why}); restore it or open the data set again") from why
+    return None
+
+
+def _bytes(values) -> bytes:
+    array = np.ascontiguousarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values)
+    return repr((array.shape, str(array.dtype))).encode() + array.tobytes()
 
 
 def _stored_labels(dataset):
@@ -684,8 +897,8 @@ def _stored_labels(dataset):
         labels = getattr(dataset, name, None)
         if isinstance(labels, list | tuple | np.ndarray | Tensor) and len(labels) == len(dataset):
             try:
-                return [int(label) for label in labels]
-            except (TypeError, ValueError):
+                return [_as_label(label, "the label") for label in labels]
+            except DataError:
                 return None
     return None
 
@@ -696,8 +909,9 @@ def wrap(dataset, *, labels=None, classes=None, name: str | None = None) -> File
     Images: PIL, uint8, or float in [0, 1]; tensors (C, H, W), arrays (H, W, C); all of one shape and the same each time.
     Labels: ``labels`` (N,), else the data set's own ``targets`` where they agree with its first, middle and last item,
     else every item is read once. Class names: ``classes``, else the data set's, else the numbers up to the largest label.
-    The fingerprint covers the labels and the pixels of 64 images spread over the set. A stream over it cannot be rebuilt
-    from text.
+    The fingerprint covers the labels and all images. For data sets of tensors, of an array ``data`` or of files in ``samples`` it is
+    made from that content and 64 items; of others every item is read, once for this set as long as 64 items spread over it stay. A
+    stream over it cannot be rebuilt from text.
 
     Raises DataError for values outside [0, 1] (normalisation belongs into the model), shapes that differ, items that
     change from one reading to the next, labels out of range.
@@ -718,9 +932,10 @@ def wrap(dataset, *, labels=None, classes=None, name: str | None = None) -> File
         if labels is not None and any(source.item(k)[1] != labels[k] for k in {0, n // 2, n - 1}):
             labels = None
         labels = [source.item(k)[1] for k in range(n)] if labels is None else labels
-    y = torch.as_tensor(labels).long().clone()
-    if y.shape != (n,):
-        raise DataError(f"{name} has {n} images, but labels of shape {tuple(y.shape)}")
+    shape = np.shape(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    if shape != (n,):
+        raise DataError(f"{name} has {n} images, but labels of shape {tuple(shape)}")
+    y = torch.tensor([_as_label(label, f"{name}: labels[{k}]") for k, label in enumerate(labels)], dtype=torch.int64)
     inner = dataset
     while isinstance(inner, torch.utils.data.Subset):
         inner = inner.dataset

@@ -5,6 +5,7 @@ are read as tensors only (nothing in a checkpoint file is run). A Python file is
 """
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
 from collections import OrderedDict
@@ -15,7 +16,10 @@ from urllib.parse import quote, unquote
 import torch
 from torch import Tensor, nn
 
-from .datasets import DataError
+from . import places
+from .arguments import WrongKind
+from .contents import signature
+from .datasets import DataError, data_root
 from .image_files import as_classes, as_size
 from .models import (
     ARCHITECTURES,
@@ -42,12 +46,18 @@ KINDS = {
 }
 CARD = ("mean", "std", "size", "channels", "normalisation", "classes", "outputs")
 OPTIONS = {"embedded": CARD, "torchvision": ("weights", *CARD), "timm": ("weights", *CARD), "checkpoint": ("architecture", *CARD), "python": CARD}
+PATHS = ("weights", "architecture", "classes")  # options that may name a file
 KEPT = 2  # models that stay opened
 _OPENED: OrderedDict = OrderedDict()
 
 
 def parse(text: str) -> tuple[str, str, dict[str, str]]:
-    """Kind, name (or path) and options of a text. Raises ValueError for an unknown kind or option, saying what there is."""
+    """Kind, name (or path) and options of a text. Raises ValueError for an unknown kind or option, saying what there is.
+
+    A path that is there as it stands is taken so, whatever it holds; else %XX stands for one byte of it (`places.split`).
+    """
+    if not isinstance(text, str):
+        raise WrongKind(f"a model is named by a text, not {text!r:.80}; write {_examples()}")
     text = text.strip()
     if text in checkpoints():
         return "embedded", text, {}
@@ -55,21 +65,20 @@ def parse(text: str) -> tuple[str, str, dict[str, str]]:
         raise ValueError(f"no model is named; write {_examples()}")
     kind, colon, rest = text.partition(":")
     if not colon or kind not in KINDS:
-        path = Path(text).expanduser()
-        if path.is_file():
+        path = places.home(text)
+        if _is_file(text):
             return "checkpoint", text, {}
         seems = "; there is no such file" if path.suffix or "/" in text else ""
         raise ValueError(f"{text!r} names no model{seems}; write {_examples()}")
-    name, _, query = rest.partition("?")
+    name, query, _ = places.split(rest, _is_file if kind in ("checkpoint", "python") else lambda _: False, brackets=False)
     options = {}
-    for part in filter(None, query.split("&")):
-        key, _, value = part.partition("=")
+    for key, value in places.options(query, OPTIONS[kind]).items():
         if key not in OPTIONS[kind]:
             raise ValueError(f"{text!r}: {kind} has no option {key!r}; it has: {', '.join(OPTIONS[kind])}")
-        options[key] = unquote(value)
+        options[key] = value if key in PATHS and _is_file(value) else unquote(value, errors="surrogateescape")
     if not name:
         raise ValueError(f"{text!r}: a name or a path is missing after {kind}:")
-    return kind, unquote(name), options
+    return kind, name, options
 
 
 def _examples() -> str:
@@ -79,10 +88,17 @@ def _examples() -> str:
 
 def model_text(kind: str, name: str, **options) -> str:
     """The text that `open_model` understands; options that are None or "" are left out. Raises ValueError as `parse` does."""
-    given = [f"{key}={quote(_plain(value), safe='/:,~+ ()')}" for key, value in options.items() if value is not None and value != ""]
-    text = f"{kind}:{quote(str(name), safe='/:,~+ ()')}" + ("?" + "&".join(given) if given else "")
-    parse(text)
+    plain = {key: _plain(value) for key, value in options.items() if value is not None and value != ""}
+    query = "&".join(f"{key}={_quoted(value)}" for key, value in plain.items())
+    text = f"{kind}:{_quoted(str(name))}{query and '?'}{query}"
+    if parse(text) != (kind, str(name), plain) and _is_file(str(name)):  # another path, there as it stands, would be read out of it
+        text = f"{kind}:{places.FILE}{_quoted(places.absolute(str(name)))}{query and '?'}{query}"
     return text
+
+
+def _quoted(text: str) -> str:
+    quoted = quote(text, safe="/:,~+ ()", errors="surrogateescape")
+    return quoted[:-1] + "%20" if quoted.endswith(" ") else quoted
 
 
 def _plain(value) -> str:
@@ -92,7 +108,8 @@ def _plain(value) -> str:
 
 
 def open_model(text: str) -> SourceModel:
-    """The source model that a text names, in eval mode on the CPU; the last two stay opened, so asking again costs nothing.
+    """The source model that a text names, in eval mode on the CPU, each time as a network of its own; of the last two a copy is kept, so that
+    asking again is quick. A file that has changed is read again.
 
     ``fashion_resnet_bn`` or another embedded one. ``torchvision:resnet50``: with torchvision's own weights, from its cache or a download;
     ``?weights=none`` draws them at random (the same each time), ``?weights=/path/weights.pt`` takes yours. ``timm:NAME`` likewise.
@@ -110,26 +127,39 @@ def open_model(text: str) -> SourceModel:
     key = text, _facts(kind, name, options)
     if key in _OPENED:
         _OPENED.move_to_end(key)
-        return _OPENED[key]
-    model = _with_card(_opened(kind, name, options), options)
+        return copy.deepcopy(_OPENED[key])
+    model = _with_card(_opened(kind, name, options), options).eval()
     model.info["from"] = text
-    _OPENED[key] = model.eval()
+    try:
+        _OPENED[key] = copy.deepcopy(model)
+    except (RuntimeError, TypeError, AttributeError):  # what cannot be copied is made anew each time
+        return model
     while len(_OPENED) > KEPT:
         _OPENED.popitem(last=False)
     return model
 
 
 def _facts(kind: str, name: str, options: dict) -> tuple:
-    """Sizes and times of the files in use: a file that was changed is read again."""
+    """Sizes and times of the files in use (`contents.signature`): a file that was changed is read again."""
     paths = [_file_of(p) for p in (name if kind in ("checkpoint", "python") else "", options.get("weights", ""), options.get("architecture", ""),
                                    options.get("classes", ""))]
-    return tuple((p.stat().st_mtime_ns, p.stat().st_size) if p is not None and p.is_file() else None for p in paths)
+    if kind == "embedded":
+        paths.append(data_root() / "checkpoints" / f"{name}.safetensors")
+    return tuple(signature(p) if p is not None and p.is_file() else None for p in paths)
 
 
 def _file_of(text: str) -> Path | None:
     if not text:
         return None
-    return Path(text.rpartition(":")[0] if ".py:" in text else text).expanduser()
+    return places.home(text.rpartition(":")[0] if ".py:" in text else text)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        named = ".py:" not in text or text.rpartition(":")[2].isidentifier()
+        return bool(text) and named and _file_of(text).is_file()
+    except (OSError, ValueError):  # too long for a path, zero bytes
+        return False
 
 
 def _opened(kind: str, name: str, options: dict) -> SourceModel:
@@ -148,8 +178,8 @@ def _of_library(kind: str, name: str, weights: str) -> SourceModel:
     own = None if weights.lower() in ("none", "random") else weights
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        if own is None or own != "DEFAULT" and Path(own).expanduser().is_file():
-            path = None if own is None else Path(own).expanduser()
+        if own is None or own != "DEFAULT" and _is_file(own):
+            path = None if own is None else places.home(own)
             try:
                 return from_torchvision(name, path) if kind == "torchvision" else from_timm(name, path)
             except DataError as why:
@@ -178,7 +208,8 @@ def _channels(net: nn.Module) -> int:
 def _from_checkpoint(path: str, architecture: str) -> SourceModel:
     from .cifar_networks import load_cifar
 
-    state, file = read_state_dict(path), Path(path).expanduser()
+    file = places.home(path)
+    state = read_state_dict(file)
     if not architecture:
         architecture = guess_architecture(state)
         if not architecture:
@@ -296,7 +327,7 @@ def built(text: str) -> nn.Module:
     Raises DataError naming the file and the remedy: not there, an error in it, no such function, arguments needed, no network returned.
     """
     path, _, name = text.rpartition(":")
-    file = Path(path).expanduser()
+    file = places.home(path)
     if not path.endswith(".py") or not name:
         raise DataError(f"{text!r} does not name a function; write /path/net.py:build, where build() returns the network")
     if not file.is_file():

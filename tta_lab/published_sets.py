@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .datasets import CLEAN, BaseSet, DataError, ImageSet, load, refuse_html
+from . import places
+from .contents import digests, hashed, note
+from .datasets import CLEAN, EMBEDDED, BaseSet, DataError, ImageSet, load, refuse_html
 from .image_files import (
     CACHE_BYTES,
     HEADERS,
@@ -32,6 +34,7 @@ from .image_files import (
     image_names,
     kind,
     natural,
+    text_in,
 )
 from .image_files import folder as any_folder
 
@@ -128,6 +131,8 @@ class _Store:
             self.tar.close()
 
     def open(self, name):
+        if not self.tar:
+            note(self.names[name])
         return self.tar.extractfile(self.names[name]) if self.tar else self.names[name].open("rb")
 
     def content(self, name) -> bytes:
@@ -216,8 +221,12 @@ def cifar100(path, *, split="test", cache_bytes=CACHE_BYTES) -> BaseSet:
 
 def mapped_array(path: Path) -> np.ndarray:
     """A ``.npy`` file mapped into memory, nothing unpickled; DataError when damaged, cut short or not an array."""
-    with path.open("rb") as file:
-        refuse_html(file.read(64), path)
+    note(path)
+    try:
+        with path.open("rb") as file:
+            refuse_html(file.read(64), path)
+    except OSError as why:
+        raise DataError(f"{path} is missing or cannot be read ({why}); fetch it again") from why
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         wrong = None if isinstance(array, np.memmap) else "it is no single array"
@@ -258,8 +267,17 @@ class Arrays:
         return np.ascontiguousarray(array[np.asarray(rows) + (int(severity) - 1) * self.n].transpose(0, 3, 1, 2))
 
     def facts(self, rows):
+        names = sorted(path.name for path in self.root.glob("*.npy"))
+        try:
+            content = digests(self.root, names)
+        except OSError as why:
+            raise DataError(f"a file of {self.root} is missing or cannot be read ({why}); restore it or open the set again") from why
+        return hashed(*names, *content, repr(rows), self.clean.fingerprint() if self.clean else "").encode()
+
+    def sizes(self, rows):
         files = [(path.name, path.stat().st_size) for path in sorted(self.root.glob("*.npy"))]
-        return repr([files, rows, self.clean and self.clean.fingerprint()]).encode()
+        old = self.clean and getattr(self.clean, "old_fingerprint", self.clean.fingerprint)()
+        return repr([files, rows, old]).encode()
 
     def check(self, rows):
         files = [path for path in sorted(self.root.glob("*.npy")) if path.stem != "labels"]
@@ -290,7 +308,9 @@ def _cifar_c(path: Path, name: str, classes: tuple[str, ...], clean) -> FileSet:
                             "as many as labels.npy has")
     y = torch.from_numpy(labels[0].copy())
     if clean is not None:
-        clean = clean if isinstance(clean, BaseSet) else load(str(clean) if ":" in str(clean) else f"{name.removesuffix('_c')}:{clean}")
+        if not isinstance(clean, BaseSet):
+            named = not places.there(clean) and (str(clean).partition(":")[0] in KINDS or str(clean) in EMBEDDED)
+            clean = load(str(clean)) if named else KINDS[name.removesuffix("_c")](clean)
         if clean.shape != (3, 32, 32) or not torch.equal(clean.y, y):
             raise DataError(f"the clean set {clean.name} ({len(clean)} images) is not the one of {root} ({n}), or in another order: labels or "
                             "sizes differ; give the published test file, folders of pictures come class by class")
@@ -337,13 +357,12 @@ def wnid_order(synsets=None) -> list[str]:
                             "give synsets= a text file of the 1000 wnids or the folder of the full validation set, or install timm, "
                             "which has the list") from why
         return sorted(words)
-    place = Path(synsets).expanduser()
+    place = places.home(synsets)
+    note(place)
     if place.is_dir():
         words = [entry.name for entry in place.iterdir() if entry.is_dir() and WNID.fullmatch(entry.name)]
     elif place.is_file():
-        content = place.read_bytes()
-        refuse_html(content[:64], place)
-        words = [word for word in (line.split()[0] for line in content.decode("utf-8-sig", "replace").splitlines() if line.strip())
+        words = [word for word in (line.split()[0] for line in text_in(place).splitlines() if line.strip())
                  if WNID.fullmatch(word)]
     else:
         raise DataError(f"synsets: {place} is not there; give a text file of wnids or the folder of the full validation set")
@@ -449,8 +468,13 @@ class CorruptedFolders:
         return [self.files(domain, severity) for domain in self.places for severity in self.places[domain]] + [self.clean] * bool(self.clean)
 
     def facts(self, rows):
-        named = [(domain, sorted(found)) for domain, found in self.places.items()]
-        return repr(named).encode() + b"".join(files.facts(rows) for files in self.everything())  # 32 bytes each
+        return self._named() + b"".join(files.facts(rows) for files in self.everything())  # of equal length each
+
+    def sizes(self, rows):
+        return self._named() + b"".join(files.sizes(rows) for files in self.everything())
+
+    def _named(self):
+        return repr([(domain, sorted(found)) for domain, found in self.places.items()]).encode()
 
     def check(self, rows):
         return sum(files.check(rows) for files in self.everything())
@@ -461,7 +485,9 @@ def _severity_folders(root: Path, what: str) -> dict[str, dict[int, Path]]:
     places: dict[str, dict[int, Path]] = {}
 
     def look(place, deeper):
+        note(place)
         for entry in sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith(".")):
+            note(entry)
             found = {int(p.name): p for p in entry.iterdir() if p.is_dir() and p.name in set("12345")}
             if found and entry.name in places:
                 raise DataError(f"{what}: {entry.name} is there twice, in {entry} and {next(iter(places[entry.name].values())).parent}")

@@ -107,8 +107,10 @@ def run(adapter: Adapter, stream: Arrivals, reset: str | None = None, progress: 
 
 
 def _check_classes(adapter: Adapter, stream: Arrivals, batch) -> None:
-    """Raise ValueError when the model does not answer in the classes that the labels are counted in."""
+    """Raise ValueError when the model does not answer in the classes that the labels are counted in; images without any label have none."""
     logits, images = adapter.predict_source(batch.x[:1]), stream.known_set
+    if not (images.y >= 0).any():
+        return
     if logits.ndim == 2 and logits.shape[1] != len(stream.classes):
         mapped = getattr(images, "model_classes", None) is not None
         raise ValueError(f"the model has {logits.shape[1]} outputs, the images of {images.name} have {len(stream.classes)} classes; "
@@ -366,6 +368,6 @@ def code_digest(here: Path = Path(__file__).parent) -> str:
 
 def _key(adapter: Adapter, stream, channels_last: bool, clean=None) -> str:
     """A name for one run that changes with anything that its numbers depend on."""
-    facts = [to_json(adapter.recipe), source.digest(adapter.given), stream.to_dict(), adapter.fingerprint, adapter.seed, adapter.trace.meta["torch"],
-             str(adapter.device.type), channels_last, code_digest(), None if clean is None else clean.hash]
+    facts = [to_json(adapter.recipe), source.digest(adapter.given), stream.to_dict(), source.described(adapter.source), adapter.seed,
+             adapter.trace.meta["torch"], str(adapter.device.type), channels_last, code_digest(), None if clean is None else clean.hash]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]

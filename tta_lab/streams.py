@@ -14,7 +14,7 @@ import math
 import numbers
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import orders
 from .corruptions import STANDARD_SIX, check_severity, corrupt, parameters, parse_shift
-from .datasets import EMBEDDED, ImageSet, data_root, load
+from .datasets import EMBEDDED, ImageSet, data_root, load_kept
 from .orders import Dice, Order, Shuffled
 
 UNKNOWN_ID = 1_000_000_000  # ids of unknown images start here; a known set is always smaller
@@ -140,14 +140,9 @@ def _in_order(n: int, asked: list[int]) -> Iterator[Tensor]:
         at = (at + need) % n
 
 
-@lru_cache(maxsize=8)
-def _by_name(name: str, root: str):
-    return load(name, root)
-
-
 def _image_set(value, role: str):
     if isinstance(value, str):
-        return _by_name(value, str(data_root()))
+        return load_kept(value, data_root())
     if isinstance(value, ImageSet) or all(hasattr(value, name) for name in ("images", "y", "classes", "fingerprint")):
         return value
     raise ValueError(f"Stream.{role} must be an image set or a text that datasets.load understands ({', '.join(EMBEDDED)}, "
@@ -315,7 +310,7 @@ def _rebuilt(values) -> Arrivals:
     if kind is Cut:
         given["stream"] = _rebuilt(given["stream"])
     stream = kind(**given)
-    if stream.hash != values["hash"]:
+    if values["hash"] not in (stream.hash, stream.old_hash):
         raise ValueError(f"the stream rebuilt from JSON has hash {stream.hash}, the text says {values['hash']}: settings were edited or "
                          "the image files differ; build the stream anew with Stream(...)")
     return stream
@@ -653,16 +648,22 @@ class Stream(Arrivals):
 
     def settings(self) -> dict:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for role in ("known", "unknown"):
-            if values[role] is not None and not isinstance(values[role], str):
-                values[role] = values[role].name
+        values |= {"known": self.known_set.name, "unknown": None if self.unknown is None else self.unknown_set.name}
         return {"kind": "stream", **values, "shifts": list(self.shifts), "order": self.order.to_dict()}
 
-    @cached_property
+    @property
     def hash(self) -> str:
-        """Twelve hex digits that change with any setting and with any pixel, label or class name of the sets."""
-        return _digest({**self.settings(), "known": self.known_set.fingerprint(), "unknown_ratio": self.ratio,
-                        "unknown": None if self.unknown is None else self.unknown_set.fingerprint()})
+        """Twelve hex digits that change with any setting and with any pixel, label or class name of the sets, also when these change in place."""
+        return self._hash("fingerprint")
+
+    @property
+    def old_hash(self) -> str:
+        """The hash as earlier versions wrote it, where files counted by their sizes."""
+        return self._hash("old_fingerprint")
+
+    def _hash(self, which: str) -> str:
+        known, unknown = (None if s is None else getattr(s, which, s.fingerprint)() for s in (self.known_set, self.unknown_set))
+        return _digest({**self.settings(), "known": known, "unknown_ratio": self.ratio, "unknown": unknown})
 
     def _check_rebuildable(self):
         for role in ("known", "unknown"):
@@ -764,9 +765,13 @@ class Joined(Arrivals):
     def settings(self):
         return {"kind": "joined", "parts": [p.to_dict() for p in self.parts]}
 
-    @cached_property
+    @property
     def hash(self):
         return _digest([p.hash for p in self.parts])
+
+    @property
+    def old_hash(self):
+        return _digest([p.old_hash for p in self.parts])
 
     def _check_rebuildable(self):
         for part in self.parts:
@@ -816,6 +821,10 @@ class Cut(Arrivals):
     def settings(self):
         return {"kind": "cut", "stream": self.stream.to_dict(), "start": self.start, "stop": self.stop}
 
-    @cached_property
+    @property
     def hash(self):
         return _digest([self.stream.hash, self.start, self.stop])
+
+    @property
+    def old_hash(self):
+        return _digest([self.stream.old_hash, self.start, self.stop])

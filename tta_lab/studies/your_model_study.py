@@ -6,20 +6,19 @@ tried with nothing at hand.
 from __future__ import annotations
 
 import html
-import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode
 
 import torch
 from torch import nn
 
+from .. import places
 from ..corruptions import EXTRA_4, STANDARD_15
-from ..datasets import EMBEDDED, DataError, load
+from ..datasets import EMBEDDED, PATH_OPTIONS, DataError, load
 from ..doctor import NORMALISATIONS, Report, check_up
 from ..explore import REFERENCES, Choice, explore, obstacles
-from ..image_files import READABLE, existing_folder
+from ..image_files import READABLE, existing_folder, refuse_parts
 from ..methods import METHODS, make
 from ..model_texts import model_text, open_model, outputs_of, parse
 from ..models import SourceModel, checkpoints, load_model
@@ -124,7 +123,7 @@ def make_example(folder, images: int = 200, seed: int = 0) -> dict[str, str]:
     card = source.card
     model = model_text("checkpoint", (root / "my_weights.safetensors").absolute(), architecture=f"{(root / 'my_network.py').absolute()}:MyNetwork",
                        mean=card.mean, std=card.std, size="x".join(map(str, card.size)), classes=names)
-    return {"model": model, "images": f"folder:{(root / 'photos').absolute()}?order=file"}
+    return {"model": model, "images": f"folder:{places.joined((root / 'photos').absolute(), 'order=file')}"}
 
 
 def _renamed(name: str) -> str:
@@ -169,14 +168,19 @@ def images_text(images: str, network: SourceModel, labelled: bool = True) -> tup
     """
     images = images.strip()
     kind, colon, rest = images.partition(":")
-    if images in EMBEDDED or images.partition("[")[0] in EMBEDDED or colon and kind in KINDS and kind != "folder":
+    if images in EMBEDDED or not colon and images.partition("[")[0] in EMBEDDED or colon and kind in KINDS and kind != "folder":
         if not labelled:
             raise ValueError(f"{images} brings its labels; only those of a folder can be left out here. Write the images into a folder")
         return images, []
     if not images:
         raise ValueError("no images are named; give the path of a folder of pictures")
-    path, _, query = (rest if colon and kind == "folder" else images).partition("?")
-    options, root, card = dict(parse_qsl(query, keep_blank_values=True)), existing_folder(path, "images"), network.card
+    path, query, subsets = places.split(rest if colon and kind == "folder" else images)
+    root, card = existing_folder(path, "images"), network.card
+    if subsets:
+        raise ValueError(f"{images}: the classes of a folder are matched with the model's here, so a subset cannot be taken; "
+                         "use outputs= of the model")
+    found = places.options(query, KINDS["folder"].options)
+    options = {key: places.value(text, root if key in PATH_OPTIONS else None) for key, text in found.items()}
     if card.size is not None:
         options.setdefault("size", "x".join(map(str, card.size)))
     if card.channels == 1:
@@ -185,13 +189,14 @@ def images_text(images: str, network: SourceModel, labelled: bool = True) -> tup
     if not labelled:
         options["flat"] = "1"
         options.pop("labels", None)
-    place = root if path.startswith("~") else Path(path)
-    return f"folder:{os.path.abspath(place)}" + ("?" + urlencode(options, safe="/:,~") if options else ""), notes
+    return f"folder:{places.joined(places.absolute(root), places.query(options))}", notes
 
 
 def _classes_for(root: Path, network: SourceModel, options: dict, labelled: bool) -> list[str]:
     """Put ``classes`` into the options where the folder alone would not say them rightly; what was decided, in sentences."""
-    folders = class_folders(root) if options.get("flat") not in ("1", "true") else []
+    folders = class_folders(root) if options.get("flat") not in ("1", "true", "") else []
+    if folders and labelled and not {"classes", "labels"} & options.keys():
+        refuse_parts(root, folders, [p.relative_to(root).as_posix() for p in _pictures(root)])
     names, first = network.info.get("classes"), next(_pictures(root), None)
     shape = None if first is None else (network.card.channels, *_size_of(root, first, options))
     count = outputs_of(network, shape) or (len(names) if names else None)
