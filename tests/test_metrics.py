@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 from tta_lab import metrics as M
 
@@ -284,7 +285,6 @@ def test_scores_of_known_logits():
 
 
 def test_scores_agree_with_torch_and_know_which_constants_do_not_matter():
-    import torch
 
     from tta_lab import scores
 
@@ -390,7 +390,6 @@ def test_binary_brier_is_half_of_the_two_class_one():
 
 def test_agreement_with_torchmetrics():
     tm = pytest.importorskip("torchmetrics.functional.classification")
-    import torch
 
     rng = np.random.default_rng(2)
     logits, label = rng.normal(size=(500, 4)) * 2, rng.integers(0, 4, 500)
@@ -505,3 +504,71 @@ def test_every_metric_is_defined_once():
         assert row["formula"] and row["range"] and row["source"], row
         assert row["good"] in ("low", "high", "", "negative low"), row
     assert {row["positive"] for row in rows if row["name"] in ("auroc", "fpr_at_tpr", "oscr", "msp", "h_acc")} == {"known"}
+
+
+PROBABILITIES = np.random.default_rng(0).dirichlet(np.ones(3), 5)
+
+
+@pytest.mark.parametrize("call", [
+    lambda p: M.nll(p, [0, 1, 2, 0, 1]), lambda p: M.brier(p, [0, 1, 2, 0, 1]), lambda p: M.classification(p, [0, 1, 2, 0, 1]),
+    lambda p: M.classwise_ece(p, [0, 1, 2, 0, 1]), M.msp, M.max_logit, M.energy, M.negative_entropy, M.mean_prediction_entropy,
+    lambda p: M.confidence_difference(-5 * p, p), lambda p: M.msp(torch.from_numpy(p).float().requires_grad_()),
+    lambda p: M.msp(np.vstack([p, [np.nan] * 3]))])
+def test_probabilities_are_not_taken_for_logits(call):
+    with pytest.raises(ValueError, match=r"must be logits, .* these are probabilities; pass np.log\(p\)"):
+        call(PROBABILITIES)
+    call(np.log(PROBABILITIES))
+    call(3 * PROBABILITIES)
+    assert M.msp(np.log(PROBABILITIES)) == pytest.approx(PROBABILITIES.max(1)) and (M.predictions(PROBABILITIES) == PROBABILITIES.argmax(1)).all()
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: M.error([0.2, 0.9], [0, 1]), "prediction must hold class indices, whole numbers, got 0.2; .*argmax"),
+    (lambda: M.error([0, 1], [0.0, math.nan]), "label must hold class indices, whole numbers, got nan"),
+    (lambda: M.error([0, 1], ["0", "1"]), "label holds names of classes, prediction class indices, which are never equal"),
+    (lambda: M.error([0, 1], [0, None]), "label must hold numbers or names, got object"),
+    (lambda: M.error(np.eye(2), [0, 1]), r"one shape \(N,\)"), (lambda: M.error([0, 1], [[0], [1]]), r"one shape \(N,\)"),
+    (lambda: M.nll([[1.0, 2.0]], [0.5]), "label must hold class indices"), (lambda: M.nll([[1.0, 2.0]], ["a"]), "not names of classes"),
+    (lambda: M.nll([[1.0, 2.0]], [2]), "labels run from 2 to 2, the logits have 2"), (lambda: M.nll([1.0, 2.0], [0]), "expected logits"),
+    (lambda: M.predictions([1.0, 2.0]), "expected logits"), (lambda: M.log_softmax([1.0, 2.0]), "expected logits"),
+    (lambda: M.msp([["a", "b"]]), "logits must hold numbers"), (lambda: M.msp(np.zeros((2, 0))), "expected logits"),
+    (lambda: M.auroc([0.1, 0.2, 0.3], [0, 3, 1]), "positive must hold True and False .*compare first"),
+    (lambda: M.auroc([0.1, 0.2], [-1, 1]), "positive must hold True"), (lambda: M.auroc([0.1, 0.2], ["True", "False"]), "positive must hold True"),
+    (lambda: M.auroc([0.1, 0.2], [1.0, math.nan]), "positive must hold True"),
+    (lambda: M.auroc([True, False], [0.3, 0.1]), "score must hold numbers"),
+    (lambda: M.oscr([0.1, 0.2], [1, 0], [7, 9]), "correct must hold True"), (lambda: M.open_set([0.1], [2], [1]), "known must hold True"),
+    (lambda: M.ece([85.0, 60.0], [1, 0]), r"confidences must lie in \[0, 1\], got 60 to 85; .*per cent divided by 100"),
+    (lambda: M.adaptive_ece([-2.0, 3.0], [1, 0]), "confidences must lie"), (lambda: M.ece([0.5], [1], bins=0), "bins must be a whole number"),
+    (lambda: M.adaptive_ece([0.5], [3]), "correct must hold True"), (lambda: M.binary_brier([0.5], [2]), "outcome must hold True"),
+    (lambda: M.h_auc(85.0, 0.9), r"accuracy must lie in \[0, 1\]"), (lambda: M.h_auc(0.8, 90), "area must lie"),
+    (lambda: M.harmonic_mean(-1, 1), "from 0"), (lambda: M.fpr_at_tpr([1.0, 2.0], [1, 0], 95), "tpr must lie"),
+    (lambda: M.mean_error([10, 20]), "expected the error of each group"), (lambda: M.mean_error({"fog": 120.0}), "errors in per cent, 0 to 100"),
+    (lambda: M.weighted_mean_error({"a": 5.0}, {"a": -1}), "sizes must be numbers of images"),
+    (lambda: M.mean_error_at([0.1, -0.2], [5, 5]), "errors must be errors in per cent"),
+    (lambda: M.mce({name: [share] * 5 for name, share in M.ALEXNET_ERRORS.items()}), "look like shares; give per cent"),
+    (lambda: M.unnormalised_mce({"fog": [1, 2, 3, 4, math.nan]}), r"those of \['fog'\] are not"),
+    (lambda: M.error_curve([0, 1], [0, 1], [1, 0]), "batch numbers fall"), (lambda: M.error_curve([0, 1], [0, 1], [0, math.nan]), "batch numbers"),
+    (lambda: M.error_curve([0], [0], [0], window=2.5), "window"), (lambda: M.classes_seen([0, 1], [0, 1], last=0), "last must be"),
+    (lambda: M.top_class_share([0.3, 0.7]), "prediction must hold class indices"),
+    (lambda: M.alternating([1.0, 2.0], [0, 2]), "clean must hold True"),
+    (lambda: M.max_cosine(np.ones((2, 3)), np.ones((2, 4))), r"prototypes \(K, D\)"),
+    (lambda: M.max_cosine(np.ones((2, 3)), [[1, 2, math.nan]]), "prototypes must be finite"),
+    (lambda: M.split_threshold([0.1, math.nan]), "must not hold NaN"), (lambda: M.h_acc([0.5], [1], [1], [0], queue=1), "queue must be"),
+    (lambda: M.confusion([[0.2]], [[0]], 2), "prediction must hold class indices"), (lambda: M.confusion([[0]], [[0]], 0), "classes must be"),
+    (lambda: M.iou(np.eye(2) / 2), "expected counts of pixels"), (lambda: M.miou([1, 2]), "expected a confusion matrix"),
+    (lambda: M.pixel_accuracy([[1, -1], [0, 1]]), "expected counts"), (lambda: M.pixel_accuracy([1, 2]), "expected a confusion matrix"),
+    (lambda: M.paired_interval([1.0], [2.0], level=95), "level must lie between 0 and 1"), (lambda: M.mean_std(["a"]), "values must hold numbers"),
+    (lambda: M.error([0, 1], [0, 1], where=[0, 1]), "where must be a boolean mask")])
+def test_what_would_be_misread_is_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_the_same_numbers_in_other_forms():
+    prediction, label = np.array([0, 1, 2]), np.array([0, 2, 2])
+    for form in (list, lambda v: v.astype(float), torch.from_numpy, lambda v: torch.from_numpy(v).to(torch.int32), lambda v: v.astype(np.int8)):
+        assert M.error(form(prediction), form(label)) == pytest.approx(100 / 3)
+    assert M.error(["cat", "dog"], np.array(["cat", "cat"])) == 50 and math.isnan(M.error([], []))
+    for known in ([1, 0], [True, False], np.array([1.0, 0.0]), torch.tensor([True, False])):
+        assert M.auroc(torch.tensor([0.9, 0.1], requires_grad=True), known) == 1
+    assert M.msp(torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)) == pytest.approx(1 / (1 + math.exp(-1)))

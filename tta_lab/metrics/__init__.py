@@ -15,7 +15,8 @@ import math
 
 import numpy as np
 
-from .inputs import labelled, log_softmax, logits_and_labels, mean, predictions, same_length, whole_log_softmax
+from ..arguments import number, whole
+from .inputs import labelled, log_softmax, logits_and_labels, mean, percents, predictions, reals, same_length, whole_log_softmax
 from .open_set import (
     auroc,
     confidence_difference,
@@ -85,7 +86,13 @@ def error_per_group(prediction, label, group, where=None) -> dict:
 
 def mean_error(per_group: dict) -> float:
     """Arithmetic mean of group errors in per cent, each group counting the same: the field's headline number."""
-    return mean(list(per_group.values()))
+    return mean(_errors(per_group))
+
+
+def _errors(per_group: dict) -> np.ndarray:
+    if not hasattr(per_group, "values"):
+        raise ValueError(f"expected the error of each group, {{group: per cent}}, as error_per_group gives it, got {type(per_group).__name__}")
+    return percents("errors of groups", list(per_group.values()))
 
 
 def weighted_mean_error(per_group: dict, sizes: dict) -> float:
@@ -95,8 +102,9 @@ def weighted_mean_error(per_group: dict, sizes: dict) -> float:
     """
     if set(per_group) != set(sizes):
         raise ValueError(f"errors and sizes name different groups: {sorted(set(per_group) ^ set(sizes), key=str)} are in only one of them")
-    n = np.array([sizes[g] for g in per_group], np.float64)
-    errors = np.array([per_group[g] for g in per_group], np.float64)
+    n, errors = reals("sizes", [sizes[g] for g in per_group]), _errors(per_group)
+    if not (n >= 0).all():
+        raise ValueError(f"sizes must be numbers of images, got {n.min():.6g}")
     return float((n * errors)[n > 0].sum() / n.sum()) if n.sum() else math.nan
 
 
@@ -105,7 +113,7 @@ def mean_error_at(errors, severities, severity: float = 5) -> float:
 
     ``errors`` and ``severities`` (S,), one value per segment.
     """
-    errors, severities = same_length(errors=np.asarray(errors, np.float64), severities=np.asarray(severities, np.float64))
+    errors, severities = same_length(errors=errors, severities=severities)
     return mean(errors[severities == severity])
 
 
@@ -126,11 +134,14 @@ def macro_f1(prediction, label, where=None) -> float:
 
 
 def _five_severities(errors: dict) -> dict[str, np.ndarray]:
-    errors = {name: np.asarray(values, np.float64) for name, values in errors.items()}
+    errors = {name: reals(f"errors of {name}", values) for name, values in errors.items()}
     wrong = [name for name, values in errors.items() if values.shape != (5,)]
     if wrong or not errors:
         raise ValueError(f"expected five errors per type, severities 1 to 5, but {wrong or 'no type'} "
                          "has others: run all five severities of each type")
+    wrong = [name for name, values in errors.items() if not (np.isfinite(values) & (values >= 0)).all()]
+    if wrong:
+        raise ValueError(f"errors must be finite and not below 0, those of {wrong} are not")
     return errors
 
 
@@ -143,8 +154,8 @@ def mce(errors: dict, data: str = "imagenet_c", size: int | tuple[int, int] = 22
     """Mean corruption error: mean over the 15 types of sum_s E_sc / sum_s E_sc of AlexNet, times 100; AlexNet has 100.
 
     ``errors``: {type: five errors in per cent, severities 1 to 5}.  Not the field's "mean error", which is `mean_error`.
-    Raises ValueError for other data than ImageNet-C at 224 pixels, where no errors of AlexNet exist, and unless all 15
-    types are there.  (Hendrycks & Dietterich, arXiv 1903.12261)
+    Raises ValueError for other data than ImageNet-C at 224 pixels, where no errors of AlexNet exist, for shares in place of
+    per cent, and unless all 15 types are there.  (Hendrycks & Dietterich, arXiv 1903.12261)
     """
     if str(data).split(":")[0] != "imagenet_c" or tuple(np.broadcast_to(size, 2)) != (224, 224):
         raise ValueError(f"mCE divides by AlexNet's errors on ImageNet-C at 224 pixels, and there are none for {data} at {size}; "
@@ -153,6 +164,8 @@ def mce(errors: dict, data: str = "imagenet_c", size: int | tuple[int, int] = 22
     if set(errors) != set(ALEXNET_ERRORS):
         raise ValueError(f"mCE needs exactly the 15 types of ImageNet-C; missing: {sorted(set(ALEXNET_ERRORS) - set(errors))}, "
                          f"too many: {sorted(set(errors) - set(ALEXNET_ERRORS))}")
+    if max(values.max() for values in errors.values()) <= 1 and any(values.any() for values in errors.values()):
+        raise ValueError("all errors lie below 1 per cent, so they look like shares; give per cent, 0 to 100")
     return mean([values.mean() / ALEXNET_ERRORS[name] for name, values in errors.items()])
 
 
@@ -164,10 +177,9 @@ def reliability(confidence, correct, bins: int = 15) -> dict[str, np.ndarray]:
     Returns edges (bins + 1,), n, accuracy, confidence (bins,); empty bins hold NaN.  A NaN confidence counts as a
     wrong answer of confidence 1.  Raises ValueError for confidences outside [0, 1].
     """
-    confidence, correct = same_length(confidence=np.asarray(confidence, np.float64), correct=np.asarray(correct, bool))
+    confidence, correct = same_length(confidence=confidence, correct=correct)
+    bins = whole("bins", bins, 1)
     correct, confidence = correct & ~np.isnan(confidence), np.where(np.isnan(confidence), 1.0, confidence)
-    if confidence.size and not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-6):
-        raise ValueError(f"confidences must lie in [0, 1], got {confidence.min()} to {confidence.max()}; pass probabilities")
     edges = np.arange(bins + 1) / bins
     where = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
     n = np.bincount(where, minlength=bins)
@@ -188,7 +200,8 @@ def adaptive_ece(confidence, correct, bins: int = 15) -> float:
 
     Equal confidences share a bin, so the order of the images does not matter; bins may then be empty and count 0.
     """
-    confidence, correct = same_length(confidence=np.asarray(confidence, np.float64), correct=np.asarray(correct, bool))
+    confidence, correct = same_length(confidence=confidence, correct=correct)
+    bins = whole("bins", bins, 1)
     correct, confidence = correct & ~np.isnan(confidence), np.where(np.isnan(confidence), 1.0, confidence)
     if not confidence.size:
         return math.nan
@@ -232,9 +245,7 @@ def binary_brier(probability, outcome) -> float:
 
     Of confidences and whether they were right, say.  For two classes `brier` is twice this.  A NaN probability counts 1.
     """
-    probability, outcome = same_length(probability=np.asarray(probability, np.float64), outcome=np.asarray(outcome, bool))
-    if (probability < 0).any() or (probability > 1 + 1e-6).any():
-        raise ValueError(f"probabilities must lie in [0, 1], got {np.nanmin(probability)} to {np.nanmax(probability)}")
+    probability, outcome = same_length(probability=probability, outcome=outcome)
     return mean(np.where(np.isnan(probability), 1.0, (probability - outcome) ** 2))
 
 
@@ -251,7 +262,7 @@ def classification(logits, label, bins: int = 15, where=None) -> dict[str, float
 
 def mean_std(values, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (ddof = 1) over seeds along ``axis``; one seed has deviation NaN, none both NaN."""
-    values = np.asarray(values, dtype=np.float64)
+    values = reals("values", values)
     n = values.shape[axis]
     if n == 0:
         return (np.full(values.sum(axis=axis).shape, math.nan),) * 2
@@ -295,7 +306,9 @@ def paired_interval(a, b, level: float = 0.95) -> dict[str, float]:
     mean +- t(level, df) std / sqrt(n), df = n - 1.  Returns difference, low, high, std, df, n, level.  With fewer
     than two pairs the ends are NaN: one pair says nothing about the spread.
     """
-    a, b = same_length(a=np.asarray(a, np.float64), b=np.asarray(b, np.float64))
+    a, b = same_length(a=a, b=b)
+    if not 0 < number("level", level) < 1:
+        raise ValueError(f"level must lie between 0 and 1, as in 0.95, got {level}")
     n, (mean, std) = len(a), mean_std(a - b)
     half = t_quantile(level, n - 1) * float(std) / math.sqrt(n) if n > 1 else math.nan
     return {"difference": float(mean), "low": float(mean) - half, "high": float(mean) + half, "std": float(std),

@@ -8,7 +8,8 @@ import math
 
 import numpy as np
 
-from .inputs import broken, finite_scores, mean, rows_of_logits, same_length, whole_log_softmax
+from ..arguments import whole
+from .inputs import broken, finite_scores, mean, reals, rows_of_logits, same_length, shares, whole_log_softmax
 
 
 def _score(logits, function) -> np.ndarray:
@@ -45,7 +46,7 @@ def confidence_difference(adapted, source) -> np.ndarray:
 
     The signal of the wisdom of crowds (Lee et al., arXiv 2308.06879).  Raises ValueError when the shapes differ.
     """
-    adapted, source = rows_of_logits(adapted), rows_of_logits(source)
+    adapted, source = rows_of_logits(adapted, "adapted"), rows_of_logits(source, "source")
     if adapted.shape != source.shape:
         raise ValueError(f"adapted and source logits differ in shape: {adapted.shape} and {source.shape}; pass the same images in the same order")
     bad = broken(adapted) | broken(source)
@@ -56,7 +57,11 @@ def confidence_difference(adapted, source) -> np.ndarray:
 
 def max_cosine(features, prototypes) -> np.ndarray:
     """Largest cosine of features (N, D) to class prototypes (K, D), -1..1: 1 minus OWTTT's distance (arXiv 2308.09942).  (N,)"""
-    features, prototypes = (np.asarray(v, np.float64) for v in (features, prototypes))
+    features, prototypes = reals("features", features), reals("prototypes", prototypes)
+    if features.ndim != 2 or prototypes.ndim != 2 or features.shape[1] != prototypes.shape[1] or not len(prototypes):
+        raise ValueError(f"expected features (N, D) and prototypes (K, D), got {features.shape} and {prototypes.shape}")
+    if not np.isfinite(prototypes).all():
+        raise ValueError("prototypes must be finite; a class without images has none and is left out")
     bad = ~np.isfinite(features).all(axis=1)
     features = np.where(bad[:, None], 0.0, features)
     lengths = np.linalg.norm(features, axis=1, keepdims=True), np.linalg.norm(prototypes, axis=1, keepdims=True)
@@ -70,7 +75,7 @@ def roc(score, positive) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     FPR(t) = share of negatives with score >= t, TPR(t) = the same of positives; equal scores enter together.
     Returns (fpr, tpr, threshold), the first threshold being inf; NaN rates where a side is empty.
     """
-    score, positive = same_length(score=finite_scores(score), positive=np.asarray(positive, dtype=bool))
+    score, positive = same_length(score=finite_scores(score), positive=positive)
     threshold, where = np.unique(score, return_inverse=True)
     hits, falls = (np.bincount(where[side], minlength=len(threshold))[::-1].cumsum() for side in (positive, ~positive))
     rates = [np.concatenate(([0.0], count)) / (count[-1] if len(count) and count[-1] else math.nan) for count in (falls, hits)]
@@ -113,7 +118,7 @@ def oscr(score, known, correct) -> float:
     is exactly the mean over the unknown u of CCR(score_u): never above closed accuracy, and equal to it when every
     known image scores above every unknown one.  (The curve of Dhamija et al., arXiv 1811.04110.)
     """
-    score, known, correct = same_length(score=finite_scores(score), known=np.asarray(known, bool), correct=np.asarray(correct, bool))
+    score, known, correct = same_length(score=finite_scores(score), known=known, correct=correct)
     if not known.any() or known.all():
         return math.nan
     right = np.sort(score[known & correct])
@@ -122,16 +127,18 @@ def oscr(score, known, correct) -> float:
 
 
 def harmonic_mean(a: float, b: float) -> float:
-    """2ab / (a + b), and 0 when either is 0."""
+    """2ab / (a + b), and 0 when either is 0.  Raises ValueError below 0."""
+    if a < 0 or b < 0:
+        raise ValueError(f"a harmonic mean is of numbers from 0, got {a} and {b}")
     return 0.0 if a == 0 or b == 0 else 2 * a * b / (a + b)
 
 
 def h_auc(accuracy: float, area: float) -> float:
     """Harmonic mean of closed accuracy and AUROC, both as shares 0..1 (STAMP's H-score, arXiv 2407.15773).
 
-    Over several domains STAMP averages the H of each domain; it is not the H of the averages.
+    Over several domains STAMP averages the H of each domain; it is not the H of the averages.  Raises ValueError for per cent.
     """
-    return harmonic_mean(accuracy, area)
+    return harmonic_mean(float(shares("accuracy", accuracy)), float(shares("area", area)))
 
 
 def split_threshold(strangeness) -> float:
@@ -140,7 +147,9 @@ def split_threshold(strangeness) -> float:
     n_0/n var_0 + n_1/n var_1; a t that leaves one group empty does not count, the lowest of equal t wins, and values that
     no t splits give 0 (as in OWTTT's code, arXiv 2308.09942).
     """
-    values = np.sort(np.asarray(strangeness, np.float64))
+    values = np.sort(reals("strangeness", strangeness).ravel())
+    if np.isnan(values).any():
+        raise ValueError("strangeness must not hold NaN; leave broken scores out")
     n, grid = len(values), np.arange(100) / 100
     below = np.searchsorted(values, grid, side="left")
     sums, squares = (np.concatenate(([0.0], np.cumsum(v))) for v in (values, values ** 2))
@@ -159,16 +168,12 @@ def h_acc(score, known, correct, batch, queue: int = 512) -> dict[str, float | n
     of unknown that are rejected, acc_h their harmonic mean, all 0..1 and NaN where a side is empty; ``threshold`` has one
     strangeness per batch.  Broken scores are rejected and stay out of the queue.  Raises ValueError for scores outside -1..1.
     """
-    score, known, correct, batch = same_length(score=finite_scores(score), known=np.asarray(known, bool),
-                                               correct=np.asarray(correct, bool), batch=batch)
+    score, known, correct, batch = same_length(score=finite_scores(score), known=known, correct=correct, batch=batch)
     seen = score[np.isfinite(score)]
     if np.isposinf(score).any() or seen.size and (seen.min() < -1 - 1e-6 or seen.max() > 1 + 1e-6):
         raise ValueError(f"the threshold is looked for between 0 and 1, but scores run from {score.min():.4g} to {score.max():.4g}; "
                          "pass a probability (msp) or a cosine (max_cosine)")
-    if (np.diff(batch) < 0).any():
-        raise ValueError("batch numbers fall somewhere; pass the images in the order of the stream")
-    if queue < 2:
-        raise ValueError(f"queue must hold at least 2 scores, got {queue}")
+    queue = whole("queue", queue, 2)
     accepted, thresholds = np.zeros(len(score), bool), []
     for rows in np.split(np.arange(len(score)), np.flatnonzero(np.diff(batch)) + 1) if len(score) else []:
         recent = score[:rows[-1] + 1]
@@ -181,7 +186,7 @@ def h_acc(score, known, correct, batch, queue: int = 512) -> dict[str, float | n
 
 def open_set(score, known, correct) -> dict[str, float]:
     """AUROC, FPR95, OSCR, closed accuracy (all 0..1), h_auc, and bad_rows (NaN scores: a sign of collapse)."""
-    score, known, correct = same_length(score=score, known=np.asarray(known, bool), correct=np.asarray(correct, bool))
+    score, known, correct = same_length(score=score, known=known, correct=correct)
     area, accuracy = auroc(score, known), mean(correct[known])
     return {"auroc": area, "fpr95": fpr_at_tpr(score, known), "oscr": oscr(score, known, correct), "accuracy": accuracy,
             "h_auc": h_auc(accuracy, area), "bad_rows": int(np.isnan(np.asarray(score, np.float64)).sum())}

@@ -5,12 +5,11 @@ import math
 
 import numpy as np
 
-from .inputs import broken, labelled, mean, rows_of_logits, same_length, whole_log_softmax
+from ..arguments import whole
+from .inputs import broken, labelled, mean, reals, rows_of_logits, same_length, whole_log_softmax
 
 
 def _batch_numbers(batch) -> np.ndarray:
-    if (np.diff(batch) < 0).any():
-        raise ValueError("batch numbers fall somewhere; pass the images in the order of the stream")
     return np.unique(batch, return_inverse=True)[1]
 
 
@@ -22,6 +21,7 @@ def error_curve(prediction, label, batch, window: int = 10, where=None) -> dict[
     counted images holds NaN.  Raises ValueError for images without a label.
     """
     prediction, label, batch = same_length(prediction=prediction, label=label, batch=batch)
+    window = whole("window", window)
     if window < 1:
         raise ValueError(f"window must be at least 1 batch, got {window}")
     number = _batch_numbers(batch)
@@ -61,7 +61,7 @@ def alternating(errors, clean) -> dict[str, float | np.ndarray]:
     ``errors`` (S,) per segment in per cent, ``clean`` (S,) bool.  Returns clean and shifted (the errors of each kind in order),
     clean_mean, shifted_mean, and drift = last minus first clean error in points.
     """
-    errors, clean = same_length(errors=np.asarray(errors, np.float64), clean=np.asarray(clean, bool))
+    errors, clean = same_length(errors=errors, clean=clean)
     at_rest = errors[clean]
     return {"clean": at_rest, "shifted": errors[~clean], "clean_mean": mean(at_rest), "shifted_mean": mean(errors[~clean]),
             "drift": float(at_rest[-1] - at_rest[0]) if len(at_rest) else math.nan}
@@ -73,7 +73,7 @@ def backward_forgetting(accuracy) -> float:
     ``accuracy`` (D, D): row t is measured after stage t with learning switched off.  In the unit of ``accuracy``; what stands
     above the diagonal is not used.  Raises ValueError for another shape.
     """
-    accuracy = np.asarray(accuracy, np.float64)
+    accuracy = reals("accuracy", accuracy)
     if accuracy.ndim != 2 or accuracy.shape[0] != accuracy.shape[1]:
         raise ValueError(f"expected accuracies (D, D), stages by domains, got {accuracy.shape}")
     return mean((np.diagonal(accuracy) - accuracy[-1])[:-1]) if len(accuracy) else math.nan
@@ -89,6 +89,7 @@ def top_class_share(prediction) -> float:
 def classes_seen(prediction, batch, last: int = 10) -> int:
     """Number of classes predicted in the last ``last`` batches."""
     prediction, batch = same_length(prediction=prediction, batch=batch)
+    last = whole("last", last, 1)
     if not len(prediction):
         return 0
     number = _batch_numbers(batch)
@@ -99,7 +100,7 @@ def classes_seen(prediction, batch, last: int = 10) -> int:
 def collapse_curve(prediction, batch, last: int = 10) -> dict[str, np.ndarray]:
     """`top_class_share` and `classes_seen` after each batch, over the last ``last`` batches up to it.  {batch, top_share, classes}, (T,)"""
     prediction, batch = same_length(prediction=prediction, batch=batch)
-    number = _batch_numbers(batch)
+    number, last = _batch_numbers(batch), whole("last", last, 1)
     steps = int(number[-1]) + 1 if len(number) else 0
     starts = np.searchsorted(number, np.arange(steps + 1))
     spans = [prediction[starts[max(0, t + 1 - last)]:starts[t + 1]] for t in range(steps)]
@@ -122,7 +123,7 @@ def effective_rank(features) -> float:
 
     s_j / sum s as a distribution, the matrix not centred (Roy & Vetterli 2007).  NaN for features that are not finite.
     """
-    features = np.asarray(features, np.float64)
+    features = reals("features", features)
     if features.ndim != 2:
         raise ValueError(f"expected features (N, D), got {features.shape}")
     if not features.size or not np.isfinite(features).all():
@@ -142,6 +143,7 @@ def cost(trace, warmup: int = 3) -> dict[str, float]:
     first ``warmup`` of 1000 seconds / n (NaN when there are no more steps); batch: the median batch size, without which a
     time says little.  trainable_parameters and peak_memory_bytes are NaN unless ``trace.meta`` holds them.
     """
+    warmup = whole("warmup", warmup, 0)
     n, seconds = (np.asarray(trace.step(name), np.float64) for name in ("n", "seconds"))
     total = n.sum()
     timed = (1000 * seconds / n)[warmup:]
