@@ -1,6 +1,7 @@
 """Paths in texts mean what they say, names rebuild their sets from everywhere, and what is kept notices changes on disk."""
 import json
 import os
+import pickle
 import time
 
 import numpy as np
@@ -18,7 +19,7 @@ from tta_lab.model_texts import model_text, open_model, parse
 from tta_lab.models import with_input_card
 from tta_lab.places import home, joined, options, quoted, split, unquoted, value
 from tta_lab.published_sets import cifar10, cifar10_c, imagenet_c
-from tta_lab.source import described
+from tta_lab.source import described, prepare
 from tta_lab.streams import Stream
 
 ODD = ["photos", "photos[1]", "photos[0,1]", "photos?size=4", "photos[1]?size=4[0]", "a?b=c", "a", "100%", "100%25", "%3F", "a%20b", "a b", "x*y",
@@ -451,3 +452,55 @@ def test_streams_written_down_by_earlier_versions_are_read(tmp_path):
         file.write(b"more")
     with pytest.raises(ValueError, match="the image files differ"):
         Stream.from_json(text)
+
+
+# --- arguments and damaged files ------------------------------------------------------------------------------
+
+BYTES = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("make_set, error, words", [
+    (lambda r: ImageSet("toy", BYTES.numpy(), torch.zeros(1).long(), ("a",)), DataError, "images must be a tensor, got ndarray"),
+    (lambda r: ImageSet("toy", BYTES, torch.tensor([0.5]), ("a",)), DataError, "labels must be a tensor of int64"),
+    (lambda r: ImageSet("toy", BYTES, [0], ("a",)), DataError, "1 images but labels of shape"),
+    (lambda r: load("digits").only("12"), TypeError, "classes must list class indices, such as"),
+    (lambda r: load("digits").only(3), TypeError, "classes must list"), (lambda r: load("digits").only([1.5]), ValueError, "a class index must be"),
+    (lambda r: image_folder(r / "pets", cache_bytes="much"), ValueError, "cache_bytes must be a whole number"),
+    (lambda r: image_folder(r / "pets", size=4.5), ValueError, "size must be a side in pixels"),
+    (lambda r: image_folder(r / "pets", flat="x"), ValueError, "flat must"),
+    (lambda r: imagenet_c(r / "corrupted", severities="5,x"), ValueError, "severities must be whole numbers from 1 to 5"),
+    (lambda r: image_folder(r / "pets", classes="ape,,dog"), DataError, "class names must be there")])
+def test_wrong_arguments_of_sets_get_a_sentence(tmp_path, make_set, error, words):
+    pets(tmp_path / "pets")
+    (tmp_path / "corrupted/fog/5").mkdir(parents=True)
+    with pytest.raises(error, match=words):
+        make_set(tmp_path)
+
+
+def test_numbers_of_numpy_are_options(tmp_path):
+    pets(tmp_path)
+    data = image_folder(tmp_path, size=(np.int64(4), np.int32(6)), cache_bytes=np.int64(0), flat=np.bool_(True))
+    assert data.shape == (3, 4, 6) and load(data.name).fingerprint() == data.fingerprint()
+    assert image_folder(tmp_path, size=np.int64(4)).shape == (3, 4, 4) and load("digits").only(np.array([1, 2])).name == "digits[1,2]"
+
+
+def test_damaged_files_are_named_and_no_unsafe_advice_is_given(tmp_path):
+    np.save(tmp_path / "labels.npy", np.array([0] * 5, np.uint8))
+    for content in (b"no array", pickle.dumps({"a": 1}), b""):
+        (tmp_path / "fog.npy").write_bytes(content)
+        with pytest.raises(DataError, match="fog.npy is damaged, cut short or not an .npy file") as why:
+            cifar10_c(tmp_path)
+        assert "unsafely" not in str(why.value) and "allow_pickle" not in str(why.value)
+    np.save(tmp_path / "fog.npy", np.array([{}] * 5))
+    with pytest.raises(DataError, match="fog.npy .*holds Python objects, which could run code"):
+        cifar10_c(tmp_path)
+    for text in ("[]", '{"a": 1}', '{"a": {}}'):
+        (tmp_path / "index.json").write_text(text)
+        with pytest.raises(DataError, match="index.json cannot be read"):
+            load("digits", tmp_path)
+    images = load("fashion_mnist_train_slice").take(range(64))
+    prepare(load_model(), make("eata"), images, cache=tmp_path / "kept", device="cpu")
+    path, = (tmp_path / "kept").iterdir()
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match=f"{path.name}, kept from an earlier run, is damaged .*; delete it"):
+        prepare(load_model(), make("eata"), images, cache=tmp_path / "kept", device="cpu")

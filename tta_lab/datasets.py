@@ -13,6 +13,7 @@ import lzma
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import places
-from .arguments import WrongKind
+from .arguments import WrongKind, whole
 from .contents import note, noting, unchanged
 
 FASHION_CLASSES = (
@@ -63,7 +64,9 @@ class BaseSet:
     def only(self, classes, relabel: bool = True):
         """Only the images of these class indices; with ``relabel`` they are renumbered 0 .. len(classes)-1 and the
         classes appear in the name, as in ``fashion_mnist[0,2]``, which ``load`` understands."""
-        classes = tuple(int(c) for c in classes)
+        if isinstance(classes, str | bytes) or not isinstance(classes, Iterable):
+            raise WrongKind(f"{self.name}: classes must list class indices, such as [0, 2], not {classes!r}")
+        classes = tuple(whole(f"{self.name}: a class index", c) for c in classes)
         wrong = [c for c in classes if not 0 <= c < len(self.classes)]
         if wrong:
             raise ValueError(f"{self.name} has classes 0 to {len(self.classes) - 1}, not {wrong}")
@@ -80,7 +83,10 @@ class BaseSet:
 
 
 def check_labels(name: str, y: Tensor, classes: tuple[str, ...]) -> None:
-    """Raise DataError unless every label is a class index or -1."""
+    """Raise DataError unless every label is a class index or -1, in int64."""
+    if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 1:
+        found = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise DataError(f"{name}: labels must be a tensor of int64 (N,), got {found}; make one with torch.as_tensor(labels, dtype=torch.int64)")
     if len(y) and (int(y.min()) < -1 or int(y.max()) >= len(classes)):
         raise DataError(f"{name}: labels run from {int(y.min())} to {int(y.max())}, but there are {len(classes)} classes "
                         "(-1 stands for 'not known')")
@@ -103,10 +109,12 @@ class ImageSet(BaseSet):
     domains = ()        # a plain set: every shift is made, none is read
 
     def __post_init__(self):
+        if not isinstance(self.x, Tensor):
+            raise DataError(f"{self.name}: images must be a tensor, got {type(self.x).__name__}; make one with torch.from_numpy(images)")
         if self.x.dtype != torch.uint8 or self.x.ndim != 4:
             raise DataError(f"{self.name}: images must be uint8 (N, C, H, W), got {self.x.dtype} {tuple(self.x.shape)}")
-        if self.y.shape != self.x.shape[:1]:
-            raise DataError(f"{self.name}: {len(self.x)} images but labels of shape {tuple(self.y.shape)}")
+        if getattr(self.y, "shape", None) != self.x.shape[:1]:
+            raise DataError(f"{self.name}: {len(self.x)} images but labels of shape {tuple(getattr(self.y, 'shape', ()))}")
         check_labels(self.name, self.y, self.classes)
 
     @property
@@ -181,8 +189,10 @@ def checked_bytes(relative: str, root: str | Path | None = None) -> bytes:
     """
     folder = data_root(root)
     try:
-        index = json.loads((folder / "index.json").read_text())
-    except (OSError, ValueError) as why:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        if not isinstance(index, dict) or not all({"sha256", "rebuild"} <= facts.keys() for facts in index.values()):
+            raise ValueError("it is no list of files with their sums")
+    except (OSError, ValueError, AttributeError) as why:
         raise DataError(f"{folder / 'index.json'} cannot be read ({why}); restore it with: "
                         "git checkout -- data/index.json") from why
     if relative not in index:

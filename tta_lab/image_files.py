@@ -12,6 +12,7 @@ import functools
 import hashlib
 import inspect
 import io
+import numbers
 import os
 import re
 import threading
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor
 
 from . import places
-from .arguments import flag, path_of
+from .arguments import flag, path_of, whole
 from .contents import WORKERS, digests, hashed, note, noting, signature
 from .datasets import CLEAN, PATH_OPTIONS, BaseSet, DataError, canonical, check_labels, refuse_html
 
@@ -129,7 +130,8 @@ def as_size(size) -> tuple[int, int] | None:
     if size is None or size == "none":
         return None
     try:
-        parts = [int(part) for part in (str(size).lower().split("x") if isinstance(size, str | int) else size)]
+        one = isinstance(size, str | numbers.Number)
+        parts = [whole("size", int(p) if isinstance(p, str) else p) for p in (str(size).lower().split("x") if one else size)]
     except (TypeError, ValueError):
         parts = []
     if len(parts) not in (1, 2) or min(parts) < 1:
@@ -236,7 +238,8 @@ class Cache:
     """The arrays used last, up to ``limit`` bytes; safe between threads, left empty in a pickled copy."""
 
     def __init__(self, limit: int):
-        self.limit, self.bytes, self.kept, self.lock = int(limit), 0, OrderedDict(), threading.Lock()
+        limit = int(limit) if isinstance(limit, str) and limit.isdecimal() else limit
+        self.limit, self.bytes, self.kept, self.lock = whole("cache_bytes", limit, 0), 0, OrderedDict(), threading.Lock()
 
     def __reduce__(self):
         return Cache, (self.limit,)
@@ -475,7 +478,7 @@ def _text(value) -> str:
     if isinstance(value, tuple | list):
         if any("," in str(part) for part in value):
             raise ValueError(f"a name with a comma cannot be part of an option, got {value!r}; put the names into a text file")
-        sizes = all(isinstance(part, int) for part in value)
+        sizes = all(isinstance(part, numbers.Integral) for part in value)
         return ("x" if sizes and len(value) == 2 else ",").join(map(str, value))
     return "none" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
 

@@ -231,7 +231,8 @@ def mapped_array(path: Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         wrong = None if isinstance(array, np.memmap) else "it is no single array"
     except (ValueError, EOFError, OSError, TypeError, SyntaxError) as why:
-        array, wrong = None, why
+        objects = "pickle" in str(why) or "Python objects" in str(why)
+        array, wrong = None, "it is none, or holds Python objects, which could run code and are not read" if objects else why
     if wrong is None and array.offset + array.nbytes != path.stat().st_size:
         wrong = f"its header promises {array.nbytes} bytes of values, it has {path.stat().st_size - array.offset}"
     if wrong:
@@ -523,7 +524,11 @@ def _corrupted(path: Path, what: str, decoder: Decoder, clean_decoder: Decoder, 
     root = existing_folder(path, what)
     places = _severity_folders(root, what)
     if severities is not None:
-        wanted = {int(s) for s in (re.split("[,x]", severities) if isinstance(severities, str) else np.atleast_1d(severities))}
+        parts = re.split("[,x]", severities) if isinstance(severities, str) else np.atleast_1d(severities).tolist()
+        wrong = next((part for part in parts if str(part).strip() not in set("12345")), None)
+        if wrong is not None:
+            raise ValueError(f"severities must be whole numbers from 1 to 5, as in '3,5', got {severities!r}")
+        wanted = {int(part) for part in parts}
         lacking = next((f"{domain}/{s}" for domain in places for s in sorted(wanted) if s not in places[domain]), None)
         if lacking:
             raise DataError(f"{what}: {root} has no folder {lacking}, but severities={severities} asks for it")

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .datasets import DataError
+
 GIVEN = {  # name -> what it is, for messages
     "fisher": "the Fisher information of its tuned parameters on unlabelled source images",
     "prototypes": "the mean source features of every class, from labelled source images",
@@ -124,7 +126,7 @@ def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int =
             key = f"{name} {described(model)} {recipe.norm!r} {recipe.train!r} {data.key()}"
             path = Path(cache) / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
         if path is not None and path.exists():
-            found = load_file(path)
+            found = _kept(path)
         else:
             found = MAKERS[name](probe, data)
             found = {k: v.detach().cpu().contiguous() for k, v in found.items()}
@@ -132,6 +134,13 @@ def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int =
                 _write(path, found)
         given[name] = found
     return given
+
+
+def _kept(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as why:  # safetensors raises an error of its own
+        raise DataError(f"{path}, kept from an earlier run, is damaged ({why}); delete it, and it is made anew") from why
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
