@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from . import scores
+from .arguments import choice, flag, model_of, recipe_of, whole
+from .copying import own_copy, precision_of
 from .models import InputError, SourceModel, check_finite
 from .norms import BATCH_NORM, BatchStatistics
 from .parts import SCOPES, Method, NeedsError, needs_of
@@ -16,11 +18,17 @@ from .source import GIVEN, digest
 from .trace import Trace
 from .view import View, as_logits
 
+STATE = {"tensors", "optimizer", "states", "rng", "seen", "steps", "was_reset", "cost", "errors", "trace", "meta"}  # beside what names its owner
 WATCHED = ("alarm", "alarm_probability", "action", "answered_by")  # step columns that a watching controller writes
 
 
+BEFORE = "; no weight was moved. Usual causes: weights that earlier steps spoiled (reset(), a smaller lr), or values too large for the precision"
+AFTER = "; its step spoiled the weights: go back with reset(), and try a smaller lr, or on_error='source', which takes back such a step"
+AMP = {None: None, torch.bfloat16: torch.bfloat16, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16}
+
+
 class AdaptationError(RuntimeError):
-    """A step cannot be made: the loss is NaN or infinite. Raised before weights move."""
+    """A step cannot be made: the loss or the answer is NaN or infinite. For a loss, and an answer from before the step, no weight has moved."""
 
 
 @dataclass
@@ -45,6 +53,8 @@ def linked_copy(model: nn.Module) -> nn.Module:
 
 def _own_parameters_(model: nn.Module, chosen: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     """Replace the chosen parameters of a linked copy by trainable clones, wherever they appear."""
+    chosen = {name: p for name, p in {id(p): (name, p) for name, p in reversed(chosen.items())}.values()}  # each once, by its first name
+    chosen = dict(reversed(chosen.items()))
     clones = {id(p): nn.Parameter(p.detach().clone()) for p in chosen.values()}
     for module in model.modules():
         for name, p in module._parameters.items():
@@ -56,34 +66,41 @@ def _own_parameters_(model: nn.Module, chosen: dict[str, nn.Parameter]) -> dict[
 class Adapter:
     """A model that adapts while it predicts: ``adapter(x) -> logits``.
 
-    model      any ``nn.Module`` from images (B, C, H, W) to logits (B, K, *S); it is copied and never changed
-    recipe     a Method, e.g. ``make("tent", lr=1e-3)``
+    model      any ``nn.Module`` from images (B, C, H, W) to logits (B, K, *S), or a text as in `open_model`; it is copied and never changed:
+               half precision becomes float32, compiled and parallel networks are taken out of their wrapping (`copying.own_copy`)
+    recipe     a Method, e.g. ``make("tent", lr=1e-3)``, or the name of one
     seed       of the adapter's own generator; the global generators are not touched
     device     "auto" (the model's accelerator, else CUDA if there is one, else CPU) or a device
-    amp        None for float32, or ``torch.bfloat16``: forwards run under autocast, losses stay float32
+    amp        None for the model's own precision, or ``torch.bfloat16`` ("bfloat16"): forwards run under autocast, losses stay float32
     record     "light", "source" (also what the frozen source says, one more forward) or "off"; never changes a result
-    on_error   "raise", or "source": when a step fails, answer with the source model, count it, leave the state untouched
+    on_error   "raise", or "source": when a step fails or its answer is not finite, answer with the source model, count it, leave the state
+               untouched
     validate   "now" checks each batch before anything happens, "off" trusts the caller
     channels_last   memory format of the network, often faster for convolutions
     given      what was taken from the source domain beforehand, for recipes that need it: ``source.prepare(model, recipe, images)``
 
-    Raises NeedsError when the model lacks what the recipe needs and InputError for images the model cannot mean.
+    Images in another floating type are brought to the model's. Raises NeedsError when the model lacks what the recipe needs or cannot be
+    copied, InputError for images the model cannot mean, AdaptationError when a loss or an answer is not finite.
     """
 
     @torch.inference_mode(False)  # tensors made in inference mode could never be trained
     def __init__(self, model: nn.Module, recipe: Method, seed: int = 0, device="auto", *, amp: torch.dtype | None = None,
                  record: str = "light", on_error: str = "raise", validate: str = "now", channels_last: bool = False,
                  given: dict | None = None):
-        if not isinstance(recipe, Method):
-            raise TypeError(f"recipe must be a method such as make('tent'), got {recipe!r}")
-        for name, value, allowed in (("record", record, ("light", "source", "off")), ("on_error", on_error, ("raise", "source")),
-                                     ("validate", validate, ("now", "off"))):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, not {value!r}")
-        self.recipe, self.seed, self.amp = recipe, int(seed), amp
-        self.record, self.on_error, self.validate = record, on_error, validate
+        recipe, model = recipe_of(recipe), model_of(model)
+        if not (amp is None or isinstance(amp, str | torch.dtype)) or amp not in AMP:
+            raise ValueError(f"amp must be None or torch.bfloat16, not {amp!r}"
+                             + ("; float16 needs its losses scaled, which an adapter does not do" if amp in (torch.float16, "float16", "fp16") else ""))
+        self.recipe, self.seed, self.amp = recipe, whole("seed", seed, 0, 2**63 - 1), AMP[amp]
+        self.record = choice("record", record, ("light", "source", "off"))
+        self.on_error = choice("on_error", on_error, ("raise", "source"))
+        self.validate = choice("validate", validate, ("now", "off"))
+        if not (given is None or isinstance(given, dict)):
+            raise TypeError(f"given must be what tta_lab.source.prepare(model, recipe, images) returned, not {type(given).__name__}")
+        channels_last = flag("channels_last", channels_last)
         self.device = _device(model, device)
-        self.source = deepcopy(model).to(self.device).eval().requires_grad_(False)
+        self.source = own_copy(model).to(self.device)
+        self.precision = precision_of(self.source)
         if channels_last:
             self.source = self.source.to(memory_format=torch.channels_last)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -127,13 +144,13 @@ class Adapter:
     @torch.inference_mode(False)
     def __call__(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
         """Logits (B, K, *S), float32, on the device of ``x``; adapts on the way."""
-        where = x.device
+        ids = self._ids(x, ids)
+        where = x.device if isinstance(x, Tensor) else self.device
         try:
             self._check(x, ids)
         except InputError as why:
             return self._answer_with_source(x, ids, why).to(where)
-        x = x.detach().clone() if x.is_inference() else x.detach()
-        x = x.to(self.device)
+        x = self._own(x)
         if x.ndim == 4:
             x = x.contiguous(memory_format=self.memory_format)
         ids = torch.arange(self.seen, self.seen + len(x), device=self.device) if ids is None else ids.to(self.device)
@@ -157,7 +174,7 @@ class Adapter:
             self.errors = []
             self.trace = Trace({"recipe": repr(self.recipe), "seed": self.seed, "answer": self.recipe.answer, "kind": self.recipe.kind,
                                 "torch": str(torch.__version__), "device": str(self.device), "source_statistics": self.source_statistics,
-                                "amp": str(self.amp), "weights": self.fingerprint})
+                                "amp": str(self.amp), "precision": str(self.precision), "weights": self.fingerprint})
 
     def rewind(self, what: tuple, controllers: bool = True) -> None:
         """Put these SCOPES back to the start, without a word in the trace; the states of the controllers with the others, or not."""
@@ -186,13 +203,14 @@ class Adapter:
     @torch.inference_mode(False)
     def predict(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
         """The logits that the adapter would answer now, without learning from these images: whatever they change is put back."""
+        ids = self._ids(x, ids)
         self._check(x, ids)
-        x = x.detach().to(self.device)
+        x = self._own(x)
         ids = torch.arange(len(x), device=self.device) if ids is None else ids.to(self.device)
         before = self._snapshot()
         try:
             with torch.no_grad():
-                return self.recipe.output(View(self, x, ids), self.states["method"]).detach()
+                return self.finite(self.recipe.output(View(self, x, ids), self.states["method"]).detach(), ids, "the adapted network")
         finally:
             self._restore(before)
 
@@ -200,7 +218,23 @@ class Adapter:
     def predict_source(self, x: Tensor) -> Tensor:
         """The logits of the frozen source with its stored statistics."""
         self._check(x, None)
-        return as_logits(self.source(x.to(self.device)), self.source)
+        return self.finite(as_logits(self.source(self._own(x)), self.source), None, "the source model")
+
+    def _own(self, x: Tensor) -> Tensor:
+        """Images on the adapter's device, in the number type of its weights, outside of any graph."""
+        x = x.detach().clone() if x.is_inference() else x.detach()
+        return x.to(self.device, self.precision)
+
+    def finite(self, logits: Tensor, ids: Tensor | None, who: str, then: str = "") -> Tensor:
+        """The logits themselves; raises AdaptationError where an image has NaN, an infinite best logit, or nothing but -infinity.
+        -infinity for some classes is a probability of 0."""
+        broken = ~torch.isfinite(logits.detach().amax(1).flatten(1).sum(1) if logits.ndim > 2 else logits.detach().amax(1))
+        if broken.any():
+            rows = broken.nonzero().flatten().tolist()
+            which = f"positions {rows[:5]}" if ids is None else f"ids {[int(ids[r]) for r in rows[:5]]}"
+            raise AdaptationError(f"{who} answers with NaN or infinity for {len(rows)} of {len(logits)} images ({which}) in step {self.steps}"
+                                  + (f" of {type(self.recipe).__name__}{then}"))
+        return logits
 
     @property
     def fingerprint(self) -> str:
@@ -234,14 +268,34 @@ class Adapter:
     @torch.inference_mode(False)
     def load_state_dict(self, state: dict) -> None:
         """Go on where ``state_dict`` was taken. Raises ValueError when it belongs to another recipe or source model."""
+        if not isinstance(state, dict):
+            raise ValueError(f"expected what state_dict() returned, got {type(state).__name__}")
         for key, mine in (("format", 1), ("recipe", repr(self.recipe)), ("source", self.fingerprint), ("seed", self.seed),
                           ("given", digest(self.given) if self.given else "")):
             if state.get(key) != mine:
                 raise ValueError(f"this state belongs to another {key}: it has {state.get(key)!r}, this adapter has {mine!r}")
-        self._restore(state)
-        self.errors = list(state["errors"])
-        self.trace = Trace(deepcopy(state["meta"]))
-        self.trace.load_state_dict(state["trace"])
+        missing = STATE.difference(state)
+        if missing:
+            raise ValueError(f"this state lacks {', '.join(sorted(missing))}: it is damaged, or was not written by state_dict()")
+        before = self._snapshot()
+        try:
+            trace = Trace(deepcopy(state["meta"]))
+            trace.load_state_dict(state["trace"])
+            self._check_optimizer(state["optimizer"])
+            if state["states"].keys() != self.states.keys():
+                raise ValueError(f"it holds the states of {sorted(state['states'])}, not of {sorted(self.states)}")
+            self._restore(state)
+        except Exception as why:
+            self._restore(before)
+            raise ValueError(f"this state is damaged, and the adapter was left as it was: {why}") from why
+        self.errors, self.trace = list(state["errors"]), trace
+
+    def _check_optimizer(self, state: dict) -> None:
+        """Raise ValueError where running averages have other shapes than the parameters they belong to."""
+        for i, averages in state.get("state", {}).items():
+            for name, value in averages.items():
+                if isinstance(value, Tensor) and value.ndim and (i >= len(self._params) or value.shape != self._params[i].shape):
+                    raise ValueError(f"the optimiser's {name!r} of parameter {i} has shape {tuple(value.shape)}, which no parameter here has")
 
     def _snapshot(self) -> dict:
         return {"tensors": {k: v.detach().clone() for k, v in self._owned.items()},
@@ -250,11 +304,15 @@ class Adapter:
                 "was_reset": self.was_reset, "cost": dict(self.cost)}
 
     def _restore(self, state: dict) -> None:
-        if state["tensors"].keys() != self._owned.keys():
-            raise ValueError(f"the state holds other tensors than this adapter: {sorted(state['tensors'].keys() ^ self._owned.keys())[:5]}")
+        tensors = {k: v for k, v in state["tensors"].items() if k in self._owned or not k.endswith("num_batches_tracked")}
+        if tensors.keys() != self._owned.keys():
+            raise ValueError(f"the state holds other tensors than this adapter: {sorted(tensors.keys() ^ self._owned.keys())[:5]}")
+        for name, tensor in self._owned.items():
+            if tensors[name].shape != tensor.shape:
+                raise ValueError(f"the state holds {name!r} of shape {tuple(tensors[name].shape)}, this adapter {tuple(tensor.shape)}")
         with torch.no_grad():
             for name, tensor in self._owned.items():
-                tensor.copy_(state["tensors"][name])
+                tensor.copy_(tensors[name])
         if self.optimizer is not None:
             self.optimizer.load_state_dict(deepcopy(state["optimizer"]))
         self.states = _to_device(deepcopy(state["states"]), self.device)
@@ -290,12 +348,25 @@ class Adapter:
 
     # --- one step -----------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _ids(x, ids) -> Tensor | None:
+        """Ids as whole numbers (B,), whatever list or array they came in; a mistake in them is raised under any ``on_error``."""
+        if ids is None or not isinstance(x, Tensor) or not x.ndim:
+            return None
+        try:
+            found = torch.as_tensor(ids)
+        except Exception as why:
+            raise InputError(f"ids must be {len(x)} whole numbers, one an image, not {ids!r}") from why
+        if found.ndim != 1 or len(found) != len(x):
+            raise InputError(f"{len(x)} images but ids of shape {tuple(found.shape)}; give one whole number an image")
+        if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+            raise InputError(f"ids must be whole numbers, not {found.dtype}")
+        return found
+
     def _check(self, x: Tensor, ids: Tensor | None) -> None:
         if not isinstance(x, Tensor) or x.ndim < 2 or not len(x):
             found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"expected a non-empty batch of images (B, C, H, W), got {found}")
-        if ids is not None and len(ids) != len(x):
-            raise InputError(f"{len(x)} images but {len(ids)} ids")
         if self.validate == "off":
             return
         if isinstance(self.source, SourceModel):
@@ -317,12 +388,13 @@ class Adapter:
             for turn in range(repeats):
                 view = view.again() if turn else view
                 if recipe.answer == "before" and turn == repeats - 1:
-                    logits = recipe.output(view, self.states["method"])
+                    logits = self.finite(recipe.output(view, self.states["method"]), view.ids, "the network", AFTER if lessons else BEFORE)
                 if learn:
                     lessons += [self._learn(v) for v in recipe.lessons(view, self.states["method"])]
         with torch.no_grad():
             if recipe.answer == "after":
                 logits = recipe.output(view.again() if lessons else view, self.states["method"])
+                self.finite(logits, view.ids, "the network", AFTER if lessons else BEFORE)
             logits = logits.detach() if rows is None else logits.detach()[rows]
             was_reset, self.was_reset, said = self.was_reset, False, {}
             if self._watching:
@@ -412,9 +484,11 @@ class Adapter:
             raise why
         try:
             with torch.no_grad():
-                logits = View(self, x.to(self.device), ids).forward(self.source)
+                logits = View(self, self._own(x), ids).forward(self.source)
         except Exception:
             raise why from None
+        if not isinstance(why, InputError):
+            self.finite(logits, ids, "the step failed, and the source model")
         self.errors.append(f"step {self.steps}: {type(why).__name__}: {why}")
         if self.record != "off":
             ids = torch.arange(self.seen, self.seen + len(x)) if ids is None else ids
@@ -434,9 +508,13 @@ class Adapter:
         step_cost = {k: self.cost[k] - cost[k] for k in cost}
         if with_source or self.source_statistics in view._source:
             before = dict(self.cost)
-            source = view.source_logits(self.source_statistics)
+            source = view.source_logits(self.source_statistics, check=False)
             self.cost = before  # looking for the record is not a cost of the method
             source = source if rows is None else source[rows]
+            try:
+                self.finite(source, ids, "the source model")
+            except AdaptationError as why:  # of the record alone: a method that asks for it is stopped when it does
+                self.errors.append(f"{why}; its columns are NaN there")
             if logits.ndim == 2:
                 # the paper compares the prediction made before the update; a method that never made one is taken at its answer
                 adapted = vars(view).get("logits")
@@ -485,12 +563,14 @@ def _to_device(value, device):
 
 
 def _device(model: nn.Module, device) -> torch.device:
-    if device != "auto":
-        return torch.device(device)
-    own = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    if own.type != "cpu":
-        return own
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "auto":
+        own = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+        return own if own.type not in ("cpu", "meta") else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=device).device
+    except Exception as why:
+        raise ValueError(f"device must be 'auto' or a device of this machine, such as 'cpu' or 'cuda', not {device!r}"
+                         f"{' (torch sees no CUDA device)' if 'cuda' in str(device) and not torch.cuda.is_available() else ''}") from why
 
 
 def _check_needs(recipe: Method, needs: frozenset, model: nn.Module, given: dict) -> None:

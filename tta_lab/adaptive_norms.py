@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from .knobs import knob
-from .norms import _Replacing, _with_source
+from .norms import Affine, _Ruling, _with_source, lone
+from .parts import NeedsError
+from .scores import upcast
 from .stream_norms import _Differentiable
 
 
@@ -18,7 +20,7 @@ class _Adaptive(_Differentiable):
         """Weight of the source statistics, a scalar."""
         if not self.adaptive:
             return torch.full_like(mean[0], self.source_weight)
-        places = x.float().flatten(2) if x.ndim > 2 else x.float()[..., None]
+        places = upcast(x).flatten(2) if x.ndim > 2 else upcast(x)[..., None]
         several = places.shape[2] > 1  # one place has no spread: means alone are compared then
         own = places.mean(2), places.std(2) if several else None
         source, batch = (self.running_mean, self.running_var.sqrt()), (mean, var.sqrt())
@@ -29,22 +31,29 @@ class _Adaptive(_Differentiable):
         between, total = distance(source, batch), distance(source, batch) + distance(own, source) + distance(own, batch)
         return (1 - between / total.clamp_min(torch.finfo(total.dtype).tiny)).clamp(0, 1).mean()
 
-    def forward(self, x):
-        if x.numel() // x.shape[1] < 2:
-            return self.batch(x)  # raises: the spread of one value does not exist
-        var, mean = torch.var_mean(x.float(), [d for d in range(x.ndim) if d != 1], correction=1)
+    def normalise(self, x, affine):
+        if lone(x):
+            return self.of_one(x, affine)
+        var, mean = torch.var_mean(upcast(x), [d for d in range(x.ndim) if d != 1], correction=1)
         share = torch.where(self.folded, 0.0, self._weight(x, mean, var))
         if self.fold and self.commit and self.weight is not None and self.weight.requires_grad:
-            with torch.no_grad():
-                self.weight *= ((var + self.eps) / (torch.lerp(var, self.running_var, share) + self.eps)).sqrt()
-                self.bias += share * (mean - self.running_mean) / (var + self.eps).sqrt() * self.weight
-                self.folded.fill_(True)
-            return self.normalise(x, mean, var)
-        return self.normalise(x, torch.lerp(mean, self.running_mean, share), torch.lerp(var, self.running_var, share))
+            self._fold_(mean.detach(), var.detach(), share.detach(), affine)
+            return self.with_live_statistics(x, mean, var, affine)
+        return self.with_live_statistics(x, torch.lerp(mean, self.running_mean, share), torch.lerp(var, self.running_var, share), affine)
+
+    def _fold_(self, mean: Tensor, var: Tensor, share: Tensor, affine: Affine) -> None:
+        """Move the mixture into scale and shift."""
+        if affine.weight is not self.weight or affine.bias is not self.bias:
+            raise NeedsError(f"{self.layer_class.__name__} scales and shifts with other tensors than its weight and bias, so a mixture of "
+                             "statistics cannot be folded into these; take norm=AdaptiveMixture(fold=False)")
+        with torch.no_grad():
+            self.weight *= ((var + self.eps) / (torch.lerp(var, self.running_var, share) + self.eps)).sqrt()
+            self.bias += share * (mean - self.running_mean) / (var + self.eps).sqrt() * self.weight
+            self.folded.fill_(True)
 
 
 @dataclass(frozen=True)
-class AdaptiveMixture(_Replacing):
+class AdaptiveMixture(_Ruling):
     """AdaMixBN: mean = a mu_source + (1 - a) mu_batch, likewise the variance (unbiased), a found for every layer and batch.
 
     a = mean over images b of 1 - d(s, t) / (d(s, t) + d(b, s) + d(b, t)), with s the source, t the batch, d the mean over channels of

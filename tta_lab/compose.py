@@ -45,7 +45,7 @@ from .controllers import CollapseRecovery, ResetEvery
 from .datasets import load
 from .explore import Choice, obstacles
 from .guard import Guard
-from .knobs import Knob, knobs, own_knobs, with_knobs
+from .knobs import Knob, followers, knobs, own_knobs, with_knobs
 from .methods import METHODS, make
 from .methods.recap import StableRegion
 from .norms import BATCH_NORM, BatchStatistics, MixedStatistics, RunningStatistics, SourceStatistics
@@ -215,7 +215,13 @@ def slot_knobs(slots: dict) -> dict[str, Knob]:
 
 
 def set_knob(slots: dict, name: str, value) -> dict:
-    """These slots with one of `slot_knobs` changed. Raises ValueError for a value outside the knob's range."""
+    """These slots with one of `slot_knobs` changed, and those that follow it. Raises ValueError for a value outside the knob's range."""
+    for each in (name, *followers(list(slot_knobs(slots).values()), name)):
+        slots = _set_knob(slots, each, value)
+    return slots
+
+
+def _set_knob(slots: dict, name: str, value) -> dict:
     slot, _, rest = name.partition(".")
     if slot in PLUMBING:
         return slots | {slot: value}

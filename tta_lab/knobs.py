@@ -9,16 +9,18 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 
-def knob(default, within=None, why: str = "", paper: str = "", unit: str = "", choices=None):
+def knob(default, within=None, why: str = "", paper: str = "", unit: str = "", choices=None, follows: str = ""):
     """Declare a hyper-parameter of a frozen dataclass.
 
     ``within`` is (low, high) or (low, high, "log"), both ends allowed; ``choices`` lists the allowed values;
-    ``why`` says in one sentence what it does, ``paper`` where the paper has it, ``unit`` what it is measured in.
+    ``why`` says in one sentence what it does, ``paper`` where the paper has it, ``unit`` what it is measured in. ``follows`` names the knob
+    of another part of the recipe ("LowEntropy.fraction") that is the same quantity of the paper: it moves along with that one as long as
+    both have the same value, unless it is set too (`with_knobs`).
     """
     if (within is None) == (choices is None) and not isinstance(default, bool):
         raise TypeError("a knob needs either a range or choices (or a bool default)")
     return field(default=default, metadata=dict(knob=True, within=within, why=why, paper=paper, unit=unit,
-                                                choices=tuple(choices) if choices else None))
+                                                choices=tuple(choices) if choices else None, follows=follows))
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Knob:
     why: str
     paper: str
     unit: str
+    owner: str = ""     # class of the part that declares it
+    follows: str = ""   # OWNER.NAME of the knob that is the same quantity
 
 
 def own_knobs(part) -> list[Knob]:
@@ -46,7 +50,8 @@ def own_knobs(part) -> list[Knob]:
         low, high, *scale = f.metadata["within"] or (None, None)
         default = type(part).__dataclass_fields__[f.name].default if not isinstance(part, type) else f.default
         rows.append(Knob(f.name, getattr(part, f.name, f.default), default, low, high, bool(scale), f.metadata["choices"],
-                         f.metadata["why"], f.metadata["paper"], f.metadata["unit"]))
+                         f.metadata["why"], f.metadata["paper"], f.metadata["unit"],
+                         part.__name__ if isinstance(part, type) else type(part).__name__, f.metadata["follows"]))
     return rows
 
 
@@ -72,16 +77,18 @@ def knobs(part) -> list[Knob]:
 
 
 def resolve(part, name: str) -> str:
-    """The full dotted name for ``name``: itself, or the one knob that ends in it.
+    """The full dotted name for ``name``: itself, or the one knob that ends in it (one that others follow counts for all of them).
 
     Raises ValueError, listing what exists, when there is none or more than one.
     """
-    names = [k.name for k in knobs(part)]
+    rows = knobs(part)
+    names = [k.name for k in rows]
     if name in names:
         return name
     found = [n for n in names if n.endswith("." + name)]
-    if len(found) == 1:
-        return found[0]
+    led = {follower for n in found for follower in followers(rows, n, whatever=True)}
+    if len(found) - len(led) == 1:
+        return next(n for n in found if n not in led)
     kind = type(part).__name__
     if found:
         raise ValueError(f"{kind} has several knobs called {name!r}: {', '.join(found)}; write the dotted name")
@@ -89,10 +96,30 @@ def resolve(part, name: str) -> str:
 
 
 def with_knobs(part, **values):
-    """The same part with some knobs changed, by dotted name (``**{"update.lr": 1e-4}``) or unique short name."""
+    """The same part with some knobs changed, by dotted name (``**{"update.lr": 1e-4}``) or unique short name.
+
+    A knob that is the same quantity as a changed one changes with it, unless it had another value or is itself among those given; a short
+    name means the quantity, and sets all of them.
+    """
+    given, short = {}, set()
     for name, value in values.items():
-        part = _set(part, resolve(part, name).split("."), value)
+        full = resolve(part, name)
+        if full in given:
+            raise ValueError(f"{type(part).__name__}: {name!r} and another name given both mean the knob {full!r}; give it once")
+        given[full] = value
+        short |= {full} - {name}
+    rows = knobs(part)
+    for name, value in given.items():
+        for each in (name, *(n for n in followers(rows, name, name in short) if n not in given)):
+            part = _set(part, each.split("."), value)
     return part
+
+
+def followers(rows: list[Knob], name: str, whatever: bool = False) -> list[str]:
+    """Names of the knobs among these that are the same quantity as the named one and have its value, or ``whatever`` value."""
+    leader = next(k for k in rows if k.name == name)
+    quantity = f"{leader.owner}.{name.rpartition('.')[2]}"
+    return [k.name for k in rows if k.follows == quantity and (whatever or k.value == leader.value)]
 
 
 def _set(part, path, value):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .knobs import knob
 from .parts import NeedsError, Penalty
+from .scores import upcast
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def head_rows(model: nn.Module, who: str) -> Tensor:
     head = getattr(model, "head", None)
     if not isinstance(head, nn.Linear):
         raise NeedsError(f"{who} needs the rows of a linear head, but this model's head is {type(head).__name__}")
-    return head.weight.float()
+    return upcast(head.weight)
 
 
 def projector(model: nn.Module, size: int) -> nn.Module:

@@ -6,7 +6,7 @@ so resetting, copying and saving need no code in the part.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
@@ -102,9 +102,8 @@ class NormAffine(Part):
     drop_top: bool = knob(False, why="leave the top of the network as it is", paper="SAR 2302.12400; DeYO 2403.07366")
 
     def __call__(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        from .norms import TestTimeNorm
-        found = {f"{path}.{name}".lstrip("."): p for path, m in model.named_modules() if isinstance(m, (*NORM_LAYERS, TestTimeNorm))
-                 for name, p in m.named_parameters(recurse=False)}
+        found = {f"{path}.{name}".lstrip("."): p for path, m in model.named_modules() if isinstance(m, NORM_LAYERS)
+                 for name, p in m.named_parameters(recurse=False) if name in ("weight", "bias")}
         if self.drop_top:
             found = {name: p for name, p in found.items() if not _is_top(name.split("."), model)}
         if not found:
@@ -227,6 +226,41 @@ class SlidingWindow(EveryBatch):
         return view.again(state["images"].clone(), state["ids"].clone()), slice(at, at + 1), at == self.length - 1
 
 
+# --- what fits where ---------------------------------------------------------------------------------------------
+
+SEATS = {  # field of a method -> (what a part there can do, an example)
+    "norm": ("apply_", "norm=BatchStatistics()"), "train": ("__call__", "train=NormAffine()"),
+    "update": ("build", "update=Step(), or its knobs: rule='sgd', lr=1e-3"), "cadence": ("window", "cadence=EveryBatch()"),
+}
+CHAINS = {"select": (Selector, "select=(ConfidenceRise(),)"), "penalties": (Penalty, "penalties=(MarginalEntropy(),)"),
+          "controllers": (Controller, "controllers=(ResetEvery(1000),)")}
+
+
+def _check_seat(method: Part, name: str, value, default) -> None:
+    """Raise TypeError when a field of a method holds something that cannot do what is asked there; a list becomes a tuple."""
+    where = f"{type(method).__name__}.{name}"
+    if name in CHAINS:
+        kind, example = CHAINS[name]
+        if isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(method, name, value)
+        if not isinstance(value, tuple):
+            raise TypeError(f"{where} takes a tuple of {kind.__name__} parts, such as {example}, not {value!r}")
+        wrong = [p for p in value if not isinstance(p, kind)]
+        if wrong:
+            raise TypeError(f"{where} takes {kind.__name__} parts, such as {example}, got {_named(wrong[0])}")
+    elif name in SEATS or isinstance(default, Part):
+        does, example = SEATS.get(name, ("", f"{name}={default!r}"))
+        kinds = [c for c in type(default).__mro__[1:] if issubclass(c, Part) and c is not Part]  # such as Augmentation
+        if (not isinstance(value, Part) or does and not callable(getattr(value, does, None))
+                or not does and kinds and not isinstance(value, kinds[-1])):
+            raise TypeError(f"{where} takes a part, such as {example}, not {_named(value)}")
+
+
+def _named(value) -> str:
+    return f"the class {value.__name__} (write {value.__name__}(...))" if isinstance(value, type) else repr(value)
+
+
 # --- the method --------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +273,11 @@ class Method(Part):
 
     norm: Part
     cadence: Part = EveryBatch()
+
+    def __post_init__(self):
+        super().__post_init__()
+        for f in fields(self):
+            _check_seat(self, f.name, getattr(self, f.name), f.default)
 
     learns: ClassVar[bool] = False
     reads_gradients: ClassVar[bool] = False     # ``after`` finds the gradients of the step, name -> tensor, in lesson.grads
@@ -287,13 +326,6 @@ class LossMethod(Method):
     answer: str = knob("before", choices=("before", "after"), why="returned logits are from before or after the update")
 
     learns: ClassVar[bool] = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name, interface in (("select", Selector), ("penalties", Penalty), ("controllers", Controller)):
-            wrong = [p for p in getattr(self, name) if not isinstance(p, interface)]
-            if wrong:
-                raise TypeError(f"{type(self).__name__}.{name} takes {interface.__name__} parts, got {wrong[0]!r}")
 
     def where(self, *selectors: Selector) -> LossMethod:
         return replace(self, select=(*self.select, *selectors))

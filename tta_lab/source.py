@@ -159,10 +159,11 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
 def fisher(probe, data: Images) -> dict[str, Tensor]:
     """Diagonal Fisher information of the tuned parameters: the squared gradient of the batch-mean cross-entropy against the
     model's own classes, averaged over batches. It scales with the batch size. EATA (2204.02610)."""
+    from .view import as_logits
     total = {name: torch.zeros_like(p) for name, p in probe.tuned.items()}
     batches = 0
     for x, _ in data:
-        logits = probe.model(x.to(probe.device)).float()
+        logits = as_logits(probe.model(x.to(probe.device, probe.precision)), probe.model)
         loss = F.cross_entropy(logits, logits.detach().argmax(1))
         for name, g in zip(total, torch.autograd.grad(loss, list(probe.tuned.values()), allow_unused=True), strict=True):
             if g is not None:
@@ -175,7 +176,7 @@ def _features(probe, data):
     from .view import View
     with torch.no_grad():
         for x, y in data:
-            x = x.to(probe.device)
+            x = x.to(probe.device, probe.precision)
             yield View(probe, x, torch.arange(len(x))).forward_features()[0], y
 
 
@@ -215,6 +216,8 @@ def posterior(probe, data: Images) -> dict[str, Tensor]:
     linearly to 0.01 in the fifth; a place is taken after each epoch but the first; the variance is the biased one.
     PETAL (2212.09713), from the authors' code: batches of 200, all training images.
     """
+    from .view import as_logits
+
     data.labelled("the posterior of a network's weights")
     params, rng, places = list(probe.tuned.values()), torch.Generator().manual_seed(probe.seed), []
     optimizer = torch.optim.SGD(params, lr=8e-4, momentum=0.9, weight_decay=5e-4)
@@ -222,7 +225,7 @@ def posterior(probe, data: Images) -> dict[str, Tensor]:
         optimizer.param_groups[0]["lr"] = 8e-4 + (0.01 - 8e-4) * max(epoch - 1, 0) / 3
         for x, y in data.in_order(torch.randperm(data.n, generator=rng)):
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(probe.model(x.to(probe.device)).float(), y.to(probe.device)).backward(inputs=params)
+            F.cross_entropy(as_logits(probe.model(x.to(probe.device, probe.precision)), probe.model), y.to(probe.device)).backward(inputs=params)
             optimizer.step()
         if epoch:
             places.append([p.detach().clone() for p in params])

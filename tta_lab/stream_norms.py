@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .knobs import knob
-from .norms import TestTimeNorm, _Replacing, _with_source, replace_batch_norm_
+from .norms import Affine, TestTimeNorm, _Ruling, _with_source, batch_norms
+from .scores import upcast
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:
@@ -19,24 +20,26 @@ def per_channel(values: Tensor, x: Tensor) -> Tensor:
 
 
 class _Differentiable(TestTimeNorm):
-    def normalise(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        """Like ``with_statistics``, for statistics (C,) or (B, C) that carry a gradient; computed in float32."""
-        y = (x.float() - per_channel(mean, x)) * per_channel((var + self.eps).rsqrt(), x)
-        if self.weight is not None:
-            y = y * per_channel(self.weight, x) + per_channel(self.bias, x)
+    def with_live_statistics(self, x: Tensor, mean: Tensor, var: Tensor, affine: Affine) -> Tensor:
+        """Like ``with_statistics``, for statistics (C,) or (B, C) that carry a gradient; computed in at least float32."""
+        y = (upcast(x) - per_channel(mean, x)) * per_channel((var + affine.eps).rsqrt(), x)
+        if affine.weight is not None:
+            y = y * per_channel(affine.weight, x)
+        if affine.bias is not None:
+            y = y + per_channel(affine.bias, x)
         return y.to(x.dtype)
 
 
 class _Robust(_Differentiable):
     alpha = 0.05
 
-    def forward(self, x):
+    def normalise(self, x, affine):
         if not self.commit:
-            return self.with_statistics(x, self.running_mean, self.running_var)
-        var, mean = torch.var_mean(x.float(), [d for d in range(x.ndim) if d != 1], correction=0)
+            return self.with_statistics(x, self.running_mean, self.running_var, affine)
+        var, mean = torch.var_mean(upcast(x), [d for d in range(x.ndim) if d != 1], correction=0)
         mean = (1 - self.alpha) * self.running_mean + self.alpha * mean
         var = (1 - self.alpha) * self.running_var + self.alpha * var
-        y = self.normalise(x, mean, var)
+        y = self.with_live_statistics(x, mean, var, affine)
         self.running_mean.copy_(mean.detach())
         self.running_var.copy_(var.detach())
         return y
@@ -45,15 +48,15 @@ class _Robust(_Differentiable):
 class _InstanceAware(_Differentiable):
     k = 4.0
 
-    def forward(self, x):
+    def normalise(self, x, affine):
         n = x[0, 0].numel()
         if n <= 1:
-            return self.with_statistics(x, self.running_mean, self.running_var)
-        var, mean = torch.var_mean(x.float().flatten(2), 2, correction=1)
-        spread = self.running_var + self.eps
+            return self.with_statistics(x, self.running_mean, self.running_var, affine)
+        var, mean = torch.var_mean(upcast(x).flatten(2), 2, correction=1)
+        spread = self.running_var + affine.eps
         mean = self.running_mean + _shrink(mean - self.running_mean, self.k * (spread / n).sqrt())
         var = self.running_var + _shrink(var - self.running_var, self.k * spread * (2 / (n - 1)) ** 0.5)
-        return self.normalise(x, mean, var.relu())
+        return self.with_live_statistics(x, mean, var.relu(), affine)
 
 
 def _shrink(difference: Tensor, width: Tensor) -> Tensor:
@@ -74,10 +77,10 @@ class _Unmixed(_Differentiable):
         self.register_buffer("means", mean + (0.5 * k / max(k - 1, 1)) ** 0.5 * var.sqrt() * noise)
         self.register_buffer("vars", (0.5 if k > 1 else 1.0) * var.expand(k, -1).clone())
 
-    def forward(self, x):
+    def normalise(self, x, affine):
         if x.ndim == 2:
-            return self.with_statistics(x, self.running_mean, self.running_var)
-        var, mean = torch.var_mean(x.float().flatten(2), 2, correction=0)               # (B, C)
+            return self.with_statistics(x, self.running_mean, self.running_var, affine)
+        var, mean = torch.var_mean(upcast(x).flatten(2), 2, correction=0)               # (B, C)
         with torch.no_grad():
             alike = torch.cosine_similarity(mean[:, None], self.means[None], dim=2)     # (B, K)
             p = (alike / self.temperature).softmax(1)[..., None]
@@ -86,7 +89,7 @@ class _Unmixed(_Differentiable):
         if self.cross_term:
             variances = variances + p * (1 - p) * (mean[:, None] - self.means) ** 2
         mixed = means.mean(1)
-        y = self.normalise(x, mixed, variances.mean(1) + (means ** 2).mean(1) - mixed ** 2)
+        y = self.with_live_statistics(x, mixed, variances.mean(1) + (means ** 2).mean(1) - mixed ** 2, affine)
         if self.commit:
             momentum = 1 - (1 - self.momentum) ** (len(x) / self.momentum_at)
             with torch.no_grad():
@@ -96,7 +99,7 @@ class _Unmixed(_Differentiable):
 
 
 @dataclass(frozen=True)
-class RobustStatistics(_Replacing):
+class RobustStatistics(_Ruling):
     """RBN: in a pass that learns m <- (1 - a) m + a m_batch, likewise the biased variance, and normalise with the result; else with m.
 
     The gradient flows through the batch's share. Paper: RoTTA (2303.13899).
@@ -111,7 +114,7 @@ class RobustStatistics(_Replacing):
 
 
 @dataclass(frozen=True)
-class InstanceAware(_Replacing):
+class InstanceAware(_Ruling):
     """IABN: source statistics, corrected towards those of the image where they differ by more than chance.
 
     mu = mu_s + S(mu_i - mu_s; k sqrt(v / n)),  var = max(0, var_s + S(var_i - var_s; k v sqrt(2 / (n - 1)))),  v = var_s + eps, with S
@@ -127,7 +130,7 @@ class InstanceAware(_Replacing):
 
 
 @dataclass(frozen=True)
-class UnmixedStatistics(_Replacing):
+class UnmixedStatistics(_Ruling):
     """UnMix-TNS: every layer keeps K components of statistics; each image is normalised with those, mixed with its own.
 
     p_bk = softmax_k of cos(m_b, mu_k) / 0.07;  mu_bk = (1 - p_bk) mu_k + p_bk m_b, likewise var_bk (biased);  mean_b = mean_k mu_bk,
@@ -147,10 +150,7 @@ class UnmixedStatistics(_Replacing):
     def apply_(self, model):
         rng = torch.Generator().manual_seed(self.seed)
 
-        def make(layer):
+        for layer in batch_norms(model):
             made = _with_source(layer, _Unmixed)
             made.momentum_at, made.cross_term = self.batch, self.cross_term
             made.draw_(self.components, rng, self.exact)
-            return made
-
-        replace_batch_norm_(model, make)

@@ -82,7 +82,7 @@ class UnknownEntropy(Penalty):
     needs = frozenset({"features"})
 
     weight: float = knob(0.2, (0.0, 10.0), "weight of the term", paper="2404.06065: one of 1, 0.5, 0.2, 0.1")
-    soft: bool = knob(False, why="weights instead of a split", paper="2404.06065: UniEnt+")
+    soft: bool = knob(False, why="weights instead of a split", paper="2404.06065: UniEnt+", follows="LikelyKnown.soft")
 
     def __call__(self, view, losses, weights, state):
         p, entropy = probability_known(view), scores.entropy(view.logits)
@@ -119,7 +119,8 @@ class BothFail(Penalty):
     """Maximise the entropy of the samples of which neither model is certain: -weight mean of H_i over those. Paper: PAF-KIP (2508.18751)."""
 
     weight: float = knob(2.0, (0.0, 100.0), "of the term", paper="public copy: 2 (CIFAR), 0.7 (ImageNet)")
-    fraction: float = knob(0.4, (0.0, 1.0), "of ln C, the entropy of a uniform prediction", paper="public copy: 0.4")
+    fraction: float = knob(0.4, (0.0, 1.0), "of ln C, the entropy of a uniform prediction", paper="public copy: 0.4",
+                           follows="TwoFilters.fraction")
 
     def __call__(self, view, losses, weights, state):
         unknown = (torch.stack(_doubts(view)) >= self.fraction * math.log(view.classes)).all(0)

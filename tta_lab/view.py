@@ -1,6 +1,7 @@
 """View: what one step may look at. Costly things are lazy and computed at most once."""
 from __future__ import annotations
 
+import re
 from functools import cached_property
 
 import torch
@@ -9,6 +10,10 @@ from torch.func import functional_call
 
 from .norms import set_commit_
 from .parts import NeedsError
+from .scores import upcast
+
+
+NUMBER_TYPES = re.compile(r"\bdtype\b|scalar type|must have the same type|should be the same", re.I)
 
 
 def as_logits(output, model: nn.Module) -> Tensor:
@@ -20,7 +25,7 @@ def as_logits(output, model: nn.Module) -> Tensor:
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise NeedsError(f"{type(model).__name__} returned {found}; logits of shape (batch, classes, ...) are needed: "
                          "wrap the model so that it returns them")
-    return output.float()
+    return upcast(output)
 
 
 class View:
@@ -42,6 +47,7 @@ class View:
         self._once: dict[int, Tensor] = {}
         self._source: dict[str, Tensor] = {}
         self._source_features: dict[str, Tensor] = {}
+        self._checked: set[str] = set()
 
     def forward(self, net: nn.Module | None = None, x: Tensor | None = None, commit: bool = False, tensors: dict | None = None) -> Tensor:
         """Logits of ``net`` (the adapted network), with ``tensors`` in place of its own parameters and buffers (a teacher's);
@@ -52,6 +58,12 @@ class View:
         try:
             with torch.autocast(x.device.type, dtype=adapter.amp, enabled=adapter.amp is not None):
                 logits = as_logits(net(x) if tensors is None else functional_call(net, tensors, (x,)), net)
+        except RuntimeError as why:
+            if NUMBER_TYPES.search(str(why)):
+                raise NeedsError(f"{type(net).__name__} mixes number types in its forward ({str(why).splitlines()[0]}); an adapter keeps its weights "
+                                 f"in {adapter.precision} and feeds images of that type: let the forward take the type from its input or weights, "
+                                 "and ask for lower precision with amp=torch.bfloat16") from why
+            raise
         finally:
             set_commit_(net, False)
         adapter.cost["forwards"] += len(x)
@@ -75,7 +87,7 @@ class View:
             calls = f"was called with {tuple(found[0].shape)}" if len(found) == 1 else f"was called {len(found)} times"
             raise NeedsError(f"{type(self.adapter.recipe).__name__} needs features (batch, D), the input of the model's head, but the head of "
                              f"{type(net).__name__} {calls}; wrap the model so that logits = head(features(x))")
-        return found[0].float(), logits
+        return upcast(found[0]), logits
 
     @cached_property
     def logits(self) -> Tensor:
@@ -97,9 +109,10 @@ class View:
         self.logits  # noqa: B018
         return self._features
 
-    def source_logits(self, statistics: str = "batch") -> Tensor:
+    def source_logits(self, statistics: str = "batch", check: bool = True) -> Tensor:
         """Logits of the frozen source, no gradient. ``statistics="batch"``: its batch-norm layers use this batch
-        (the BN-1 model with source weights); ``"running"``: the statistics stored in the source model."""
+        (the BN-1 model with source weights); ``"running"``: the statistics stored in the source model. ``check`` raises
+        AdaptationError where they are not finite."""
         if statistics not in self._source:
             shared = self.adapter.shared_source if self.rows == slice(None) else None
             key = statistics, self.adapter.steps
@@ -111,6 +124,9 @@ class View:
                     self._source[statistics] = self.forward(self.adapter.source_network(statistics))
                 if shared is not None:
                     shared[key] = self.ids, self._source[statistics]
+        if check and statistics not in self._checked:
+            self.adapter.finite(self._source[statistics], self.ids, "the source model")
+            self._checked.add(statistics)
         return self._source[statistics]
 
     def source_features(self, statistics: str = "batch") -> Tensor:
@@ -138,7 +154,8 @@ class View:
         """A fresh view: of the same images after the weights have moved, or of other images in their place (a window)."""
         if x is None:
             view = View(self.adapter, self.x, self.ids, draws=self._draws, rows=self.rows)
-            view._source, view._source_features = self._source, self._source_features  # frozen: the same at any weights
+            # frozen: the same at any weights
+            view._source, view._source_features, view._checked = self._source, self._source_features, self._checked
             return view
         return View(self.adapter, x, ids, commit=self.commit)
 

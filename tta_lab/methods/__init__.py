@@ -5,8 +5,10 @@ import json
 import re
 import sys
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 
 from .. import augment, composed, controllers, guard, norms, parts, penalties, selectors, updates
+from ..arguments import WrongKind
 from ..knobs import knobs, with_knobs
 from ..parts import Method, Part, needs_of
 from ..registry import find_parts
@@ -29,17 +31,22 @@ def make(name: str, *, form: str = "paper", preset: str | None = None, **setting
     whose published settings are taken. Raises ValueError for an unknown name, form, preset or knob or a value out of range, and
     lists what exists.
     """
+    if not isinstance(name, str):
+        raise WrongKind(f"make takes the name of a method, such as 'tent', not {name!r}")
     if name not in METHODS:
-        raise ValueError(f"there is no method {name!r}; there are: {', '.join(METHODS)}")
+        near = get_close_matches(name.lower().replace("-", "_"), METHODS, 1)
+        raise ValueError(f"there is no method {name!r}{f'; did you mean {near[0]!r}?' if near else ''}; there are: {', '.join(METHODS)}")
     kind = METHODS[name]
     if form not in ("paper", "reference", *kind.forms):
         raise ValueError(f"{name} has no form {form!r}; it has: {', '.join(dict.fromkeys(('paper', 'reference', *kind.forms)))}")
     if preset is not None and preset not in kind.presets:
         raise ValueError(f"{name} has no preset {preset!r}; it has: {', '.join(kind.presets) or '(none)'}")
-    settings = {**(kind.presets[preset] if preset else {}), **kind.forms.get(form, {}), **settings}
+    published = {**(kind.presets[preset] if preset else {}), **kind.forms.get(form, {})}
     own = {f.name for f in fields(kind) if not f.metadata.get("knob")}
-    recipe = kind(**{k: v for k, v in settings.items() if k in own})
-    return with_knobs(recipe, **{k: v for k, v in settings.items() if k not in own})
+    recipe = kind(**{k: v for k, v in (published | settings).items() if k in own})
+    for values in (published, settings):
+        recipe = with_knobs(recipe, **{k: v for k, v in values.items() if k not in own})
+    return recipe
 
 
 def catalogue(cost: bool = False) -> list[dict]:

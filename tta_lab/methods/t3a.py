@@ -33,8 +33,8 @@ class T3a(Method):
         if not isinstance(source.head, nn.Linear):
             raise NeedsError(f"T3a starts from the rows of a linear head, but this model's head is {type(source.head).__name__}")
         with torch.no_grad():
-            rows = source.head.weight.detach().float().clone()
-            logits = source.head(source.head.weight).float()
+            rows = scores.upcast(source.head.weight.detach()).clone()
+            logits = scores.upcast(source.head(source.head.weight))
         return {"supports": rows, "classes": logits.argmax(1), "entropies": scores.entropy(logits)}
 
     def _kept(self, classes: Tensor, entropies: Tensor, n: int) -> Tensor:
@@ -53,5 +53,5 @@ class T3a(Method):
             rows = self._kept(joined["classes"], joined["entropies"], logits.shape[1])
             state.update({k: v[rows] for k, v in joined.items()})
             unit = nn.functional.normalize(state["supports"], dim=1)
-            centre = nn.functional.one_hot(state["classes"], logits.shape[1]).float().T @ unit
+            centre = nn.functional.one_hot(state["classes"], logits.shape[1]).to(unit).T @ unit
             return features @ nn.functional.normalize(centre, dim=1).T

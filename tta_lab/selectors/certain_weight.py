@@ -15,7 +15,8 @@ class CertainWeight(Selector):
     Paper: EATA (2204.02610).
     """
 
-    fraction: float = knob(0.4, (0.0, 1.0), "of ln C, the entropy of a uniform prediction: weight 1", paper="EATA 2204.02610, E0")
+    fraction: float = knob(0.4, (0.0, 1.0), "of ln C, the entropy of a uniform prediction: weight 1", paper="EATA 2204.02610, E0",
+                           follows="LowEntropy.fraction")
 
     def weights(self, view, losses, keep, state):
         logits = view.logits.detach()
