@@ -1,6 +1,7 @@
 """The core by hand-worked numbers and identities: knobs, scores, norms, adapter, trace, runner."""
 import copy
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -428,7 +429,7 @@ def test_a_loss_that_is_not_finite_raises_before_weights_move(batches):
             return self.net(x) * float("inf")
 
     adapter = Adapter(Bad(), make("tent"), device="cpu")
-    with pytest.raises(AdaptationError, match="loss became nan in step 0 of Tent; no weight was moved"):
+    with pytest.raises(AdaptationError, match="answers with NaN or infinity for 64 of 64 images.*in step 0 of Tent; no weight was moved"):
         adapter(batches[0])
     assert all(torch.equal(v, adapter._start[k]) for k, v in adapter._owned.items())
 
@@ -456,10 +457,31 @@ def test_models_without_the_needed_layers_are_named():
         Adapter(listed, make("source"), device="cpu")(torch.zeros(2, 3))
 
 
-def test_batch_statistics_of_one_value_are_refused_with_the_remedy():
+@pytest.mark.parametrize("name", ["batch_norm", "tent", "bn_alpha", "bn_ema", "ada_mix_bn", "rotta", "iabn", "unmix_tns"])
+def test_a_single_image_behind_pooling_uses_the_statistics_of_the_source(name):
+    """One value per channel has no variance: a last batch of one does not end a run."""
+    def net(**options):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(6, **options), nn.Linear(6, 4)).eval()
+
+    x = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    adapter = Adapter(net(), make(name), device="cpu")
+    adapter(x)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert torch.isfinite(adapter(x[:1])).all() and len(adapter.trace) == 6
+    assert all("stored in the source model" in str(w.message) for w in said)
+    if name == "batch_norm":
+        assert said
+        with torch.no_grad():
+            torch.testing.assert_close(adapter(x[:1]), net()(x[:1]))
+    if name in ("batch_norm", "tent"):
+        with pytest.raises(ValueError, match="more than one value per channel.*batches of two or more"):
+            Adapter(net(track_running_stats=False), make(name), device="cpu")(x[:1])
+
+
+def test_single_vectors_need_no_batch_statistics_from_the_source():
     net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
-    with pytest.raises(ValueError, match="more than one value per channel"):
-        Adapter(net, make("tent"), device="cpu")(torch.zeros(1, 3))
     assert Adapter(net, make("tent", norm=SourceStatistics()), device="cpu")(torch.zeros(1, 3)).shape == (1, 2)
 
 

@@ -580,8 +580,8 @@ def _check_needs(recipe: Method, needs: frozenset, model: nn.Module, given: dict
         raise NeedsError(f"{name} needs batch-norm layers, whose statistics it sets anew, but {type(model).__name__} has no batch-norm layer; "
                          "choose a model with BatchNorm, or another method such as tent")
     if "features" in needs and not (hasattr(model, "features") and isinstance(getattr(model, "head", None), nn.Module)):
-        raise NeedsError(f"{name} needs a model with 'features' and 'head'; {type(model).__name__} has not: wrap it so that "
-                         "logits = head(features(x))")
+        raise NeedsError(f"{name} needs a model with 'features' and 'head'; {type(model).__name__} has not: "
+                         "tta_lab.with_input_card(net, ...) finds them in most classifiers, or wrap it so that logits = head(features(x))")
     for missing in sorted(needs & GIVEN.keys() - given.keys()):
         raise NeedsError(f"{name} needs {GIVEN[missing]} from the source domain; make it once with "
                          f"given = tta_lab.source.prepare(model, recipe, images, labels) and hand it over: Adapter(..., given=given)")

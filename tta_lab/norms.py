@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -110,7 +110,7 @@ class _Redirected(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _joined(rule: type, layer_class: type) -> type:
     return type(layer_class.__name__, (rule, layer_class), {"layer_class": layer_class, "__module__": layer_class.__module__})
 

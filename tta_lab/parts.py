@@ -248,7 +248,7 @@ def _check_seat(method: Part, name: str, value, default) -> None:
             raise TypeError(f"{where} takes a tuple of {kind.__name__} parts, such as {example}, not {value!r}")
         wrong = [p for p in value if not isinstance(p, kind)]
         if wrong:
-            raise TypeError(f"{where} takes {kind.__name__} parts, such as {example}, got {_named(wrong[0])}")
+            raise TypeError(f"{where} takes {kind.__name__} parts, got {_named(wrong[0])}; write for example {example}")
     elif name in SEATS or isinstance(default, Part):
         does, example = SEATS.get(name, ("", f"{name}={default!r}"))
         kinds = [c for c in type(default).__mro__[1:] if issubclass(c, Part) and c is not Part]  # such as Augmentation

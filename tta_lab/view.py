@@ -12,7 +12,6 @@ from .norms import set_commit_
 from .parts import NeedsError
 from .scores import upcast
 
-
 NUMBER_TYPES = re.compile(r"\bdtype\b|scalar type|must have the same type|should be the same", re.I)
 
 

@@ -35,7 +35,7 @@ def make(name: str, *, form: str = "paper", preset: str | None = None, **setting
         raise WrongKind(f"make takes the name of a method, such as 'tent', not {name!r}")
     if name not in METHODS:
         near = get_close_matches(name.lower().replace("-", "_"), METHODS, 1)
-        raise ValueError(f"there is no method {name!r}{f'; did you mean {near[0]!r}?' if near else ''}; there are: {', '.join(METHODS)}")
+        raise ValueError(f"there is no method {name!r}; there are: {', '.join(METHODS)}{f'; did you mean {near[0]!r}?' if near else ''}")
     kind = METHODS[name]
     if form not in ("paper", "reference", *kind.forms):
         raise ValueError(f"{name} has no form {form!r}; it has: {', '.join(dict.fromkeys(('paper', 'reference', *kind.forms)))}")

@@ -1,0 +1,342 @@
+"""What an adapter takes as a model, an argument and a state: every precision, what cannot be copied, answers that are not finite."""
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny
+from torch import nn
+
+from tta_lab import Adapter, make
+from tta_lab.adapter import AdaptationError
+from tta_lab.methods import METHODS
+from tta_lab.models import InputError
+from tta_lab.norms import BatchStatistics
+from tta_lab.parts import LossMethod, NeedsError, Part, Step, needs_of
+from tta_lab.source import GIVEN
+
+X = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+FREE = [name for name, kind in METHODS.items() if not needs_of(kind()) & (GIVEN.keys() | {"features"})]
+
+
+def net(head: nn.Module | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head or nn.Linear(8, 5)).eval()
+
+
+# --- precision ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", FREE)
+def test_half_precision_is_adapted_in_float32(dtype, name):
+    model = net().to(dtype)
+    adapter, same = Adapter(model, make(name), device="cpu"), Adapter(copy.deepcopy(model).float(), make(name), device="cpu")
+    assert model[0].weight.dtype == dtype, "the caller's model is never changed"
+    x = X[:1].to(dtype) if name == "memo" else X.to(dtype)
+    for _ in range(3):
+        assert torch.equal(adapter(x), same(x.float()))
+    assert adapter.trace.meta["precision"] == "torch.float32"
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_float64_models_and_images_work(name):
+    x = X[:1] if name == "memo" else X
+    double, single = Adapter(net().double(), make(name), device="cpu"), Adapter(net(), make(name), device="cpu")
+    first = double(x.double())
+    assert first.dtype == torch.float64 and double.source[0].weight.dtype == torch.float64
+    if name not in ("cotta", "stamp"):  # their augmentations draw other numbers in float64
+        torch.testing.assert_close(first.float(), single(x), atol=1e-4, rtol=1e-4)
+    assert torch.isfinite(double(x)).all(), "images of another type are brought to the model's"
+    assert torch.isfinite(single(x.double())).all()
+
+
+def test_a_forward_that_mixes_number_types_is_named():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x):
+            return self.net(x.half())
+
+    with pytest.raises(NeedsError, match="Mixed mixes number types"):
+        Adapter(Mixed(), make("tent"), device="cpu")(X)
+
+
+# --- what cannot be copied -----------------------------------------------------------------------------------------------
+
+def old_weight_norm():
+    with pytest.warns(FutureWarning):
+        return nn.utils.weight_norm(nn.Linear(8, 5))
+
+
+@pytest.mark.parametrize("head", [
+    old_weight_norm, lambda: nn.utils.spectral_norm(nn.Linear(8, 5)), lambda: nn.utils.parametrizations.weight_norm(nn.Linear(8, 5)),
+    lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(8, 5)), lambda: nn.utils.parametrizations.orthogonal(nn.Linear(8, 5))])
+@pytest.mark.parametrize("name", ["source", "tent", "cotta", "rotta", "sar"])
+def test_reparametrised_layers_work(head, name):
+    model = net(head())
+    with torch.no_grad():
+        expected = model(X)
+    adapter = Adapter(model, make(name), device="cpu")
+    assert adapter(X).shape == (8, 5) and torch.isfinite(adapter(X)).all()
+    torch.testing.assert_close(adapter.predict_source(X), expected)
+    torch.testing.assert_close(model(X).detach(), expected)
+
+
+def test_weight_norm_learns_through_its_parts():
+    model = net(nn.utils.parametrizations.weight_norm(nn.Linear(8, 5)))
+    adapter = Adapter(model, make("cotta", lr=0.1), device="cpu")
+    before = {k: v.detach().clone() for k, v in adapter.tuned.items()}
+    adapter(X), adapter(X)
+    moved = {k for k, v in adapter.tuned.items() if not torch.equal(v, before[k])}
+    assert {"5.parametrizations.weight.original0", "5.parametrizations.weight.original1"} <= moved
+
+
+class Remembers(nn.Module):
+    """Keeps its last activation, with its graph, in an attribute and in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.kept = net(), []
+
+    def forward(self, x):
+        self.last = self.net[0](x)
+        self.kept.append({"first": self.last * 2})
+        return self.net(x)
+
+
+def test_activations_kept_in_attributes_do_not_hinder():
+    model = Remembers()
+    model(X)
+    assert torch.isfinite(Adapter(model, make("tent"), device="cpu")(X)).all() and model.last.grad_fn is not None
+
+
+def quantised():
+    return torch.ao.quantization.quantize_dynamic(net(), {nn.Linear}, dtype=torch.qint8)
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    (lambda: torch.jit.trace(net(), X), "TorchScript.*build the network in Python"),
+    (lambda: nn.Sequential(torch.jit.script(net())), "at '0' is TorchScript"),
+    (lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(5)), "'0.weight' has no shape yet.*send one batch"),
+    (lambda: net().to("meta"), "meta device.*load the weights"),
+    (lambda: nn.Sequential(net(), type("Open", (nn.Identity,), {"__init__": lambda self: (nn.Identity.__init__(self), setattr(
+        self, "file", open(__file__)))[0]})()), "cannot be copied.*open files"),
+])
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_copied_is_refused_at_construction(model, message):
+    for name in ("source", "tent"):
+        with pytest.raises(NeedsError, match=message):
+            Adapter(model(), make(name), device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_networks_are_refused():
+    try:
+        model = quantised()
+    except RuntimeError as why:
+        pytest.skip(f"this torch quantises nothing here: {why}")
+    with pytest.raises(NeedsError, match="quantised.*float network"):
+        Adapter(model, make("tent"), device="cpu")
+
+
+def test_wrappings_are_taken_off():
+    expected = Adapter(net(), make("tent"), device="cpu")(X)
+    for wrapped in (torch.compile(net()), nn.DataParallel(net())):
+        torch.testing.assert_close(Adapter(wrapped, make("tent"), device="cpu")(X), expected)
+    inside = nn.Sequential(torch.compile(net()[:4]), net()[4:])
+    torch.testing.assert_close(Adapter(inside, make("tent"), device="cpu")(X), expected)
+    assert type(inside[0]).__name__ == "OptimizedModule", "the caller's model is never changed"
+
+
+# --- answers that are not finite --------------------------------------------------------------------------------------------
+
+class Steep(LossMethod):
+    """A finite loss whose gradient is not finite: the weights after one step are NaN."""
+
+    def losses(self, view, state):
+        z = view.logits
+        return z.softmax(1).amax(1) + (z - z.detach()).square().sum(1).sqrt()
+
+
+def steep(answer: str) -> LossMethod:
+    return Steep(norm=BatchStatistics(), update=Step(rule="sgd", lr=1e-3), answer=answer)
+
+
+def test_an_answer_after_the_step_that_is_not_finite_is_an_error():
+    with pytest.raises(AdaptationError, match="NaN or infinity for 8 of 8 images.*spoiled the weights.*reset"):
+        Adapter(tiny("tinybn"), steep("after"), device="cpu")(X)
+    before = Adapter(tiny("tinybn"), steep("before"), device="cpu")
+    before(X)
+    with pytest.raises(AdaptationError, match="no weight was moved"):
+        before(X)
+
+
+def test_on_error_source_takes_such_a_step_back():
+    adapter = Adapter(tiny("tinybn"), steep("after"), device="cpu", on_error="source")
+    answers = [adapter(X) for _ in range(2)]
+    assert all(torch.equal(y, adapter.predict_source(X)) for y in answers) and len(adapter.errors) == 2
+    assert all(torch.isfinite(p).all() for p in adapter.tuned.values()) and len(adapter.trace) == 16
+    assert adapter.trace.step("failed").tolist() == [True, True]
+
+
+class Overflows(nn.Module):
+    """Answers NaN for bright images."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x):
+        return self.net(x) + torch.where(x.mean((1, 2, 3), keepdim=True) > 0.9, torch.nan, 0.0).flatten(1)
+
+
+@pytest.mark.parametrize("name", ["source", "batch_norm", "wisdom_of_crowds"])
+def test_a_source_that_answers_nan_is_remarked(name):
+    x = X.clone()
+    x[2] = 1.0
+    adapter = Adapter(Overflows(), make(name), device="cpu")
+    with pytest.raises(AdaptationError, match=r"1 of 8 images \(ids \[2\]\)"):
+        adapter(x)
+    assert adapter.seen == 0 and len(adapter.trace) == 0
+    deployed = Adapter(Overflows(), make(name), device="cpu", on_error="source")
+    with pytest.raises(AdaptationError, match="the source model answers with NaN"):
+        deployed(x)
+    with pytest.raises(AdaptationError):
+        deployed.predict_source(x)
+    assert torch.isfinite(deployed(X)).all()
+
+
+def test_minus_infinity_is_a_probability_of_zero():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x):
+            return torch.cat([self.net(x), torch.full((len(x), 1), -torch.inf)], 1)
+
+    assert Adapter(Masked(), make("source"), device="cpu")(X).shape == (8, 6)
+
+
+@pytest.mark.parametrize("spoil", [lambda m: m[0].weight.data.fill_(torch.nan), lambda m: m[5].bias.data.fill_(torch.inf),
+                                   lambda m: m[1].running_mean.fill_(torch.nan)])
+def test_weights_that_are_not_finite_are_refused(spoil):
+    model = net()
+    with torch.no_grad():
+        spoil(model)
+    with pytest.raises(NeedsError, match="of the model holds NaN or infinite"):
+        Adapter(model, make("source"), device="cpu")
+
+
+# --- arguments ----------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"recipe": 3}, "recipe must be a method"), ({"recipe": "tnet"}, "did you mean 'tent'"), ({"recipe": type(make("tent"))}, "not the class Tent"),
+    ({"recipe": BatchStatistics()}, "only a piece"), ({"model": 3}, "model must be a network"), ({"model": nn.Linear}, "not its class Linear"),
+    ({"model": "no_such_model"}, "names no model"), ({"seed": "x"}, "seed must be a whole number"), ({"seed": -1}, "seed must be"),
+    ({"seed": 1.5}, "seed must be"), ({"seed": True}, "seed must be"), ({"device": "gpu"}, "device must be 'auto' or a device"),
+    ({"amp": "half"}, "amp must be None or torch.bfloat16"), ({"amp": torch.float16}, "losses scaled"), ({"amp": True}, "amp must be"),
+    ({"record": "all"}, "record must be one of 'light', 'source', 'off'"), ({"record": True}, "record must be"),
+    ({"on_error": "skip"}, "on_error must be"), ({"validate": "never"}, "validate must be"), ({"channels_last": "yes"}, "channels_last must be True"),
+    ({"given": [1]}, "given must be what"),
+])
+def test_arguments_are_checked_with_a_sentence(given, message):
+    arguments = {"model": net(), "recipe": make("tent"), "device": "cpu"} | given
+    with pytest.raises(ValueError, match=message) if "given" not in given else pytest.raises(TypeError, match=message):
+        Adapter(arguments.pop("model"), arguments.pop("recipe"), **arguments)
+
+
+def test_texts_and_numbers_of_numpy_are_taken():
+    adapter = Adapter("fashion_resnet_bn", "tent", seed=np.int64(3), amp="bf16", device="cpu")
+    assert adapter.seed == 3 and adapter.amp == torch.bfloat16 and type(adapter.recipe).__name__ == "Tent"
+    assert adapter(torch.rand(4, 1, 28, 28)).shape == (4, 10)
+
+
+@pytest.mark.parametrize("settings", [{"update": "sgd"}, {"norm": "batch"}, {"train": "all"}, {"cadence": 3}, {"norm": BatchStatistics},
+                                      {"select": "x"}, {"penalties": 3}, {"update": BatchStatistics()}])
+def test_what_is_no_part_is_refused_when_the_recipe_is_made(settings):
+    with pytest.raises(TypeError, match=f"Tent.{next(iter(settings))} takes"):
+        make("tent", **settings)
+
+
+def test_a_part_of_another_kind_is_refused():
+    with pytest.raises(TypeError, match="Cotta.augment takes a part"):
+        make("cotta", augment=BatchStatistics())
+    assert make("tent", select=[]).select == ()
+
+
+@pytest.mark.parametrize("ids", [torch.arange(5), torch.arange(8.0), "abcdefgh", torch.zeros(8, 2, dtype=torch.long), [None] * 8])
+@pytest.mark.parametrize("on_error", ["raise", "source"])
+def test_wrong_ids_are_refused_and_leave_no_rows(ids, on_error):
+    adapter = Adapter(net(), make("tent"), device="cpu", on_error=on_error)
+    with pytest.raises(InputError, match="ids"):
+        adapter(X, ids)
+    assert len(adapter.trace) == adapter.seen == adapter.steps == 0 and not adapter.errors
+    adapter(X, list(range(8))), adapter(X, np.arange(8, 16))
+    assert adapter.trace["id"].tolist() == list(range(16))
+
+
+def test_rejected_images_keep_their_ids_under_on_error_source():
+    adapter = Adapter(net(), make("tent"), device="cpu", on_error="source")
+    x = X.clone()
+    x[3] = torch.nan
+    adapter(x, torch.arange(100, 108)), adapter(X, torch.arange(200, 208))
+    assert adapter.trace["id"].tolist() == [*range(100, 108), *range(200, 208)] and len(adapter.errors) == 1
+
+
+# --- states -------------------------------------------------------------------------------------------------------------------
+
+def state_of(spoil) -> dict:
+    adapter = Adapter(net(), make("tent"), device="cpu", seed=0)
+    adapter(X), adapter(X)
+    state = adapter.state_dict()
+    spoil(state)
+    return state
+
+
+def _shape(state):
+    state["tensors"]["1.weight"] = torch.ones(1)
+
+
+def _average(state):
+    state["optimizer"]["state"][0]["exp_avg"] = torch.ones(3)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (_shape, r"'1.weight' of shape \(1,\), this adapter \(8,\)"), (_average, "exp_avg"), (lambda s: s.pop("rng"), "lacks rng"),
+    (lambda s: s["tensors"].pop("1.bias"), "other tensors"), (lambda s: s.update(rng=torch.zeros(3, dtype=torch.uint8)), "damaged"),
+    (lambda s: s.update(trace={"nonsense": 1}), "damaged"), (lambda s: s.update(states={}), "damaged"), (lambda s: s.clear(), "belongs to another"),
+])
+def test_a_damaged_state_changes_nothing(spoil, message):
+    adapter = Adapter(net(), make("tent"), device="cpu", seed=0)
+    adapter(X)
+    before, rows = adapter._snapshot(), len(adapter.trace)
+    with pytest.raises(ValueError, match=message):
+        adapter.load_state_dict(state_of(spoil))
+    after = adapter._snapshot()
+    assert all(torch.equal(after["tensors"][k], v) for k, v in before["tensors"].items()) and torch.equal(after["rng"], before["rng"])
+    assert len(adapter.trace) == rows and after["seen"] == before["seen"]
+    with pytest.raises(ValueError, match="expected what state_dict"):
+        adapter.load_state_dict([1])
+
+
+# --- one quantity, one knob -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("name", "short", "value", "leader", "follower"), [
+    ("eta", "fraction", 0.5, "select.0.fraction", "select.2.fraction"), ("eata", "fraction", 0.5, "select.0.fraction", "select.2.fraction"),
+    ("rdumb", "fraction", 0.5, "select.0.fraction", "select.2.fraction"), ("paf_kip", "fraction", 0.5, "select.0.fraction", "penalties.0.fraction"),
+    ("unient", "soft", True, "select.0.soft", "penalties.1.soft"),
+])
+def test_one_quantity_of_a_paper_moves_as_one(name, short, value, leader, follower):
+    def values(recipe: Part) -> list:
+        from tta_lab.knobs import knobs
+        found = {k.name: k.value for k in knobs(recipe)}
+        return [found[leader], found[follower]]
+
+    start = values(make(name))[0]
+    assert start != value
+    assert values(make(name, **{short: value})) == values(make(name, **{leader: value})) == [value, value]
+    assert values(make(name, **{follower: value})) == [start, value], "it follows unless it is set"
+    assert values(make(name, **{leader: value, follower: start})) == [value, start]
