@@ -462,7 +462,8 @@ def test_a_single_image_behind_pooling_uses_the_statistics_of_the_source(name):
     """One value per channel has no variance: a last batch of one does not end a run."""
     def net(**options):
         torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(6, **options), nn.Linear(6, 4)).eval()
+        layers = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(6, **options), nn.Linear(6, 4)
+        return nn.Sequential(*layers).eval()
 
     x = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     adapter = Adapter(net(), make(name), device="cpu")

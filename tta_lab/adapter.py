@@ -89,8 +89,8 @@ class Adapter:
                  given: dict | None = None):
         recipe, model = recipe_of(recipe), model_of(model)
         if not (amp is None or isinstance(amp, str | torch.dtype)) or amp not in AMP:
-            raise ValueError(f"amp must be None or torch.bfloat16, not {amp!r}"
-                             + ("; float16 needs its losses scaled, which an adapter does not do" if amp in (torch.float16, "float16", "fp16") else ""))
+            scaled = "; float16 needs its losses scaled, which an adapter does not do" if amp in (torch.float16, "float16", "fp16") else ""
+            raise ValueError(f"amp must be None or torch.bfloat16, not {amp!r}{scaled}")
         self.recipe, self.seed, self.amp = recipe, whole("seed", seed, 0, 2**63 - 1), AMP[amp]
         self.record = choice("record", record, ("light", "source", "off"))
         self.on_error = choice("on_error", on_error, ("raise", "source"))
