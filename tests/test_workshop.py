@@ -7,6 +7,7 @@ import re
 import time
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -16,9 +17,10 @@ from torch.nn.functional import cross_entropy, softmax
 
 from tta_lab import headless
 from tta_lab.bootstrap import Problem
-from tta_lab.workshop import EXERCISES, MODULES, judge
+from tta_lab.workshop import EXERCISES, MODULES, entropy_check, filter_check, judge, judging, lists_check, resets_check, steps_check, words
 from tta_lab.workshop import checks as workshop
 from tta_lab.workshop import day as workshop_day
+from tta_lab.workshop.judging import same
 
 # --- module 1, entropy(logits) ----------------------------------------------------------------------------------------
 
@@ -63,12 +65,12 @@ WRONG = {
         (without_gradient, "detached"),
         (lambda z: (z.softmax(1) * z.log_softmax(1)).sum(1), "sign"),
         (lambda z: -(z.softmax(0) * z.log_softmax(0)).sum(1), "axis"),
-        (lambda z: -(z.softmax(0) * z.softmax(0).log()).sum(0), "axis"),
+        (lambda z: -(z.softmax(0) * z.softmax(0).log()).sum(0), "axis+summed_over_images"),
         (lambda z: -(z.softmax(1) * z.log_softmax(1)).sum(0), "summed_over_images"),
         (lambda z: -(z.softmax(1) ** 2).sum(1), "no_logarithm"),
-        (lambda z: -(z.softmax(1) * z).sum(1), "no_logarithm"),
+        (lambda z: -(z.softmax(1) * z).sum(1), "logits_for_logarithm"),
         (lambda z: -z.log_softmax(1).sum(1), "no_weights"),
-        (lambda z: -(z.exp() * z).sum(1), "logits_as_probabilities"),
+        (lambda z: -(z.exp() * z).sum(1), "not_normalised"),
         (lambda z: -(z * z.log()).sum(1), "logits_as_probabilities"),
         (lambda z: -(z.softmax(1) * z.softmax(1).log2()).sum(1), "base_2"),
         (lambda z: -(z.softmax(1) * z.softmax(1).log10()).sum(1), "base_10"),
@@ -81,7 +83,7 @@ WRONG = {
         (lambda z: entropy(z.softmax(1)), "softmax_twice"),
         (lambda z: cross_entropy(z, z.argmax(1), reduction="none"), "pseudo_label"),
         (lambda z: -(z.softmax(1) * z.softmax(1).log()).sum(1), "nan"),
-        (lambda z: torch.distributions.Categorical(z.softmax(1)).logits.sum(1), None),
+        (lambda z: torch.distributions.Categorical(z.softmax(1)).logits.sum(1), "no_weights+sign"),
         (lambda z: -(z.softmax(1) * z.softmax(1).log()).nan_to_num().sum(1), "nan_gradient"),
         (lambda z: torch.special.entr(z.softmax(1)).sum(1), "nan_gradient"),
         (lambda z: -(z.softmax(1) * (z.softmax(1) + 1e-2).log()).sum(1), "large_epsilon"),
@@ -90,11 +92,17 @@ WRONG = {
         (lambda z: entropy(z).tolist(), "not_a_tensor"),
         (lambda z: -(z.softmax(1).detach() * z.log_softmax(1)).sum(1), "partly_detached"),
         (lambda z: entropy(z) + 0.01 * torch.rand(len(z)), "random"),
-        (lambda z: entropy(z[:, :2]), None),
-        (lambda z: entropy(z / 2), None),
+        (lambda z: entropy(z[:, :2]), "leaves_out_a_class"),
+        (lambda z: entropy(z / 2), "temperature"),
         (lambda z: -(z.softmax(1) * z.logsoftmax(1)).sum(1), "error"),
         (entropy(torch.zeros(2, 3)), "not_a_function"),
-        (lambda z: entropy(z)[:, None], "shape"),
+        (lambda z: entropy(z)[:, None], "keepdim"),
+        (lambda z: -(z.softmax(1) * z.log2()).sum(1), None),
+        (lambda z: 1.7 * entropy(z), "scaled"),
+        (lambda z: entropy(z) + 0.3, "shifted"),
+        (lambda z: -((z.exp() / z.exp().sum(1, keepdim=True)) * z.log_softmax(1)).sum(1), "overflow"),
+        (lambda z: (z.softmax(1) * z.softmax(1).log2()).sum(1), "base_2+sign"),
+        (lambda z: entropy(z.round(decimals=1)).round(decimals=2), None),
     ]
 }
 RIGHT = {
@@ -163,6 +171,40 @@ def own_optimizer(model, images, optimizer):
     return tent_step(model, images, torch.optim.Adam(model.parameters(), lr=0.1))
 
 
+def in_train_mode_for_the_forward(model, images, optimizer):
+    model.train()
+    answer = tent_step(model, images, optimizer)
+    model.eval()
+    return answer
+
+
+def faster(model, images, optimizer):
+    optimizer.param_groups[0]["lr"] = 1.0
+    return tent_step(model, images, optimizer)
+
+
+def moves_twice(model, images, optimizer):
+    answer = tent_step(model, images, optimizer)
+    with torch.no_grad():
+        for p in optimizer.param_groups[0]["params"]:
+            p -= 0.1 * p.grad
+    return answer
+
+
+def with_a_closure(model, images, optimizer):
+    kept = []
+
+    def closure():
+        optimizer.zero_grad()
+        kept.append(model(images))
+        loss = entropy(kept[-1]).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return kept[0].detach()
+
+
 def to_eval(model, images, optimizer):
     model.eval()
     return tent_step(model, images, optimizer)
@@ -218,20 +260,29 @@ WRONG["tent_step"] = [
     (a_step(lambda z: entropy(z.softmax(1).mean(0, keepdim=True).log()).mean()), "entropy_of_mean"),
     (a_step(lambda z: cross_entropy(z, z.argmax(1))), "pseudo_label"),
     (a_step(lambda z: entropy(z.softmax(1)).mean()), "softmax_twice"),
-    (a_step(lambda z: entropy(z.detach()).mean()), "detached"),
-    (in_grad_off, "detached"),
+    (a_step(lambda z: entropy(z.detach()).mean()), "no_history"),
+    (in_grad_off, "no_history"),
     (a_step(answer=lambda z, m, x: z), "attached"),
     (a_step(answer=lambda z, m, x: m(x).detach()), "after"),
-    (a_step(answer=lambda z, m, x: entropy(z).mean().item()), "returns_loss"),
+    (a_step(answer=lambda z, m, x: entropy(z).mean().item()), "returns_number"),
     (a_step(answer=lambda z, m, x: entropy(z).mean()), "returns_loss"),
     (a_step(answer=lambda z, m, x: z.detach().softmax(1)), "returns_probabilities"),
     (a_step(answer=lambda z, m, x: z.argmax(1)), "returns_classes"),
     (a_step(answer=lambda z, m, x: None), "no_return"),
     (to_eval, "mode"),
     (normalises_in_place, "changes_input"),
-    (a_step(lambda z: entropy(z)), "error"),
+    (a_step(lambda z: entropy(z)), "not_scalar"),
     (a_step(answer=lambda z, m, x: z.detach().numpy()), "not_a_tensor"),
-    (a_step(lambda z: entropy(z / 3).mean()), None),
+    (a_step(lambda z: entropy(z / 3).mean()), "temperature"),
+    (a_step(lambda z: entropy(z).mean() + 0.1 * z.square().mean()), None),
+    (a_step(lambda z: 0.5 * entropy(z).mean()), "scaled"),
+    (a_step(lambda z: entropy(z.detach().requires_grad_()).mean()), "no_gradient"),
+    (a_step(lambda z: -entropy(z).sum()), "ascent+sum"),
+    (a_step(lambda z: entropy(z).sum(), order="forward backward step"), "no_zero_grad+sum"),
+    (in_train_mode_for_the_forward, "mode"),
+    (faster, "optimizer_settings"),
+    (moves_twice, "moved_otherwise"),
+    (lambda model, images, optimizer: model(images).detach(), "nothing_learned"),
     (a_step(lambda z: entropy(z).mean() * math.nan), "nan"),
 ]
 RIGHT["tent_step"] = [
@@ -239,6 +290,8 @@ RIGHT["tent_step"] = [
     by_hand_with_grad,
     with_model_zero_grad,
     clears_at_the_end,
+    with_a_closure,
+    a_step(lambda z: entropy(z.double()).mean(), answer=lambda z, m, x: z.detach().clone()),
     a_step(order="forward zero backward step"),
     a_step(lambda z: -(z.softmax(1) * z.log_softmax(1)).sum() / len(z)),
 ]
@@ -302,22 +355,28 @@ WRONG["crowd_filter"] = [
     (lambda a, s: difference(a, s) >= difference(a, s).mean(), "relative"),
     (difference, "not_a_decision"),
     (lambda a, s: crowd_filter(a, s).nonzero()[:, 0], "indices"),
-    (lambda a, s: a[crowd_filter(a, s)], "rows"),
+    (lambda a, s: a[crowd_filter(a, s)], "kept_rows"),
     (lambda a, s: difference(a, s).mean() >= 0, "one_decision"),
     (lambda a, s: bool(crowd_filter(a, s).all()), "one_decision"),
-    (lambda a, s: a.softmax(1)[:, s.argmax(1)] >= s.softmax(1)[:, s.argmax(1)], "wrong_lookup"),
+    (lambda a, s: a.softmax(1)[:, s.argmax(1)] >= s.softmax(1)[:, s.argmax(1)], "square"),
     (lambda a, s: crowd_filter(a, s).tolist(), "not_a_tensor"),
     (lambda a, s: crowd_filter(a, s).numpy(), "not_a_tensor"),
-    (lambda a, s: (a.softmax(1) >= s.softmax(1)).all(1), None),
-    (lambda a, s: (a.softmax(1) >= s.softmax(1)).max(1).values.logical_not(), None),
-    (lambda a, s: a.softmax(1) >= s.softmax(1), "rows"),
+    (lambda a, s: (a.softmax(1) >= s.softmax(1)).all(1), "every_class"),
+    (lambda a, s: (difference(a, s) >= 0).float(), "not_bool"),
+    (lambda a, s: (difference(a, s) >= 0).int(), "not_bool"),
+    (lambda a, s: (difference(a, s) >= 0) & (a.argmax(1) == s.argmax(1)), "same_class_too"),
+    (lambda a, s: crowd_filter(a, s) & (entropy(a) < 0.9), None),
+    (lambda a, s: difference(a, s).abs() <= 0.1, "distance"),
+    (lambda a, s: (a.softmax(1) >= s.softmax(1)).max(1).values.logical_not(), "none"),
+    (lambda a, s: a.softmax(1) >= s.softmax(1), "per_class"),
     (lambda a: a > 0, "error"),
 ]
 RIGHT["crowd_filter"] = [
     crowd_filter,
     one_by_one,
     lambda a, s: difference(a, s) >= 0,
-    lambda a, s: (difference(a, s) >= 0).float(),
+    lambda a, s: (difference(a, s) >= 0).float() == 1,
+    lambda a, s: crowd_filter(a.double(), s.double()),
     lambda a, s: a.log_softmax(1)[torch.arange(len(a)), s.argmax(1)] >= s.log_softmax(1).amax(1),
     lambda a, s: ~torch.lt((a.softmax(1) * torch.nn.functional.one_hot(s.argmax(1), a.shape[1])).sum(1), s.softmax(1).max(dim=1).values),
 ]
@@ -423,6 +482,96 @@ def with_where(model, source, images, optimizer):
     return logits.detach()
 
 
+def leaves_at_once(model, source, images, optimizer):
+    logits = model(images)
+    with torch.no_grad():
+        kept = crowd_filter(logits, source(images)).nonzero()[:, 0]
+    if not len(kept):
+        return logits.detach()
+    optimizer.zero_grad()
+    entropy(logits).index_select(0, kept).mean().backward()
+    optimizer.step()
+    return logits.data
+
+
+def with_inference_mode(model, source, images, optimizer):
+    with torch.inference_mode():
+        original = source(images).clone()
+    original = original.clone()
+    logits = model(images)
+    keep = crowd_filter(logits.detach(), original)
+    if int(keep.sum()) > 0:
+        optimizer.zero_grad()
+        torch.masked_select(entropy(logits), keep).mean().backward()
+        optimizer.step()
+    return logits.detach()
+
+
+def no_gradients_nothing_moves(model, source, images, optimizer):
+    optimizer.zero_grad()
+    logits = model(images)
+    with torch.no_grad():
+        keep = crowd_filter(logits, source(images))
+    if keep.any():
+        entropy(logits)[keep].mean().backward()
+    optimizer.step()  # without gradients it passes over all weights
+    return logits.detach()
+
+
+def asks_for_the_mask_first(model, source, images, optimizer):
+    with torch.no_grad():
+        keep = crowd_filter(model(images), source(images))
+    logits = model(images)
+    if keep.any():
+        loss = entropy(logits[keep]).mean()
+        optimizer.zero_grad(set_to_none=False)
+        loss.backward()
+        optimizer.step()
+    return logits.detach()
+
+
+def weighs_with_the_mask(model, source, images, optimizer):
+    with torch.no_grad():
+        original = source(images)
+    logits = model(images)
+    weight = crowd_filter(logits.detach(), original).float()
+    if weight.sum() > 0:
+        loss = (entropy(logits) * weight).sum() / weight.sum()
+        model.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return logits.detach()
+
+
+def steps_always(model, source, images, optimizer):
+    with torch.no_grad():
+        original = source(images)
+    logits = model(images)
+    keep = crowd_filter(logits.detach(), original)
+    if keep.any():
+        optimizer.zero_grad()
+        entropy(logits)[keep].mean().backward()
+    optimizer.step()
+    return logits.detach()
+
+
+def answers_only_when_kept(model, source, images, optimizer):
+    with torch.no_grad():
+        original = source(images)
+    logits = model(images)
+    keep = crowd_filter(logits.detach(), original)
+    if keep.any():
+        optimizer.zero_grad()
+        entropy(logits)[keep].mean().backward()
+        optimizer.step()
+        return logits.detach()
+
+
+def in_the_wrong_mode(model, source, images, optimizer):
+    source.eval()
+    return filtered_step(model, source, images, optimizer)
+
+
 WRONG["filtered_step"] = [
     (lambda model, source, images, optimizer: ..., "stub"),
     (a_filtered_step(lambda h, k: h.mean()), "keeps_all"),
@@ -433,32 +582,43 @@ WRONG["filtered_step"] = [
     (a_filtered_step(mask=lambda z, s: ~crowd_filter(z.detach(), s)), "reversed"),
     (a_filtered_step(mask=lambda z, s: crowd_filter(s, z.detach())), "swapped"),
     (a_filtered_step(lambda h, k: -(h * k).sum() / k.sum()), "ascent"),
-    (masks_logits, "divides_by_all"),
+    (masks_logits, "masks_logits"),
     (learns_from_source, "source_learns"),
-    (follows, "source_learns"),
+    (follows, "source_moves"),
     (a_filtered_step(grad=True), "grad_for_source"),
     (a_filtered_step(lambda h, k: (h * k).sum() / k.sum()), "empty_nan"),
-    (a_filtered_step(lambda h, k: h[k].mean() if k.any() else h.mean()), "moves_when_empty"),
+    (a_filtered_step(lambda h, k: h[k].mean() if k.any() else h.mean()), "empty_learns"),
     (a_filtered_step(clear=False), "no_zero_grad"),
     (a_filtered_step(step=False), "no_step"),
     (a_filtered_step(backward=False), "no_backward"),
-    (all_under_no_grad, "no_gradient"),
+    (all_under_no_grad, "no_history"),
+    (forwards_twice, "second_forward"),
+    (with_where, "empty_momentum"),
+    (a_filtered_step(), "empty_momentum"),
+    (a_filtered_step(lambda h, k: h[k].mean() if k.any() else 0 * h.sum()), "empty_momentum"),
+    (a_filtered_step(lambda h, k: h[k].mean()), "empty_nan_loss"),
+    (steps_always, "empty_stale"),
+    (answers_only_when_kept, "no_return"),
+    (in_the_wrong_mode, "mode"),
+    (a_filtered_step(lambda h, k: (h * k).sum() / len(k) / 2), "divides_by_all+scaled_too"),
+    (a_filtered_step(answer=lambda z, s, k, m, x: torch.where(k[:, None], z, s).detach()), "mixes_source"),
+    (a_filtered_step(lambda h, k: h[k.long()].mean()), "indices_of_mask"),
     (a_filtered_step(answer=lambda z, s, k, m, x: z.detach()[k]), "returns_kept"),
     (a_filtered_step(answer=lambda z, s, k, m, x: s), "returns_source"),
     (a_filtered_step(answer=lambda z, s, k, m, x: z), "attached"),
     (a_filtered_step(answer=lambda z, s, k, m, x: m(x).detach()), "after"),
-    (a_filtered_step(answer=lambda z, s, k, m, x: k.float().mean()), "returns_loss"),
+    (a_filtered_step(answer=lambda z, s, k, m, x: k.float().mean()), "returns_number"),
     (a_filtered_step(answer=lambda z, s, k, m, x: z.argmax(1)), "returns_classes"),
     (a_filtered_step(answer=lambda z, s, k, m, x: None), "no_return"),
     (a_filtered_step(lambda h, k: h[k][:3].mean()), None),
 ]
 RIGHT["filtered_step"] = [
     filtered_step,
-    forwards_twice,
-    with_where,
-    a_filtered_step(),
-    a_filtered_step(lambda h, k: h[k].mean() if k.any() else 0 * h.sum()),
-    a_filtered_step(lambda h, k: (h * k.float()).sum() / max(k.sum().item(), 1)),
+    leaves_at_once,
+    with_inference_mode,
+    no_gradients_nothing_moves,
+    asks_for_the_mask_first,
+    weighs_with_the_mask,
 ]
 
 # --- module 3, effective_classes(predictions, n_classes) ----------------------------------------------------------------
@@ -499,8 +659,8 @@ WRONG["effective_classes"] = [
     (lambda p, n: (-(shares(p, n) * shares(p, n).log()).sum()).exp().item(), "nan"),
     (lambda p, n: float(h(torch.bincount(p, minlength=n).float()).exp()), "counts"),
     (lambda p, n: len(p.unique()), "different_classes"),
-    (lambda p, n: math.exp(h(shares(p, n)) / math.log(2)), "mixed_bases"),
-    (lambda p, n: 2 ** float(h(shares(p, n))), "mixed_bases"),
+    (lambda p, n: math.exp(h(shares(p, n)) / math.log(2)), "base_2"),
+    (lambda p, n: 2 ** float(h(shares(p, n))), "two_to_the"),
     (lambda p, n: 1 / float((shares(p, n) ** 2).sum()), "inverse_simpson"),
     (lambda p, n: 1 / float(shares(p, n).max()), "largest_share"),
     (lambda p, n: float(h(torch.bincount(p, minlength=n).float().softmax(0)).exp()), "softmax"),
@@ -509,7 +669,8 @@ WRONG["effective_classes"] = [
     (lambda p, n: effective_classes(p, n) / n, "normalised"),
     (lambda p, n: p.float().mean(), "class_numbers"),
     (lambda p, n: float(entropy(p.float()[None]).exp()), "class_numbers"),
-    (lambda p, n: (-(shares(p, n) * (shares(p, n) + 1e-9).log())).exp(), "not_summed"),
+    (lambda p, n: (-(shares(p, n) * (shares(p, n) + 1e-9).log())).exp(), "not_one_number"),
+    (lambda p, n: round(effective_classes(p, n), 1), "rounded"),
     (lambda p, n: float(h(torch.bincount(p, minlength=n)[1:] / len(p)).exp()), "drops_a_class"),
     (lambda p, n: print(end=""), "no_return"),
     (lambda p, n: effective_classes(p.sort(descending=True).values[: len(p) // 2], n), None),
@@ -541,11 +702,56 @@ def answer_with_resets(model, batches, least, window):
     return torch.cat(answers)
 
 
-def resets(how):
+def resets(low=lambda n, least: n < least - 1e-6, last=lambda recent, w: recent[-w:], full=lambda recent, w: len(recent) >= w,
+           forget=lambda recent: recent[:0], early=False):
+    """An answer to the exercise with something of it changed."""
+
     def student(model, batches, least, window):
-        return workshop.right_answers(model, batches, least, window, how)
+        recent, answers = torch.zeros(0, dtype=torch.long), []
+        for images in batches:
+            logits = model(images)
+            answers.append(logits.argmax(1))
+            looked = recent
+            recent = torch.cat([recent, answers[-1]])
+            looked = looked if early else recent
+            part = last(looked, window) if last else answers[-1]
+            if full(looked, window) and len(part) and low(effective_classes(part, logits.shape[1]), least):
+                model.reset()
+                recent = forget(recent)
+        return torch.cat(answers)
 
     return student
+
+
+def asks_again(model, batches, least, window):
+    recent, answers = [], []
+    for images in batches:
+        logits = model(images)
+        recent += logits.argmax(1).tolist()
+        if len(recent) >= window and effective_classes(torch.tensor(recent[-window:]), logits.shape[1]) < least:
+            model.reset()
+            logits, recent = model(images), []
+        answers.append(logits.argmax(1))
+    return torch.cat(answers)
+
+
+def returns_in_the_loop(model, batches, least, window):
+    answers = []
+    for images in batches:
+        answers.append(model(images).argmax(1))
+        return torch.cat(answers)
+
+
+def counts_batches(model, batches, least, window):
+    recent, answers = [], []
+    for images in batches:
+        logits = model(images)
+        answers.append(logits.argmax(1))
+        recent.append(answers[-1])
+        if len(recent) >= window and effective_classes(torch.cat(recent)[-window:], logits.shape[1]) < least:
+            model.reset()
+            recent = []
+    return torch.cat(answers)
 
 
 def no_brackets(model, batches, least, window):
@@ -642,27 +848,35 @@ def as_generator(model, batches, least, window):
 
 WRONG["answer_with_resets"] = [
     (lambda model, batches, least, window: ..., "stub"),
-    (resets("never"), "never"),
-    (resets("always"), "always"),
-    (resets("reversed"), "reversed"),
-    (resets("too_early"), "too_early"),
-    (resets("keeps_old"), "keeps_old"),
-    (resets("whole_past"), "whole_past"),
-    (resets("last_batch"), "last_batch"),
-    (resets("one_late"), "one_late"),
-    (resets("at_most"), "at_most"),
-    (resets("asks_again"), "asks_again"),
+    (resets(low=lambda n, least: False), "never"),
+    (resets(low=lambda n, least: True), "always"),
+    (resets(low=lambda n, least: n > least), "reversed"),
+    (resets(low=lambda n, least: n <= least), "at_most"),
+    (resets(low=lambda n, least: torch.tensor(n) <= least), "at_most"),
+    (resets(low=lambda n, least: math.log(n) < least), "no_exponential"),
+    (resets(full=lambda recent, w: True), "too_early"),
+    (resets(full=lambda recent, w: len(recent) > w), "more_than_window"),
+    (resets(full=lambda recent, w: len(recent) == w), "only_when_equal"),
+    (resets(forget=lambda recent: recent), "keeps_old"),
+    (resets(forget=lambda recent: recent[:0], early=True), "one_late"),
+    (resets(last=lambda recent, w: recent), "whole_past"),
+    (resets(last=lambda recent, w: recent[:w]), "first_window"),
+    (resets(last=None), "last_batch"),
+    (resets(last=None, full=lambda recent, w: True), "last_batch+too_early"),
+    (counts_batches, "counts_batches"),
+    (asks_again, "asks_again"),
+    (returns_in_the_loop, "stops_early"),
     (one_list, "lost_answers"),
     (no_brackets, "reset_without_brackets"),
     (lambda m, b, least, w: list(answer_with_resets(m, b, least, w)), "not_joined"),
     (lambda m, b, least, w: torch.cat([m(x) for x in b]), "never"),
     (lambda m, b, least, w: print(end=""), "no_return"),
-    (kept_until_full, None),
-    (lambda m, b, least, w: torch.nn.functional.one_hot(answer_with_resets(m, b, least, w), 4).float(), "returns_logits"),
+    (kept_until_full, "tumbling"),
+    (lambda m, b, least, w: torch.nn.functional.one_hot(answer_with_resets(m, b, least, w)).float(), None),
     (lambda m, b, least, w: m.restart(), "error"),
     (lambda m, b, least, w: answer_with_resets(m, b, least, w)[:-4], "lost_answers"),
 ]
-RIGHT["answer_with_resets"] = [answer_with_resets, with_a_start, with_a_deque, filled_in_advance, as_generator, resets("")]
+RIGHT["answer_with_resets"] = [answer_with_resets, with_a_start, with_a_deque, filled_in_advance, as_generator, resets(), resets(low=lambda n, least: n < least)]
 
 # --- module 3, vote(predictions) ----------------------------------------------------------------------------------------
 
@@ -712,7 +926,7 @@ WRONG["vote"] = [
     (lambda d: {n: (p == torch.stack(list(d.values())).float().mean(0).round()).float().mean().item() for n, p in d.items()}, "mean_class"),
     (lambda d: {n: (p == torch.cat(list(d.values())).mode().values).float().mean().item() for n, p in d.items()}, "commonest_overall"),
     (vote_of_others, "without_self"),
-    (lambda d: dict.fromkeys(d, torch.stack([p == d["source"] for p in d.values()]).all(0).float().mean().item()), "unanimous"),
+    (lambda d: dict.fromkeys(d, torch.stack([p == next(iter(d.values())) for p in d.values()]).all(0).float().mean().item()), "unanimous"),
     (lambda d: max(vote(d), key=vote(d).get), "only_best"),
     (lambda d: list(vote(d).values()), "not_a_dict"),
     (lambda d: sorted(vote(d)), "not_a_dict"),
@@ -806,12 +1020,70 @@ def test_the_students_line_is_named_in_an_error():
     assert verdict.mistake == "error" and "AttributeError" in verdict.message and "logsoftmax" in verdict.message
 
 
-def test_known_mistakes_differ_from_each_other_and_from_what_is_right():
-    votes, table = workshop.right_vote(workshop._vote_table()), torch.stack(list(workshop._vote_table().values()))
-    counts = torch.nn.functional.one_hot(table, 5).sum(0).sort(1, descending=True).values
-    assert bool((counts[:, 0] > counts[:, 1]).all()) and len(set(votes.values())) == 4        # no ties
-    logs = [str(workshop._logs(lambda *given, how=how: workshop.right_answers(*given, how))[0]) for how in ("", *workshop.MISRESETS)]
-    assert len(set(logs)) == len(logs)
+def behaviours(mutants, probes, right):
+    """Names of mutants that do on every probe what is right."""
+    return [names for names, mutant in mutants if all(same(judging._result(mutant, p), torch.as_tensor(right(*p)).to(torch.float)) for p in probes)]
+
+
+def single(mutants):
+    return [(names, mutant) for names, mutant in mutants if len(names) == 1]
+
+
+def test_no_known_mistake_is_right_on_all_probes():
+    """A mutant that the probes cannot tell from the right answer would be accepted."""
+    assert behaviours(single(entropy_check.mutants()), entropy_check.PROBES, entropy_check.right_entropy) == []
+    assert behaviours(single(filter_check.mutants()), filter_check.PROBES, filter_check.right_filter) == []
+    lists, votes = lists_check, [(torch.stack(list(d.values())),) for d in lists_check.tables()]
+    assert behaviours(single(lists._count_mutants()), lists.LISTS, lists.right_effective_classes) == []
+    assert behaviours(single(lists._vote_mutants()), votes, lambda t: (t == t.mode(0).values).float().mean(1)) == []
+    right = [log for log, _ in map(resets_check.right_answers, resets_check.STREAMS)]
+    for names, how in judging.variants(resets_check.KNOBS, 1):
+        assert [resets_check.simulate(s, how) for s in resets_check.STREAMS] != right, names
+
+
+def test_streams_stay_clear_of_the_limit_and_fill_a_window_exactly_once():
+    seen = []
+
+    def low(n, least, classes):
+        seen.append(abs(n - least))
+        return n < least
+
+    for s in resets_check.STREAMS:
+        resets_check.simulate(s, resets_check.RIGHT | {"low": low})
+    assert min(seen) > 1e-3 and any(s.window % s.sizes[0] == 0 for s in resets_check.STREAMS)
+    assert any(s.window % s.sizes[0] for s in resets_check.STREAMS)
+
+
+def test_votes_of_the_check_have_no_ties():
+    for table in (torch.stack(list(d.values())) for d in lists_check.tables()):
+        counts = torch.nn.functional.one_hot(table).sum(0).sort(1, descending=True).values
+        assert bool((counts[:, 0] > counts[:, 1]).all())
+        assert len(set(lists_check.right_vote(dict(enumerate(table))).values())) > 1
+
+
+@pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.Adam])
+def test_masks_of_the_filtered_step_keep_and_drop_some(optimiser):
+    batches = [x[:n] for x, n in zip(judging.numbers(3, 12, 4, seed=34, scale=1.0), (10, 12, 9), strict=True)]
+    for made in steps_check.watch(filtered_step, optimiser, False, batches, [steps_check.Tiny()] * 3):
+        z, s = made.logits(), made.logits("source")
+        for mask in (crowd_filter(z, s), crowd_filter(s, z)):
+            assert 2 <= int(mask.sum()) <= len(mask) - 2
+
+
+def test_two_numbers_are_shown_with_digits_that_differ():
+    assert judging.two(0.5, 0.25) == ("0.5", "0.25") and judging.two(1.00000001, 1.0) == ("1.00000001", "1")
+
+
+def test_every_mistake_has_words_and_every_word_a_check():
+    source = "".join(Path(m.__file__).read_text(encoding="utf-8") for m in (entropy_check, filter_check, lists_check, resets_check, steps_check, judging, workshop))
+    for table in (words.EVERYWHERE, *(table for _, table in EXERCISES.values())):
+        assert all(f'"{mistake}"' in source for mistake in table), [m for m in table if f'"{m}"' not in source]
+    for exercise, mutants in (("entropy", entropy_check.mutants()), ("crowd_filter", filter_check.mutants()),
+                              ("effective_classes", lists_check._count_mutants()), ("vote", lists_check._vote_mutants()),
+                              ("answer_with_resets", judging.variants(resets_check.KNOBS, 1))):
+        assert {name for names, _ in mutants for name in names} <= set(EXERCISES[exercise][1]), exercise
+    named = {*steps_check.PER_IMAGE, *steps_check.OF_BATCH, *steps_check.ANSWERS}
+    assert named <= set(words.STEP) | set(words.FILTERED)
 
 
 @pytest.mark.parametrize("exercise", EXERCISES)

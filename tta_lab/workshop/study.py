@@ -62,6 +62,34 @@ def groups(trace, values: Tensor) -> dict[str, float]:
     return {name: float(values[mask].mean()) if mask.any() else float("nan") for name, mask in diagnose.groups(trace).items()}
 
 
+def paired(trace, other) -> dict[str, float]:
+    """Answers to known images that are right in one of two runs of a stream only, and how far chance alone takes the difference.
+
+    With s_i = (right answers to image i in ``trace``) - (those in ``other``), summed over the rounds, the difference is sum s_i, and under the null
+    hypothesis that the signs are drawn by lot its standard deviation is sqrt(sum s_i^2): McNemar's test with repeated images as clusters. Returns
+    ``won`` and ``lost`` answers, ``difference``, ``chance`` (two standard deviations), ``answers`` and ``images``. Raises ValueError for runs of
+    different streams.
+    """
+    if not np.array_equal(trace["id"], other["id"]) or not np.array_equal(trace["known"], other["known"]):
+        raise ValueError("the two runs did not see the same images in the same order; run both on one stream")
+    known = trace["known"].astype(bool) & (trace["label"] >= 0)
+    a, b = (t["correct"][known].astype(int) for t in (trace, other))
+    _, image = np.unique(trace["id"][known], return_inverse=True)
+    sums = np.bincount(image, weights=a - b)
+    return {"won": int((a > b).sum()), "lost": int((a < b).sum()), "difference": int((a - b).sum()), "chance": float(2 * np.sqrt((sums**2).sum())),
+            "answers": int(known.sum()), "images": len(sums)}
+
+
+def say_paired(name: str, other: str, numbers: Mapping[str, float]) -> str:
+    """`paired` as a sentence, with the verdict that follows from the numbers."""
+    difference, chance = numbers["difference"], numbers["chance"]
+    verdict = f"within chance: this stream cannot tell {name} and {other} apart"
+    if abs(difference) > chance:
+        verdict = f"beyond chance: {name} is {'better' if difference > 0 else 'worse'} than {other} on this stream"
+    return (f"against {other}: {numbers['won']} right alone, {numbers['lost']} wrong alone, {difference:+d} of {numbers['answers']} answers to "
+            f"{numbers['images']} images;\n  chance alone gives about +-{chance:.0f}: {verdict}")
+
+
 def classes_over_time(runs: Mapping[str, Tensor], effective_classes: Callable, n_classes: int, window: int = 300, every: int = 50) -> dict:
     """``effective_classes`` of the last ``window`` predictions, every so many images: {name: {"image" (T,), "classes" (T,)}}."""
     made = {}

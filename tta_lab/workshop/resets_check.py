@@ -1,0 +1,283 @@
+"""The check of ``answer_with_resets``: a model that plays healthy and then predicts fewer and fewer classes, and writes down what it is asked."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .judging import Wrong, call, kind, two, variants
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a model predicts by its age (batches since the start or the last reset), and when it is to be reset."""
+
+    says: tuple[tuple[int, ...], ...]  # age -> a class for each place in the batch; the last one goes on
+    sizes: tuple[int, ...]  # images of each batch
+    least: float
+    window: int
+    classes: int
+
+    def at(self, age: int, size: int) -> tuple[int, ...]:
+        return self.says[min(age, len(self.says) - 1)][:size]
+
+    def batches(self) -> list[Tensor]:
+        return [torch.full((size, 2), float(i)) for i, size in enumerate(self.sizes)]
+
+
+class Fading:
+    """A stand-in for an adapter on a `Stream`; writes down the number of each batch that it is asked for, and resets."""
+
+    def __init__(self, stream: Stream):
+        self.stream, self.log, self.sizes, self.age = stream, [], [], 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.log.append(int(images[0, 0]) if images.ndim == 2 else int(images[0]))
+        self.sizes.append(len(images) if images.ndim == 2 else 1)
+        said = torch.tensor(self.stream.at(self.age, len(images)))
+        self.age += 1
+        return torch.nn.functional.one_hot(said, self.stream.classes).float() * 3 - 1
+
+    def reset(self) -> None:
+        self.log.append("reset")
+        self.age = 0
+
+
+def stream(seed: int) -> Stream:
+    """A stream that fades, faster or slower, and sometimes recovers, drawn by lot."""
+    chance = random.Random(seed)
+    classes, batch = chance.choice((4, 5, 6, 7)), chance.choice((2, 3, 4, 5, 8))
+    window = chance.choice((batch, 2 * batch, 3 * batch, 2 * batch + 1, 3 * batch - 1, 4 * batch + 2))
+    kinds, says = classes, []
+    for _ in range(12):
+        says.append(tuple((chance.choice(range(kinds)) + classes - kinds) % classes for _ in range(batch)))
+        kinds = min(classes, max(1, kinds + chance.choice((0, -1, -1, -2, -3, 2))))
+    says.append((classes - 1,) * batch)
+    sizes = [batch] * 20
+    if chance.random() < 0.5:
+        sizes[chance.choice(range(3, 15))] = max(1, batch - 2)  # a batch need not be full
+    return Stream(tuple(says), tuple(sizes), round(chance.uniform(1.1, classes - 0.8), 2), window, classes)
+
+
+SEEDS = (1041, 1254, 4, 105, 51, 0, 24, 143)  # few, but they tell all known mistakes apart
+@lru_cache(maxsize=None)
+def _effective(counts: tuple[int, ...]) -> float:
+    n = sum(counts)
+    return math.exp(-sum(c / n * math.log(c / n) for c in counts))
+
+
+def effective(said: list[int]) -> float:
+    """Effective number of classes of a list; infinite for an empty one."""
+    return _effective(tuple(sorted(Counter(said).values()))) if said else math.inf
+
+
+KNOBS = {
+    "low": [
+        ("", lambda n, least, c: n < least),
+        ("reversed", lambda n, least, c: n >= least),
+        ("never", lambda n, least, c: False),
+        ("always", lambda n, least, c: True),
+        ("no_exponential", lambda n, least, c: n > 0 and math.log(n) < least),
+        ("rounded", lambda n, least, c: math.isfinite(n) and round(n) < least),
+        ("rounded", lambda n, least, c: math.isfinite(n) and int(n) < least),
+        ("near", lambda n, least, c: abs(n - least) < 0.5),
+    ],
+    "part": [  # (recent batches, window) -> predictions that are looked at
+        ("", lambda recent, w: _flat(recent)[-w:]),
+        ("whole_past", lambda recent, w: _flat(recent)),
+        ("last_batch", lambda recent, w: recent[-1] if recent else []),
+        ("first_window", lambda recent, w: _flat(recent)[:w]),
+        ("window_of_batches", lambda recent, w: _flat(recent[-w:])),
+        ("window_off_by_one", lambda recent, w: _flat(recent)[-w - 1 :]),
+        ("window_off_by_one", lambda recent, w: _flat(recent)[-w + 1 :]),
+        ("window_off_by_one", lambda recent, w: _flat(recent)[-w:-1]),
+        ("skips_window", lambda recent, w: _flat(recent)[w:]),
+    ],
+    "full": [  # (recent batches, window, batches and images since the start)
+        ("", lambda recent, w, all_: len(_flat(recent)) >= w),
+        ("too_early", lambda recent, w, all_: True),
+        ("more_than_window", lambda recent, w, all_: len(_flat(recent)) > w),
+        ("counts_batches", lambda recent, w, all_: len(recent) >= w),
+        ("counts_batches", lambda recent, w, all_: len(recent) > w),
+        ("only_when_equal", lambda recent, w, all_: len(_flat(recent)) == w),
+        ("every_window", lambda recent, w, all_: len(_flat(recent)) % w == 0),
+        ("since_start", lambda recent, w, all_: len(_flat(all_)) >= w),
+        ("one_short", lambda recent, w, all_: len(_flat(recent)) >= w - 1),
+        ("not_yet_full", lambda recent, w, all_: len(_flat(recent)) < w),
+        ("not_yet_full", lambda recent, w, all_: len(_flat(recent)) <= w),
+        ("two_windows", lambda recent, w, all_: len(_flat(recent)) >= 2 * w),
+        ("one_batch", lambda recent, w, all_: bool(recent) and len(recent[-1]) >= w),
+    ],
+    "forget": [  # recent batches after a reset
+        ("", lambda recent, w: []),
+        ("keeps_old", lambda recent, w: recent),
+        ("keeps_last_batch", lambda recent, w: recent[-1:]),
+        ("drops_one", lambda recent, w: recent[:-1]),
+        ("drops_one", lambda recent, w: recent[1:]),
+    ],
+    "when": [("", "after"), ("one_late", "before"), ("resets_first", "first")],
+    "trims": [("", ""), ("tumbling", "tumbling")],
+    "times": [("", math.inf), ("only_once", 1)],
+}
+
+
+STREAMS = [stream(seed) for seed in SEEDS]
+
+
+def _flat(recent: list) -> list[int]:
+    return [c for batch in recent for c in batch]
+
+
+def simulate(stream: Stream, how: dict) -> list:
+    """What a model is asked on a stream: numbers of batches and resets."""
+    recent, everything, log, age, resets = [], [], [], 0, 0
+    for i, size in enumerate(stream.sizes):
+        looked = None
+        if how["when"] == "first":  # looks before it asks the model
+            looked, due = True, _due(stream, recent, everything, how)
+            if due and resets < how["times"]:
+                log.append("reset")
+                age, recent, resets = 0, how["forget"](recent, stream.window), resets + 1
+        said = list(stream.at(age, size))
+        log.append(i)
+        age += 1
+        if how["when"] == "before":
+            due = _due(stream, recent, everything, how)
+        recent, everything = [*recent, said], [*everything, said]
+        if how["when"] == "after":
+            due = _due(stream, recent, everything, how)
+        full = len(_flat(recent)) >= stream.window
+        if not looked and due and resets < how["times"]:
+            log.append("reset")
+            age, recent, resets = 0, how["forget"](recent, stream.window), resets + 1
+        elif how["trims"] == "tumbling" and full:
+            recent = []
+    return log
+
+
+def _due(stream: Stream, recent: list, everything: list, how: dict) -> bool:
+    if not how["full"](recent, stream.window, everything):
+        return False
+    part = how["part"](recent, stream.window)
+    return bool(how["low"](effective(part), stream.least, stream.classes))
+
+
+RIGHT = {place: choices[0][1] for place, choices in KNOBS.items()}
+
+
+def right_answers(stream: Stream) -> tuple[list, list[int]]:
+    """(what the model is asked, the classes that it gave)."""
+    log, said, age = simulate(stream, RIGHT), [], 0
+    for event in log:
+        if event == "reset":
+            age = 0
+        else:
+            said += stream.at(age, stream.sizes[event])
+            age += 1
+    return log, said
+
+
+def check(fn: Callable) -> None:
+    logs, results, models = [], [], []
+    for given in STREAMS:
+        models.append(Fading(given))
+        results.append(call(fn, models[-1], given.batches(), given.least, given.window))
+        logs.append(models[-1].log)
+    ours = [right_answers(s) for s in STREAMS]
+    _check_asked(models)
+    if logs != [log for log, _ in ours]:
+        _name_resets(fn, logs, [log for log, _ in ours])
+    for given, result, (_, said) in zip(STREAMS, results, ours, strict=True):
+        _check_result(given, result, said)
+    _check_equal(fn)
+
+
+def _check_asked(models: list[Fading]) -> None:
+    """Each batch is asked for once, whole, in order."""
+    for model in models:
+        asked, sizes = [e for e in model.log if e != "reset"], model.stream.sizes
+        single = [n < sizes[i] for i, n in zip(asked, model.sizes, strict=True)]
+        if any(single):
+            raise Wrong("image_by_image")
+        if not asked:
+            raise Wrong("never_asked")
+        if len(set(asked)) < len(asked):
+            twice = next(i for i in asked if asked.count(i) > 1)
+            after = model.log[model.log.index(twice) + 1] == "reset"
+            raise Wrong("asks_again" if after else "asks_twice", batch=twice)
+        if asked != sorted(asked):
+            raise Wrong("order")
+        if len(asked) < len(sizes):
+            raise Wrong("stops_early", asked=len(asked), batches=len(sizes))
+
+
+def _name_resets(fn: Callable, logs: list, right: list) -> None:
+    if not any("reset" in log for log in logs) and "reset" in getattr(getattr(fn, "__code__", None), "co_names", ()):
+        raise Wrong("reset_without_brackets" if not _calls_reset(fn) else "never")
+    for names, how in variants(KNOBS):
+        if all(simulate(s, how) == log for s, log in zip(STREAMS, logs, strict=True)):
+            raise Wrong(*names)
+    at = next(i for i, log in enumerate(logs) if log != right[i])
+    seen, wanted = (_after(log) for log in (logs[at], right[at]))
+    s = STREAMS[at]
+    if seen == wanted:
+        seen, wanted = str(logs[at]).replace("'", ""), str(right[at]).replace("'", "")
+    raise Wrong(
+        "other",
+        compare=f"With at least {s.least:g} classes, a window of {s.window} and batches of {s.sizes[0]} images, resets came after the batches "
+        f"{seen or 'none'}, expected after {wanted or 'none'} (counted from 0).",
+    )
+
+
+def _calls_reset(fn: Callable) -> bool:
+    """Whether the code of a function calls what it names ``reset``: named only, it is thrown away at once."""
+    import dis
+
+    steps = [s for s in dis.get_instructions(fn) if s.opname not in ("CACHE", "PUSH_NULL", "PRECALL", "NOP", "EXTENDED_ARG")]
+    used = [b.opname for a, b in zip(steps, steps[1:], strict=False) if a.argval == "reset" and a.opname.startswith("LOAD")]
+    return any(op != "POP_TOP" for op in used)
+
+
+def _after(log: list) -> list[int]:
+    return [log[i - 1] for i, event in enumerate(log) if event == "reset" and i]
+
+
+def _check_result(stream: Stream, result, said: list[int]) -> None:
+    if isinstance(result, list | tuple):
+        raise Wrong("not_joined", got=kind(result))
+    if not isinstance(result, Tensor):
+        raise Wrong("not_a_tensor", got=kind(result))
+    if result.ndim == 2:
+        if result.shape == (len(said), stream.classes):
+            raise Wrong("returns_logits" if torch.equal(result.argmax(1), torch.tensor(said)) else "two_axes", shape=tuple(result.shape))
+        raise Wrong("two_axes", shape=tuple(result.shape))
+    if result.shape != (len(said),):
+        if result.ndim == 1 and len(result) < len(said):
+            raise Wrong("lost_answers", got=len(result), images=len(said))
+        raise Wrong("shape", shape=tuple(result.shape), wanted=f"one class per image, ({len(said)},) for {len(said)} images in all batches,")
+    if not torch.equal(result.double(), torch.tensor(said).double()):
+        at = int((result.double() != torch.tensor(said)).nonzero()[0])
+        seen, wanted = two(result[at], said[at])
+        raise Wrong("other", compare=f"The resets come when they should, but the class of image {at} is {seen}, expected is {wanted}.")
+
+
+def _check_equal(fn: Callable) -> None:
+    """Exactly ``least`` effective classes are not fewer: one class only, least = 1.
+
+    A student's number may be off by rounding: it then falls below a ``least`` just under 1 too, and nothing can be said.
+    """
+    def resets(least: float) -> bool:
+        model = Fading(same := Stream(((0,) * 4,), (4,) * 6, least, 8, 3))
+        call(fn, model, same.batches(), least, 8)
+        return "reset" in model.log
+
+    if resets(1.0) and not resets(1 - 2**-24):  # the float32 below 1
+        if resets(1 - 2.9e-8) or not resets(math.nextafter(1.0, 0.0)):  # the first is 1 in float32
+            raise Wrong("at_most")
