@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, softmax
 
 from tta_lab import headless
 from tta_lab.bootstrap import Problem
-from tta_lab.workshop import EXERCISES, MODULES, entropy_check, filter_check, judge, judging, lists_check, resets_check, steps_check, words
+from tta_lab.workshop import EXERCISES, MODULES, entropy_check, filter_check, judge, judging, lists_check, resets_check, steps_check, study, words
 from tta_lab.workshop import checks as workshop
 from tta_lab.workshop import day as workshop_day
 from tta_lab.workshop.judging import same
@@ -1095,6 +1095,37 @@ def test_whatever_comes_back_is_refused_in_words(exercise):
         assert not verdict.ok and verdict.message and verdict.hint, value
 
 
+# --- what the notebooks compute -----------------------------------------------------------------------------------------
+
+
+def a_trace(correct, ids, known=None):
+    from tta_lab.trace import Trace
+
+    n = len(ids)
+    columns = {"id": ids, "correct": correct, "known": np.ones(n, bool) if known is None else known, "label": np.zeros(n, int)}
+    return Trace.from_columns({name: np.asarray(v) for name, v in columns.items()})
+
+
+def test_pairs_count_each_image_once():
+    """Three rounds of two images: the same difference three times over is one image's evidence, not three."""
+    one, other = a_trace([1, 0, 1, 0, 1, 0], [7, 8] * 3), a_trace([0, 0, 0, 0, 0, 0], [7, 8] * 3)
+    found = study.paired(one, other)
+    assert found == {"won": 3, "lost": 0, "difference": 3, "chance": 6.0, "answers": 6, "images": 2}  # 2 sqrt(3^2)
+    apart = study.paired(a_trace([1] * 6, range(6)), a_trace([0, 0, 0, 1, 1, 1], range(6)))
+    assert apart["difference"] == 3 and math.isclose(apart["chance"], 2 * 3**0.5)                     # McNemar's root of b + c
+    unknown = study.paired(a_trace([1, 1], [0, 1], [True, False]), a_trace([0, 0], [0, 1], [True, False]))
+    assert unknown["answers"] == unknown["won"] == 1
+    with pytest.raises(ValueError, match="same images"):
+        study.paired(one, a_trace([0] * 6, range(6)))
+
+
+@pytest.mark.parametrize("difference, chance, words", [(3, 6.0, "within chance"), (-7, 6.0, "beyond chance, the filter is worse"),
+                                                       (7, 6.0, "beyond chance, the filter is better")])
+def test_the_verdict_on_pairs_follows_from_the_numbers(difference, chance, words):
+    numbers = {"won": 9, "lost": 9 - difference, "difference": difference, "chance": chance, "answers": 900, "images": 300}
+    assert words in study.say_paired("the filter", "by lot", numbers)
+
+
 # --- student notebooks --------------------------------------------------------------------------------------------------
 
 CODE = """def f(x):
@@ -1203,6 +1234,23 @@ def test_slides_are_the_tagged_cells():
         shown = workshop_day.slides_of(notebook)
         assert 5 <= sum("slide" in c.metadata["tags"] for c in shown.cells) <= len(shown.cells) < len(notebook.cells)
         assert "slide" in shown.cells[0].metadata["tags"]
+
+
+@pytest.mark.parametrize("path", workshop_day.solutions(), ids=lambda p: p.stem)
+def test_no_slide_shows_the_answer_to_its_question(path):
+    """What a cell computes stands on the next slide where the slide asks something."""
+    slides = []
+    for cell in workshop_day.slides_of(nbformat.read(path, as_version=4)).cells:
+        if "slide" in cell.metadata["tags"]:
+            slides.append([])
+        slides[-1].append(cell)
+    asked = 0
+    for slide in slides:
+        text = "\n".join(re.sub(r"<details>.*?</details>", "", c.source, flags=re.DOTALL) for c in slide if c.cell_type == "markdown")
+        if "?" in text or "Before you run" in text:
+            asked += 1
+            assert all(c.cell_type == "markdown" for c in slide), text
+    assert asked
 
 
 def test_a_deck_needs_no_network_and_shows_neither_code_nor_hints():

@@ -142,7 +142,7 @@ def mutants():
             return how["sign"] * how["unit"](z.shape[1]) * how["reduce"](how["term"](p, lp, z if p.shape == z.shape else p))
         return mutant
 
-    for count in (1, 2, 3):
+    for count in (1, 2):
         for names, how in variants(FACTORS, count):
             if sum(how[place] is not choices[0][1] for place, choices in FACTORS.items()) == count:
                 yield names, build(how)
@@ -197,6 +197,9 @@ def check(fn: Callable) -> None:
 
 
 def _name_values(found: list[Tensor], rights: list[Tensor]) -> None:
+    values = torch.cat([f.double().flatten() for f in found])
+    if bool(torch.isfinite(values).all()) and float(values.max() - values.min()) < 1e-3:  # equals too many things to be named
+        raise Wrong("constant", value=f"{values.mean():.4g}")
     name(found, PROBES, ((("large_epsilon",), f) for e in EPSILONS for f in with_epsilon(e)), compare=_compare(found, rights, shapes=False))
     name(found, PROBES, mutants())
     for (z,), result in zip(PROBES, found, strict=True):

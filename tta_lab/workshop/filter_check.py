@@ -108,6 +108,8 @@ def _special(a: Tensor, s: Tensor) -> dict[str, list]:
         "other_class": [~same],
         "same_class_too": [same & (d >= 0), same & (d > 0), same & (pa.amax(1) >= ps.amax(1))],
         "or_same_class": [same | (d >= 0)],
+        "entropies_too": [(d >= 0) & (ha <= hs), (d >= 0) & (ha < hs), *((d >= 0) & (ha < f * most) for f in (0.3, 0.4, 0.5)), (d >= 0) | (ha <= hs)],
+        "confident_too": [(d >= 0) & (pa.amax(1) >= t) for t in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)],
         "every_class": [(pa >= ps).all(1), (a >= s).all(1)],
         "any_class": [(pa >= ps).any(1), (pa > ps).any(1)],
         "rows": [pa >= ps, pa > ps, pa - ps >= 0],

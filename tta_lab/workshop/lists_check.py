@@ -46,6 +46,8 @@ COUNTS = {
         ("class_numbers", lambda p, n: p.double() / n),
         ("class_numbers", lambda p, n: p.double() / (n - 1)),
         ("class_numbers", lambda p, n: p.double()),
+        ("class_numbers", lambda p, n: p.unique().double() / len(p)),
+        ("class_numbers", lambda p, n: p.unique().double() / p.unique().sum()),
         ("drops_a_class", lambda p, n: _counts(p, n)[1:] / len(p)),
         ("drops_a_class", lambda p, n: _counts(p, n)[:-1] / len(p)),
         ("drops_a_class", lambda p, n: _counts(p, n)[1:] / _counts(p, n)[1:].sum()),
@@ -109,11 +111,17 @@ def _share(p, n):
     return _counts(p, n) / len(p)
 
 
+def _terms(p, n):
+    return -torch.special.xlogy(_share(p, n), _share(p, n))
+
+
 COUNTS_SPECIAL = {
     "different_classes": [_seen, lambda p, n: _seen(p, n) / n, lambda p, n: (_share(p, n) > 0.05).sum(), lambda p, n: (_share(p, n) > 0.1).sum()],
     "all_classes": [lambda p, n: n],
     "inverse_simpson": [lambda p, n: 1 / _share(p, n).square().sum(), lambda p, n: 1 - _share(p, n).square().sum(),
-                        lambda p, n: _share(p, n).square().sum()],
+                        lambda p, n: _share(p, n).square().sum(), lambda p, n: 1 / _share(p, n).square().sum().sqrt()],
+    "exp_before_sum": [lambda p, n: _terms(p, n)[_share(p, n) > 0].exp().sum(), lambda p, n: _terms(p, n).exp().sum(),
+                       lambda p, n: _terms(p, n).exp().mean(), lambda p, n: _terms(p, n).exp().prod() * n],
     "largest_share": [lambda p, n: 1 / _share(p, n).max(), lambda p, n: _share(p, n).max(), lambda p, n: _counts(p, n).max()],
     "class_numbers": [lambda p, n: p.double().mean(), lambda p, n: p.double().std(), lambda p, n: p.max() + 1,
                       lambda p, n: p.double().exp().mean(), lambda p, n: p.double().log_softmax(0).exp().max()],
@@ -153,8 +161,13 @@ def check_effective_classes(fn: Callable) -> None:
         return
     if good[0] and not any(math.isfinite(f) for f, g in zip(found, good, strict=True) if not g):
         raise Wrong("nan", value=f"{next(f for f, g in zip(found, good, strict=True) if not g)}")
-    name([torch.tensor(f, dtype=torch.double) for f in found[:-1]], LISTS, ((n, lambda p, c, f=f: torch.as_tensor(f(p, c)).double())
-         for n, f in _count_mutants()), value=f"{found[0]:.4f}")  # fmt: skip
+    if math.isfinite(found[0]) and not all(map(math.isfinite, found)):
+        shown = two(found[0], rights[0])
+        raise Wrong("nan_too", value=f"{next(f for f in found if not math.isfinite(f))}", seen=shown[0], wanted=shown[1])
+    if all(math.isclose(f, found[0], rel_tol=1e-9) for f in found):
+        raise Wrong("constant", value=f"{found[0]:.4g}")
+    mutants = ((n, lambda p, c, f=f: _with_log(f(p, c))) for n, f in _count_mutants())
+    name([_with_log(f) for f in found[:-1]], LISTS, mutants)
     four = call(fn, torch.tensor([0, 1, 2, 3]), 4)
     four = _one_number(four)
     if not math.isclose(four, 4, abs_tol=CLOSE):
@@ -164,6 +177,12 @@ def check_effective_classes(fn: Callable) -> None:
     seen, wanted = two(found[at], rights[at])
     count = ", ".join(str(int(c)) for c in _counts(predictions, classes))
     raise Wrong("other", compare=f"For {classes} classes that are predicted {count} times it gives {seen}, expected is {wanted}.")
+
+
+def _with_log(value) -> Tensor:
+    """A number and the logarithm of its size, so that two tiny numbers are not the same."""
+    value = torch.as_tensor(value, dtype=torch.double)
+    return torch.stack([value, value.abs().log()])
 
 
 def _absent(predictions: Tensor, classes: int) -> str:
@@ -192,20 +211,17 @@ def right_vote(predictions: dict[str, Tensor]) -> dict[str, float]:
 
 
 def _table(methods: int, images: int, classes: int, seed: int) -> Tensor:
-    """Predictions without ties: the winner of each image has at least two voices more than any other class where that is possible."""
+    """Predictions (methods, images) without ties: on each image one class has more votes than any other, often fewer than half of all."""
     generator = torch.Generator().manual_seed(seed)
-    winner = torch.randint(0, classes, (images,), generator=generator)
-    table = winner.repeat(methods, 1)
-    for i in range(images):
-        who = torch.randperm(methods, generator=generator)
-        stray = who[: int(torch.randint(0, (methods + 1) // 2, (1,), generator=generator))].tolist()
-        if i % 3 == 0 and methods > 3:  # the first and the last method are the worse ones
-            stray = [0, methods - 1]
-        if i % 5 == 1:
-            stray = [methods - 1]
-        for n, row in enumerate(sorted(stray)):  # above and below the winner, or both above it
-            table[row, i] = (winner[i] + (1 + n if i % 2 else (1, -1)[n % 2])) % classes
-    return table
+    columns: list[Tensor] = []
+    while len(columns) < images:
+        winner = torch.randint(0, classes, (1,), generator=generator).expand(methods)
+        strays = torch.rand(methods, generator=generator) < torch.linspace(0.75, 0.25, methods)
+        column = torch.where(strays, torch.randint(0, classes, (methods,), generator=generator), winner)
+        votes = column.bincount(minlength=classes).sort(descending=True).values
+        if votes[0] > votes[1]:
+            columns.append(column)
+    return torch.stack(columns, 1)
 
 
 def tables() -> list[dict[str, Tensor]]:
@@ -316,6 +332,9 @@ def check_vote(fn: Callable) -> None:
     rights = [torch.tensor(list(right_vote(p).values())) for p in tables()]
     if all(map(same, found, rights)):
         return
+    values = torch.cat(found)
+    if float(values.max() - values.min()) < 1e-6:
+        raise Wrong("constant", value=f"{float(values[0]):.4g}")
     name(found, probes, _vote_mutants())
     for predictions, f, r in zip(tables(), found, rights, strict=True):
         if not same(f, r):

@@ -136,13 +136,13 @@ def _listening(events: list[str], losses: list[float]) -> Iterator[None]:
         torch.autograd.backward, torch.autograd.grad = kept
 
 
-def watch(fn: Callable, optimiser: type, training: bool, batches: list[Tensor], sources: list[Tiny] | None = None, where="") -> list[Call]:
+def watch(fn: Callable, optimiser: type, training: bool, batches: list[Tensor], sources: list[Tiny] | None = None, where="", moved=0.4) -> list[Call]:
     """Call a student's step on each batch; raise what is a mistake whatever the numbers are."""
     model = Tiny()
     if sources:
         with torch.no_grad():
-            model.scale += 0.4 * numbers(1, 5, seed=13)[0]
-            model.shift += 0.4 * numbers(1, 5, seed=14)[0]
+            model.scale += moved * numbers(1, 5, seed=13)[0]
+            model.shift += moved * numbers(1, 5, seed=14)[0]
     for net in (model, *(sources or ())):
         net.train(training)
     seen: list = []
@@ -227,6 +227,8 @@ def name_gradients(calls: list[Call], losses: dict[str, list[Callable]], scales:
     right = [c.gradient(losses[""][0]) for c in calls]
     if all(same(f, r, 1e-3) for f, r in zip(found, right, strict=True)):
         return
+    if all(float(f.norm()) < 1e-4 * float(r.norm()) for f, r in zip(found, right, strict=True)):
+        raise Wrong("zero_gradient")
     for gradients, names in ((found, ()), (fresh, ("no_zero_grad",))):
         for exact in (True, False):  # first the known factors of every loss, then any factor
             for mistake, candidates in losses.items():
@@ -450,7 +452,25 @@ def check_filtered_step(fn: Callable) -> None:
         check_answers(calls)
         if "recorded" in source.events:
             raise Wrong("grad_for_source")
+    _check_few_and_all(fn)
     _check_nobody(fn)
+
+
+def _check_few_and_all(fn: Callable) -> None:
+    """Batches of which one image is kept, and all: in the first step both networks are the same."""
+    source, moved = Tiny(), watch(lambda m, s, x, o: m(x).detach(), torch.optim.SGD, False, numbers(1, 6, 4), [Tiny()])[0].model
+    one = next(x for seed in range(1000) for x in numbers(1, 6, 4, seed=seed, scale=1.0) if int(right_filter(moved(x), source(x)).sum()) == 1)
+    for x, start, kept in ((one, 0.4, "one image"), (numbers(1, 7, 4, seed=2)[0], 0.0, "every image")):
+        made = watch(fn, torch.optim.SGD, False, [x], [Tiny()], f" on a batch of which {kept} is kept", start)[0]
+        right = made.gradient(_mean_over(right_filter))
+        found = made.gradients[0] if made.gradients else None
+        if found is None or len(made.gradients) > 1 or not bool(found.any()):
+            raise Wrong("kept_but_idle", kept=kept)
+        if not same(found, right, 1e-3):
+            i = first_difference(found, right)
+            seen, wanted = two(found[i], right[i])
+            raise Wrong("kept_but_other", kept=kept, seen=seen, wanted=wanted)
+        check_answers([made], f" on a batch of which {kept} is kept")
 
 
 def _share(made: Call) -> float:

@@ -83,11 +83,11 @@ def paired(trace, other) -> dict[str, float]:
 def say_paired(name: str, other: str, numbers: Mapping[str, float]) -> str:
     """`paired` as a sentence, with the verdict that follows from the numbers."""
     difference, chance = numbers["difference"], numbers["chance"]
-    verdict = f"within chance: this stream cannot tell {name} and {other} apart"
+    verdict = "within chance, nothing can be told apart"
     if abs(difference) > chance:
-        verdict = f"beyond chance: {name} is {'better' if difference > 0 else 'worse'} than {other} on this stream"
-    return (f"against {other}: {numbers['won']} right alone, {numbers['lost']} wrong alone, {difference:+d} of {numbers['answers']} answers to "
-            f"{numbers['images']} images;\n  chance alone gives about +-{chance:.0f}: {verdict}")
+        verdict = f"beyond chance, {name} is {'better' if difference > 0 else 'worse'}"
+    return (f"{name} against {other}: {numbers['won']} answers right alone, {numbers['lost']} wrong alone\n"
+            f"  {difference:+d} of {numbers['answers']} answers to {numbers['images']} images; chance gives +-{chance:.0f}: {verdict}")
 
 
 def classes_over_time(runs: Mapping[str, Tensor], effective_classes: Callable, n_classes: int, window: int = 300, every: int = 50) -> dict:
