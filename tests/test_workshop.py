@@ -1284,6 +1284,27 @@ def test_solutions_run_without_a_browser_within_a_minute(path, tmp_path, quiet):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_the_collapse_of_module_3_does_not_hang_on_its_seed(seed):
+    """On each of five streams the fast run collapses, its classes show it, and resets help."""
+    from tta_lab import Adapter, load_model, make, run
+    from tta_lab.protocols import continual
+
+    cells = nbformat.read(workshop_day.solutions()[2], as_version=4).cells
+    text = "\n".join(c.source for c in cells)
+    lr = float(re.search(r"^lr: float = ([\d.e-]+)", text, re.MULTILINE)[1])
+    least, window = re.search(r"least=([\d.]+), window=(\d+)", text).groups()
+    network, stream = load_model("fashion_resnet_bn"), continual(per_shift=60, batch=30, seed=seed)
+    bn, fast = (run(Adapter(network, make(name, **how)), stream) for name, how in (("batch_norm", {}), ("tent", {"lr": lr})))
+    late = 100 * (1 - fast["correct"][-stream.n_images // 3 :].mean())
+    classes = study.classes_over_time({"fast": fast["prediction"]}, effective_classes, 10, window=120, every=30)["fast"]["classes"]
+    batches = list(stream.batches("cpu"))
+    said = answer_with_resets(Adapter(network, make("tent", lr=lr)), [b.x for b in batches], float(least), int(window))
+    assert late > study.trace_error(fast) and study.trace_error(fast) > study.trace_error(bn) + 15
+    assert min(classes) < 7 and study.error(said, batches) < study.trace_error(fast) - 5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", workshop_day.solutions(), ids=lambda p: p.stem)
 def test_student_notebooks_stop_kindly_at_the_first_exercise(path, tmp_path, quiet):
     with pytest.raises(headless.NotebookFailed):
