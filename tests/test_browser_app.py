@@ -52,7 +52,7 @@ def test_a_workshop_module_as_slides(tmp_path):
     chromium()
     notebook = ROOT / "notebooks" / "workshop" / "solutions" / "module_1_tent.ipynb"
     with voila(notebook, tmp_path, slides=True) as address, page_of(tmp_path) as page:
-        page.goto(address)
+        page.goto(address, timeout=120_000)  # the page is whole when the module has run
         place = page.locator("#deck-place")
         place.get_by_text("1 / 11").wait_for(timeout=120_000)
         page.get_by_text("mean entropy: ").wait_for(state="attached", timeout=60_000)                        # the module has run
