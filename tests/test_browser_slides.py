@@ -11,7 +11,8 @@ OUTSIDE = """() => {  // what of the slide lies outside the window, or is wider 
   for (const e of slide.querySelectorAll('h1, h2, p, li, pre, img, table')) {
     const r = e.getBoundingClientRect();
     if (!r.width || !r.height) continue;
-    if (r.top < 0 || r.left < 0 || r.bottom > innerHeight || r.right > innerWidth) found.push([e.tagName, r.top, r.bottom, r.right, e.textContent.slice(0, 60)]);
+    const out = r.top < 0 || r.left < 0 || r.bottom > innerHeight || r.right > innerWidth;
+    if (out) found.push([e.tagName, r.top, r.bottom, r.right, e.textContent.slice(0, 60)]);
     if (e.scrollWidth > e.clientWidth + 1 && e.clientWidth) found.push([e.tagName, 'cut at the right', e.textContent.slice(0, 60)]);
   }
   return found;

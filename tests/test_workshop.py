@@ -876,7 +876,8 @@ WRONG["answer_with_resets"] = [
     (lambda m, b, least, w: m.restart(), "error"),
     (lambda m, b, least, w: answer_with_resets(m, b, least, w)[:-4], "lost_answers"),
 ]
-RIGHT["answer_with_resets"] = [answer_with_resets, with_a_start, with_a_deque, filled_in_advance, as_generator, resets(), resets(low=lambda n, least: n < least)]
+RIGHT["answer_with_resets"] = [answer_with_resets, with_a_start, with_a_deque, filled_in_advance, as_generator, resets(),
+                               resets(low=lambda n, least: n < least)]
 
 # --- module 3, vote(predictions) ----------------------------------------------------------------------------------------
 
@@ -1075,7 +1076,8 @@ def test_two_numbers_are_shown_with_digits_that_differ():
 
 
 def test_every_mistake_has_words_and_every_word_a_check():
-    source = "".join(Path(m.__file__).read_text(encoding="utf-8") for m in (entropy_check, filter_check, lists_check, resets_check, steps_check, judging, workshop))
+    modules = (entropy_check, filter_check, lists_check, resets_check, steps_check, judging, workshop)
+    source = "".join(Path(m.__file__).read_text(encoding="utf-8") for m in modules)
     for table in (words.EVERYWHERE, *(table for _, table in EXERCISES.values())):
         assert all(f'"{mistake}"' in source for mistake in table), [m for m in table if f'"{m}"' not in source]
     for exercise, mutants in (("entropy", entropy_check.mutants()), ("crowd_filter", filter_check.mutants()),

@@ -11,7 +11,9 @@ from torch import Tensor
 from ..scores import entropy as right_entropy
 from .judging import Wrong, call, first_difference, kind, name, numbers, same, two, variants
 
-SURE = torch.tensor([[200.0, 0.0, -200.0], [0.0, 0.0, -200.0], [0.0, 0.0, 0.0], [1.0, 0.5, -0.5]])  # p = 0 in the first two
+SURE = torch.tensor(
+    [[200.0, 0.0, -200.0], [0.0, 0.0, -200.0], [0.0, 0.0, 0.0], [1.0, 0.5, -0.5]]
+)  # p = 0 in the first two
 LARGE = torch.tensor([[200.0, 199.5, 199.0]])  # no p is 0, but exp(200) is infinite
 EPSILONS = [m * 10.0**-e for e in range(1, 8) for m in (1, 2, 5)]
 
@@ -37,11 +39,17 @@ FACTORS = {
         ("not_normalised", lambda z: (z.exp(), z)),
         ("not_normalised", lambda z: (z.exp(), z.log_softmax(1))),
         ("divided_logits", lambda z: (z / z.sum(1, keepdim=True), (z / z.sum(1, keepdim=True)).log())),
-        ("divided_logits", lambda z: (z.abs() / z.abs().sum(1, keepdim=True), (z.abs() / z.abs().sum(1, keepdim=True)).log())),
+        (
+            "divided_logits",
+            lambda z: (z.abs() / z.abs().sum(1, keepdim=True), (z.abs() / z.abs().sum(1, keepdim=True)).log()),
+        ),
         ("log_of_log", lambda z: (z.log_softmax(1), z.log_softmax(1))),
         ("log_of_log", lambda z: (z.log_softmax(1), z.log_softmax(1).abs().log())),
         ("log_of_log", lambda z: (z.log_softmax(1), z.log_softmax(1).log())),
-        *(("temperature", lambda z, t=t: ((z / t).softmax(1), (z / t).log_softmax(1))) for t in (0.1, 0.2, 0.5, 1.5, 2, 3, 4, 5, 10)),
+        *(
+            ("temperature", lambda z, t=t: ((z / t).softmax(1), (z / t).log_softmax(1)))
+            for t in (0.1, 0.2, 0.5, 1.5, 2, 3, 4, 5, 10)
+        ),
         ("temperature", lambda z: ((z / z.shape[1] ** 0.5).softmax(1), (z / z.shape[1] ** 0.5).log_softmax(1))),
         ("normalised_logits", lambda z: _table(z / z.norm(dim=1, keepdim=True))),
         ("normalised_logits", lambda z: _table((z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True))),
@@ -105,12 +113,23 @@ def _margin(z: Tensor) -> Tensor:
 
 
 SPECIAL = {  # scores that are no entropy
-    "pseudo_label": [lambda z: -z.log_softmax(1).amax(1), lambda z: z.log_softmax(1).amax(1), lambda z: -z.log_softmax(1).amax(1).mean()],
+    "pseudo_label": [
+        lambda z: -z.log_softmax(1).amax(1),
+        lambda z: z.log_softmax(1).amax(1),
+        lambda z: -z.log_softmax(1).amax(1).mean(),
+    ],
     "no_logarithm": [lambda z: 1 - z.softmax(1).square().sum(1)],
-    "largest_probability": [lambda z: z.softmax(1).amax(1), lambda z: 1 - z.softmax(1).amax(1), lambda z: -z.softmax(1).amax(1)],
+    "largest_probability": [
+        lambda z: z.softmax(1).amax(1),
+        lambda z: 1 - z.softmax(1).amax(1),
+        lambda z: -z.softmax(1).amax(1),
+    ],
     "largest_term": [lambda z: _picked(z), lambda z: -_picked(z)],
     "margin": [_margin, lambda z: 1 - _margin(z), lambda z: -_margin(z)],
-    "distance_from_uniform": [lambda z: math.log(z.shape[1]) - right_entropy(z), lambda z: right_entropy(z) - math.log(z.shape[1])],
+    "distance_from_uniform": [
+        lambda z: math.log(z.shape[1]) - right_entropy(z),
+        lambda z: right_entropy(z) - math.log(z.shape[1]),
+    ],
     "one_minus": [lambda z: 1 - right_entropy(z), lambda z: 1 - right_entropy(z) / math.log(z.shape[1])],
     "exponential": [lambda z: right_entropy(z).exp(), lambda z: (-right_entropy(z)).exp()],
     "squared": [lambda z: right_entropy(z).square(), lambda z: right_entropy(z).sqrt()],
@@ -119,14 +138,25 @@ SPECIAL = {  # scores that are no entropy
     "divided_by_sum": [lambda z: right_entropy(z).softmax(0), lambda z: right_entropy(z) / right_entropy(z).sum()],
     "divided_by_images": [lambda z: right_entropy(z) / len(z)],
     "log_of_batch": [lambda z: right_entropy(z).log(), lambda z: -right_entropy(z).log()],
-    "mean_first": [lambda z: right_entropy(z.mean(0, keepdim=True)), lambda z: right_entropy(z.mean(0, keepdim=True))[0],
-                   lambda z: right_entropy(z.softmax(1).mean(0, keepdim=True).log()), lambda z: right_entropy(z.softmax(1).mean(0).log()[None])[0]],
-    "same_for_all": [lambda z: right_entropy(z).mean().expand(len(z)), lambda z: right_entropy(z).sum().expand(len(z)),
-                     lambda z: right_entropy(z)[0].expand(len(z))],
+    "mean_first": [
+        lambda z: right_entropy(z.mean(0, keepdim=True)),
+        lambda z: right_entropy(z.mean(0, keepdim=True))[0],
+        lambda z: right_entropy(z.softmax(1).mean(0, keepdim=True).log()),
+        lambda z: right_entropy(z.softmax(1).mean(0).log()[None])[0],
+    ],
+    "same_for_all": [
+        lambda z: right_entropy(z).mean().expand(len(z)),
+        lambda z: right_entropy(z).sum().expand(len(z)),
+        lambda z: right_entropy(z)[0].expand(len(z)),
+    ],
     "one_image": [lambda z: right_entropy(z)[0], lambda z: right_entropy(z)[:1], lambda z: right_entropy(z)[-1]],
     "one_number": [lambda z: right_entropy(z).amax(), lambda z: right_entropy(z).median()],
-    "order": [lambda z: right_entropy(z).flip(0), lambda z: right_entropy(z).sort().values, lambda z: right_entropy(z).sort(descending=True).values],
-}  # fmt: skip
+    "order": [
+        lambda z: right_entropy(z).flip(0),
+        lambda z: right_entropy(z).sort().values,
+        lambda z: right_entropy(z).sort(descending=True).values,
+    ],
+}
 
 
 def _picked(z: Tensor) -> Tensor:
@@ -136,10 +166,16 @@ def _picked(z: Tensor) -> Tensor:
 
 def mutants():
     """(names, function) of known mistakes, the simplest first."""
+
     def build(how):
         def mutant(z):
             p, lp = how["table"](z)
-            return how["sign"] * how["unit"](z.shape[1]) * how["reduce"](how["term"](p, lp, z if p.shape == z.shape else p))
+            return (
+                how["sign"]
+                * how["unit"](z.shape[1])
+                * how["reduce"](how["term"](p, lp, z if p.shape == z.shape else p))
+            )
+
         return mutant
 
     for count in (1, 2):
@@ -152,6 +188,7 @@ def mutants():
 
 def with_epsilon(e: float) -> list[Callable]:
     """Entropies with a constant against ln 0."""
+
     def softmax(z):
         return z.softmax(1)
 
@@ -173,7 +210,15 @@ def _renormalised(p: Tensor) -> Tensor:
     return -(p * p.log()).sum(1)
 
 
-PROBES = [(z,) for z in (*numbers(1, 5, 3), *numbers(1, 4, 7, seed=1, scale=1.5), *numbers(1, 6, 4, seed=2), *numbers(1, 2, 2, seed=3))]
+PROBES = [
+    (z,)
+    for z in (
+        *numbers(1, 5, 3),
+        *numbers(1, 4, 7, seed=1, scale=1.5),
+        *numbers(1, 6, 4, seed=2),
+        *numbers(1, 2, 2, seed=3),
+    )
+]
 
 
 def check(fn: Callable) -> None:
@@ -198,9 +243,16 @@ def check(fn: Callable) -> None:
 
 def _name_values(found: list[Tensor], rights: list[Tensor]) -> None:
     values = torch.cat([f.double().flatten() for f in found])
-    if bool(torch.isfinite(values).all()) and float(values.max() - values.min()) < 1e-3:  # equals too many things to be named
+    if (
+        bool(torch.isfinite(values).all()) and float(values.max() - values.min()) < 1e-3
+    ):  # equals too many things to be named
         raise Wrong("constant", value=f"{values.mean():.4g}")
-    name(found, PROBES, ((("large_epsilon",), f) for e in EPSILONS for f in with_epsilon(e)), compare=_compare(found, rights, shapes=False))
+    name(
+        found,
+        PROBES,
+        ((("large_epsilon",), f) for e in EPSILONS for f in with_epsilon(e)),
+        compare=_compare(found, rights, shapes=False),
+    )
     name(found, PROBES, mutants())
     for (z,), result in zip(PROBES, found, strict=True):
         if result.numel() == 1:
@@ -208,7 +260,11 @@ def _name_values(found: list[Tensor], rights: list[Tensor]) -> None:
         if result.shape == z.shape and result.shape != (len(z),):
             raise Wrong("per_image_and_class")
         if result.shape != (len(z),):
-            raise Wrong("shape", shape=tuple(result.shape), wanted=f"one number per image, ({len(z)},) for logits of shape {tuple(z.shape)},")
+            raise Wrong(
+                "shape",
+                shape=tuple(result.shape),
+                wanted=f"one number per image, ({len(z)},) for logits of shape {tuple(z.shape)},",
+            )
     if not all(bool(torch.isfinite(f).all()) for f in found):
         raise Wrong("not_finite")
     ratio = torch.cat([f.double() / r for f, r in zip(found, rights, strict=True)])
@@ -247,8 +303,15 @@ def _check_sure(fn: Callable) -> None:
     z, found, right = (SURE, result, right) if not same(result, right) else (LARGE, large, right_entropy(LARGE))
     seen, wanted = two(found[i := first_difference(found, right)], right[i])
     compare = f"For an image with the logits {_row(z[i])} it gives {seen}, expected is {wanted}."
-    name([result, large], [(SURE,), (LARGE,)], ((("large_epsilon",), f) for e in EPSILONS for f in with_epsilon(e)), compare=compare)
-    raise Wrong("other", compare="For most images it is right, but not for one of which the model is very sure. " + compare)
+    name(
+        [result, large],
+        [(SURE,), (LARGE,)],
+        ((("large_epsilon",), f) for e in EPSILONS for f in with_epsilon(e)),
+        compare=compare,
+    )
+    raise Wrong(
+        "other", compare="For most images it is right, but not for one of which the model is very sure. " + compare
+    )
 
 
 def _gradient(fn: Callable, z: Tensor) -> Tensor:
@@ -269,9 +332,15 @@ def _check_gradient(fn: Callable, z: Tensor) -> None:
         raise Wrong("nan_gradient")
     if same(gradient, right, 1e-3):
         return
-    partly = (lambda z: -(z.softmax(1).detach() * z.log_softmax(1)).sum(1), lambda z: -(z.softmax(1) * z.log_softmax(1).detach()).sum(1))
+    partly = (
+        lambda z: -(z.softmax(1).detach() * z.log_softmax(1)).sum(1),
+        lambda z: -(z.softmax(1) * z.log_softmax(1).detach()).sum(1),
+    )
     if any(same(gradient, _gradient(f, z), 1e-3) for f in partly):
         raise Wrong("partly_detached")
     i = first_difference(gradient, right)
     seen, wanted = two(gradient[i], right[i])
-    raise Wrong("wrong_gradient", compare=f"For an image with the logits {_row(z[i[0]])} its derivative by logit {i[1]} is {seen}, expected is {wanted}.")
+    raise Wrong(
+        "wrong_gradient",
+        compare=f"For the logits {_row(z[i[0]])} the derivative by logit {i[1]} is {seen}, expected is {wanted}.",
+    )

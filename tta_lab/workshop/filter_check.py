@@ -13,7 +13,7 @@ from .judging import Wrong, call, kind, name, numbers, two, variants
 
 
 def right_filter(adapted: Tensor, source: Tensor) -> Tensor:
-    """keep_i = [p^_i[c_i] >= p~_i[c_i]], c_i the class of the original model.  (B, C), (B, C) -> bool (B,); arXiv 2308.06879."""
+    """keep_i = [p^_i[c_i] >= p~_i[c_i]], c_i the original model's class.  (B, C), (B, C) -> bool (B,); arXiv 2308.06879."""
     before, classes = source.softmax(1).max(1)
     return adapted.softmax(1).gather(1, classes[:, None])[:, 0] >= before
 
@@ -23,7 +23,9 @@ def _probe(images: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
     adapted = source + 0.7 * change + 0.2 * (source - source.mean(1, keepdim=True))
     adapted += 0.8 * change[:, :1]  # moves all logits of an image alike, which no probability sees
     adapted[::8] = source[::8]  # as in the first step: these have not moved
-    for row, small in zip(range(1, images, 4), (2e-4, -2e-4, -2e-3, 2e-3, -0.02, 0.02, -0.06, 0.06, -0.2), strict=False):
+    for row, small in zip(
+        range(1, images, 4), (2e-4, -2e-4, -2e-3, 2e-3, -0.02, 0.02, -0.06, 0.06, -0.2), strict=False
+    ):
         adapted[row] = source[row]  # and these a little, up or down
         adapted[row, int(source[row].argmax())] += small
     return adapted, source
@@ -103,12 +105,24 @@ def _special(a: Tensor, s: Tensor) -> dict[str, list]:
     return {
         "all": [every],
         "none": [~every],
-        "entropies": [ha <= hs, ha < hs, ha >= hs, ha > hs, *(ha < f * most for f in (0.3, 0.4, 0.5)), *(ha <= f * most for f in (0.4, 0.5))],
+        "entropies": [
+            ha <= hs,
+            ha < hs,
+            ha >= hs,
+            ha > hs,
+            *(ha < f * most for f in (0.3, 0.4, 0.5)),
+            *(ha <= f * most for f in (0.4, 0.5)),
+        ],
         "same_class": [same],
         "other_class": [~same],
         "same_class_too": [same & (d >= 0), same & (d > 0), same & (pa.amax(1) >= ps.amax(1))],
         "or_same_class": [same | (d >= 0)],
-        "entropies_too": [(d >= 0) & (ha <= hs), (d >= 0) & (ha < hs), *((d >= 0) & (ha < f * most) for f in (0.3, 0.4, 0.5)), (d >= 0) | (ha <= hs)],
+        "entropies_too": [
+            (d >= 0) & (ha <= hs),
+            (d >= 0) & (ha < hs),
+            *((d >= 0) & (ha < f * most) for f in (0.3, 0.4, 0.5)),
+            (d >= 0) | (ha <= hs),
+        ],
         "confident_too": [(d >= 0) & (pa.amax(1) >= t) for t in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)],
         "every_class": [(pa >= ps).all(1), (a >= s).all(1)],
         "any_class": [(pa >= ps).any(1), (pa > ps).any(1)],
@@ -120,11 +134,13 @@ def _special(a: Tensor, s: Tensor) -> dict[str, list]:
 
 def mutants():
     """(names, function) of known mistakes, the simplest first."""
+
     def build(how):
         def mutant(a, s):
             za, zs = (s, a) if how["order"] else (a, s)
             x, y = how["look"](how["table"](za), how["table"](zs), za, zs)
             return how["scope"](how["compare"](x, y)).float()
+
         return mutant
 
     special = [(n, i) for n, made in _special(*PROBES[0]).items() for i in range(len(made))]
@@ -162,14 +178,22 @@ def check(fn: Callable) -> None:
 def _check_form(found: list[Tensor], rights: list[Tensor]) -> None:
     """Results that are no decisions, or not one for each image."""
     differences = [_at(a.softmax(1), s.argmax(1)) - _at(s.softmax(1), s.argmax(1)) for a, s in PROBES]
-    if all(f.shape == d.shape and torch.allclose(f.double(), d.double(), atol=1e-5) for f, d in zip(found, differences, strict=True)):
+    if all(
+        f.shape == d.shape and torch.allclose(f.double(), d.double(), atol=1e-5)
+        for f, d in zip(found, differences, strict=True)
+    ):
         raise Wrong("not_a_decision")
     positions = [r.nonzero()[:, 0] for r in rights]
-    if all(f.numel() == p.numel() and not f.dtype.is_floating_point and torch.equal(f.flatten().long(), p)
-           for f, p in zip(found, positions, strict=True)):  # fmt: skip
+    if all(
+        f.numel() == p.numel() and not f.dtype.is_floating_point and torch.equal(f.flatten().long(), p)
+        for f, p in zip(found, positions, strict=True)
+    ):
         raise Wrong("indices")
     kept = [[t[r] for t in (a, s, a.softmax(1), s.softmax(1))] for (a, s), r in zip(PROBES, rights, strict=True)]
-    if all(any(f.shape == k.shape and torch.allclose(f.double(), k.double()) for k in kinds) for f, kinds in zip(found, kept, strict=True)):
+    if all(
+        any(f.shape == k.shape and torch.allclose(f.double(), k.double()) for k in kinds)
+        for f, kinds in zip(found, kept, strict=True)
+    ):
         raise Wrong("kept_rows")
     for f, r, (a, _) in zip(found, rights, PROBES, strict=True):
         n = len(r)
@@ -194,7 +218,7 @@ def _compare(found: list[Tensor], rights: list[Tensor]) -> str:
             before, now = s[i].softmax(0)[c], a[i].softmax(0)[c]
             words = two(now, before) if now != before else (f"{now:.6f}", "also that")
             return (
-                f"{len(wrong)} of {len(r)} images are decided differently. For one of them the original model says class {c}, to which the adapted "
-                f"one gives {words[0]} and the original {words[1]}: expected is {bool(r[i])}, yours is {bool(f[i])}."
+                f"{len(wrong)} of {len(r)} images are decided differently. For one of them the original model says class {c}, "
+                f"to which the adapted one gives {words[0]} and the original {words[1]}: expected is {bool(r[i])}, yours is {bool(f[i])}."
             )
     return ""

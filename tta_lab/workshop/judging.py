@@ -1,7 +1,8 @@
-"""What the checks of all exercises share: calling a student's function, comparing results, and naming a mistake only when it is proven.
+"""What the checks of all exercises share: calling a student's function, comparing results, naming a proven mistake.
 
-A known mistake is a *mutant*: a function that makes it. A mistake is named only if the student's results equal those of the mutant on every probe
-(and differ from the right ones), or if the check has seen it happen (a shape, an order of calls). Otherwise what was seen and what was expected is said.
+A known mistake is a *mutant*: a function that makes it. A mistake is named only if the student's results equal those of
+the mutant on every probe (and differ from the right ones), or if the check has seen it happen (a shape, an order of
+calls). Otherwise what was seen and what was expected is said.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def kind(value) -> str:
 
 
 def call(fn: Callable, *inputs, known: Iterable[tuple[str, str]] = (), where: str = ""):
-    """fn(*inputs) with exceptions in words; ``known``: (pattern in the exception's text, mistake); ``where``: when it happened."""
+    """fn(*inputs), exceptions in words; ``known``: (pattern in an exception's text, mistake); ``where``: when it was."""
     try:
         result = fn(*inputs)
     except Wrong:
@@ -58,7 +59,11 @@ def same(a, b, tolerance: float = CLOSE) -> bool:
     """Whether two tensors have the same shape and numbers, NaN in the same places."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape:
         return False
-    return bool(torch.allclose(a.detach().double().cpu(), b.detach().double().cpu(), rtol=tolerance, atol=tolerance, equal_nan=True))
+    return bool(
+        torch.allclose(
+            a.detach().double().cpu(), b.detach().double().cpu(), rtol=tolerance, atol=tolerance, equal_nan=True
+        )
+    )
 
 
 def two(a: float, b: float) -> tuple[str, str]:
@@ -83,7 +88,7 @@ def numbers(count: int, *shape: int, seed: int = 0, scale: float = 2.0) -> list[
 
 
 def variants(factors: dict[str, list[tuple[str, object]]], most: int = 2) -> Iterator[tuple[tuple[str, ...], dict]]:
-    """Ways to do it wrong in up to ``most`` places, the simplest first: (names of the mistakes, what is chosen in each place).
+    """Ways to do it wrong in up to ``most`` places, the simplest first: (names, what is chosen in each place).
 
     ``factors``: place -> [(name of the mistake, choice)], of which the first is right.
     """
@@ -95,7 +100,13 @@ def variants(factors: dict[str, list[tuple[str, object]]], most: int = 2) -> Ite
                 yield names, right | {place: choice for place, (_, choice) in zip(places, chosen, strict=True)}
 
 
-def name(found: list[Tensor], probes: list[tuple], mutants: Iterable[tuple[tuple[str, ...], Callable]], tolerance=CLOSE, **values) -> None:
+def name(
+    found: list[Tensor],
+    probes: list[tuple],
+    mutants: Iterable[tuple[tuple[str, ...], Callable]],
+    tolerance=CLOSE,
+    **values,
+) -> None:
     """Raise the mistakes of the first mutant that gives what was ``found`` on every probe."""
     for names, mutant in mutants:
         if all(same(f, _result(mutant, probe), tolerance) for f, probe in zip(found, probes, strict=True)):

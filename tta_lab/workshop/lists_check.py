@@ -1,4 +1,4 @@
-"""The checks of ``effective_classes`` and ``vote``, which need no network: lists of predicted classes in, numbers out."""
+"""The checks of ``effective_classes`` and ``vote``: lists of predicted classes in, numbers out."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ def right_effective_classes(predictions: Tensor, n_classes: int) -> float:
 
 
 FULL = (torch.tensor([1] * 9 + [2] * 5 + [3] * 3 + [0] * 2 + [4]), 5)  # every class appears
-LISTS = [FULL, (torch.tensor([0] * 6 + [2] * 5 + [4] * 2 + [5] * 3), 7), (torch.tensor([5, 3, 3, 5, 1, 3, 3, 3, 3, 5, 2]), 6),
-         (torch.tensor([0] * 7 + [4] + [1, 3] * 3), 5)]  # fmt: skip
+LISTS = [
+    FULL,
+    (torch.tensor([0] * 6 + [2] * 5 + [4] * 2 + [5] * 3), 7),
+    (torch.tensor([5, 3, 3, 5, 1, 3, 3, 3, 3, 5, 2]), 6),
+    (torch.tensor([0] * 7 + [4] + [1, 3] * 3), 5),
+]
 ONE = (torch.full((8,), 2), 4)  # one class only
 
 
@@ -116,22 +120,46 @@ def _terms(p, n):
 
 
 COUNTS_SPECIAL = {
-    "different_classes": [_seen, lambda p, n: _seen(p, n) / n, lambda p, n: (_share(p, n) > 0.05).sum(), lambda p, n: (_share(p, n) > 0.1).sum()],
+    "different_classes": [
+        _seen,
+        lambda p, n: _seen(p, n) / n,
+        lambda p, n: (_share(p, n) > 0.05).sum(),
+        lambda p, n: (_share(p, n) > 0.1).sum(),
+    ],
     "all_classes": [lambda p, n: n],
-    "inverse_simpson": [lambda p, n: 1 / _share(p, n).square().sum(), lambda p, n: 1 - _share(p, n).square().sum(),
-                        lambda p, n: _share(p, n).square().sum(), lambda p, n: 1 / _share(p, n).square().sum().sqrt()],
-    "exp_before_sum": [lambda p, n: _terms(p, n)[_share(p, n) > 0].exp().sum(), lambda p, n: _terms(p, n).exp().sum(),
-                       lambda p, n: _terms(p, n).exp().mean(), lambda p, n: _terms(p, n).exp().prod() * n],
-    "largest_share": [lambda p, n: 1 / _share(p, n).max(), lambda p, n: _share(p, n).max(), lambda p, n: _counts(p, n).max()],
-    "class_numbers": [lambda p, n: p.double().mean(), lambda p, n: p.double().std(), lambda p, n: p.max() + 1,
-                      lambda p, n: p.double().exp().mean(), lambda p, n: p.double().log_softmax(0).exp().max()],
+    "inverse_simpson": [
+        lambda p, n: 1 / _share(p, n).square().sum(),
+        lambda p, n: 1 - _share(p, n).square().sum(),
+        lambda p, n: _share(p, n).square().sum(),
+        lambda p, n: 1 / _share(p, n).square().sum().sqrt(),
+    ],
+    "exp_before_sum": [
+        lambda p, n: _terms(p, n)[_share(p, n) > 0].exp().sum(),
+        lambda p, n: _terms(p, n).exp().sum(),
+        lambda p, n: _terms(p, n).exp().mean(),
+        lambda p, n: _terms(p, n).exp().prod() * n,
+    ],
+    "largest_share": [
+        lambda p, n: 1 / _share(p, n).max(),
+        lambda p, n: _share(p, n).max(),
+        lambda p, n: _counts(p, n).max(),
+    ],
+    "class_numbers": [
+        lambda p, n: p.double().mean(),
+        lambda p, n: p.double().std(),
+        lambda p, n: p.max() + 1,
+        lambda p, n: p.double().exp().mean(),
+        lambda p, n: p.double().log_softmax(0).exp().max(),
+    ],
     "number_of_images": [lambda p, n: len(p), lambda p, n: len(p) / n],
-}  # fmt: skip
+}
 
 
 def _count_mutants():
     def build(how):
-        return lambda p, n: how["power"](how["sign"] * how["unit"] * how["reduce"](how["term"](how["shares"](p, n)), n), n)
+        return lambda p, n: how["power"](
+            how["sign"] * how["unit"] * how["reduce"](how["term"](how["shares"](p, n)), n), n
+        )
 
     for count in (1, 2):
         for names, how in variants(COUNTS, count):
@@ -143,8 +171,14 @@ def _count_mutants():
             yield from (((found,), fn) for found, fns in COUNTS_SPECIAL.items() for fn in fns)
             for e in (0.5, 0.1, 0.05, 0.01, 5e-3, 1e-3, 5e-4, 1e-4):
                 yield ("large_epsilon",), lambda p, n, e=e: (-(_share(p, n) * (_share(p, n) + e).log()).sum()).exp()
-                yield ("large_epsilon",), lambda p, n, e=e: (-((_share(p, n) + e) * (_share(p, n) + e).log()).sum()).exp()
-                yield ("large_epsilon",), lambda p, n, e=e: (-(_share(p, n).clamp(min=e) * _share(p, n).clamp(min=e).log()).sum()).exp()
+                yield (
+                    ("large_epsilon",),
+                    lambda p, n, e=e: (-((_share(p, n) + e) * (_share(p, n) + e).log()).sum()).exp(),
+                )
+                yield (
+                    ("large_epsilon",),
+                    lambda p, n, e=e: (-(_share(p, n).clamp(min=e) * _share(p, n).clamp(min=e).log()).sum()).exp(),
+                )
 
 
 def check_effective_classes(fn: Callable) -> None:
@@ -163,7 +197,9 @@ def check_effective_classes(fn: Callable) -> None:
         raise Wrong("nan", value=f"{next(f for f, g in zip(found, good, strict=True) if not g)}")
     if math.isfinite(found[0]) and not all(map(math.isfinite, found)):
         shown = two(found[0], rights[0])
-        raise Wrong("nan_too", value=f"{next(f for f in found if not math.isfinite(f))}", seen=shown[0], wanted=shown[1])
+        raise Wrong(
+            "nan_too", value=f"{next(f for f in found if not math.isfinite(f))}", seen=shown[0], wanted=shown[1]
+        )
     if all(math.isclose(f, found[0], rel_tol=1e-9) for f in found):
         raise Wrong("constant", value=f"{found[0]:.4g}")
     mutants = ((n, lambda p, c, f=f: _with_log(f(p, c))) for n, f in _count_mutants())
@@ -171,12 +207,18 @@ def check_effective_classes(fn: Callable) -> None:
     four = call(fn, torch.tensor([0, 1, 2, 3]), 4)
     four = _one_number(four)
     if not math.isclose(four, 4, abs_tol=CLOSE):
-        raise Wrong("other", compare=f"For the predictions 0, 1, 2, 3, four classes equally often, it gives {two(four, 4.0)[0]}, expected is 4.")
+        raise Wrong(
+            "other",
+            compare=f"For the predictions 0, 1, 2, 3 it gives {two(four, 4.0)[0]}, expected is 4.",
+        )
     at = good.index(False)
     predictions, classes = (*LISTS, ONE)[at]
     seen, wanted = two(found[at], rights[at])
     count = ", ".join(str(int(c)) for c in _counts(predictions, classes))
-    raise Wrong("other", compare=f"For {classes} classes that are predicted {count} times it gives {seen}, expected is {wanted}.")
+    raise Wrong(
+        "other",
+        compare=f"For {classes} classes that are predicted {count} times it gives {seen}, expected is {wanted}.",
+    )
 
 
 def _with_log(value) -> Tensor:
@@ -211,7 +253,7 @@ def right_vote(predictions: dict[str, Tensor]) -> dict[str, float]:
 
 
 def _table(methods: int, images: int, classes: int, seed: int) -> Tensor:
-    """Predictions (methods, images) without ties: on each image one class has more votes than any other, often fewer than half of all."""
+    """Predictions (methods, images) without ties: one class has most votes, often fewer than half of all."""
     generator = torch.Generator().manual_seed(seed)
     columns: list[Tensor] = []
     while len(columns) < images:
@@ -237,7 +279,9 @@ def _against(winner: Callable) -> Callable:
 
 def _without(table: Tensor) -> Tensor:
     m = len(table)
-    return torch.stack([(row == table[torch.arange(m) != i].mode(0).values).float().mean() for i, row in enumerate(table)])
+    return torch.stack(
+        [(row == table[torch.arange(m) != i].mode(0).values).float().mean() for i, row in enumerate(table)]
+    )
 
 
 def _pairs(table: Tensor) -> Tensor:
@@ -295,9 +339,13 @@ VOTES = {
         ("ranks", lambda s, t: s.argsort(descending=True).argsort().float() + 1),
     ],
     "sense": [("", lambda s, t: s), ("disagreement", lambda s, t: 1 - s)],
-    "who": [("", lambda s, t: s), ("names_mixed_up", lambda s, t: s.sort(descending=True).values), ("names_mixed_up", lambda s, t: s.sort().values),
-            ("names_mixed_up", lambda s, t: s.flip(0))],
-}  # fmt: skip
+    "who": [
+        ("", lambda s, t: s),
+        ("names_mixed_up", lambda s, t: s.sort(descending=True).values),
+        ("names_mixed_up", lambda s, t: s.sort().values),
+        ("names_mixed_up", lambda s, t: s.flip(0)),
+    ],
+}
 
 
 def _vote_mutants():
@@ -341,7 +389,10 @@ def check_vote(fn: Callable) -> None:
             i = int((f - r).abs().nan_to_num(nan=9.0).argmax())
             seen, wanted = two(f[i], r[i])
             images = len(next(iter(predictions.values())))
-            raise Wrong("other", compare=f"With {len(f)} methods and {images} images it gives {seen} to {list(predictions)[i]}, expected is {wanted}.")
+            raise Wrong(
+                "other",
+                compare=f"Of {len(f)} methods and {images} images, {list(predictions)[i]} gets {seen}, expected is {wanted}.",
+            )
 
 
 def _long(value) -> bool:

@@ -1,7 +1,8 @@
-"""The checks of ``tent_step`` and ``filtered_step``: a tiny network with batch statistics, and an optimiser that writes down what it is asked.
+"""The checks of ``tent_step`` and ``filtered_step``: a tiny network with batch statistics, an optimiser that takes notes.
 
-What is compared is local: before each call the network is copied, and the gradient that reaches the optimiser is compared with those of the right
-loss and of known wrong ones *at that state*, as is the answer. So one mistake does not hide behind the drift that it causes.
+What is compared is local: before each call the network is copied, and the gradient that reaches the optimiser is
+compared with those of the right loss and of known wrong ones *at that state*, as is the answer. So one mistake does not
+hide behind the drift that it causes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ RATE = 0.3
 
 
 class Tiny(nn.Module):
-    """4 numbers to 3 classes by way of a normalisation with the statistics of the batch, whose scale and shift alone are tuned."""
+    """4 numbers to 3 classes; a normalisation with the statistics of the batch, whose scale and shift alone are tuned."""
 
     def __init__(self, seed: int = 1):
         super().__init__()
@@ -108,8 +109,17 @@ class Call:
         """Of ``loss(logits, source's logits, network, images)`` at the state of before, for the tuned parameters."""
         with torch.enable_grad():
             value = loss(self.model(self.x), None if self.source is None else self.logits("source"), self.model, self.x)
-            made = torch.autograd.grad(value, self.model.tuned(), allow_unused=True) if value.requires_grad else (None, None)
-        return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in zip(made, self.model.tuned(), strict=True)])
+            made = (
+                torch.autograd.grad(value, self.model.tuned(), allow_unused=True)
+                if value.requires_grad
+                else (None, None)
+            )
+        return torch.cat(
+            [
+                torch.zeros_like(p).flatten() if g is None else g.flatten()
+                for g, p in zip(made, self.model.tuned(), strict=True)
+            ]
+        )
 
     @property
     def moved(self) -> bool:
@@ -136,7 +146,15 @@ def _listening(events: list[str], losses: list[float]) -> Iterator[None]:
         torch.autograd.backward, torch.autograd.grad = kept
 
 
-def watch(fn: Callable, optimiser: type, training: bool, batches: list[Tensor], sources: list[Tiny] | None = None, where="", moved=0.4) -> list[Call]:
+def watch(
+    fn: Callable,
+    optimiser: type,
+    training: bool,
+    batches: list[Tensor],
+    sources: list[Tiny] | None = None,
+    where="",
+    moved=0.4,
+) -> list[Call]:
     """Call a student's step on each batch; raise what is a mistake whatever the numbers are."""
     model = Tiny()
     if sources:
@@ -221,7 +239,7 @@ def check_way(made: Call) -> None:
 
 
 def name_gradients(calls: list[Call], losses: dict[str, list[Callable]], scales: dict[str, Callable]) -> None:
-    """Raise what is wrong with the gradients at the steps; ``losses[""][0]`` is right, ``scales``: name -> factor of a call."""
+    """Raise what is wrong with the gradients; ``losses[""][0]`` is right, ``scales``: name -> factor of a call."""
     found = [c.gradients[0] for c in calls]
     fresh = [found[0], *(b - a for a, b in zip(found, found[1:], strict=False))]  # if nobody cleared
     right = [c.gradient(losses[""][0]) for c in calls]
@@ -243,7 +261,9 @@ def name_gradients(calls: list[Call], losses: dict[str, list[Callable]], scales:
     i = first_difference(found[at], right[at])
     seen, wanted = two(found[at][i], right[at][i])
     what = "scale" if i[0] < 5 else "shift"
-    raise Wrong("other_gradient", step=("first", "second", "third")[at], seen=seen, wanted=wanted, what=f"{what} {i[0] % 5}")
+    raise Wrong(
+        "other_gradient", step=("first", "second", "third")[at], seen=seen, wanted=wanted, what=f"{what} {i[0] % 5}"
+    )
 
 
 def _factors(found: list[Tensor], candidate: list[Tensor]) -> list[float] | None:
@@ -259,7 +279,9 @@ def _factors(found: list[Tensor], candidate: list[Tensor]) -> list[float] | None
     return ks
 
 
-def _scale(factors: list[float], calls: list[Call], scales: dict[str, Callable]) -> tuple[tuple[str, ...] | None, float]:
+def _scale(
+    factors: list[float], calls: list[Call], scales: dict[str, Callable]
+) -> tuple[tuple[str, ...] | None, float]:
     """Names of the known scale, with its sign; None when it is none of them."""
     for name, factor in scales.items():
         wanted = [factor(c) for c in calls]
@@ -269,7 +291,9 @@ def _scale(factors: list[float], calls: list[Call], scales: dict[str, Callable])
     return None, 1.0
 
 
-def _unknown_scale(factors: list[float], calls: list[Call], scales: dict[str, Callable]) -> tuple[tuple[str, ...], float]:
+def _unknown_scale(
+    factors: list[float], calls: list[Call], scales: dict[str, Callable]
+) -> tuple[tuple[str, ...], float]:
     """A known scale times a constant, or that the factor changes from step to step."""
     for name, factor in scales.items():
         ratio = [k / factor(c) for k, c in zip(factors, calls, strict=True)]
@@ -299,37 +323,68 @@ def _pairs(z: Tensor) -> Tensor:
 
 PER_IMAGE: dict[str, list[Callable]] = {  # logits -> one value per image, in place of the entropy
     "pseudo_label": [lambda z: -z.log_softmax(1).amax(1)],
-    "softmax_twice": [lambda z: entropy(z.softmax(1)), lambda z: -(z.softmax(1) * z.softmax(1).log_softmax(1)).sum(1),
-                      lambda z: F.cross_entropy(z.softmax(1), z.argmax(1), reduction="none")],
+    "softmax_twice": [
+        lambda z: entropy(z.softmax(1)),
+        lambda z: -(z.softmax(1) * z.softmax(1).log_softmax(1)).sum(1),
+        lambda z: F.cross_entropy(z.softmax(1), z.argmax(1), reduction="none"),
+    ],
     "largest_probability": [lambda z: z.softmax(1).amax(1)],
     "largest_logit": [lambda z: z.amax(1)],
     "no_logarithm": [lambda z: z.softmax(1).square().sum(1), lambda z: (z.softmax(1) * z).sum(1)],
     "no_weights": [lambda z: z.log_softmax(1).sum(1)],
-    "partly_detached": [lambda z: (z.softmax(1).detach() * z.log_softmax(1)).sum(1), lambda z: (z.softmax(1) * z.log_softmax(1).detach()).sum(1)],
+    "partly_detached": [
+        lambda z: (z.softmax(1).detach() * z.log_softmax(1)).sum(1),
+        lambda z: (z.softmax(1) * z.log_softmax(1).detach()).sum(1),
+    ],
     "margin": [_margin],
-    "squared": [lambda z: entropy(z).square(), lambda z: entropy(z).exp(), lambda z: entropy(z).sqrt(), lambda z: entropy(z).log(),
-                lambda z: (-entropy(z)).exp()],
+    "squared": [
+        lambda z: entropy(z).square(),
+        lambda z: entropy(z).exp(),
+        lambda z: entropy(z).sqrt(),
+        lambda z: entropy(z).log(),
+        lambda z: (-entropy(z)).exp(),
+    ],
     "temperature": [lambda z, t=t: entropy(z / t) for t in (0.1, 0.2, 0.5, 1.5, 2, 3, 4, 5, 10)],
     "logsumexp": [lambda z: z.logsumexp(1)],
     "logits_mean": [lambda z: z.mean(1)],
     "logits_squared": [lambda z: z.square().sum(1)],
-    "sigmoid": [lambda z: (z.sigmoid() * F.logsigmoid(z)).sum(1), lambda z: (z.sigmoid() * F.logsigmoid(z) + (-z).sigmoid() * F.logsigmoid(-z)).sum(1)],
-    "weighted": [lambda z: entropy(z) * (0.4 * math.log(3) - entropy(z).detach()).exp(), lambda z: entropy(z) * z.softmax(1).amax(1).detach(),
-                 lambda z: entropy(z) * z.softmax(1).amax(1), lambda z: entropy(z) * (-entropy(z).detach()).exp()],
+    "sigmoid": [
+        lambda z: (z.sigmoid() * F.logsigmoid(z)).sum(1),
+        lambda z: (z.sigmoid() * F.logsigmoid(z) + (-z).sigmoid() * F.logsigmoid(-z)).sum(1),
+    ],
+    "weighted": [
+        lambda z: entropy(z) * (0.4 * math.log(3) - entropy(z).detach()).exp(),
+        lambda z: entropy(z) * z.softmax(1).amax(1).detach(),
+        lambda z: entropy(z) * z.softmax(1).amax(1),
+        lambda z: entropy(z) * (-entropy(z).detach()).exp(),
+    ],
     "spread": [lambda z: z.softmax(1).var(1), lambda z: z.var(1), lambda z: z.std(1), lambda z: z.softmax(1).std(1)],
-}  # fmt: skip
+}
 OF_BATCH: dict[str, list[Callable]] = {
     "entropy_of_mean": [_of_mean, lambda z: entropy(z.mean(0, keepdim=True)).sum()],
     "with_diversity": [lambda z: entropy(z).mean() - _of_mean(z), lambda z: entropy(z).mean() + _of_mean(z)],
     "axis": [_pairs, lambda z: entropy(z.T).mean()],
     "one_image": [lambda z, i=i: entropy(z)[i] for i in (0, -1)],
     "extreme": [lambda z: entropy(z).max(), lambda z: entropy(z).min(), lambda z: entropy(z).median()],
-    "norm": [lambda z: entropy(z).norm(), lambda z: entropy(z).var(), lambda z: entropy(z).std(), lambda z: entropy(z).mean().square(),
-             lambda z: entropy(z).mean().exp(), lambda z: entropy(z).mean().log()],
-    "uncertain_left_out": [lambda z, f=f: (entropy(z) * (entropy(z).detach() < f * math.log(3))).sum() for f in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)],
-    "half_of_them": [lambda z: entropy(z[: len(z) // 2]).sum(), lambda z: entropy(z[1:]).sum(), lambda z: entropy(z[:-1]).sum(),
-                     lambda z: entropy(z[::2]).sum()],
-}  # fmt: skip
+    "norm": [
+        lambda z: entropy(z).norm(),
+        lambda z: entropy(z).var(),
+        lambda z: entropy(z).std(),
+        lambda z: entropy(z).mean().square(),
+        lambda z: entropy(z).mean().exp(),
+        lambda z: entropy(z).mean().log(),
+    ],
+    "uncertain_left_out": [
+        lambda z, f=f: (entropy(z) * (entropy(z).detach() < f * math.log(3))).sum()
+        for f in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    ],
+    "half_of_them": [
+        lambda z: entropy(z[: len(z) // 2]).sum(),
+        lambda z: entropy(z[1:]).sum(),
+        lambda z: entropy(z[:-1]).sum(),
+        lambda z: entropy(z[::2]).sum(),
+    ],
+}
 
 
 # --- the answer -------------------------------------------------------------------------------------------------------
@@ -377,24 +432,50 @@ def _kept(b, s):
 ANSWERS: dict[str, list[Callable]] = {
     "after": [lambda b, a, s, c: a],
     "returns_source": [lambda b, a, s, c: s],
-    "returns_loss": [lambda b, a, s, c: entropy(b), lambda b, a, s, c: entropy(b).mean(), lambda b, a, s, c: entropy(b).sum(),
-                     lambda b, a, s, c: entropy(b)[_kept(b, s)].mean(), lambda b, a, s, c: entropy(b)[_kept(b, s)],
-                     lambda b, a, s, c: entropy(a), lambda b, a, s, c: entropy(a).mean()],
+    "returns_loss": [
+        lambda b, a, s, c: entropy(b),
+        lambda b, a, s, c: entropy(b).mean(),
+        lambda b, a, s, c: entropy(b).sum(),
+        lambda b, a, s, c: entropy(b)[_kept(b, s)].mean(),
+        lambda b, a, s, c: entropy(b)[_kept(b, s)],
+        lambda b, a, s, c: entropy(a),
+        lambda b, a, s, c: entropy(a).mean(),
+    ],
     "returns_mask": [lambda b, a, s, c: _kept(b, s)],
-    "returns_kept": [lambda b, a, s, c: b[_kept(b, s)], lambda b, a, s, c: c.logits("model", c.x[_kept(b, s)]),
-                     lambda b, a, s, c: a[_kept(b, s)], lambda b, a, s, c: c.logits("after", c.x[_kept(b, s)])],
-    "returns_zeros": [lambda b, a, s, c: b * _kept(b, s)[:, None], lambda b, a, s, c: torch.where(_kept(b, s)[:, None], b, torch.nan)],
-    "mixes_source": [lambda b, a, s, c: torch.where(_kept(b, s)[:, None], b, s), lambda b, a, s, c: torch.where(_kept(b, s)[:, None], s, b),
-                     lambda b, a, s, c: (b + s) / 2, lambda b, a, s, c: b.softmax(1) + s.softmax(1), lambda b, a, s, c: b + s],
+    "returns_kept": [
+        lambda b, a, s, c: b[_kept(b, s)],
+        lambda b, a, s, c: c.logits("model", c.x[_kept(b, s)]),
+        lambda b, a, s, c: a[_kept(b, s)],
+        lambda b, a, s, c: c.logits("after", c.x[_kept(b, s)]),
+    ],
+    "returns_zeros": [
+        lambda b, a, s, c: b * _kept(b, s)[:, None],
+        lambda b, a, s, c: torch.where(_kept(b, s)[:, None], b, torch.nan),
+    ],
+    "mixes_source": [
+        lambda b, a, s, c: torch.where(_kept(b, s)[:, None], b, s),
+        lambda b, a, s, c: torch.where(_kept(b, s)[:, None], s, b),
+        lambda b, a, s, c: (b + s) / 2,
+        lambda b, a, s, c: b.softmax(1) + s.softmax(1),
+        lambda b, a, s, c: b + s,
+    ],
     "returns_probabilities": [lambda b, a, s, c: b.softmax(1)],
     "returns_probabilities_after": [lambda b, a, s, c: a.softmax(1)],
     "returns_log_probabilities": [lambda b, a, s, c: b.log_softmax(1), lambda b, a, s, c: a.log_softmax(1)],
-    "returns_classes": [lambda b, a, s, c: b.argmax(1), lambda b, a, s, c: a.argmax(1), lambda b, a, s, c: b.argmax(1, keepdim=True)],
+    "returns_classes": [
+        lambda b, a, s, c: b.argmax(1),
+        lambda b, a, s, c: a.argmax(1),
+        lambda b, a, s, c: b.argmax(1, keepdim=True),
+    ],
     "returns_confidence": [lambda b, a, s, c: b.softmax(1).amax(1), lambda b, a, s, c: b.amax(1)],
-    "averages": [lambda b, a, s, c: (a + b) / 2, lambda b, a, s, c: b.mean(0), lambda b, a, s, c: b.mean(0, keepdim=True)],
+    "averages": [
+        lambda b, a, s, c: (a + b) / 2,
+        lambda b, a, s, c: b.mean(0),
+        lambda b, a, s, c: b.mean(0, keepdim=True),
+    ],
     "axis_of_softmax": [lambda b, a, s, c: b.softmax(0), lambda b, a, s, c: a.softmax(0)],
     "returns_images": [lambda b, a, s, c: c.x],
-}  # fmt: skip
+}
 
 
 # --- tent_step --------------------------------------------------------------------------------------------------------
@@ -406,10 +487,21 @@ def check_step(fn: Callable) -> None:
     losses = {"": [lambda z, s, m, x: entropy(z).mean()]}
     losses |= {n: [lambda z, s, m, x, f=f: f(z).mean() for f in fs] for n, fs in PER_IMAGE.items()}
     losses |= {n: [lambda z, s, m, x, f=f: f(z) for f in fs] for n, fs in OF_BATCH.items()}
-    losses["batch_of_one"] = [lambda z, s, m, x: torch.stack([entropy(m(x[i : i + 1])).sum() for i in range(len(x))]).mean()]
+    losses["batch_of_one"] = [
+        lambda z, s, m, x: torch.stack([entropy(m(x[i : i + 1])).sum() for i in range(len(x))]).mean()
+    ]
     losses["half_of_them"] += [lambda z, s, m, x: entropy(m(x[: len(x) // 2])).mean()]
-    scales = {"": lambda c: 1.0, "sum": lambda c: len(c.x), "mean_over_classes": lambda c: 1 / 3, "divided_twice": lambda c: 1 / len(c.x)}
-    scales |= {"sum_of_classes": lambda c: len(c.x) / 3, "base_2": lambda c: 1 / math.log(2), "divided_by_ln_classes": lambda c: 1 / math.log(3)}
+    scales = {
+        "": lambda c: 1.0,
+        "sum": lambda c: len(c.x),
+        "mean_over_classes": lambda c: 1 / 3,
+        "divided_twice": lambda c: 1 / len(c.x),
+    }
+    scales |= {
+        "sum_of_classes": lambda c: len(c.x) / 3,
+        "base_2": lambda c: 1 / math.log(2),
+        "divided_by_ln_classes": lambda c: 1 / math.log(3),
+    }
     for optimiser, training in ((torch.optim.SGD, False), (torch.optim.Adam, True)):
         calls = watch(fn, optimiser, training, small)
         for made in calls:
@@ -458,8 +550,16 @@ def check_filtered_step(fn: Callable) -> None:
 
 def _check_few_and_all(fn: Callable) -> None:
     """Batches of which one image is kept, and all: in the first step both networks are the same."""
-    source, moved = Tiny(), watch(lambda m, s, x, o: m(x).detach(), torch.optim.SGD, False, numbers(1, 6, 4), [Tiny()])[0].model
-    one = next(x for seed in range(1000) for x in numbers(1, 6, 4, seed=seed, scale=1.0) if int(right_filter(moved(x), source(x)).sum()) == 1)
+    source, moved = (
+        Tiny(),
+        watch(lambda m, s, x, o: m(x).detach(), torch.optim.SGD, False, numbers(1, 6, 4), [Tiny()])[0].model,
+    )
+    one = next(
+        x
+        for seed in range(1000)
+        for x in numbers(1, 6, 4, seed=seed, scale=1.0)
+        if int(right_filter(moved(x), source(x)).sum()) == 1
+    )
     for x, start, kept in ((one, 0.4, "one image"), (numbers(1, 7, 4, seed=2)[0], 0.0, "every image")):
         made = watch(fn, torch.optim.SGD, False, [x], [Tiny()], f" on a batch of which {kept} is kept", start)[0]
         right = made.gradient(_mean_over(right_filter))
@@ -506,23 +606,48 @@ def _name_filtered(calls: list[Call], scales: dict[str, Callable]) -> None:
         "second_forward": [_again],
         "reversed": [_mean_over(lambda z, s: ~right_filter(z, s))],
         "swapped": [_mean_over(lambda z, s: right_filter(s, z)), _mean_over(lambda z, s: ~right_filter(s, z))],
-        "class_of_adapted": [_mean_over(lambda z, s: _at_class(probability(z), z.argmax(1)) >= _at_class(probability(s), z.argmax(1)))],
+        "class_of_adapted": [
+            _mean_over(lambda z, s: _at_class(probability(z), z.argmax(1)) >= _at_class(probability(s), z.argmax(1)))
+        ],
         "own_maximum": [_mean_over(lambda z, s: probability(z).amax(1) >= probability(s).amax(1))],
-        "mask_of_logits": [_mean_over(lambda z, s: _at_class(z, s.argmax(1)) >= s.amax(1)), _mean_over(lambda z, s: z.amax(1) >= s.amax(1))],
-        "mask_of_entropies": [_mean_over(lambda z, s: entropy(z) <= entropy(s)), _mean_over(lambda z, s: entropy(z) >= entropy(s)),
-                              *(_mean_over(lambda z, s, f=f: entropy(z) < f * math.log(3)) for f in (0.3, 0.4, 0.5))],
+        "mask_of_logits": [
+            _mean_over(lambda z, s: _at_class(z, s.argmax(1)) >= s.amax(1)),
+            _mean_over(lambda z, s: z.amax(1) >= s.amax(1)),
+        ],
+        "mask_of_entropies": [
+            _mean_over(lambda z, s: entropy(z) <= entropy(s)),
+            _mean_over(lambda z, s: entropy(z) >= entropy(s)),
+            *(_mean_over(lambda z, s, f=f: entropy(z) < f * math.log(3)) for f in (0.3, 0.4, 0.5)),
+        ],
         "same_class": [_mean_over(lambda z, s: z.argmax(1) == s.argmax(1))],
-        "mask_of_probabilities": [_mean_over(lambda z, s: right_filter(z.softmax(1), s.softmax(1))), _mean_over(lambda z, s: right_filter(z.softmax(1), s)),
-                                  _mean_over(lambda z, s: right_filter(z, s.softmax(1)))],
+        "mask_of_probabilities": [
+            _mean_over(lambda z, s: right_filter(z.softmax(1), s.softmax(1))),
+            _mean_over(lambda z, s: right_filter(z.softmax(1), s)),
+            _mean_over(lambda z, s: right_filter(z, s.softmax(1))),
+        ],
         "entropy_of_source": [lambda z, s, m, x: entropy(s) @ _right_rows(z, s).float()],
-        "entropy_of_mean": [lambda z, s, m, x: _of_mean(z[_right_rows(z, s)]), lambda z, s, m, x: entropy(z[_right_rows(z, s)].mean(0)[None]).sum()],
-        "one_image": [lambda z, s, m, x: entropy(z[_right_rows(z, s)])[0], lambda z, s, m, x: entropy(z[_right_rows(z, s)])[-1]],
+        "entropy_of_mean": [
+            lambda z, s, m, x: _of_mean(z[_right_rows(z, s)]),
+            lambda z, s, m, x: entropy(z[_right_rows(z, s)].mean(0)[None]).sum(),
+        ],
+        "one_image": [
+            lambda z, s, m, x: entropy(z[_right_rows(z, s)])[0],
+            lambda z, s, m, x: entropy(z[_right_rows(z, s)])[-1],
+        ],
         "first_images": [lambda z, s, m, x: entropy(z[: int(_right_rows(z, s).sum())]).mean()],
         "indices_of_mask": [lambda z, s, m, x: entropy(z)[_right_rows(z, s).long()].mean()],
-        "weighted": [lambda z, s, m, x: (entropy(z) * (_at_class(probability(z), s.argmax(1)) - probability(s).amax(1)).detach()).mean(),
-                     lambda z, s, m, x: (entropy(z) * (_at_class(probability(z), s.argmax(1)) - probability(s).amax(1)).clamp(min=0).detach()).mean()],
-        "difference_of_means": [lambda z, s, m, x: entropy(z)[_right_rows(z, s)].mean() - entropy(z)[~_right_rows(z, s)].mean()],
-    }  # fmt: skip
+        "weighted": [
+            lambda z, s, m, x: (
+                entropy(z) * (_at_class(probability(z), s.argmax(1)) - probability(s).amax(1)).detach()
+            ).mean(),
+            lambda z, s, m, x: (
+                entropy(z) * (_at_class(probability(z), s.argmax(1)) - probability(s).amax(1)).clamp(min=0).detach()
+            ).mean(),
+        ],
+        "difference_of_means": [
+            lambda z, s, m, x: entropy(z)[_right_rows(z, s)].mean() - entropy(z)[~_right_rows(z, s)].mean()
+        ],
+    }
     for n, fs in PER_IMAGE.items():
         losses[n] = losses.get(n, []) + [lambda z, s, m, x, f=f: f(z[_right_rows(z, s)]).mean() for f in fs]
     masked = {"masks_logits": [lambda z, s, m, x: entropy(z * _right_rows(z, s)[:, None]).mean()]}
@@ -531,8 +656,10 @@ def _name_filtered(calls: list[Call], scales: dict[str, Callable]) -> None:
     masked["all_minus"] = [lambda z, s, m, x: entropy(z).mean() - (entropy(z) * _right_rows(z, s)).mean()]
     values = [float(masked["masks_logits"][0](c.model(c.x).detach(), c.logits("source"), None, None)) for c in calls]
     gradients = [c.gradient(masked["masks_logits"][0]) for c in calls]
-    if all(len(c.losses) == 1 and math.isclose(c.losses[0], v, rel_tol=1e-4) and same(c.gradients[0], g, 1e-3)
-           for c, v, g in zip(calls, values, gradients, strict=True)):  # fmt: skip
+    if all(
+        len(c.losses) == 1 and math.isclose(c.losses[0], v, rel_tol=1e-4) and same(c.gradients[0], g, 1e-3)
+        for c, v, g in zip(calls, values, gradients, strict=True)
+    ):
         raise Wrong("masks_logits")
     name_gradients(calls, losses | masked, scales)
 
