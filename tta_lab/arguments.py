@@ -6,6 +6,7 @@ something of another kind, which is a ValueError too (`WrongKind`).
 """
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 import os
@@ -72,6 +73,12 @@ def choice(name: str, value, allowed: Iterable):
     if not any(type(value) is type(a) and value == a for a in allowed):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
     return value
+
+
+def nearest(value, names: Iterable[str]) -> str:
+    """``"; did you mean 'fog'?"`` where one of the names is much like the value, else an empty text; the end of a message."""
+    found = difflib.get_close_matches(value, list(names), 1) if isinstance(value, str) else ()
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def path_of(name: str, value) -> Path:

@@ -9,12 +9,14 @@ To add an order, derive from ``Order`` with knobs and ``arrange``; streams, JSON
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from .arguments import WrongKind, nearest
 from .corruptions import Draws
 from .knobs import knob, own_knobs
 from .parts import Part
@@ -116,7 +118,9 @@ class Dirichlet(Order):
     """Classes arrive in clumps: each class is cut into slots by shares q ~ Dirichlet(delta, ..., delta).
 
     Small delta gives strong correlation; large delta gives every slot the same mixture, in which classes still follow one another
-    (for iid take `Shuffled`). ``rule="note"`` (arXiv 2208.05117): as many slots as classes; slots that hold their part already get
+    (for iid take `Shuffled`). How many classes a batch then holds depends on the length too: with few images a slot is shorter than a batch,
+    which spans several, and ``delta=0.1`` gives 4 of 10 classes in a batch of 64 at 600 images a shift, but 9 at 100. To state that number,
+    take ``protocols.with_classes_per_batch``, which finds ``delta`` and ``slots``. ``rule="note"`` (arXiv 2208.05117): as many slots as classes; slots that hold their part already get
     nothing more of a class; drawn again until each slot holds ``least`` images, in small pools a fifth of its even share (at most
     ``tries`` times, then the last draw is taken); within a slot one class after another. ``rule="rotta"`` (arXiv 2303.13899): one
     draw per class, at most 100 slots, no balancing.
@@ -126,10 +130,15 @@ class Dirichlet(Order):
     rule: str = knob("note", choices=("note", "rotta"), why="how shares become slots")
     least: int = knob(10, (0, 1000), "images that each slot must hold (rule 'note')", unit="images")
     tries: int = knob(100, (1, 10000), "draws until every slot holds its least")
+    slots: int = knob(0, (0, 1_000_000), "slots that each class is cut into; 0: as many as the rule says", unit="slots")
+
+    def to_dict(self):
+        values = super().to_dict()
+        return values if self.slots else {name: value for name, value in values.items() if name != "slots"}  # as written before there was one
 
     def arrange(self, labels, n, dice):
         members = [(labels == c).nonzero().flatten() for c in labels.unique()]
-        slots = len(members) if self.rule == "note" else min(len(members), 100)
+        slots = self.slots or (len(members) if self.rule == "note" else min(len(members), 100))
         least = min(self.least, n // (5 * slots))                                        # a small pool cannot fill its slots
         for attempt in range(self.tries if self.rule == "note" else 1):
             here = dice.at(attempt)
@@ -147,7 +156,7 @@ class Dirichlet(Order):
         shares, filled, sizes, n = dice.dirichlet(self.delta, len(counts), slots), torch.zeros(slots), [], sum(counts)
         for q, count in zip(shares, counts, strict=True):
             if self.rule == "note":
-                room = (filled < n / len(counts)).double()                           # some slot always has room: not all are dealt yet
+                room = (filled < n / slots).double()                                 # some slot always has room: not all are dealt yet
                 q = q * room if (q * room).sum() > 0 else room
                 q = q / q.sum()
             ends = (q.cumsum(0)[:-1] * count + 1e-9).floor().long().clamp(max=count)
@@ -216,15 +225,19 @@ ORDERS = {kind.__name__: kind for kind in Order.__subclasses__()}
 
 
 def from_dict(values) -> Order:
-    """The order that ``to_dict`` described, or an order itself; raises ValueError for an unknown kind or knob."""
+    """The order that ``to_dict`` described, its name, or an order itself; raises ValueError for an unknown kind or knob."""
     if isinstance(values, Order):
         return values
+    if isinstance(values, type) and issubclass(values, Order):
+        raise WrongKind(f"order must be an order such as {values.__name__}(), not the class itself")
+    if not isinstance(values, str | Mapping):
+        raise WrongKind(f"order must be an order such as Shuffled() or Dirichlet(0.1), or its name, not {values!r}")
     values = {"kind": values} if isinstance(values, str) else dict(values)
     kind = values.pop("kind", None)
-    if kind not in ORDERS:
-        raise ValueError(f"there is no order {kind!r}; there are: {', '.join(ORDERS)}")
+    if not isinstance(kind, str) or kind not in ORDERS:
+        raise ValueError(f"there is no order {kind!r}; there are: {', '.join(ORDERS)}" + nearest(kind, ORDERS))
     known = [k.name for k in own_knobs(ORDERS[kind]())]
     for name in values:
         if name not in known:
-            raise ValueError(f"{kind} has no knob {name!r}; it has: {', '.join(known) or '(none)'}")
+            raise ValueError(f"{kind} has no knob {name!r}; it has: {', '.join(known) or '(none)'}" + nearest(name, known))
     return ORDERS[kind](**values)

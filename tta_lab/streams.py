@@ -11,8 +11,8 @@ import hashlib
 import itertools
 import json
 import math
-import numbers
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from . import orders
-from .corruptions import STANDARD_SIX, check_severity, corrupt, parameters, parse_shift
-from .datasets import EMBEDDED, ImageSet, data_root, load_kept
+from .arguments import WrongKind, flag, nearest, number, whole
+from .corruptions import CLEAN, CORRUPTIONS, STANDARD_SIX, check_severity, corrupt, parameters, parse_shift
+from .datasets import EMBEDDED, BaseSet, data_root, load_kept
 from .orders import Dice, Order, Shuffled
 
 UNKNOWN_ID = 1_000_000_000  # ids of unknown images start here; a known set is always smaller
@@ -114,7 +115,7 @@ class _Dealer:
 
     def hand(self, shift: str, need: int) -> Tensor:
         rows = own_rows(self.images, shift)
-        place = None if rows is None else shift.split(":")[0]
+        place = None if rows is None else own_domain(self.images, shift)
         if place not in self.decks:
             labels = self.images.y if rows is None else self.images.y[rows]
             asked: list[int] = []  # filled below, one number for each hand
@@ -143,16 +144,70 @@ def _in_order(n: int, asked: list[int]) -> Iterator[Tensor]:
 def _image_set(value, role: str):
     if isinstance(value, str):
         return load_kept(value, data_root())
-    if isinstance(value, ImageSet) or all(hasattr(value, name) for name in ("images", "y", "classes", "fingerprint")):
+    if isinstance(value, BaseSet) or all(hasattr(value, name) for name in ("images", "y", "classes", "fingerprint")):
         return value
-    raise ValueError(f"Stream.{role} must be an image set or a text that datasets.load understands ({', '.join(EMBEDDED)}, "
-                     f"'folder:PATH', ...), got {value!r}; a torch Dataset goes through image_files.wrap")
+    hint = "a path is written as a text, 'folder:PATH'" if isinstance(value, os.PathLike) else "a torch Dataset goes through tta_lab.wrap"
+    raise WrongKind(f"Stream.{role} must be an image set or a text that datasets.load understands ({', '.join(EMBEDDED)}, "
+                    f"'folder:PATH', ...), got {_say(value)}; {hint}")
+
+
+def stream_of(value, name: str = "stream") -> Arrivals:
+    """A stream; an image set, or the text that names one, is shown in the order of its files (`protocols.recorded`)."""
+    from .protocols import recorded
+
+    if isinstance(value, str | BaseSet):
+        return recorded(value)
+    if isinstance(value, Arrivals) or all(hasattr(value, n) for n in ("batches", "shifts", "domains", "known_set", "n_images")):
+        return value
+    hint = ""
+    if hasattr(value, "dataset") and hasattr(value, "batch_size"):
+        hint = "; wrap its data set: recorded(wrap(loader.dataset))"
+    elif isinstance(value, os.PathLike):
+        hint = "; a path is written as a text, 'folder:PATH'"
+    elif hasattr(value, "__getitem__") or hasattr(value, "__iter__"):
+        hint = "; wrap a data set of images and labels: recorded(wrap(dataset)), tensors as wrap(TensorDataset(images, labels))"
+    raise WrongKind(f"{name} must be a stream such as continual('fashion_mnist'), or an image set or its name, which is shown in the "
+                    f"order of its files, not {_say(value)}{hint}")
+
+
+def _say(value) -> str:
+    """A value in a message: short ones whole, long ones by their kind."""
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
+
+
+def as_shifts(shifts, name: str = "shifts") -> tuple[str, ...]:
+    """Shifts as a tuple of texts; raises ValueError for one text alone, something without an order, and what is no text."""
+    if isinstance(shifts, str):
+        raise WrongKind(f"{name} must be a list of names; write {name.split('.')[-1]}=[{shifts!r}]")
+    if not isinstance(shifts, Iterable) or isinstance(shifts, Set | Mapping):
+        raise WrongKind(f"{name} must list the shifts in order, such as ('fog', 'snow:3'), not {_say(shifts)}")
+    shifts = tuple(shifts)
+    for shift in shifts:
+        if not isinstance(shift, str):
+            raise WrongKind(f"{name} must list texts such as 'fog', 'snow:3' or 'none', not {shift!r}")
+    return tuple(map(str, shifts))
+
+
+def tidy(shift: str, own=()) -> str:
+    """The shift without spaces around its names and numbers; ``own`` are the domains that an image set holds itself."""
+    name, colon, rest = shift.partition(":")
+    name = name if name in own else name.strip()
+    if name in own and "+" not in rest:
+        return name + colon + rest.strip()
+    return "+".join(":".join(piece.strip() for piece in part.split(":")) for part in shift.split("+"))
+
+
+def own_domain(images, shift: str) -> str | None:
+    """The domain that the set itself holds for this shift; None where it is made here, as every composition is."""
+    name, _, rest = shift.partition(":")
+    return name if name in getattr(images, "domains", ()) and "+" not in rest else None
 
 
 def own_rows(images, shift: str) -> Tensor | None:
     """Rows of the set that belong to a shift which the set itself holds; None for "all"."""
-    name = shift.split(":")[0]
-    return images.rows(name) if name in getattr(images, "domains", ()) else None
+    name = own_domain(images, shift)
+    return None if name is None else images.rows(name)
 
 
 def domain_of(shift: str) -> str:
@@ -176,8 +231,8 @@ def make_images(known, unknown, ids: Tensor, shift: str, severity: float, seed: 
     for images, chosen, first in ((known, is_known, 0), (unknown, ~is_known, UNKNOWN_ID)):
         if not chosen.any():
             continue
-        rows, name = ids[chosen] - first, shift.split(":")[0]
-        if name in getattr(images, "domains", ()):
+        rows, name = ids[chosen] - first, own_domain(images, shift)
+        if name is not None:
             x = images.images(rows, device, domain=name, severity=severity_of(shift, severity))
         else:
             x = corrupt(images.images(rows, device), shift, severity, ids[chosen], seed)
@@ -209,7 +264,7 @@ class Arrivals:
 
     def cut(self, start: int, stop: int | None = None) -> Cut:
         """The batches ``start`` (inclusive) to ``stop`` (exclusive) as a stream of its own."""
-        return Cut(self, start, len(self) if stop is None else stop)
+        return Cut(self, whole("start", start), len(self) if stop is None else whole("stop", stop))
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
@@ -286,6 +341,8 @@ class Arrivals:
     @staticmethod
     def from_json(text: str) -> Arrivals:
         """Rebuild a stream from ``to_json``; raises ValueError when the text is damaged or the images have changed."""
+        if not isinstance(text, str | bytes):
+            raise WrongKind(f"the JSON of a stream is a text, as Stream.to_json() writes it, not {_say(text)}")
         try:
             values = json.loads(text)
         except ValueError as why:
@@ -306,24 +363,30 @@ def _rebuilt(values) -> Arrivals:
                          "write it again with Stream.to_json()")
     given = {k: v for k, v in values.items() if k not in ("hash", "kind")}
     if kind is Joined:
+        if not isinstance(given["parts"], list) or not given["parts"]:
+            raise ValueError("the JSON of a joined stream lists its 'parts'; write it again with Stream.to_json()")
         given["parts"] = tuple(_rebuilt(part) for part in given["parts"])
     if kind is Cut:
         given["stream"] = _rebuilt(given["stream"])
     stream = kind(**given)
-    if values["hash"] not in (stream.hash, stream.old_hash):
+    as_written = (_hash_as_written(stream, values, which) for which in ("fingerprint", "old_fingerprint"))
+    if values["hash"] not in (stream.hash, stream.old_hash, *as_written):
         raise ValueError(f"the stream rebuilt from JSON has hash {stream.hash}, the text says {values['hash']}: settings were edited or "
                          "the image files differ; build the stream anew with Stream(...)")
     return stream
 
 
+def _hash_as_written(stream, values: dict, which: str) -> str:
+    """The hash of the settings as the text spells them: spaces within its shifts, which mean nothing, once counted."""
+    if isinstance(stream, Joined):
+        return _digest([part["hash"] for part in values["parts"]])
+    if isinstance(stream, Cut):
+        return _digest([values["stream"]["hash"], stream.start, stream.stop])
+    return stream._hash(which, shifts=list(values["shifts"]))
+
+
 def _digest(values) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _whole(name: str, value, low: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
-        raise ValueError(f"Stream.{name} must be a whole number of at least {low}, got {value!r}")
-    return int(value)
 
 
 @dataclass(frozen=True)
@@ -332,7 +395,8 @@ class Stream(Arrivals):
 
     known          set of the known classes: an image set, or a text for ``datasets.load``
     shifts         texts in order: a domain that the set itself holds, or a corruption; "fog", "fog:2.5" (its own severity),
-                   "gaussian_noise:2+fog:1" (one on the other), "none" is clean. A name may come more than once
+                   "gaussian_noise:2+fog:1" (one on the other), "none" is clean. A name may come more than once; spaces around
+                   names and numbers mean nothing
     severity       0 to 5, of the shifts that do not name their own
     per_shift      known images of each shift; None takes all that the set has for it
     batch          known images of each batch (all images of it with unknown_mode "shuffled" or "burst"); the last batch of a
@@ -376,29 +440,24 @@ class Stream(Arrivals):
     seed: int = 0
 
     def __post_init__(self):
-        if isinstance(self.shifts, str):
-            raise ValueError(f"Stream.shifts must be a list of names; write shifts=[{self.shifts!r}]")
-        known = self.known_set
+        shifts, known = as_shifts(self.shifts, "Stream.shifts"), self.known_set
         own = tuple(getattr(known, "domains", ()))
-        object.__setattr__(self, "shifts", tuple(self.shifts))
+        object.__setattr__(self, "shifts", tuple(tidy(shift, own) for shift in shifts))
         if not self.shifts:
             raise ValueError(f"Stream.shifts is empty; name at least one of {', '.join(own or STANDARD_SIX)} or 'none'")
         check_severity(self.severity)
         object.__setattr__(self, "severity", float(self.severity))
         for name in ("batch", "rounds"):
-            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+            object.__setattr__(self, name, whole(f"Stream.{name}", getattr(self, name), 1))
         if self.per_shift is not None:
-            object.__setattr__(self, "per_shift", _whole("per_shift", self.per_shift))
+            object.__setattr__(self, "per_shift", whole("Stream.per_shift", self.per_shift, 1))
         object.__setattr__(self, "order", orders.from_dict(self.order))
-        if isinstance(self.seed, bool) or not isinstance(self.seed, numbers.Integral) or not -2**63 <= self.seed < 2**63:
-            raise ValueError(f"Stream.seed must be a whole number of up to 64 bits, got {self.seed!r}")
-        object.__setattr__(self, "seed", int(self.seed))
+        object.__setattr__(self, "seed", whole("Stream.seed", self.seed, -2**63, 2**63 - 1))
         for name, allowed in (("reset", RESETS), ("unknown_mode", MIXING)):
-            if getattr(self, name) not in allowed:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:
                 raise ValueError(f"Stream.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name in ("redraw", "mixed", "straddle", "same_order"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"Stream.{name} must be True or False, got {getattr(self, name)!r}")
+            object.__setattr__(self, name, flag(f"Stream.{name}", getattr(self, name)))
         if not len(known):
             raise ValueError(f"the known set {known.name} is empty")
         if len(known) > UNKNOWN_ID:
@@ -409,9 +468,16 @@ class Stream(Arrivals):
 
     def _check_shifts(self, known, own):
         for shift in self.shifts:
-            if shift.split(":")[0] in own:  # "fog" of a set that holds fog; a composition is always made here
-                known.check_domain(shift.split(":")[0], severity_of(shift, self.severity))
+            held = own_domain(known, shift)
+            if held is not None:  # "fog" of a set that holds fog; a composition is always made here
+                try:
+                    severity = severity_of(shift, self.severity)
+                except ValueError:
+                    raise ValueError(f"the severity of {held!r} must be a number from 0 to 5, got {shift!r}") from None
+                check_severity(severity)
+                known.check_domain(held, severity)
             else:
+                self._check_names(known, own, shift)
                 for name, severity in parse_shift(shift, self.severity):
                     if severity:
                         parameters(name, severity, min(known.shape[1:]))
@@ -420,6 +486,15 @@ class Stream(Arrivals):
                 where = known.name if available == len(known) else f"{known.name} in the domain {shift}"
                 raise ValueError(f"Stream.per_shift is {self.per_shift}, but {where} has {available} images and a shift shows "
                                  f"each at most once; choose per_shift <= {available} or more rounds")
+
+    @staticmethod
+    def _check_names(known, own, shift):
+        """Of a set that holds domains itself: an unknown name may be meant for one of those."""
+        for name in (part.partition(":")[0] for part in shift.split("+") if own):
+            if name not in CORRUPTIONS and name not in CLEAN:
+                raise ValueError(f"{known.name} holds no domain {name!r}, only {', '.join(own[:20])}{', ...' if len(own) > 20 else ''}, and "
+                                 f"there is no corruption {name!r} either; there are: {', '.join(CORRUPTIONS)}, and 'none' for clean images"
+                                 + nearest(name, (*own, *CORRUPTIONS)))
 
     def _check_combination(self, known):
         if self.order.needs_labels and (known.y < 0).any():
@@ -437,10 +512,9 @@ class Stream(Arrivals):
 
     def _check_unknown(self, known):
         ratio = self.unknown_ratio
-        if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, numbers.Real) or not 0 <= ratio < math.inf):
-            raise ValueError(f"Stream.unknown_ratio must be a number of at least 0 (unknown / known), got {ratio!r}")
         if ratio is not None:
-            object.__setattr__(self, "unknown_ratio", float(ratio))
+            ratio = number("Stream.unknown_ratio", ratio, 0)
+            object.__setattr__(self, "unknown_ratio", ratio)
         if self.unknown is None:
             if ratio:
                 raise ValueError(f"Stream.unknown_ratio is {ratio}, but there are no unknown images; give unknown='digits' or "
@@ -661,9 +735,9 @@ class Stream(Arrivals):
         """The hash as earlier versions wrote it, where files counted by their sizes."""
         return self._hash("old_fingerprint")
 
-    def _hash(self, which: str) -> str:
+    def _hash(self, which: str, **spelt) -> str:
         known, unknown = (None if s is None else getattr(s, which, s.fingerprint)() for s in (self.known_set, self.unknown_set))
-        return _digest({**self.settings(), "known": known, "unknown_ratio": self.ratio, "unknown": unknown})
+        return _digest({**self.settings(), "known": known, "unknown_ratio": self.ratio, "unknown": unknown, **spelt})
 
     def _check_rebuildable(self):
         for role in ("known", "unknown"):

@@ -22,6 +22,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from ..arguments import WrongKind, flag, nearest, whole
 from .blurs import defocus_blur, disk_kernel, gaussian_blur, glass_blur, glass_sources, motion_blur, zoom_blur
 from .digital import box_matrix, brightness, contrast, elastic_transform, pixelate, saturate
 from .draws import Draws, precise
@@ -54,8 +55,11 @@ CHUNK_ELSEWHERE = 2**24         # or are small against the memory of an accelera
 
 def check_name(name: str) -> None:
     """Raise ValueError for a name that is neither a corruption nor "none"."""
+    if not isinstance(name, str):
+        raise WrongKind(f"a corruption is named by a text such as 'fog', not {name!r}")
     if name not in CORRUPTIONS and name not in CLEAN:
-        raise ValueError(f"there is no corruption {name!r}; there are: {', '.join(CORRUPTIONS)}, and 'none' for clean images")
+        raise ValueError(f"there is no corruption {name!r}; there are: {', '.join(CORRUPTIONS)}, and 'none' for clean images"
+                         + nearest(name, CORRUPTIONS))
 
 
 def parameters(name: str, severity: float = 5, side: int = 32):
@@ -67,6 +71,7 @@ def parameters(name: str, severity: float = 5, side: int = 32):
     """
     check_name(name)
     check_severity(severity)
+    side = whole("side", side, 1)
     if name in CLEAN:
         raise ValueError(f"{name!r} has no parameters: it stands for clean images")
     return at_severity(name, severity, side)
@@ -75,12 +80,12 @@ def parameters(name: str, severity: float = 5, side: int = 32):
 def parse_shift(text: str, severity: float = 5.0) -> tuple[tuple[str, float], ...]:
     """The steps of a shift as (name, severity): "fog" -> (("fog", severity),); "fog:3+contrast" -> (("fog", 3.0), ("contrast", severity)).
 
-    A severity in the text wins over the argument. "none" and "clean" give (). Raises ValueError for an unknown name, a severity that is
-    not a number from 0 to 5, and "none" within a composition.
+    A severity in the text wins over the argument; spaces around names and numbers mean nothing. "none" and "clean" give (). Raises
+    ValueError for an unknown name, a severity that is not a number from 0 to 5, and "none" within a composition.
     """
     if not isinstance(text, str):
-        raise ValueError(f"a shift is a text such as 'fog:3' or 'gaussian_noise:2+fog:1', got {text!r}")
-    if text in CLEAN:
+        raise WrongKind(f"a shift is a text such as 'fog:3' or 'gaussian_noise:2+fog:1', got {text!r}")
+    if text.strip() in CLEAN:
         return ()
     steps = []
     for part in text.split("+"):
@@ -159,7 +164,8 @@ def corrupt(x: Tensor, shift: str, severity: float = 5, ids: Tensor | None = Non
     but the last of a composition are cut down in any case.
     Raises ValueError for an unknown name, a severity out of range, and images that are not float in [0, 1].
     """
-    steps = parse_shift(shift, 0 if shift in CLEAN else severity)
+    check_severity(severity)
+    steps, quantise = parse_shift(shift, severity), flag("quantise", quantise)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 4:
         got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"corrupt expects float images (batch, channels, height, width) in [0, 1], got {got}; "
