@@ -26,11 +26,16 @@ __all__ = sorted(_HOME) + ["__version__"]
 
 
 class _Package(types.ModuleType):
-    """Lets a public name win over a submodule of the same name (``knobs``), which an import would bind here."""
+    """Lets a public name win over a submodule of the same name (``knobs``), which an import would bind here.
+
+    So that ``import tta_lab.knobs as k`` works as well, which asks for the attribute of the package, the function has the names of its module.
+    """
 
     def __setattr__(self, name, value):
-        if not (name in _HOME and isinstance(value, types.ModuleType)):
-            super().__setattr__(name, value)
+        if name in _HOME and isinstance(value, types.ModuleType):
+            value = getattr(value, name)
+            value.__dict__ = sys.modules[f"{__name__}.{name}"].__dict__
+        super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Package
@@ -39,9 +44,8 @@ sys.modules[__name__].__class__ = _Package
 def __getattr__(name):
     if name not in _HOME:
         raise AttributeError(f"module 'tta_lab' has no attribute {name!r}; it has: {', '.join(__all__)}")
-    value = getattr(importlib.import_module("." + _HOME[name], __name__), name)
-    globals()[name] = value
-    return value
+    module = importlib.import_module("." + _HOME[name], __name__)
+    return globals().setdefault(name, getattr(module, name))  # of a module of the same name it has been set by now
 
 
 def __dir__():

@@ -324,6 +324,11 @@ class Session:
 class _OneBatch:
     """A stream of which one batch, which has been made already, is sent."""
 
+    goes_on = True  # the rows of all its batches are those of one stream
+
+    def __len__(self) -> int:
+        return len(self._stream)
+
     def __init__(self, stream: Arrivals, batch):
         self._stream, self._batch = stream, batch
 

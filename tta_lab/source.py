@@ -48,20 +48,11 @@ def digest(tensors: dict) -> str:
 
 def described(model) -> str:
     """First 12 hex digits of the sha256 of all that a network's answers depend on: weights and buffers, also those that are not saved, the
-    plain settings of its layers, its input card, and the code of layers that are not torch's own."""
-    found, kinds = [repr(model), repr(getattr(model, "card", None))], {}
-    found += [digest(dict(model.named_parameters())), digest(dict(model.named_buffers()))]
-    for name, module in model.named_modules():
-        plain = {k: v for k, v in vars(module).items() if isinstance(v, str | int | float | tuple | type(None))}
-        found.append(repr((name, sorted((k, v) for k, v in plain.items() if k not in ("training", "check_input")))))
-        kinds |= {kind: None for kind in type(module).__mro__ if not kind.__module__.startswith(("torch.", "builtins"))}
-    for kind in kinds:
-        found += [f"{kind.__qualname__}.{k} {_code(v.__code__)}" for k, v in sorted(vars(kind).items()) if hasattr(v, "__code__")]
-    return hashlib.sha256("\n".join(found).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    plain settings of its layers, its input card, hooks, and the code of layers that are not torch's own."""
+    from .run_keys import architecture
 
-
-def _code(code) -> str:
-    return repr((code.co_code, code.co_names, [_code(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]))
+    found = [digest(dict(model.named_parameters())), digest(dict(model.named_buffers())), architecture(model)]
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
 
 
 @dataclass

@@ -7,13 +7,17 @@ does not grow with the stream.
 from __future__ import annotations
 
 import json
-import os
+import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .trace_chunks import TABLES, Chunks
+from .arguments import WrongKind, path_of, whole
+from .files import written
+from .trace_chunks import TABLES, Chunks, of_json
 
 SAMPLES = {  # column -> meaning
     "step": "index of the call", "id": "image id", "prediction": "class of the returned logits",
@@ -56,7 +60,12 @@ class Trace:
         """A trace from arrays, for tests and for runs made elsewhere."""
         trace = cls(meta)
         for table, columns in (("samples", samples), ("steps", steps or {})):
+            if not isinstance(columns, Mapping):
+                raise WrongKind(f"the {table} must be name -> array, not {type(columns).__name__}")
             arrays = {k: np.asarray(v) for k, v in columns.items()}
+            for name, array in arrays.items():
+                if array.ndim != 1:
+                    raise ValueError(f"the {table} column {name!r} must have one value a row, not the shape {array.shape}")
             lengths = {k: len(v) for k, v in arrays.items()}
             if len(set(lengths.values())) > 1:
                 raise ValueError(f"the {table} columns differ in length: {lengths}")
@@ -150,9 +159,9 @@ class Trace:
         written elsewhere before (a loaded trace or state) are taken along. Returns the trace itself. Raises ValueError for a folder that
         holds another trace or chunks that this one has not, ImportError without pyarrow.
         """
-        every = every if every is not None else self._every or 100_000
-        if every < 1:
-            raise ValueError(f"every must be at least 1 image, got {every}")
+        every, folder = whole("every", every, 1) if every is not None else self._every or 100_000, path_of("folder", folder)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; name a folder for the chunks of a trace")
         if self._chunks and self._chunks.folder.resolve() == Path(folder).resolve():
             later = self._chunks.path("samples", len(self._chunks.known)), self._chunks.path("steps", len(self._chunks.known))
             if all(p.is_file() for p in later):
@@ -235,18 +244,22 @@ class Trace:
 
     def save(self, path: str | Path) -> Path:
         """Write the trace to one ``.npz`` file; an interrupted write leaves no half file."""
-        path = Path(path)
-        part = path.with_name(path.name + ".part")
+        path = path_of("path", path)
         arrays = {f"{t}/{k}": v for t in TABLES for k, v in self._columns(t).items() if k != "correct"}
-        with open(part, "wb") as f:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; name a file, such as {path / 'trace.npz'}")
+        with written(path) as part, open(part, "wb") as f:
             np.savez_compressed(f, meta=np.array(json.dumps(self.meta)), **arrays)
-        os.replace(part, path)
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
-        """Read a trace written by ``save``, or the folder of a ``spill``, finished or not; columns of a folder are read when they are used."""
-        path = Path(path)
+        """Read a trace written by ``save``, or the folder of a ``spill``, finished or not; columns of a folder are read when they are used.
+
+        Raises FileNotFoundError where nothing is, and ValueError, which names the file, for one that is damaged, no trace, or holds code:
+        nothing in it is run.
+        """
+        path = path_of("path", path)
         if path.is_dir():
             if not (path / "meta.json").is_file():
                 raise ValueError(f"{path} is not the folder of a trace: it has no meta.json")
@@ -254,13 +267,34 @@ class Trace:
             trace._chunks = Chunks(path)
             trace.meta = trace._chunks.read_meta()
             return trace
-        with np.load(path, allow_pickle=False) as f:
-            if "meta" not in f:
-                raise ValueError(f"{path} is not a trace file (it holds: {', '.join(f.files)})")
-            trace = cls(json.loads(str(f["meta"])))
-            for t in TABLES:
-                trace._done[t] = {k.split("/", 1)[1]: [f[k]] for k in f.files if k.startswith(f"{t}/")}
-        return trace
+        if not path.exists():
+            raise FileNotFoundError(f"there is no trace {path}")
+        arrays = _read_arrays(path)
+        if "meta" not in arrays:
+            raise ValueError(f"{path} is not a trace file (it holds: {', '.join(arrays)})")
+        samples, steps = ({k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{t}/")} for t in TABLES)
+        try:
+            return cls.from_columns(samples, steps, of_json(str(arrays["meta"])))
+        except ValueError as why:
+            raise ValueError(f"{path} is damaged: {why}; delete it, or take it from where it was written") from None
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file; ValueError, which names it, for anything else. Numpy's own words are not passed on where they advise to
+    load code."""
+    why = ""
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return {"(one array)": found}
+        with found:
+            return {name: found[name] for name in found.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError) as error:
+        why = str(error)
+    if "pickle" in why.lower() or "object array" in why.lower():
+        raise ValueError(f"{path} holds Python objects (a pickle), which is code that runs when it is read, or is no .npz file at all; it was not "
+                         "read. A trace holds numbers and texts alone: delete the file, or ask for one that Trace.save wrote")
+    raise ValueError(f"{path} is damaged or not a trace ({why or 'it is empty'}); delete it, or take it from where it was written")
 
 
 def _column(values: list, sizes: list[int]) -> np.ndarray:
