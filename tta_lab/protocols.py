@@ -210,7 +210,7 @@ def with_classes_per_batch(stream: Stream, classes_per_batch: float) -> Stream:
             seen[order] = replace(probe, order=order).statistics()["classes_per_batch"]
         return seen[order]
 
-    for per_batch in (1, 8):
+    for per_batch in (1, 4):
         slots, low, high = math.ceil(per_batch * longest / stream.batch), -3.0, 3.0
         slots = slots if slots > classes else 0
         if found(high, slots) < wanted:

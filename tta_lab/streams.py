@@ -157,7 +157,7 @@ def stream_of(value, name: str = "stream") -> Arrivals:
 
     if isinstance(value, str | BaseSet):
         return recorded(value)
-    if isinstance(value, Arrivals) or all(hasattr(value, n) for n in ("batches", "shifts", "domains", "known_set", "n_images")):
+    if isinstance(value, Arrivals) or not isinstance(value, type) and all(hasattr(value, n) for n in ("batches", "shifts", "domains", "known_set", "n_images")):
         return value
     hint = ""
     if hasattr(value, "dataset") and hasattr(value, "batch_size"):
