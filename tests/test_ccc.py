@@ -57,6 +57,9 @@ def test_the_stream_is_an_ordinary_stream():
     assert first.x.shape == (15, 1, 8, 8) and 0 < float(first.severity[0]) <= 5
     with pytest.raises(ValueError, match="cannot be reached"):
         continually_changing(toy(90), invented(), target=0.01)
+    for settings in ({"target": "x"}, {"target": 60}, {"images": 0}, {"images": "fashion_mnist"}, {"speed": 0}, {"calibration": "x"}, {"seed": 0.5}):
+        with pytest.raises(ValueError, match=f"{next(iter(settings))} must be"):
+            continually_changing(**{"known": toy(90), "calibration": invented(), **settings})
 
 
 class Brightest(torch.nn.Module):
@@ -80,7 +83,9 @@ def test_calibration_counts_what_the_model_gets_right(tmp_path):
         assert table.shape == (3, 3) and table[0, 0] == 1.0 and table[2, 2] < 1.0
     again = Calibration.from_json(found.to_json())
     assert all(np.allclose(again.accuracy[k], found.accuracy[k], atol=1e-4) for k in found.accuracy) and again.names == found.names
-    for settings, words in (({"names": ("fog",)}, "two different"), ({"names": ("fog", "fogg")}, "no corruption"), ({"step": 0.7}, "divide 5")):
+    for settings, words in (({"names": ("fog",)}, "two different"), ({"names": ("fog", "fogg")}, "no corruption"), ({"step": 0.7}, "divide 5"),
+                            ({"names": "fog"}, "names must be a list"), ({"names": (1, 2)}, "must list texts"), ({"step": 0}, "step must be a number"),
+                            ({"step": "x"}, "step must be"), ({"per_cell": 0}, "per_cell must be"), ({"progress": 3}, "progress must be")):
         with pytest.raises(ValueError, match=words):
             calibrate(Brightest(), images, **settings)
     for text in ("{", "[]", '{"names": ["fog"]}', found.to_json().replace("contrast+brightness", "contrast+fog")):

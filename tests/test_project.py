@@ -92,6 +92,23 @@ def test_public_name_wins_over_the_submodule_of_the_same_name():
     assert tta_lab.knobs is knobs
 
 
+def test_a_module_whose_function_has_its_name_is_one_to_its_importer():
+    """``import tta_lab.knobs as k`` asks for the attribute, which is the function: it has the names of its module."""
+    import importlib
+    import pkgutil
+
+    both = {m.name for m in pkgutil.iter_modules(tta_lab.__path__)} & set(tta_lab.__all__)
+    assert {"knobs", "published", "doctor"} <= both
+    for name in both:
+        code = (f"import tta_lab.{name} as m\nimport importlib, tta_lab\nfrom tta_lab import {name} as f\n"
+                f"whole = importlib.import_module('tta_lab.{name}')\n"
+                "print(f is m is whole." + name + ", callable(m), all(getattr(m, n) is v for n, v in vars(whole).items() if n[:2] != '__'))")
+        first, second = in_fresh_python(code), in_fresh_python("import tta_lab\n" + f"tta_lab.{name}\n" + code)
+        assert first == second == ["True"] * 3
+    import tta_lab.knobs as k
+    assert k.knob is importlib.import_module("tta_lab.knobs").knob and k(tta_lab.make("tent"))
+
+
 def test_unknown_public_name_lists_what_exists():
     with pytest.raises(AttributeError, match="no attribute 'adaptor'; it has: Adapter, "):
         tta_lab.adaptor  # noqa: B018

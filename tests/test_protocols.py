@@ -163,6 +163,37 @@ def test_domains_that_a_set_holds_itself():
         protocols.natural(toy())
 
 
+class Foggy(ImageSet):
+    """A set that holds fog itself: black pictures."""
+
+    domains = ("fog",)
+
+    def check_domain(self, domain="none", severity=5.0):
+        assert domain in ("none", "fog")
+
+    def rows(self, domain="none"):
+        return None
+
+    def images(self, index=slice(None), device="cpu", domain="none", severity=5.0):
+        return self.x[index].to(device).float() / 255 * (domain != "fog")
+
+
+def test_a_composition_is_made_even_if_the_set_holds_its_first_part():
+    """Until now "fog:3+contrast" of a set that holds fog showed fog alone."""
+    with pytest.raises(ValueError, match="toy holds 'day' itself, but a composition is made here"):
+        Stream(TwoPlaces(**vars(toy(60))), ("day:3+contrast",), per_shift=20)
+    fog = Foggy(**vars(toy(60)))
+    assert Stream(fog, ("fog:3",), per_shift=20, batch=20).counts == (20,)
+    made = next(iter(Stream(fog, ("fog:3+contrast",), per_shift=20, batch=20)))
+    held = next(iter(Stream(fog, (" fog :3",), per_shift=20, batch=20)))
+    plain = fog.images(made.ids)
+    assert torch.equal(made.x, corrupt(plain, "fog:3+contrast", 5, made.ids, 0)) and float(held.x.max()) == 0
+    with pytest.raises(ValueError, match="holds no domain 'fgo', only fog, and there is no corruption 'fgo' either.*did you mean 'fog'"):
+        Stream(fog, ("fgo",), per_shift=20)
+    with pytest.raises(ValueError, match="the severity of 'fog' must be a number from 0 to 5, got 'fog:x'"):
+        Stream(fog, ("fog:x",), per_shift=20)
+
+
 def test_recorded_order_with_some_labels():
     frames = dataclasses.replace(toy(50), y=torch.where(torch.arange(50) % 2 == 0, torch.arange(50) % 4, -1))
     stream = recorded(frames, batch=16)
@@ -213,6 +244,55 @@ def test_joined_and_cut_streams_rebuild_from_json():
     again = Stream.from_json(both.to_json())
     assert again.hash == both.hash and type(again) is type(both)
     assert all(torch.equal(a.x, b.x) for a, b in zip(both, again, strict=True))
+
+
+def classes_per_batch(stream):
+    return stream.statistics()["classes_per_batch"]
+
+
+@pytest.mark.parametrize(("make", "wanted", "settings"), [
+    (protocols.correlated, 3, dict(per_shift=300, batch=20)), (protocols.correlated, 3, dict(per_shift=600)),
+    (protocols.correlated, 3, dict(per_shift=4000)), (protocols.correlated, 1.5, dict(per_shift=4000)),
+    (protocols.correlated, 9.5, dict(per_shift=600)), (protocols.correlated, 4.5, dict(per_shift=600, rule="rotta")),
+    (protocols.correlated, 3, dict(per_shift=300, batch=20, unknown="digits", unknown_mode="shuffled")),
+    (protocols.mixed_correlated, 5, dict(per_shift=200)), (protocols.recurring, 5, dict(per_shift=300, visits=2))])
+def test_classes_in_a_batch_are_as_wanted_at_every_length(make, wanted, settings):
+    """The mean number of distinct classes in a batch, to within 3 % on the whole stream; the same delta means 9 or 1.3 of them."""
+    stream = make(shifts=("none", "fog", "snow"), classes_per_batch=wanted, **settings)
+    assert classes_per_batch(stream) == pytest.approx(wanted, rel=0.03)
+    assert make(shifts=("none", "fog", "snow"), classes_per_batch=wanted, **settings).order == stream.order, "found anew, the same"
+    again = Stream.from_json(stream.to_json())
+    assert again.hash == stream.hash and again.order == stream.order
+
+
+def test_one_delta_means_other_clumping_at_other_lengths():
+    found = {n: classes_per_batch(protocols.correlated(shifts=("none", "fog"), delta=0.1, per_shift=n)) for n in (100, 600, 4000)}
+    assert found[100] > 8.5 and 3.5 < found[600] < 5 and found[4000] < 2.5
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: protocols.correlated(per_shift=100, classes_per_batch=3), "batches of 64 from 100 images of 10 classes cannot hold 3.*smaller batch or more"),
+    (lambda: protocols.correlated(per_shift=300, batch=8, classes_per_batch=9), "batches of 8 .*cannot hold 9.*larger batch"),
+    (lambda: protocols.correlated(classes_per_batch=11), "classes_per_batch must be a number from 1 to 10"),
+    (lambda: protocols.correlated(classes_per_batch="3"), "classes_per_batch must be a number"),
+    (lambda: protocols.correlated(delta=0.5, classes_per_batch=3), "leave delta out"),
+    (lambda: protocols.correlated(order=SortedByClass(), classes_per_batch=3), "leave one out"),
+    (lambda: protocols.with_classes_per_batch(Stream(toy(), per_shift=20), 3), "needs a stream in Dirichlet order"),
+    (lambda: protocols.with_classes_per_batch(3, 3), "needs a stream in Dirichlet order"),
+    (lambda: protocols.correlated(delta=-1), "delta must be"), (lambda: protocols.correlated(delta="x"), "delta must be"),
+    (lambda: protocols.correlated(delta=0, rule="x"), "rule must be one of"), (lambda: protocols.correlated(delta=1e9), "Dirichlet.delta"),
+    (lambda: protocols.mixed_correlated(delta=None), "delta must be"), (lambda: protocols.recurring(visits=0), "visits must be"),
+    (lambda: protocols.gradual(shifts="fog"), r"shifts=\['fog'\]"), (lambda: protocols.gradual(shifts=("fog:3",)), "sets the severities itself"),
+    (lambda: protocols.gradual(shifts=(), form="cotta"), "shifts is empty"), (lambda: protocols.alternating(shifts="fog"), r"shifts=\['fog'\]"),
+    (lambda: protocols.cyclic(groups="noise"), r"groups=\['noise'\]"), (lambda: protocols.cyclic(groups=("nose",)), "did you mean 'noise'"),
+    (lambda: protocols.cyclic(repeats=0), "repeats must be"), (lambda: protocols.cyclic(cycles="2"), "cycles must be"),
+    (lambda: protocols.class_imbalance(grouped="yes"), "grouped must be True or False"), (lambda: protocols.label_shift(ratio="x"), "LabelShift.ratio"),
+    (lambda: protocols.long_term(rounds=2.5), "Stream.rounds must be"), (lambda: protocols.orders_of_shifts(count=0), "count must be"),
+    (lambda: protocols.orders_of_shifts("fog"), r"shifts=\['fog'\]"), (lambda: protocols.natural("fashion_mnst"), "no embedded image set"),
+    (lambda: protocols.open_set(unknown=None), "there are no unknown images"), (lambda: protocols.recorded(3), "must be an image set")])
+def test_protocols_check_their_arguments(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
 
 
 @pytest.mark.parametrize(("settings", "words"), [

@@ -1,14 +1,17 @@
 """Streams: sizes by hand, who is shown when, repetition and rebuilding."""
 import dataclasses
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tta_lab import orders, streams
 from tta_lab.corruptions import STANDARD_SIX, corrupt
 from tta_lab.datasets import ImageSet, load
-from tta_lab.protocols import closed_set, long_term, open_set
+from tta_lab.orders import Dirichlet, Shuffled
+from tta_lab.protocols import closed_set, long_term, open_set, recorded
 from tta_lab.streams import UNKNOWN_ID, Stream, deal, deck, shuffled
 
 
@@ -270,6 +273,86 @@ def test_damaged_json_is_refused():
 def test_bad_settings_are_refused_with_the_remedy(settings, words):
     with pytest.raises(ValueError, match=words):
         Stream(**{"known": toy(), "per_shift": 20, **settings})
+
+
+def test_a_shift_is_the_same_however_it_is_spaced():
+    plain = Stream(toy(), ("fog:3", "gaussian_noise:2+fog:1", "none"), per_shift=10)
+    for spaced in (("fog :3", "gaussian_noise:2 + fog:1", " none"), ("fog: 3", " gaussian_noise : 2+fog :1 ", "none "),
+                   ["\tfog:3\n", "gaussian_noise:2+ fog:1", "none"]):
+        other = Stream(toy(), spaced, per_shift=10)
+        assert other.shifts == plain.shifts and other.domains == plain.domains == ("fog", "gaussian_noise+fog", "none")
+        assert other.hash == plain.hash and other.to_dict() == plain.to_dict()
+        assert all(torch.equal(a.x, b.x) for a, b in zip(other, plain, strict=True))
+    x = toy().images(slice(0, 4))
+    assert torch.equal(streams.corrupt(x, " fog : 3 "), streams.corrupt(x, "fog:3")) and torch.equal(streams.corrupt(x, " none "), x)
+
+
+def test_the_hash_of_streams_that_were_valid_stays():
+    """They name cached runs: written by the version before spaces were tidied."""
+    assert Stream(toy(), ("fog:3", "none", "snow:2.50"), per_shift=20, batch=10).hash == "46b1ce5a6acc"
+    assert Stream(toy(), ("fog",), per_shift=20, order=Dirichlet(0.1, least=0)).hash == "23a6421be328"
+
+
+def test_json_with_spaces_in_shifts_keeps_loading():
+    tidy = Stream("digits", ("fog:3", "none"), per_shift=20)
+    values = tidy.to_dict()
+    values["shifts"] = ["fog :3", "none"]
+    values["hash"] = streams._digest({**tidy._hashed(), "shifts": values["shifts"]})        # as the older version wrote it
+    both = {"kind": "joined", "parts": [values, values], "hash": streams._digest([values["hash"]] * 2)}
+    cut = {"kind": "cut", "stream": both, "start": 0, "stop": 1, "hash": streams._digest([both["hash"], 0, 1])}
+    for written, expected in ((values, tidy), (both, tidy + tidy), (cut, (tidy + tidy).cut(0, 1))):
+        again = Stream.from_json(json.dumps(written))
+        assert again.hash == expected.hash and again.shifts == expected.shifts
+        with pytest.raises(ValueError, match="has hash"):
+            Stream.from_json(json.dumps({**written, "hash": "0" * 12}))
+
+
+@pytest.mark.parametrize("settings, words", [
+    (dict(known=None), "must be an image set or a text"), (dict(known=Path("x")), "written as a text, 'folder:PATH'"),
+    (dict(known=[1]), "goes through tta_lab.wrap"), (dict(unknown=3), "Stream.unknown must be an image set"),
+    (dict(shifts=None), "must list the shifts in order"), (dict(shifts=3), "must list the shifts"), (dict(shifts={"fog", "snow"}), "in order"),
+    (dict(shifts=("fog", 3)), "texts such as 'fog'.*not 3"), (dict(shifts=("fogg",)), "did you mean 'fog'"), (dict(shifts=("",)), "no corruption ''"),
+    (dict(shifts=("fog:6",)), "got 6"), (dict(shifts=("fog:x",)), "must be a number from 0 to 5, got 'x'"), (dict(shifts=("fog:nan",)), "got nan"),
+    (dict(shifts=("fog:3:2",)), "got '3:2'"), (dict(shifts=("fog:",)), "got ''"), (dict(shifts=("none:3",)), "stands alone"),
+    (dict(severity="3"), "got '3'"), (dict(severity=None), "severity must be"), (dict(per_shift=10.5), "Stream.per_shift must be a whole number"),
+    (dict(batch=0), "Stream.batch must be"), (dict(batch="10"), "Stream.batch must be"), (dict(rounds=None), "Stream.rounds must be"),
+    (dict(seed=0.5), "Stream.seed must be"), (dict(seed=2**63), "Stream.seed must be"), (dict(order=Shuffled), "not the class itself"),
+    (dict(order=3), "order must be an order such as"), (dict(order={"knobs": 1}), "no order None"), (dict(order="Shufled"), "did you mean 'Shuffled'"),
+    (dict(order={"kind": "Dirichlet", "dleta": 1}), "did you mean 'delta'"), (dict(reset=["batch"]), "one of never"),
+    (dict(unknown_mode=None), "one of batch"), (dict(mixed="yes"), "Stream.mixed must be True or False"),
+    (dict(unknown=toy(seed=1), unknown_ratio="1"), "unknown_ratio must be"), (dict(unknown=toy(seed=1), unknown_ratio=True), "unknown_ratio must be"),
+])
+def test_more_bad_settings_are_refused_in_words(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Stream(**{"known": toy(), "per_shift": 20, **settings})
+
+
+def test_numbers_of_other_libraries_are_numbers():
+    made = Stream(toy(), np.array(["fog", "none"]), np.float32(3), np.int64(20), torch.tensor(10), seed=np.uint8(4), mixed=np.bool_(True))
+    assert made.hash == Stream(toy(), ("fog", "none"), 3, 20, 10, seed=4, mixed=True).hash
+    assert type(made.batch) is int and type(made.seed) is int and type(made.mixed) is bool and type(made.shifts[0]) is str
+    json.dumps(made.to_dict())
+
+
+def test_what_is_no_json_of_a_stream():
+    for wrong, words in ((3, "is a text"), (None, "is a text"), ('{"kind": "joined", "parts": [], "hash": ""}', "lists its 'parts'")):
+        with pytest.raises(ValueError, match=words):
+            Stream.from_json(wrong)
+    for bad in (("a", None), (0, 1.5), (None, 2)):
+        with pytest.raises(ValueError, match="must be a whole number"):
+            Stream(toy(), per_shift=20).cut(*bad)
+
+
+def test_a_set_of_files_known_by_name_is_looked_at_anew(tmp_path):
+    from PIL import Image
+    for k in range(4):
+        Image.fromarray(np.full((8, 8), 10 * k, np.uint8)).save(tmp_path / f"{k}.png")
+    name = f"folder:{tmp_path}?size=8"
+    first = recorded(name)
+    assert recorded(name).known_set is first.known_set, "unchanged, with what was decoded"
+    Image.fromarray(np.full((8, 8), 99, np.uint8)).save(tmp_path / "4.png")
+    second = recorded(name)
+    assert len(second.known_set) == 5 and len(first.known_set) == 4 and second.hash != first.hash
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

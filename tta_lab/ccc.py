@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .arguments import WrongKind, model_of, number, whole
 from .corruptions import check_name
 from .datasets import checked_bytes
+from .files import write_text
 from .orders import Dice
 from .source import digest
-from .streams import Stream, _image_set, make_images
+from .streams import Stream, _image_set, as_shifts, make_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,8 @@ class Calibration:
     @classmethod
     def from_json(cls, text: str) -> Calibration:
         """Read what ``to_json`` wrote; raises ValueError for anything else."""
+        if not isinstance(text, str | bytes):
+            raise WrongKind(f"the JSON of a calibration is a text, as Calibration.to_json() writes it, not {type(text).__name__}")
         try:
             values = json.loads(text)
             table = {tuple(k.split("+")): np.array(v, np.float64) for k, v in values.pop("accuracy").items()}
@@ -69,7 +73,10 @@ def calibrate(model, known="fashion_mnist_train_slice", names: Sequence[str] = (
     ``known`` must be images that the stream will not show: a training or validation part. ``progress(done, cells)`` is called after
     each cell. Raises ValueError for fewer than two names or a step that does not divide 5.
     """
-    images = _image_set(known, "known")
+    images, model, names = _image_set(known, "known"), model_of(model), as_shifts(names, "names")
+    step, per_cell, seed = number("step", step, 0.01, 5), whole("per_cell", per_cell, 1), whole("seed", seed)
+    if progress is not None and not callable(progress):
+        raise WrongKind(f"progress must be a function (done, cells), not {progress!r}")
     for name in names:
         check_name(name)
     if len(set(names)) < 2 or len(set(names)) != len(names):
@@ -145,6 +152,10 @@ def continually_changing(known="fashion_mnist", calibration: Calibration | None 
     accuracy of the calibration, else ValueError.
     """
     calibration = load_calibration() if calibration is None else calibration
+    if not isinstance(calibration, Calibration):
+        raise WrongKind(f"calibration must be one that ccc.calibrate makes, or ccc.load_calibration(name) reads, not {calibration!r}")
+    target, images, speed = number("target", target, 0, 1), whole("images", images, 1), whole("speed", speed, 1)
+    seed = whole("seed", seed)
     low, high = min(m.min() for m in calibration.accuracy.values()), max(m.max() for m in calibration.accuracy.values())
     if not low <= target <= high:
         raise ValueError(f"target accuracy {target} cannot be reached: the calibrated pairs lie between {low:.2f} and {high:.2f}")
@@ -159,8 +170,7 @@ def embed(name: str = "fashion_resnet_bn", names: Sequence[str] = ("impulse_nois
     from .training import register
     folder = data_root(root)
     place = folder / "ccc" / f"{name}.json"
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(calibrate(load_model(name, root=root), names=names).to_json() + "\n")
+    write_text(place, calibrate(load_model(name, root=root), names=names).to_json() + "\n")
     register(place, folder, f"python -m tta_lab.ccc {name}")
     return place
 

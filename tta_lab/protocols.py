@@ -188,43 +188,52 @@ def with_classes_per_batch(stream: Stream, classes_per_batch: float) -> Stream:
     """The stream with the ``delta`` of its `Dirichlet` order at which a batch holds this many distinct classes in the mean, to
     within 3 %.
 
-    Found by bisection on the stream's own order, with its seed, length and batches: what
-    ``statistics()["classes_per_batch"]`` measures, on as many shifts as hold 4 500 images. Slots are about one batch long where
-    the rule's would be longer (shorter still where nearly all classes are wanted), so that the number can be reached at every
-    length; NOTE's least filling is left out. ``order`` then holds plain numbers: the stream is saved and rebuilt like any
-    other, and with another seed ``delta`` stays. Raises ValueError when the number is out of reach.
+    Found by bisection on the stream's own order, with its seed, length and batches: it is what
+    ``statistics()["classes_per_batch"]`` measures. Slots are about one batch long where the rule's would be longer (shorter
+    still where nearly all classes are wanted), so that the number can be reached at every length; NOTE's least filling is left
+    out. ``order`` then holds plain numbers: the stream is saved and rebuilt like any other, and with another seed ``delta``
+    stays. Raises ValueError when the number is out of reach.
     """
     if not isinstance(stream, Stream) or not isinstance(stream.order, Dirichlet):
         what = f"one in the order {stream.order!r}" if isinstance(stream, Stream) else repr(stream)
         raise WrongKind(f"classes_per_batch needs a stream in Dirichlet order, such as correlated(...), not {what}")
-    classes, seen = len(stream.classes), {}
+    classes = len(stream.classes)
     wanted = number("classes_per_batch", classes_per_batch, 1, classes)
     longest = sum(stream.counts) if stream.mixed else max(stream.counts)
+    full = replace(stream, known=stream.known_set, unknown=stream.unknown_set, rounds=1)
     some = next((i for i in range(1, len(stream.shifts)) if sum(stream.counts[:i]) >= 4500), len(stream.shifts))
-    probe = replace(stream, known=stream.known_set, unknown=stream.unknown_set, rounds=1,
-                    shifts=stream.shifts if stream.mixed else stream.shifts[:some])
+    part = full if stream.mixed else replace(full, shifts=stream.shifts[:some])  # enough to find the neighbourhood
 
-    def found(log_delta: float, slots: int) -> float:
-        order = replace(stream.order, delta=float(f"{10 ** log_delta:.3g}"), least=0, slots=slots)
-        if order not in seen:
-            seen[order] = replace(probe, order=order).statistics()["classes_per_batch"]
-        return seen[order]
+    def search(probe: Stream, slots: int, low: float, high: float) -> tuple[float, float]:
+        """log10 of the delta whose number of classes is nearest among those tried between these bounds, and this number."""
+        seen = {x: _classes(probe, x, slots) for x in (low, high)}
+        while min(abs(n - wanted) for n in seen.values()) > 0.01 * wanted and high - low > 0.02 and seen[low] < wanted < seen[high]:
+            middle = (low + high) / 2
+            seen[middle] = _classes(probe, middle, slots)
+            low, high = (middle, high) if seen[middle] < wanted else (low, middle)
+        return min(seen.items(), key=lambda item: abs(item[1] - wanted))
 
     for per_batch in (1, 4):
-        slots, low, high = math.ceil(per_batch * longest / stream.batch), -3.0, 3.0
+        slots = math.ceil(per_batch * longest / stream.batch)
         slots = slots if slots > classes else 0
-        if found(high, slots) < wanted:
-            continue
-        while min(abs(n - wanted) for n in seen.values()) > 0.01 * wanted and high - low > 0.02:
-            middle = (low + high) / 2
-            low, high = (middle, high) if found(middle, slots) < wanted else (low, middle)
-        break
-    order = min(seen, key=lambda o: abs(seen[o] - wanted))
-    if abs(seen[order] - wanted) > 0.03 * wanted:
-        remedy = "a smaller batch or more images a shift" if seen[order] > wanted else "a larger batch"
+        log_delta, found = search(part, slots, -3.0, 3.0)
+        if found >= 0.97 * wanted:
+            break
+    if part.shifts != full.shifts:
+        log_delta, found = search(full, slots, max(log_delta - 0.4, -3.0), min(log_delta + 0.4, 3.0))
+    if abs(found - wanted) > 0.03 * wanted:
+        remedy = "a smaller batch or more images a shift" if found > wanted else "a larger batch"
         raise ValueError(f"batches of {stream.batch} from {longest} images of {classes} classes cannot hold {wanted:g} classes in the "
-                         f"mean, {seen[order]:.1f} is as near as they come; take {remedy}")
-    return replace(stream, order=order)
+                         f"mean, {found:.1f} is as near as they come; take {remedy}")
+    return replace(stream, order=_with_delta(stream, log_delta, slots))
+
+
+def _with_delta(stream: Stream, log_delta: float, slots: int) -> Dirichlet:
+    return replace(stream.order, delta=float(f"{10 ** log_delta:.3g}"), least=0, slots=slots)
+
+
+def _classes(stream: Stream, log_delta: float, slots: int) -> float:
+    return replace(stream, order=_with_delta(stream, log_delta, slots)).statistics()["classes_per_batch"]
 
 
 PROTOCOLS = {f.__name__: f for f in (reset_each_shift, batch_episodic, continual, gradual, mixed_domains, correlated, mixed_correlated,

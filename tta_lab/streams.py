@@ -492,9 +492,10 @@ class Stream(Arrivals):
         """Of a set that holds domains itself: an unknown name may be meant for one of those."""
         for name in (part.partition(":")[0] for part in shift.split("+") if own):
             if name not in CORRUPTIONS and name not in CLEAN:
-                raise ValueError(f"{known.name} holds no domain {name!r}, only {', '.join(own[:20])}{', ...' if len(own) > 20 else ''}, and "
-                                 f"there is no corruption {name!r} either; there are: {', '.join(CORRUPTIONS)}, and 'none' for clean images"
-                                 + nearest(name, (*own, *CORRUPTIONS)))
+                holds = f"holds {name!r} itself, but a composition is made here" if name in own else (
+                    f"holds no domain {name!r}, only {', '.join(own[:20])}{', ...' if len(own) > 20 else ''}")
+                raise ValueError(f"{known.name} {holds}, and there is no corruption {name!r} either; there are: {', '.join(CORRUPTIONS)}, and "
+                                 "'none' for clean images" + ("" if name in own else nearest(name, (*own, *CORRUPTIONS))))
 
     def _check_combination(self, known):
         if self.order.needs_labels and (known.y < 0).any():
