@@ -84,7 +84,8 @@ def test_calibration_counts_what_the_model_gets_right(tmp_path):
     again = Calibration.from_json(found.to_json())
     assert all(np.allclose(again.accuracy[k], found.accuracy[k], atol=1e-4) for k in found.accuracy) and again.names == found.names
     for settings, words in (({"names": ("fog",)}, "two different"), ({"names": ("fog", "fogg")}, "no corruption"), ({"step": 0.7}, "divide 5"),
-                            ({"names": "fog"}, "names must be a list"), ({"names": (1, 2)}, "must list texts"), ({"step": 0}, "step must be a number"),
+                            ({"names": "fog"}, "names must be a list"), ({"names": (1, 2)}, "must list texts"),
+                            ({"step": 0}, "step must be a number"),
                             ({"step": "x"}, "step must be"), ({"per_cell": 0}, "per_cell must be"), ({"progress": 3}, "progress must be")):
         with pytest.raises(ValueError, match=words):
             calibrate(Brightest(), images, **settings)

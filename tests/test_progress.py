@@ -46,7 +46,8 @@ from tta_lab import Stream, runs
 from tta_lab.datasets import ImageSet
 images = ImageSet("toy", torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.arange(40) % 4, tuple("abcd"))
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
-for key, trace in runs({"one": "source", "two": "source"}, Stream(images, ("none", "fog"), per_shift=20, batch=10), model, (0, 1), progress=True, device="cpu"):
+stream = Stream(images, ("none", "fog"), per_shift=20, batch=10)
+for key, trace in runs({"one": "source", "two": "source"}, stream, model, (0, 1), progress=True, device="cpu"):
     pass
 """
     for before in ("", WITHOUT):

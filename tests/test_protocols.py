@@ -272,7 +272,8 @@ def test_one_delta_means_other_clumping_at_other_lengths():
 
 
 @pytest.mark.parametrize(("call", "words"), [
-    (lambda: protocols.correlated(shifts=("fog",), per_shift=100, classes_per_batch=3), "batches of 64 from 100 images of 10 classes cannot hold 3.*smaller batch or more"),
+    (lambda: protocols.correlated(shifts=("fog",), per_shift=100, classes_per_batch=3),
+     "batches of 64 from 100 images of 10 classes cannot hold 3.*smaller batch or more"),
     (lambda: protocols.correlated(shifts=("fog",), per_shift=300, batch=8, classes_per_batch=9), "batches of 8 .*cannot hold 9.*larger batch"),
     (lambda: protocols.correlated(classes_per_batch=11), "classes_per_batch must be a number from 1 to 10"),
     (lambda: protocols.correlated(classes_per_batch="3"), "classes_per_batch must be a number"),
@@ -287,7 +288,8 @@ def test_one_delta_means_other_clumping_at_other_lengths():
     (lambda: protocols.gradual(shifts=(), form="cotta"), "shifts is empty"), (lambda: protocols.alternating(shifts="fog"), r"shifts=\['fog'\]"),
     (lambda: protocols.cyclic(groups="noise"), r"groups=\['noise'\]"), (lambda: protocols.cyclic(groups=("nose",)), "did you mean 'noise'"),
     (lambda: protocols.cyclic(repeats=0), "repeats must be"), (lambda: protocols.cyclic(cycles="2"), "cycles must be"),
-    (lambda: protocols.class_imbalance(grouped="yes"), "grouped must be True or False"), (lambda: protocols.label_shift(ratio="x"), "LabelShift.ratio"),
+    (lambda: protocols.class_imbalance(grouped="yes"), "grouped must be True or False"),
+    (lambda: protocols.label_shift(ratio="x"), "LabelShift.ratio"),
     (lambda: protocols.long_term(rounds=2.5), "Stream.rounds must be"), (lambda: protocols.orders_of_shifts(count=0), "count must be"),
     (lambda: protocols.orders_of_shifts("fog"), r"shifts=\['fog'\]"), (lambda: protocols.natural("fashion_mnst"), "no embedded image set"),
     (lambda: protocols.open_set(unknown=None), "there are no unknown images"), (lambda: protocols.recorded(3), "must be an image set")])

@@ -11,7 +11,7 @@ from tta_lab import orders, streams
 from tta_lab.corruptions import STANDARD_SIX, corrupt
 from tta_lab.datasets import ImageSet, load
 from tta_lab.orders import Dirichlet, Shuffled
-from tta_lab.protocols import closed_set, long_term, open_set, recorded
+from tta_lab.protocols import closed_set, long_term, open_set
 from tta_lab.streams import UNKNOWN_ID, Stream, deal, deck, shuffled
 
 
@@ -297,7 +297,7 @@ def test_json_with_spaces_in_shifts_keeps_loading():
     tidy = Stream("digits", ("fog:3", "none"), per_shift=20)
     values = tidy.to_dict()
     values["shifts"] = ["fog :3", "none"]
-    values["hash"] = streams._digest({**tidy._hashed(), "shifts": values["shifts"]})        # as the older version wrote it
+    values["hash"] = "df03d0580f3a"                               # as the older version wrote it
     both = {"kind": "joined", "parts": [values, values], "hash": streams._digest([values["hash"]] * 2)}
     cut = {"kind": "cut", "stream": both, "start": 0, "stop": 1, "hash": streams._digest([both["hash"], 0, 1])}
     for written, expected in ((values, tidy), (both, tidy + tidy), (cut, (tidy + tidy).cut(0, 1))):
@@ -317,7 +317,8 @@ def test_json_with_spaces_in_shifts_keeps_loading():
     (dict(severity="3"), "got '3'"), (dict(severity=None), "severity must be"), (dict(per_shift=10.5), "Stream.per_shift must be a whole number"),
     (dict(batch=0), "Stream.batch must be"), (dict(batch="10"), "Stream.batch must be"), (dict(rounds=None), "Stream.rounds must be"),
     (dict(seed=0.5), "Stream.seed must be"), (dict(seed=2**63), "Stream.seed must be"), (dict(order=Shuffled), "not the class itself"),
-    (dict(order=3), "order must be an order such as"), (dict(order={"knobs": 1}), "no order None"), (dict(order="Shufled"), "did you mean 'Shuffled'"),
+    (dict(order=3), "order must be an order such as"), (dict(order={"knobs": 1}), "no order None"),
+    (dict(order="Shufled"), "did you mean 'Shuffled'"),
     (dict(order={"kind": "Dirichlet", "dleta": 1}), "did you mean 'delta'"), (dict(reset=["batch"]), "one of never"),
     (dict(unknown_mode=None), "one of batch"), (dict(mixed="yes"), "Stream.mixed must be True or False"),
     (dict(unknown=toy(seed=1), unknown_ratio="1"), "unknown_ratio must be"), (dict(unknown=toy(seed=1), unknown_ratio=True), "unknown_ratio must be"),
@@ -341,18 +342,6 @@ def test_what_is_no_json_of_a_stream():
     for bad in (("a", None), (0, 1.5), (None, 2)):
         with pytest.raises(ValueError, match="must be a whole number"):
             Stream(toy(), per_shift=20).cut(*bad)
-
-
-def test_a_set_of_files_known_by_name_is_looked_at_anew(tmp_path):
-    from PIL import Image
-    for k in range(4):
-        Image.fromarray(np.full((8, 8), 10 * k, np.uint8)).save(tmp_path / f"{k}.png")
-    name = f"folder:{tmp_path}?size=8"
-    first = recorded(name)
-    assert recorded(name).known_set is first.known_set, "unchanged, with what was decoded"
-    Image.fromarray(np.full((8, 8), 99, np.uint8)).save(tmp_path / "4.png")
-    second = recorded(name)
-    assert len(second.known_set) == 5 and len(first.known_set) == 4 and second.hash != first.hash
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -62,7 +62,8 @@ def test_a_trace_that_holds_code_is_refused_in_words_of_our_own(tmp_path):
 @pytest.mark.parametrize(("damage", "words"), [
     (lambda p: p.write_bytes(b""), "is damaged or not a trace"), (lambda p: p.write_bytes(p.read_bytes()[:-40]), "is damaged"),
     (lambda p: p.write_bytes(p.read_bytes()[:60]), "is damaged"), (lambda p: p.write_text("<!doctype html>"), "t.npz"),
-    (lambda p: np.savez(p, a=np.arange(3)), r"is not a trace file \(it holds: a\)"), (lambda p: p.write_bytes(array(np.arange(3))), "not a trace file"),
+    (lambda p: np.savez(p, a=np.arange(3)), r"is not a trace file \(it holds: a\)"),
+    (lambda p: p.write_bytes(array(np.arange(3))), "not a trace file"),
     (lambda p: torch.save({"a": torch.zeros(2)}, p), "t.npz"),
     (lambda p: zipped(p, {**parts_of(p), "meta.npy": array(np.array("{"))}), "meta is no JSON"),
     (lambda p: zipped(p, {**parts_of(p), "meta.npy": array(np.array("[1]"))}), "meta is a list"),

@@ -133,9 +133,9 @@ def walk(calibration: Calibration, target: float, points: int, seed: int = 0) ->
     """``points`` shifts, path after path: the second corruption of a path is the first of the next, the new one is drawn."""
     shifts: list[str] = []
     first = calibration.names[int(Dice(seed, "ccc/first").permutation(len(calibration.names))[0])]
-    for number in itertools.count():
+    for turn in itertools.count():
         others = [name for name in calibration.names if name != first]
-        second = others[int(Dice(seed, "ccc").at(number).permutation(len(others))[0])]
+        second = others[int(Dice(seed, "ccc").at(turn).permutation(len(others))[0])]
         for i, j in path(calibration.accuracy[first, second], target):
             shifts.append(f"{first}:{calibration.severities[i]:g}+{second}:{calibration.severities[j]:g}")
             if len(shifts) == points:

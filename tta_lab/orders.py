@@ -118,9 +118,11 @@ class Dirichlet(Order):
     """Classes arrive in clumps: each class is cut into slots by shares q ~ Dirichlet(delta, ..., delta).
 
     Small delta gives strong correlation; large delta gives every slot the same mixture, in which classes still follow one another
-    (for iid take `Shuffled`). How many classes a batch then holds depends on the length too: with few images a slot is shorter than a batch,
-    which spans several, and ``delta=0.1`` gives 4 of 10 classes in a batch of 64 at 600 images a shift, but 9 at 100. To state that number,
-    take ``protocols.with_classes_per_batch``, which finds ``delta`` and ``slots``. ``rule="note"`` (arXiv 2208.05117): as many slots as classes; slots that hold their part already get
+    (for iid take `Shuffled`). How many classes a batch then holds depends on the length too: with few images a slot is
+    shorter than a batch, which spans several; ``delta=0.1`` gives 4 of 10 classes in a batch of 64 at 600 images a shift, but
+    9 at 100. To state that number, take ``protocols.with_classes_per_batch``, which finds ``delta`` and ``slots``.
+
+    ``rule="note"`` (arXiv 2208.05117): as many slots as classes; slots that hold their part already get
     nothing more of a class; drawn again until each slot holds ``least`` images, in small pools a fifth of its even share (at most
     ``tries`` times, then the last draw is taken); within a slot one class after another. ``rule="rotta"`` (arXiv 2303.13899): one
     draw per class, at most 100 slots, no balancing.
@@ -134,7 +136,9 @@ class Dirichlet(Order):
 
     def to_dict(self):
         values = super().to_dict()
-        return values if self.slots else {name: value for name, value in values.items() if name != "slots"}  # as written before there was one
+        if not self.slots:  # as it was written before there was this knob
+            del values["slots"]
+        return values
 
     def arrange(self, labels, n, dice):
         members = [(labels == c).nonzero().flatten() for c in labels.unique()]
@@ -239,5 +243,6 @@ def from_dict(values) -> Order:
     known = [k.name for k in own_knobs(ORDERS[kind]())]
     for name in values:
         if name not in known:
-            raise ValueError(f"{kind} has no knob {name!r}; it has: {', '.join(known) or '(none)'}" + nearest(name, known))
+            raise ValueError(f"{kind} has no knob {name!r}; it has: {', '.join(known) or '(none)'}"
+                             + nearest(name, known))
     return ORDERS[kind](**values)

@@ -263,8 +263,8 @@ def _recipes(recipes) -> dict[str, Method | Callable]:
         texts = [to_json(r) for r in made]
         for i, text in enumerate(texts):
             if text in texts[:i]:
-                raise ValueError(f"recipes[{texts.index(text)}] and recipes[{i}] are the same method, {made[i]!r}: the same run twice; leave one out, "
-                                 "or give both names: {'first': ..., 'second': ...}")
+                raise ValueError(f"recipes[{texts.index(text)}] and recipes[{i}] are the same method, {made[i]!r}: the same run "
+                                 "twice; leave one out, or give both names: {'first': ..., 'second': ...}")
         names = [r if isinstance(r, str) else type(r).__name__ for r in given]
         names = [name if names.count(name) == 1 else repr(r) for name, r in zip(names, made, strict=True)]
         names = [name if names.count(name) == 1 else f"{name} ({names[:i].count(name) + 1})" for i, name in enumerate(names)]
@@ -330,8 +330,8 @@ class _Runs:
         try:
             wanted = sorted(needs_of(recipe) & source.GIVEN.keys())
             if wanted and self.images is None:
-                raise NeedsError(f"{type(recipe).__name__} needs {source.GIVEN[wanted[0]]}, made of images that must be given here: source_images=, an "
-                                 "image set of the source domain such as 'fashion_mnist_train_slice'")
+                raise NeedsError(f"{type(recipe).__name__} needs {source.GIVEN[wanted[0]]}, made of images that must be given here: "
+                                 "source_images=, an image set of the source domain such as 'fashion_mnist_train_slice'")
             given = source.prepare(self.model, recipe, self.images, device=self.device) if wanted else None
             Adapter(self.model, recipe, device=self.device, given=given)
         except NeedsError as why:
@@ -539,7 +539,7 @@ def code_digest(here: Path = Path(__file__).parent) -> str:
 def _key(adapter: Adapter, stream, channels_last: bool, clean=None) -> str:
     """A name for one run that changes with anything that its numbers depend on."""
     device = [adapter.device.type, torch.cuda.get_device_name(adapter.device) if adapter.device.type == "cuda" else ""]
-    facts = [to_json(adapter.recipe), source.digest(adapter.given), stream.to_dict(), source.described(adapter.source), adapter.seed, run_keys.precision(),
-             device, channels_last, code_digest(), None if clean is None else clean.hash, str(adapter.amp),
+    facts = [to_json(adapter.recipe), source.digest(adapter.given), stream.to_dict(), source.described(adapter.source), adapter.seed,
+             run_keys.precision(), device, channels_last, code_digest(), None if clean is None else clean.hash, str(adapter.amp),
              run_keys.foreign(adapter.recipe), run_keys.foreign_orders(stream)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]

@@ -157,7 +157,8 @@ def stream_of(value, name: str = "stream") -> Arrivals:
 
     if isinstance(value, str | BaseSet):
         return recorded(value)
-    if isinstance(value, Arrivals) or not isinstance(value, type) and all(hasattr(value, n) for n in ("batches", "shifts", "domains", "known_set", "n_images")):
+    names = ("batches", "shifts", "domains", "known_set", "n_images")
+    if isinstance(value, Arrivals) or not isinstance(value, type) and all(hasattr(value, n) for n in names):
         return value
     hint = ""
     if hasattr(value, "dataset") and hasattr(value, "batch_size"):
@@ -422,7 +423,7 @@ class Stream(Arrivals):
     as they lie.
     """
 
-    known: str | ImageSet = "fashion_mnist"
+    known: str | BaseSet = "fashion_mnist"
     shifts: tuple[str, ...] = STANDARD_SIX
     severity: float = 5
     per_shift: int | None = 300
@@ -432,7 +433,7 @@ class Stream(Arrivals):
     mixed: bool = False
     straddle: bool = False
     same_order: bool = False
-    unknown: str | ImageSet | None = None
+    unknown: str | BaseSet | None = None
     unknown_ratio: float | None = None
     unknown_mode: str = "batch"
     reset: str = "never"

@@ -34,8 +34,8 @@ class Chunks:
         later = [p for t in TABLES for p in (self.folder / t).glob("[0-9]*.parquet") if p.stem.isdigit() and int(p.stem) > len(self.known)]
         if count is None and later:
             missing = [self.path(t, len(self.known)) for t in TABLES if not self.path(t, len(self.known)).is_file()]
-            raise ValueError(f"{' and '.join(map(str, missing))} is missing, though later chunks of the trace are there ({min(later)}): put it back, or "
-                             "delete the later ones to read what comes before")
+            raise ValueError(f"{' and '.join(map(str, missing))} is missing, though later chunks of the trace are there ({min(later)}): put "
+                             "it back, or delete the later ones to read what comes before")
         if count is not None and len(self.known) < count:
             raise ValueError(f"{self.folder} holds {len(self.known)} chunks of a trace, {count} are needed; put the folder back where it was")
 
