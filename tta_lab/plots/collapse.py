@@ -55,11 +55,15 @@ def plot_collapse_detector(numbers, backend: str = "matplotlib", ax=None):
     """
     names = list(numbers["leads"])
     curves, points, times = [], [], []
+    most = max([10.0, *(1.05 * at[0] for at in numbers["chosen"].values() if np.isfinite(at[0]))])
     for i, name in enumerate(names):
         if name in numbers["curves"]:
             x, y = (np.asarray(numbers["curves"][name][k], np.float64) for k in ("false_alarms", "recall"))
             order = np.lexsort((y, x))
-            curves.append(Series(x[order], np.maximum.accumulate(y[order]) if len(y) else y, name, i, "path"))
+            x, y = x[order], np.maximum.accumulate(y[order]) if len(y) else y
+            here = x <= most
+            ends = ([most], np.interp([most], x, y)) if here.any() and not here.all() else ([], [])
+            curves.append(Series(np.append(x[here], ends[0]), np.append(y[here], ends[1]), name, i, "path"))
         at = numbers["chosen"][name]
         points.append(Series([at[0]], np.array([at[1]], np.float64), name if name not in numbers["curves"] else "", i, "points"))
         lead = np.array([np.nan if v is None else v for v in numbers["leads"][name]], np.float64)
@@ -67,6 +71,6 @@ def plot_collapse_detector(numbers, backend: str = "matplotlib", ax=None):
             ahead = np.arange(-40, 61)
             times.append(Series(ahead, (np.nan_to_num(lead, nan=-np.inf)[:, None] >= ahead).mean(0), name, i, "path"))
     return draw([Panel("Collapses found", "false alarms per 1000 healthy batches", "recall", (*curves, *points), percent=True, top=1.0,
-                       across=(0, 10)),
+                       across=(0, most)),
                  Panel("Lead time", "batches before the collapse is established", "collapsing runs with an alarm by then", tuple(times),
                        percent=True, top=1.0, marks=(0,))], backend, ax, size=(13, 6.2))

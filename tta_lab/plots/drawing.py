@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from . import fitting
+from .fitting import bar_names, band, finite, inches, legend_columns, legend_lines, limits, named, wrapped
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")  # without the yellow, too pale on white
 DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"), ((0, (7, 2, 1, 2, 1, 2)), "longdashdot"))
 MARKERS = (("o", "circle"), ("s", "square"), ("^", "triangle-up"), ("D", "diamond"), ("v", "triangle-down"), ("X", "x"), ("P", "cross"))
@@ -19,6 +22,7 @@ HATCHES = (("", ""), ("//", "/"), ("..", "."), ("xx", "x"), ("\\\\", "\\"), ("--
 GROUP_LABELS = {"correct": "known, correct", "wrong": "known, wrong", "unknown": "unknown", "unlabelled": "no label", "all": "all images"}
 GROUP_LOOKS = {"correct": 2, "wrong": 1, "unknown": 0, "unlabelled": 4, "all": 3}
 FONT, TITLE = 13, 15
+PIXELS = 820  # width of a plotly figure that has none of its own: beside JupyterLab's file list on a screen of 1280 x 720
 MANY = 60  # points; longer lines are drawn without a marker at each
 COLUMNS = 300  # of a heat map of rows; longer streams are drawn in wider windows
 ROWS = 24  # of a heat map that get their own height and name; of more rows some are named
@@ -51,7 +55,7 @@ class Panel:
     y: str
     series: tuple = ()
     percent: bool = False
-    top: float | None = None
+    top: float | None = None        # the natural maximum of the heights
     line: tuple | None = None       # (height, label): a reference line across
     upright: float | None = None    # a reference line at this x
     heat: tuple | None = None
@@ -65,6 +69,8 @@ class Panel:
     log: bool = False               # heights on a logarithmic scale
     bottom: float | None = None     # of a logarithmic scale, by default below the lowest thing drawn
     free: bool = False              # heights from the lowest thing drawn, not from 0
+    whole: bool = False             # heights from 0 to ``top`` however little of that is used
+    heights: tuple | None = None    # (lowest, highest) height shown, in place of what fits
     across: tuple | None = None     # (first, last) x shown
 
     @property
@@ -77,7 +83,18 @@ class Panel:
 
 def captioned(figure, text: str):
     """Write ``text`` above a matplotlib figure of this module and return it."""
-    figure.suptitle(text, fontsize=TITLE + 1, fontweight="bold")
+    wide = figure.get_figwidth() - 0.3
+    figure.suptitle(wrapped(text, wide / 1.12, TITLE + 1), fontsize=TITLE + 1, fontweight="bold")    # bold letters are wider
+    return figure
+
+
+def fit(figure, width: float | None = None, height: float | None = None):
+    """Give a figure of this module another size (matplotlib: inches, plotly: pixels) and fit titles, names and legend to it; returns it."""
+    if hasattr(figure, "update_layout"):
+        return _fit_plotly(figure, width, height)
+    if width or height:
+        figure.set_size_inches(width or figure.get_figwidth(), height or figure.get_figheight())
+    _fit_matplotlib(figure)
     return figure
 
 
@@ -86,6 +103,7 @@ def draw(panels: list[Panel], backend: str, ax, stacked: bool = False, columns: 
 
     ``size`` (inches) replaces the usual size; plotly takes its height, at 96 pixels to the inch.
     """
+    panels = _distinct(fitting.common(panels) if columns else panels)
     if backend == "matplotlib":
         return _matplotlib(panels, ax, stacked, columns, size)
     _only_plotly(backend, ax)
@@ -97,6 +115,7 @@ def draw_frames(panels: list[Panel], names: list[str], backend: str, ax, title: 
 
     All panels hold the same series, in the same order, over the same axes.
     """
+    panels = _distinct(fitting.common(panels))
     if backend == "matplotlib":
         columns = min(len(panels), 5 if len(panels) > 8 else 4)
         rows = math.ceil(len(panels) / columns)
@@ -162,9 +181,51 @@ def _bytes(image) -> np.ndarray:
 
 
 def _looks(look: int) -> tuple:
-    """Colour, dashes, marker and hatching of the series number ``look``: no two of the first 35 agree in all of them."""
+    """Colour, dashes, marker and hatching of the series number ``look``: no two of the first 35 agree in colour and dashes, no two of the
+    first 245 in colour, dashes and marker, and no two of the first 42 in colour and hatching."""
     turned = look + look // len(COLOURS)
     return (COLOURS[look % len(COLOURS)], DASHES[look % len(DASHES)], MARKERS[turned % len(MARKERS)], HATCHES[turned % len(HATCHES)])
+
+
+def _distinct(panels: list[Panel]) -> list[Panel]:
+    """The panels with a look for each name: a second name with the look of a first gets one that is free, a name keeps the look it had first."""
+    looks: dict = {}
+    wanted = {s.label: s.look for p in reversed(panels) for s in reversed(p.series) if s.label}
+    changed = {}
+    for panel in panels:
+        for s in panel.series:
+            if not s.label or s.label in looks:
+                continue
+            new = s.look
+            if new in looks.values():
+                free = [i for i in range(len(looks) + len(wanted) + 1) if i not in looks.values() and i not in wanted.values()]
+                taken = {i % len(COLOURS) for i in (*looks.values(), *wanted.values())}
+                new = next((i for i in free if i % len(COLOURS) not in taken), free[0])
+            looks[s.label] = changed[s.label, s.look] = new
+    def own(panel, s):
+        if s.label:
+            return replace(s, look=looks[s.label])
+        named = {t.look: t.label for t in reversed(panel.series) if t.label}     # unnamed things belong to the named one of their look
+        return replace(s, look=looks[named[s.look]]) if s.look in named else s
+
+    return [replace(p, series=tuple(own(p, s) for s in p.series)) for p in panels]
+
+
+def _shown(panel: Panel) -> tuple:
+    """The series that hold a number."""
+    return tuple(s for s in panel.series if len(finite(s.y)))
+
+
+def _missing(panels: list[Panel]) -> list[str]:
+    """What the legend says of series that hold none in any panel."""
+    there = {s.label for p in panels for s in _shown(p)}
+    return list(dict.fromkeys(f"{s.label}: no numbers" for p in panels if not p.empty for s in p.series if s.label and s.label not in there))
+
+
+def _alone(y) -> list[int]:
+    """Places of points with no finite neighbour: a line without markers would not show them."""
+    there = np.concatenate([[False], np.isfinite(np.asarray(y, np.float64)), [False]])
+    return np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:]).tolist()
 
 
 def look(number: int) -> dict:
@@ -174,55 +235,100 @@ def look(number: int) -> dict:
 
 
 def _labels(panels: list[Panel]) -> list[str]:
-    return list(dict.fromkeys(s.label for p in panels if not p.empty for s in p.series if s.label))
+    found = [name for p in panels if not p.empty for name in (*(s.label for s in _shown(p)), *([p.line[1]] if p.line else []))]
+    return list(dict.fromkeys(name for name in (*found, *_missing(panels)) if name))
 
 
 # --- matplotlib
 
 def _matplotlib(panels: list[Panel], ax, stacked: bool = False, columns: int = 0, size: tuple | None = None):
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    labels = _labels(panels)
-    rows = _legend_rows(labels, min(len(panels), 3))
-    if ax is None and columns:
-        lines = math.ceil(len(panels) / columns)
-        figure = Figure(figsize=size or (3.2 * columns, 2.6 * lines + 0.6), layout="constrained")
-        axes = list(figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat)
-        for spare in axes[len(panels):]:
-            spare.remove()
-        axes = axes[:len(panels)]
-        figure._repr_png_ = lambda: png(figure)
-    elif ax is None and stacked:
-        heights = [panel.height for panel in panels]
-        figure = Figure(figsize=(11, sum(heights)), layout="constrained")
-        axes = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
-        figure.align_ylabels(axes)
-        figure._repr_png_ = lambda: png(figure)
-    elif ax is None:
-        figure = Figure(figsize=size or ({1: 8, 2: 10.5, 3: 12.5}[len(panels)], 4.6 + 0.25 * rows), layout="constrained")
-        axes = list(figure.subplots(1, len(panels), squeeze=False)[0])
+    labels, n = _labels(panels), len(panels)
+    across = 1 if stacked else columns or min(n, 3)
+    down = math.ceil(n / across)
+    if ax is None:
+        width = size[0] if size else 11 if stacked else 3.2 * columns if columns else {1: 8, 2: 10.5, 3: 12.5}[across]
+        below = legend_lines(*legend_columns(labels, width - 0.4, FONT))
+        if size:
+            height = size[1] + 0.25 * max(0, below - 2)
+        elif stacked:
+            height = sum(panel.height for panel in panels) + 0.25 * max(0, below - 1)
+        elif columns:
+            height = 2.6 * down + 0.6 + 0.25 * max(0, below - 2)
+        else:
+            height = 4.6 * down + 0.25 * max(1, below)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        if stacked:
+            axes = list(figure.subplots(n, 1, sharex=True, squeeze=False, height_ratios=[p.height for p in panels])[:, 0])
+            figure.align_ylabels(axes)
+        else:
+            axes = list(figure.subplots(down, across, squeeze=False, sharex=bool(columns), sharey=bool(columns)).flat)
+            for spare in axes[n:]:
+                spare.remove()
+            axes = axes[:n]
         figure._repr_png_ = lambda: png(figure)  # shows in a notebook without pyplot
     else:
         axes = list(ax) if isinstance(ax, list | tuple | np.ndarray) else [ax]
-        if len(axes) != len(panels):
-            raise ValueError(f"this plot has {len(panels)} panels but ax holds {len(axes)} axes; pass ax=None or {len(panels)} axes")
+        if len(axes) != n:
+            raise ValueError(f"this plot has {n} panels but ax holds {len(axes)} axes; pass ax=None or {n} axes")
         figure = axes[0].figure
     handles: dict = {}
     for panel, axis in zip(panels, axes, strict=True):
-        new = {label: handle for label, handle in _matplotlib_panel(panel, axis).items() if label not in handles}
+        wide = axis.get_window_extent().width / figure.dpi if ax is not None else width / across - (1.8 if panel.heat else 1.0)
+        new = {label: handle for label, handle in _matplotlib_panel(panel, axis, wide).items() if label not in handles}
         handles |= new
         if ax is not None and new:
-            axis.legend(new.values(), new.keys(), fontsize=FONT - 1, framealpha=0.7)
+            _, names = legend_columns(list(new), wide - 0.2, FONT - 1)
+            axis.legend(new.values(), names, fontsize=FONT - 1, framealpha=0.7)
     if columns and ax is None:      # common axes are named once
         for i, axis in enumerate(axes):
             axis.set_xlabel("" if i + columns < len(axes) else axis.get_xlabel(), fontsize=FONT)
             axis.set_ylabel(axis.get_ylabel() if i % columns == 0 else "", fontsize=FONT)
             if i + columns >= len(axes):
                 axis.tick_params(labelbottom=True)
-    if ax is None and handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=math.ceil(len(handles) / rows), fontsize=FONT,
-                      frameon=False, handlelength=3)
+    if ax is None:
+        figure._named = handles | {name: Line2D([], [], linestyle="none") for name in _missing(panels)}
+        _fit_matplotlib(figure)
+    else:
+        for axis in axes:
+            axis.set_title(wrapped(axis.get_title(), max(1.0, axis.get_window_extent().width / figure.dpi), TITLE), fontsize=TITLE)
     return figure
+
+
+def _fit_matplotlib(figure) -> None:
+    """Break titles and names of axes where they would be too wide, and lay the legend in as many columns as fit."""
+    width, height = figure.get_size_inches()
+    handles = getattr(figure, "_named", {})
+    for legend in list(figure.legends):
+        legend.remove()
+    below = 0
+    if handles:
+        columns, names = legend_columns(list(handles), width - 0.4, FONT)
+        below = 0.25 * legend_lines(columns, names)
+        figure.legend(handles.values(), names, loc="outside lower center", ncols=columns, fontsize=FONT, frameon=False, handlelength=3)
+    if figure.get_suptitle():
+        captioned(figure, figure.get_suptitle().replace("\n", " "))
+    for axis in figure.axes:
+        spec = axis.get_subplotspec()
+        if spec is None:
+            continue
+        grid = spec.get_gridspec()
+        shares = grid.get_height_ratios()
+        across, down = width / grid.ncols, (height - below) * shares[spec.rowspan.start] / sum(shares)
+        wide = across - (2.6 if axis.collections and getattr(axis.collections[0], "colorbar", None) else 0.7)
+        axis.set_title(wrapped(axis.get_title().replace("\n", " "), max(1.0, wide), TITLE), fontsize=TITLE)
+        axis.set_xlabel(wrapped(axis.get_xlabel().replace("\n", " "), max(1.0, across - 0.5), FONT), fontsize=FONT)
+        axis.set_ylabel(wrapped(axis.get_ylabel().replace("\n", " "), max(1.0, down - (0.9 if axis.get_xlabel() else 0.5)), FONT), fontsize=FONT)
+        if getattr(axis, "_bars", None):
+            _name_bars(axis, axis._bars, across - 1.0)
+
+
+def _name_bars(axis, names, wide: float) -> None:
+    places, shown, tilted = bar_names(names, wide, FONT - 1)
+    axis.set_xticks(places, shown, rotation=40 if tilted else 0, ha="right" if tilted else "center", rotation_mode="anchor" if tilted else "default")
+    axis.set_xlim(-0.6, len(names) - 0.4)
 
 
 def _matplotlib_pictures(places, extent, size, unit, ax):
@@ -260,18 +366,13 @@ def matplotlib_images(sheet, across, upwards, columns, rows, ax):
     return ax.figure
 
 
-def _legend_rows(labels: list[str], panels: int) -> int:
-    width = sum(len(label) + 7 for label in labels)
-    return max(1, min(len(labels), math.ceil(width / {1: 62, 2: 92, 3: 112}[panels])))
-
-
 def png(figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return stream.getvalue()
 
 
-def _matplotlib_panel(panel: Panel, axis) -> dict:
+def _matplotlib_panel(panel: Panel, axis, wide: float) -> dict:
     """Draw one panel; returns the legend handles by label."""
     from matplotlib.colors import PowerNorm
     from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
@@ -282,8 +383,7 @@ def _matplotlib_panel(panel: Panel, axis) -> dict:
     axis.tick_params(labelsize=FONT - 1)
     if panel.empty:
         axis.set(xticks=[], yticks=[])
-        width = axis.get_window_extent().width / axis.figure.dpi
-        axis.text(0.5, 0.5, _sentence(panel, max(16, int(10 * width))), transform=axis.transAxes, ha="center", va="center", fontsize=FONT)
+        axis.text(0.5, 0.5, _sentence(panel, max(16, int(9 * wide))), transform=axis.transAxes, ha="center", va="center", fontsize=FONT)
         return {}
     handles = {}
     if panel.heat:
@@ -302,36 +402,38 @@ def _matplotlib_panel(panel: Panel, axis) -> dict:
         bar.ax.tick_params(labelsize=FONT - 1)
         for x, y, text, dark in _written(panel):
             axis.text(x, y, text, ha="center", va="center", fontsize=FONT - 2, color="white" if dark else "black")
-    bars = [s for s in panel.series if s.kind == "bar"]
-    for i, s in enumerate(panel.series):
+    bars = [s for s in _shown(panel) if s.kind == "bar"]
+    for s in _shown(panel):
         colour, dash, marker, hatch = _looks(s.look)
         y = np.asarray(s.y, np.float64)
+        low, high = band(s, panel)
         if s.kind == "bar":
             width = 0.8 / len(bars)
-            places = np.arange(len(y)) + (i - (len(bars) - 1) / 2) * width
-            handle = axis.bar(places, y, width, yerr=s.spread, color=colour, hatch=hatch[0], edgecolor="white", capsize=3, label=s.label)
+            places = np.arange(len(y)) + (bars.index(s) - (len(bars) - 1) / 2) * width
+            spread = None if s.spread is None else np.nan_to_num([y - low, high - y])
+            handle = axis.bar(places, y, width, yerr=spread, color=colour, hatch=hatch[0], edgecolor="white", capsize=3, label=s.label)
         elif s.kind in ("steps", "stairs"):
             ends = {} if s.kind == "steps" else {"baseline": None}
             handle = axis.stairs(y, s.x, color=colour, linestyle=dash[0], linewidth=2.2, label=s.label, **ends)
         elif s.kind == "points":
             few = _few(panel)
             if s.spread is not None:
-                axis.errorbar(np.asarray(s.x), y, s.spread, color=colour, linestyle="none", capsize=3, marker="")
+                axis.errorbar(np.asarray(s.x), y, [y - low, high - y], color=colour, linestyle="none", capsize=3, marker="")
             handle, = axis.plot(np.asarray(s.x), y, color=colour, linestyle="none", label=s.label, marker=marker[0],
                                 markersize=9 if few else 6, alpha=1 if few else 0.55)
         else:
-            x = np.asarray(s.x)
-            handle, = axis.plot(x, y, color=colour, linestyle=dash[0], linewidth=2.2, label=s.label,
-                                marker="" if s.kind == "path" else marker[0], markersize=7, markevery=max(1, len(x) // 20))
+            x, alone = np.asarray(s.x), _alone(y)
+            marked = s.kind != "path" or s.look >= len(COLOURS) * len(DASHES)
+            every = sorted({*range(0, len(y), max(1, len(y) // 20)), *alone}) if marked else alone
+            handle, = axis.plot(x, y, color=colour, linestyle=dash[0], linewidth=2.2, label=s.label, marker=marker[0] if every else "", markersize=7,
+                                markevery=every or None)
             if s.spread is not None:
-                axis.fill_between(x, y - s.spread, y + s.spread, color=colour, alpha=0.2, linewidth=0)
+                axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, where=np.isfinite(np.asarray(s.spread, np.float64)))
         if s.label:
             handles[s.label] = handle
     if bars:
-        long = _tilted(bars[0].x)
-        axis.set_xticks(range(len(bars[0].x)), bars[0].x, rotation=40 if long else 0, ha="right" if long else "center",
-                        rotation_mode="anchor" if long else "default")
-        axis.set_xlim(-0.6, len(bars[0].x) - 0.4)
+        axis._bars = list(map(str, bars[0].x))
+        _name_bars(axis, axis._bars, wide)
     if panel.line:
         handles[panel.line[1]] = axis.axhline(panel.line[0], color="#555555", linestyle=(0, (1, 1)), linewidth=2)
     if panel.upright is not None:
@@ -342,7 +444,7 @@ def _matplotlib_panel(panel: Panel, axis) -> dict:
         axis.set_yticks(*_named_rows(panel.rows))
         axis.set_ylim(len(panel.rows) - 0.5, -0.5)
     elif panel.percent:
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if panel.heat else fitting.decimals(*(100 * end for end in limits(panel)))))
     if panel.columns:
         axis.set_xticks(*_named_rows(panel.columns), rotation=90 if max(map(len, panel.columns)) > 2 else 0)
         if not panel.y:
@@ -350,32 +452,45 @@ def _matplotlib_panel(panel: Panel, axis) -> dict:
     if panel.across:
         axis.set_xlim(*panel.across)
     if not panel.heat:
-        low, high = _limits(panel)
+        low, high = limits(panel)
         if panel.log:
             axis.set_yscale("log")
             axis.set_yticks(*_log_ticks(low, high, panel.percent))
             axis.minorticks_off()
+        elif not panel.percent:
+            _plain(axis.yaxis, low, high)
         axis.set_ylim(low, high)
         axis.grid(axis="y", alpha=0.3)
         axis.set_axisbelow(True)
     if panel.upright is not None:
-        axis.set_xlim(panel.series[0].x[0], panel.series[0].x[-1])
-        axis.xaxis.set_major_locator(MultipleLocator(0.5))
+        axis.set_xlim(*_around(panel))
+        if axis.get_xlim()[1] - axis.get_xlim()[0] <= 2:
+            axis.xaxis.set_major_locator(MultipleLocator(0.5))
     if panel.x.startswith(("round", "step", "position")):
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    if not bars and not panel.heat:
+        _plain(axis.xaxis, *axis.get_xlim())
     return handles
+
+
+def _plain(axis, low: float, high: float) -> None:
+    """Ticks without a common factor or summand apart from them."""
+    from matplotlib.ticker import FuncFormatter, ScalarFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda v, _: fitting.number(v, low, high)) if fitting.powers(low, high) else ScalarFormatter(useOffset=False))
+    if not fitting.powers(low, high):
+        axis.get_major_formatter().set_scientific(False)
+
+
+def _around(panel: Panel) -> tuple[float, float]:
+    """What is shown across when an upright line has to be seen: the series and the line."""
+    ends = finite(np.concatenate([np.asarray(s.x, np.float64)[[0, -1]] for s in panel.series] + [[panel.upright]]))
+    return float(ends.min()), float(ends.max())
 
 
 def _named_rows(names) -> tuple[list[int], list[str]]:
     """Places and names of the rows that get a name: all, or evenly spaced ones and the last."""
-    every = math.ceil(len(names) / ROWS)
-    last = len(names) - 1
-    places = [i for i in range(0, last, every) if last - i >= every] + [last]
-    return places, [names[i] if len(names[i]) <= 28 else names[i][:25] + " ..." for i in places]
-
-
-def _tilted(names) -> bool:
-    return sum(map(len, names)) > 24  # written level, longer names would touch
+    return named(names, ROWS)
 
 
 def _written(panel: Panel) -> list[tuple[float, float, str, bool]]:
@@ -404,25 +519,6 @@ def _log_ticks(low: float, high: float, percent: bool) -> tuple[list[float], lis
     return ticks[::max(1, len(ticks) // 8)], [f"{100 * t:g}%" if percent else f"{t:g}" for t in ticks[::max(1, len(ticks) // 8)]]
 
 
-def _limits(panel: Panel) -> tuple[float, float]:
-    """Heights from 0 (or the lowest thing drawn) to a little above the highest thing drawn (or the natural maximum)."""
-    tops = [np.asarray(s.y, np.float64) + (0 if s.spread is None else np.nan_to_num(s.spread)) for s in panel.series]
-    if panel.log or panel.free:
-        values = np.concatenate([np.asarray(s.y, np.float64).ravel() for s in panel.series])
-        values = values[np.isfinite(values) & (values > 0)] if panel.log else values[np.isfinite(values)]
-        low, high = float(values.min()), max(float(values.max()), panel.top or -math.inf)
-        if panel.log:
-            return panel.bottom or low / 1.5, high * 1.5
-        room = 0.05 * (high - low) or 0.5
-        return low - room, high + room
-    high = max([float(np.max(t[np.isfinite(t)], initial=0)) for t in tops] + [panel.top or 0, panel.line[0] if panel.line else 0])
-    if panel.percent and panel.top == 1:    # a band may reach further than any share can
-        high = min(high, 1.0)
-    heights = [np.asarray(s.y, np.float64) - (np.nan_to_num(s.spread) if s.kind == "bar" and s.spread is not None else 0) for s in panel.series]
-    low = min((float(np.min(y[np.isfinite(y)], initial=0)) for y in heights), default=0.0)
-    return 1.05 * low, (high or (1.0 if low == 0 else 0.0)) * 1.05
-
-
 # --- plotly
 
 def _plotly(panels: list[Panel], stacked: bool = False, columns: int = 0, size: tuple | None = None):
@@ -430,7 +526,7 @@ def _plotly(panels: list[Panel], stacked: bool = False, columns: int = 0, size: 
     from plotly.colors import sample_colorscale
     from plotly.subplots import make_subplots
 
-    titles = [p.title for p in panels]
+    titles, beside = [p.title for p in panels], min(len(panels), 3)
     if columns:
         lines = math.ceil(len(panels) / columns)
         figure = make_subplots(rows=lines, cols=columns, subplot_titles=titles, shared_xaxes="all", shared_yaxes="all",
@@ -440,10 +536,12 @@ def _plotly(panels: list[Panel], stacked: bool = False, columns: int = 0, size: 
         figure = make_subplots(rows=len(panels), cols=1, subplot_titles=titles, shared_xaxes=True, vertical_spacing=0.5 / total,
                                row_heights=[p.height for p in panels])
     else:
-        figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.12)
+        lines = math.ceil(len(panels) / beside)
+        figure = make_subplots(rows=lines, cols=beside, subplot_titles=titles, horizontal_spacing=0.12, vertical_spacing=0.27 / lines)
+    figure.update_annotations(font_size=TITLE, name="title")
     seen: set = set()
     for place, panel in enumerate(panels, start=1):
-        where = {"row": place, "col": 1} if stacked else {"row": 1, "col": place}
+        where = {"row": place, "col": 1} if stacked else {"row": (place - 1) // beside + 1, "col": (place - 1) % beside + 1}
         if columns:
             where = {"row": (place - 1) // columns + 1, "col": (place - 1) % columns + 1}
         last = not columns or place + columns > len(panels)
@@ -454,7 +552,7 @@ def _plotly(panels: list[Panel], stacked: bool = False, columns: int = 0, size: 
         if panel.empty:
             figure.update_xaxes(visible=False, range=[0, 1], **where)
             figure.update_yaxes(visible=False, range=[0, 1], **where)
-            text = _sentence(panel, max(16, 90 // (columns or (1 if stacked else len(panels)))))
+            text = _sentence(panel, max(16, 84 // (columns or (1 if stacked else beside))))
             figure.add_annotation(text=text.replace("\n", "<br>"), x=0.5, y=0.5, showarrow=False, font_size=FONT, **where)
             continue
         if panel.heat:
@@ -484,12 +582,12 @@ def _plotly(panels: list[Panel], stacked: bool = False, columns: int = 0, size: 
             figure.add_trace(go.Heatmap(x=across, y=upwards, z=values.T, hovertemplate=hover, colorbar=bar, **colours), **where)
         for x, y, text, dark in _written(panel):
             figure.add_annotation(text=text, x=x, y=y, showarrow=False, font={"size": FONT - 2, "color": "white" if dark else "black"}, **where)
-        for s in panel.series:
+        for s in _shown(panel):
             for trace in _plotly_traces(go, s, panel, s.label and s.label not in seen):
                 figure.add_trace(trace, **where)
             seen.add(s.label)
         if panel.line:
-            figure.add_hline(y=panel.line[0], line={"color": "#555555", "dash": "dot", "width": 2}, name=panel.line[1],
+            figure.add_hline(y=panel.line[0], line={"color": "#555555", "dash": "dot", "width": 2}, name=_legend_name(panel.line[1]),
                              showlegend=panel.line[1] not in seen, **where)
             seen.add(panel.line[1])
         if panel.upright is not None:
@@ -500,11 +598,12 @@ def _plotly(panels: list[Panel], stacked: bool = False, columns: int = 0, size: 
             places, names = _named_rows(panel.rows)
             figure.update_yaxes(tickvals=places, ticktext=names, range=[len(panel.rows) - 0.5, -0.5], **where)
         elif panel.percent:
-            figure.update_yaxes(tickformat=".0%", **where)
+            digits = 0 if panel.heat else fitting.decimals(*(100 * end for end in limits(panel)))
+            figure.update_yaxes(tickformat=f".{digits}%", **where)
         if panel.x.startswith("round") and len(panel.series[0].x) <= 5:
             figure.update_xaxes(dtick=1, **where)
-        if any(s.kind == "bar" and _tilted(s.x) for s in panel.series):
-            figure.update_xaxes(tickangle=-40, **where)
+        if not panel.heat and panel.series and not panel.across and (panel.marks or panel.upright is not None):     # lines alone move no axis
+            figure.update_xaxes(range=_reach(panel), **where)
         if panel.columns:
             places, names = _named_rows(panel.columns)
             figure.update_xaxes(tickvals=places, ticktext=names, tickangle=-90 if max(map(len, names)) > 2 else 0, **where)
@@ -515,15 +614,82 @@ def _plotly(panels: list[Panel], stacked: bool = False, columns: int = 0, size: 
             figure.update_layout(plot_bgcolor=NOTHING)
         if not panel.heat:
             _plotly_heights(figure, panel, where)
+    for name in _missing(panels):
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", line_color="rgba(0,0,0,0)", name=_legend_name(name), hoverinfo="skip"))
     figure.update_layout(
         template="plotly_white", font_size=FONT, barmode="group",
-        height=_plotly_height(panels, stacked, columns, size),
-        margin={"l": 60, "r": 20, "t": 50, "b": 40},
-        showlegend=bool(_labels(panels)),
-        legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom", "x": 0.5, "xanchor": "center"},
-    )
-    figure.update_annotations(font_size=TITLE, selector=lambda a: a.text in {p.title for p in panels})
+        height=_plotly_height(panels, stacked, columns, size), showlegend=bool(_labels(panels)))
+    return _fit_plotly(figure)
+
+
+def _reach(panel: Panel) -> list[float]:
+    """What is shown across: the series, and the lines at some x."""
+    if panel.upright is not None:
+        return list(_around(panel))
+    ends = finite(np.concatenate([np.asarray(s.x, np.float64) for s in _shown(panel)] + [np.asarray(panel.marks, np.float64)]))
+    room = 0.03 * float(np.ptp(ends)) or 0.5
+    return [float(ends.min()) - room, float(ends.max()) + room]
+
+
+def _legend_name(label: str) -> str:
+    return wrapped(label, 45 * FONT * 0.6 / 96, FONT * 72 / 96).replace("\n", "<br>")
+
+
+def _em(text: str) -> float:
+    """Width of a text of a plotly figure in units of its font size."""
+    return inches(text.replace("<br>", "\n"), 72)
+
+
+def _fit_plotly(figure, width: float | None = None, height: float | None = None):
+    """Set the size in pixels; break titles and names of axes where they would be too wide, and leave room for them, the names of bars and the legend."""
+    def broken(text, pixels, size):
+        return wrapped((text or "").replace("<br>", " "), max(60.0, pixels) / size, 72).replace("\n", "<br>")
+
+    layout = figure.layout
+    layout.width, layout.height = width or layout.width, height or layout.height
+    wide, high, size = layout.width or PIXELS, layout.height, layout.font.size or FONT
+    names = list(dict.fromkeys(t.name for t in (*figure.data, *layout.shapes) if t.name and t.showlegend is not False))
+    names = names if layout.showlegend else []
+    widths, lines = [40 + _em(name) * size for name in names], max([name.count("<br>") + 1 for name in names], default=0)
+    rows = math.ceil(len(names) / max(1, min(len(names), int((wide - 90) / max(widths))))) if names and sum(widths) > wide - 90 else bool(names)
+    below = rows * lines * round(1.46 * size)
+    titles = [a for a in layout.annotations if a.name == "title"]
+    left = max([18 + size * max(map(_em, axis.ticktext)) for axis in figure.select_yaxes() if axis.ticktext], default=42) + 26
+    right = 110 if any(t.type == "heatmap" and t.showscale is not False for t in figure.data) else 20
+    plain = wide - left - right
+    for a in titles:
+        share = min((x.domain[1] - x.domain[0] for x in figure.select_xaxes() if x.domain and abs(sum(x.domain) / 2 - a.x) < 1e-6), default=1)
+        a.text = broken(a.text, share * plain + 30, a.font.size)
+    top = 16 + max([1.3 * a.font.size * (a.text.count("<br>") + 1) * bool(a.text) for a in titles], default=0)
+    under = 0.0
+    for x in figure.select_xaxes():
+        share = (x.domain[1] - x.domain[0]) if x.domain else 1
+        bars = next((t for t in figure.data if t.type == "bar" and (t.xaxis or "x").replace("x", "xaxis") == x.plotly_name), None)
+        tall = 1.6 * size
+        if bars is not None and len(bars.x) and isinstance(bars.x[0], str):
+            places, shown, tilted = bar_names([name.replace("<br>", "\n") for name in bars.x], share * plain / size, 72)
+            x.tickmode, x.tickvals, x.ticktext = "array", [bars.x[i] for i in places], [name.replace("\n", "<br>") for name in shown]
+            x.tickangle = -40 if tilted else 0
+            tall = size * ((0.64 * max(map(_em, x.ticktext)) + 1.6) if tilted else 1.4 * (1 + max(t.count("<br>") for t in x.ticktext)))
+        elif x.ticktext and x.tickangle:
+            tall = size * (max(map(_em, x.ticktext)) + 1)
+        x.title.text = broken(x.title.text, share * plain + 40, size) or None
+        x.title.standoff = 6
+        if x.visible is not False and _lowest(figure, x):
+            under = max(under, tall + (1.4 * size * (x.title.text.count("<br>") + 1) + 4 if x.title.text else 0))
+    layout.margin = {"l": 60 if left < 69 else round(left), "r": 20, "t": round(top), "b": round(below + under + 8)}
+    for y in figure.select_yaxes():
+        share = (y.domain[1] - y.domain[0]) if y.domain else 1
+        y.title.text = broken(y.title.text, share * (high - top - below - under) + 10, size) or None
+    layout.legend = {"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom", "x": 0.5, "xanchor": "center"}
     return figure
+
+
+def _lowest(figure, x) -> bool:
+    """Whether no other axes stand below those of this x axis."""
+    domains = [y.domain for y in figure.select_yaxes() if y.domain]
+    own = figure.layout[("y" + (x.anchor or "y")[1:]).replace("y", "yaxis", 1)].domain
+    return not own or own[0] <= min(d[0] for d in domains) + 1e-6
 
 
 def _plotly_height(panels: list[Panel], stacked: bool, columns: int, size: tuple | None) -> int:
@@ -533,11 +699,12 @@ def _plotly_height(panels: list[Panel], stacked: bool, columns: int, size: tuple
         return 230 * math.ceil(len(panels) / columns) + 120
     if stacked:
         return round(80 * sum(p.height for p in panels) + 60)
-    return 446 + 24 * _legend_rows(_labels(panels), min(len(panels), 3))
+    lines = math.ceil(len(panels) / 3)
+    return 380 * lines + 66 + 24 * legend_lines(*legend_columns(_labels(panels), PIXELS / 96, FONT * 0.75))
 
 
 def _plotly_heights(figure, panel: Panel, where: dict) -> None:
-    low, high = _limits(panel)
+    low, high = limits(panel)
     if panel.log:
         ticks, names = _log_ticks(low, high, panel.percent)
         figure.update_yaxes(type="log", range=[math.log10(low), math.log10(high)], tickvals=ticks, ticktext=names, **where)
@@ -556,7 +723,7 @@ def _plotly_frames(panels: list[Panel], names: list[str], title: str, what: str)
                      for panel, name in zip(panels, names, strict=True)]
     figure.update_xaxes(title_text=first.x)
     figure.update_yaxes(title_text=first.y, tickformat=".0%" if first.percent else "")
-    _plotly_heights(figure, replace(first, top=max(_limits(panel)[1] for panel in panels) / (1.5 if first.log else 1.05)), {})
+    _plotly_heights(figure, first, {})
     if first.across:
         figure.update_xaxes(range=list(first.across))
     now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
@@ -595,10 +762,11 @@ def _plotly_pictures(places, extent, size, unit):
 def _plotly_traces(go, s: Series, panel: Panel, legend) -> list:
     colour, dash, marker, hatch = _looks(s.look)
     y = np.asarray(s.y, np.float64)
-    common = {"name": s.label, "legendgroup": s.label, "showlegend": bool(legend)}
+    common = {"name": _legend_name(s.label), "legendgroup": s.label, "showlegend": bool(legend)}
+    low, high = band(s, panel)
+    error = None if s.spread is None else {"type": "data", "symmetric": False, "array": high - y, "arrayminus": y - low}
     line = {"color": colour, "dash": dash[1], "width": 2.5}
     if s.kind == "bar":
-        error = None if s.spread is None else {"type": "data", "array": s.spread}
         pattern = {"shape": hatch[1], "fgcolor": "white", "fillmode": "overlay"}
         return [go.Bar(x=s.x, y=y, error_y=error, marker={"color": colour, "pattern": pattern}, **common)]
     if s.kind in ("steps", "stairs"):
@@ -606,16 +774,18 @@ def _plotly_traces(go, s: Series, panel: Panel, legend) -> list:
     x = np.asarray(s.x)
     if s.kind == "points":
         few = _few(panel)
-        error = None if s.spread is None else {"type": "data", "array": s.spread}
         return [go.Scatter(x=x, y=y, mode="markers", opacity=1 if few else 0.55, error_y=error,
                            marker={"color": colour, "symbol": marker[1], "size": 11 if few else 6}, **common)]
-    mode = "lines" if len(x) > MANY or s.kind == "path" else "lines+markers"
-    traces = [go.Scatter(x=x, y=y, mode=mode, line=line, marker={"symbol": marker[1], "size": 8}, **common)]
+    alone, sizes = _alone(y), 8
+    if len(x) > MANY or s.kind == "path" and s.look < len(COLOURS) * len(DASHES):
+        sizes = np.isin(np.arange(len(y)), alone) * 8
+    mode = "lines+markers" if np.any(sizes) else "lines"
+    traces = [go.Scatter(x=x, y=y, mode=mode, line=line, marker={"symbol": marker[1], "size": sizes}, **common)]
     if s.spread is not None:
         there = np.flatnonzero(np.isfinite(y) & np.isfinite(s.spread))
         pieces = np.split(there, np.flatnonzero(np.diff(there) > 1) + 1)      # a gap in the line is one in the band
         outline, there_and_back = (np.concatenate([v for piece in pieces for v in (gap, upper[piece], lower[piece][::-1])][1:])
-                                   for gap, upper, lower in (([np.nan], y + s.spread, y - s.spread), ([None], x, x)))
+                                   for gap, upper, lower in (([np.nan], high, low), ([None], x, x)))
         traces.append(go.Scatter(x=there_and_back, y=outline, fill="toself", mode="lines", fillcolor=colour, opacity=0.2,
                                  line={"width": 0}, hoverinfo="skip", legendgroup=s.label, showlegend=False))
     return traces
