@@ -1,12 +1,14 @@
 """Every notebook runs without a browser: tiny through papermill, with numbers compared, and with its own defaults through nbval."""
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from figure_check import faults_of, hooked, records
 
 from tta_lab import headless
 from tta_lab.explore import Choice
@@ -17,6 +19,15 @@ pytest.importorskip("papermill")
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 GOLDEN = ROOT / "tests" / "golden" / "notebooks"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def figures(tmp_path_factory):
+    """The folder in which the kernels started here keep what their notebooks draw."""
+    folder = tmp_path_factory.mktemp("figures")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", hooked(folder))
+        yield folder
 
 
 @pytest.fixture(autouse=True)
@@ -342,3 +353,16 @@ def test_default_parameters_run_under_nbval(path, request):
                           env=env, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert " passed" in done.stdout and "failed" not in done.stdout
+
+
+def test_every_figure_of_every_notebook_shows_all_of_itself(figures, tiny_run, streams_run, zoo_run, collapse_run, explorer_run, your_model_run,
+                                                            composer_run, curriculum_run):
+    """In matplotlib and in plotly, with the numbers of the runs above: see `figure_check`."""
+    kept = records(figures)
+    named = {name for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
+             for name in re.findall(r"\bplot_\w+", cell.source)}
+    last = curriculum_run[0].startswith("08")
+    assert not last or named <= {name for who, *_ in kept for name in who.split(" of ")} | {"plot_images", "plot_sheet"}
+    pictures = [record for record in kept if record[1] == "picture"]
+    assert len(pictures) > 30
+    assert [] == [fault for record in kept for fault in faults_of(record)]

@@ -112,7 +112,7 @@ def test_calibration_draws_accuracy_against_confidence(backend):
     figure = usual("calibration", backend)
     same(figure, expected)
     title = axes_of(figure)[0].get_title() if backend == "matplotlib" else figure.layout.annotations[0].text
-    assert title == "First 50 %: ECE adapted 18.3 %, source 13.3 %"       # .85 - 2/3; (.9 + .8 + .7) / 3 - 2/3
+    assert title.replace("<br>", " ") == "First 50 %: ECE adapted 18.3 %, source 13.3 %"       # .85 - 2/3; (.9 + .8 + .7) / 3 - 2/3
     sure = {part: {**numbers[part], "adapted": {**numbers[part]["adapted"], "accuracy": np.array([.5, 1]), "accuracy_sd": np.array([.1, .3])}}
             for part in ("early", "late")}
     figure = plot("calibration", backend, {**numbers, **sure})            # the band reaches further than the axis

@@ -8,7 +8,7 @@ import html
 import time
 from dataclasses import replace
 
-from ..plots import FONT
+from ..plots import FONT, fit
 from ..plots import collapse_study as pictures
 from ..studies.collapse_study import (
     FACTORS,
@@ -193,5 +193,4 @@ def _figures(numbers):
     """The two figures, four pictures in all."""
     for plot in (pictures.plot_signals, pictures.plot_predictions):
         drawn = plot(numbers, "plotly")
-        drawn.update_layout(width=WIDTH, height=310, font_size=FONT - 1, margin={"l": 60, "r": 10, "t": 30, "b": 40})
-        yield drawn.update_annotations(font_size=FONT)
+        yield fit(drawn.update_layout(font_size=FONT - 1).update_annotations(font_size=FONT), WIDTH, 310)

@@ -403,12 +403,12 @@ class ComposerPanel(RunPanel):
         self.table_box.value = table_html(self.table)
         if self.interactive:
             figure = plot_composer_runs(self.drawn, "matplotlib")
-            figure.set_size_inches(*INCHES)
+            plots.fit(figure, *INCHES)
             content = base64.b64encode(plots.png(figure)).decode()
             self.frame.value = (f'<img alt="{html.escape(self._alt())}" style="width: {WIDTH}px; max-width: 100%" '
                                 f'src="data:image/png;base64,{content}">')
         else:
-            self.figure = plot_composer_runs(self.drawn, "plotly").update_layout(width=WIDTH, height=HEIGHT)
+            self.figure = plots.fit(plot_composer_runs(self.drawn, "plotly"), WIDTH, HEIGHT)
         self._drawn = time.monotonic()
         self._cost = self._drawn - started
 

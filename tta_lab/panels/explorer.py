@@ -613,7 +613,7 @@ class ExplorerPanel(RunPanel):
             return
         figure = plot(numbers, "matplotlib")
         if name in INCHES:
-            figure.set_size_inches(*INCHES[name])
+            plots.fit(figure, *INCHES[name])
         inches = figure.get_size_inches()[0]
         content = base64.b64encode(plots.png(figure)).decode()
         self.frames[name].value = (f'<img alt="{html.escape(self._alt(name))}" style="width: {min(WIDTH, round(78 * inches))}px; max-width: 100%" '
@@ -875,5 +875,4 @@ def _nothing() -> dict:
 
 
 def _sized(drawn, height: int):
-    drawn.update_layout(width=WIDTH, height=height, font_size=FONT - 1, margin={"l": 60, "r": 10, "t": 30, "b": 40})
-    return drawn.update_annotations(font_size=FONT)
+    return plots.fit(drawn.update_layout(font_size=FONT - 1).update_annotations(font_size=FONT), WIDTH, height)

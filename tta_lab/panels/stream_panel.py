@@ -16,7 +16,7 @@ from ..corruptions import EXTRA_4, STANDARD_15
 from ..knobs import Knob, own_knobs
 from ..methods import make
 from ..orders import ClassImbalance, Dirichlet, LabelShift
-from ..plots import FONT, look, plot_stream
+from ..plots import FONT, fit, look, plot_stream
 from ..runner import row
 from ..streams import MIXING, Arrivals
 from ..studies.stream_study import FAST, LOOKS, METHODS, clumps, first_sentence, one_run, say_statistics
@@ -205,8 +205,7 @@ class StreamPanel(RunPanel):
         drawn, figure = plot_stream(self.stream.picture(), "plotly"), self.stream_figure
         rows = sum(len(heat.z) for heat in drawn.data if heat.type == "heatmap")
         height = 150 + 14 * min(rows, 26) + 80 * (len(drawn.data) > 2)
-        drawn.update_layout(width=WIDTH, height=height, font_size=FONT - 1, margin={"l": 130, "r": 10, "t": 26, "b": 45})
-        drawn.update_annotations(font_size=FONT)
+        fit(drawn.update_layout(font_size=FONT - 1).update_annotations(font_size=FONT), WIDTH, height)
         for heat in drawn.data:
             if heat.type == "heatmap" and len(heat.z) < 6:
                 heat.colorbar.tickvals = [0, 0.5, 1]  # more would touch each other

@@ -11,7 +11,7 @@ import time
 from functools import partial
 
 from ..methods import METHODS
-from ..plots import FONT
+from ..plots import FONT, fit
 from ..plots import zoo as plots
 from ..studies.zoo_study import (
     LABELS,
@@ -326,5 +326,4 @@ def _run_figures(numbers):
     """The two figures of a run, four pictures in all, as wide as the map."""
     for plot in (plots.plot_run_errors, plots.plot_run_predictions):
         drawn = plot(numbers, "plotly")
-        drawn.update_layout(width=WIDTH, height=310, font_size=FONT - 1, margin={"l": 60, "r": 10, "t": 30, "b": 40})
-        yield drawn.update_annotations(font_size=FONT)
+        yield fit(drawn.update_layout(font_size=FONT - 1).update_annotations(font_size=FONT), WIDTH, 310)

@@ -8,7 +8,7 @@ says in a sentence how to read the figure.
 """
 from .collapse import HOW_TO_READ as _collapse
 from .collapse import plot_collapse, plot_collapse_detector  # noqa: F401
-from .drawing import COLOURS, FONT, GROUP_LABELS, GROUP_LOOKS, MARKERS, Panel, Series, captioned, draw, look, png  # noqa: F401
+from .drawing import COLOURS, FONT, GROUP_LABELS, GROUP_LOOKS, MARKERS, Panel, Series, captioned, draw, fit, look, png  # noqa: F401
 from .explorer import HOW_TO_READ as _explorer
 from .explorer import plot_explorer_errors, plot_explorer_images, plot_explorer_predictions, plot_explorer_probabilities, plot_explorer_threshold  # noqa: F401
 from .guard import HOW_TO_READ as _guard

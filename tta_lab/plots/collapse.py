@@ -31,7 +31,7 @@ def plot_collapse(numbers, backend: str = "matplotlib", ax=None):
     title = f"First alarm in step {first}: {ALARMS[alarm[alarm > 0][0]].replace('_', ' ')}" if first >= 0 else "No alarm"
     title += f"; collapse established in step {marks[0]}" if marks else "; no collapse" if truth else ""
     points = (Series(step[alarm > 0], probability[alarm > 0], "alarm", 1, "points"),) if (alarm > 0).any() else ()
-    panels = [Panel(title, "", "probability", (Series(step, probability, "probability", 0, "path"), *points), percent=True, top=1.0,
+    panels = [Panel(title, "", "probability", (Series(step, probability, "probability", 0, "path"), *points), percent=True, top=1.0, whole=True,
                     line=(float(numbers["threshold"]), "threshold"), marks=marks, height=2.6)]
     kinds: dict = {}
     for name, values in numbers["evidence"].items():

@@ -55,8 +55,8 @@ def plot_signals(numbers, backend: str = "matplotlib", ax=None):
         at = np.array([t for t, what in numbers["actions"] if what == name])
         chance.append(Series(at, np.full(len(at), LOW), name, ACTION_LOOKS[name], "points"))
     return draw([Panel("Error over the stream", STEP, f"error, last {numbers['recent']} images (%)", tuple(lines), marks=marks),
-                 Panel("Probability of collapse", STEP, "probability", tuple(chance), percent=True, top=1.0, line=(numbers["threshold"], "threshold"),
-                       marks=marks, note="Nobody watched this run.")], backend, ax)
+                 Panel("Probability of collapse", STEP, "probability", tuple(chance), percent=True, top=1.0, whole=True,
+                       line=(numbers["threshold"], "threshold"), marks=marks, note="Nobody watched this run.")], backend, ax)
 
 
 def plot_predictions(numbers, backend: str = "matplotlib", ax=None):
@@ -89,7 +89,8 @@ def plot_three(runs: dict, backend: str = "matplotlib", ax=None):
             chance.append(Series(n["step"][[first]], n["probability"][[first]], "first alarm", 1, "points"))
         if n["actions"]:
             chance.append(Series(np.array(marks), np.full(len(marks), LOW), "action of the guard", 2, "points"))
-        panels.append(Panel("", STEP, "probability", tuple(chance), percent=True, top=1.0, line=(n["threshold"], "threshold"), marks=marks))
+        panels.append(Panel("", STEP, "probability", tuple(chance), percent=True, top=1.0, whole=True, line=(n["threshold"], "threshold"),
+                            marks=marks))
     for n in runs.values():
         lines = (Series(n["step"], n["entropy"], "entropy / ln K", 4, "path"), Series(n["step"], n["predicted"], "classes in use / K", 5, "path"))
         panels.append(Panel("", STEP, "share", lines, percent=True, top=1.0, marks=tuple(t for t, _ in n["actions"])))

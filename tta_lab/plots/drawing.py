@@ -189,9 +189,9 @@ def _looks(look: int) -> tuple:
 
 def _distinct(panels: list[Panel]) -> list[Panel]:
     """The panels with a look for each name: a second name with the look of a first gets one that is free, a name keeps the look it had first."""
-    looks: dict = {}
+    groups = set(GROUP_LABELS.values())
     wanted = {s.label: s.look for p in reversed(panels) for s in reversed(p.series) if s.label}
-    changed = {}
+    looks = {label: number for label, number in wanted.items() if label in groups}
     for panel in panels:
         for s in panel.series:
             if not s.label or s.label in looks:
@@ -201,7 +201,8 @@ def _distinct(panels: list[Panel]) -> list[Panel]:
                 free = [i for i in range(len(looks) + len(wanted) + 1) if i not in looks.values() and i not in wanted.values()]
                 taken = {i % len(COLOURS) for i in (*looks.values(), *wanted.values())}
                 new = next((i for i in free if i % len(COLOURS) not in taken), free[0])
-            looks[s.label] = changed[s.label, s.look] = new
+            looks[s.label] = new
+
     def own(panel, s):
         if s.label:
             return replace(s, look=looks[s.label])
@@ -317,10 +318,15 @@ def _fit_matplotlib(figure) -> None:
         grid = spec.get_gridspec()
         shares = grid.get_height_ratios()
         across, down = width / grid.ncols, (height - below) * shares[spec.rowspan.start] / sum(shares)
-        wide = across - (2.6 if axis.collections and getattr(axis.collections[0], "colorbar", None) else 0.7)
-        axis.set_title(wrapped(axis.get_title().replace("\n", " "), max(1.0, wide), TITLE), fontsize=TITLE)
-        axis.set_xlabel(wrapped(axis.get_xlabel().replace("\n", " "), max(1.0, across - 0.5), FONT), fontsize=FONT)
-        axis.set_ylabel(wrapped(axis.get_ylabel().replace("\n", " "), max(1.0, down - (0.9 if axis.get_xlabel() else 0.5)), FONT), fontsize=FONT)
+        tall = 0.65 * max((inches(t.get_text(), FONT - 1) for t in axis.get_xticklabels()), default=0) if getattr(axis, "_bars", None) else 0.0
+        used = 0.55 + tall + (0.35 if axis.get_xlabel() else 0)
+        label = wrapped(axis.get_ylabel().replace("\n", " "), max(1.0, down - used), FONT)
+        wide = across - (2.6 if axis.collections and getattr(axis.collections[0], "colorbar", None) else 1.15) - 0.22 * label.count("\n")
+        title = wrapped(axis.get_title().replace("\n", " "), max(1.0, wide), TITLE)
+        label = wrapped(axis.get_ylabel().replace("\n", " "), max(1.0, down - used - 0.28 * title.count("\n")), FONT)
+        axis.set_title(title, fontsize=TITLE)
+        axis.set_ylabel(label, fontsize=FONT)
+        axis.set_xlabel(wrapped(axis.get_xlabel().replace("\n", " "), max(1.0, across - 0.9), FONT), fontsize=FONT)
         if getattr(axis, "_bars", None):
             _name_bars(axis, axis._bars, across - 1.0)
 
@@ -537,7 +543,9 @@ def _plotly(panels: list[Panel], stacked: bool = False, columns: int = 0, size: 
                                row_heights=[p.height for p in panels])
     else:
         lines = math.ceil(len(panels) / beside)
-        figure = make_subplots(rows=lines, cols=beside, subplot_titles=titles, horizontal_spacing=0.12, vertical_spacing=0.27 / lines)
+        apart = 0.12 if not any(p.heat and p.scale for p in panels[:-1]) else 0.16 + _em(max(_named_rows(panels[-1].rows or ("",))[1], key=_em)) * FONT / PIXELS
+        figure = make_subplots(rows=lines, cols=beside, subplot_titles=titles, horizontal_spacing=min(apart, 0.9 / beside),
+                               vertical_spacing=0.27 / lines)
     figure.update_annotations(font_size=TITLE, name="title")
     seen: set = set()
     for place, panel in enumerate(panels, start=1):
@@ -619,6 +627,7 @@ def _plotly(panels: list[Panel], stacked: bool = False, columns: int = 0, size: 
     figure.update_layout(
         template="plotly_white", font_size=FONT, barmode="group",
         height=_plotly_height(panels, stacked, columns, size), showlegend=bool(_labels(panels)))
+    figure.update_xaxes(ticks="outside", tickcolor="rgba(0,0,0,0)")      # so that names keep apart from those of the other axis
     return _fit_plotly(figure)
 
 

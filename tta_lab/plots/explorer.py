@@ -23,14 +23,15 @@ HOW_TO_READ = {
                               "the adaptation changed the answer.",
     "explorer_images": "Under each picture: the source's answer and its confidence, the adapted answer and its own, the true class and d.",
 }
-LOOKS = {"source": 2, "BN-1": 1, "A": 3, "like source": 0, "like BN-1": 1, "BN-1 like source": 2, "A like source": 3}
+OWN = 5       # of the run; the looks of the groups stay theirs
+LOOKS = {"source": 3, "BN-1": 6, "A": 8, "like source": OWN, "like BN-1": 6, "BN-1 like source": 3, "A like source": 8}
 
 
 def plot_explorer_errors(numbers, backend: str = "matplotlib", ax=None):
     """Two panels: ``numbers["so_far"]`` of ``explorer_numbers.so_far`` and ``numbers["fall"]`` of ``fall_over_time``; ``numbers["marks"]`` images at
     which something happened, upright lines."""
     so_far, fall = numbers["so_far"], numbers["fall"]
-    lines = tuple(Series(x, y, name, LOOKS.get(name, 0), "path") for name, (x, y) in so_far["lines"].items())
+    lines = tuple(Series(x, y, name, LOOKS.get(name, OWN), "path") for name, (x, y) in so_far["lines"].items())
     shares = tuple(Series(fall["image"], fall["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g]) for g in _order(fall["share"]))
     title, who, x = "Error so far", "Who falls (d < 0)", "position in the stream (images)"
     if list(fall["share"]) == ["all"]:  # without labels: who falls and who rises, of all
@@ -72,7 +73,7 @@ def plot_explorer_threshold(numbers, backend: str = "matplotlib", ax=None):
 
 def plot_explorer_probabilities(numbers, backend: str = "matplotlib", ax=None):
     """``explorer_numbers.probabilities_of``: bars of the classes, for each run."""
-    bars = tuple(Series(numbers["classes"], values, name, LOOKS.get(name, 0), "bar") for name, values in numbers["values"].items())
+    bars = tuple(Series(numbers["classes"], values, name, LOOKS.get(name, OWN), "bar") for name, values in numbers["values"].items())
     return draw([Panel("Probabilities", "", "probability", bars, percent=True, top=1.0, note=numbers["why"])], backend, ax)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 WIDTHS = ((0.3, " ,.IJijl'"), (0.38, "-/:;\\f|!()[]rt"), (0.52, '"*_`szLc?'), (0.6, "FPTYaekovxy"), (0.75, "DGHNUABCRVXZ"),
           (0.8, "&OQw"), (0.85, "#+<=>M^~"), (1.0, "@W%m"))  # in ems, of matplotlib's usual font; others are 0.65
-EMS = {letter: width for width, letters in WIDTHS for letter in letters}
+EMS = {letter: width for width, letters in WIDTHS for letter in letters} | {"\u00a0": 0.3}
 SAME = 0.05     # spans below this share of the largest height are drawn with room around them: they are all but equal
 
 
@@ -19,7 +19,7 @@ def inches(text: str, points: float) -> float:
 def wrapped(text: str, width: float, points: float) -> str:
     """``text`` on lines no wider than ``width`` inches: broken at spaces, within a word only where the word alone is too wide."""
     lines: list[str] = []
-    for part in text.split("\n"):
+    for part in text.replace(" %", "\u00a0%").split("\n"):      # a number keeps its unit
         line = ""
         for word in (piece for word in part.split(" ") for piece in _pieces(word, width, points)):
             if line and inches(f"{line} {word}", points) > width:
@@ -28,7 +28,7 @@ def wrapped(text: str, width: float, points: float) -> str:
             else:
                 line = f"{line} {word}" if line else word
         lines.append(line)
-    return "\n".join(lines)
+    return "\n".join(lines).replace("\u00a0%", " %")
 
 
 def _pieces(word: str, width: float, points: float):

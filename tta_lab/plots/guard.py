@@ -28,7 +28,7 @@ def plot_guarding(numbers, backend: str = "matplotlib", ax=None):
     counts = [f"{n} {what if n == 1 else what + 's'}" for n, what in ((len(did), "action"), (int(np.sum(numbers["alarm"])), "alarm"))]
     title = ", ".join(counts)
     panels = [Panel(title, "", "probability of collapse", (Series(step, probability, "probability", 0, "path"), *points), percent=True, top=1.0,
-                    marks=marks, height=2.6)]
+                    whole=True, marks=marks, height=2.6)]
     heat = (edges, np.arange(len(ANSWERS) + 1) - 0.5, np.asarray(numbers["answered"], np.float64), "share") if len(step) else None
     panels.append(Panel("Who answered", "", "", heat=heat, rows=ANSWERS if heat else (), percent=True, marks=marks, height=1.9,
                         note="The run has no steps."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from .drawing import Panel, Series, draw
+from .fitting import common
 
 HOW_TO_READ = {
     "rounds": "Every round shows the same images in another order, so a line that falls has learned them and one that climbs is getting lost; BN-1, "
@@ -48,12 +49,7 @@ def plot_rounds(result, backend: str = "matplotlib", ax=None):
     panels, looks = _two(result.arms)
     drawn = [Panel(title, "round (1 = first)", "error (%)", (line("batch_norm", 3), *(line(a, _look(looks[a])) for a in arms)), free=True)
              for title, arms in panels]
-    figure = draw(drawn, backend, ax, size=(11, 5.6))
-    if backend == "matplotlib":     # one scale for both
-        ends = np.array([axis.get_ylim() for axis in figure.axes[:2]])
-        for axis in figure.axes[:2]:
-            axis.set_ylim(ends.min(), ends.max())
-    return figure
+    return draw(common(drawn), backend, ax, size=(11, 5.6))
 
 
 def plot_forgetting(numbers, backend: str = "matplotlib", ax=None):
@@ -105,7 +101,7 @@ def plot_guards(runs: dict, backend: str = "matplotlib", ax=None):
     errors += [Series(one["step"][:len(e)], e, name, 3 + i, "path") for i, (name, e) in enumerate(one["errors"].items())]
     chance = [Series(n["step"], n["probability"], name, i, "path") for i, (name, n) in enumerate(runs.items())]
     return draw([Panel("Error", "", f"last {one['recent']} images (%)", tuple(errors), marks=marks, height=3.0),
-                 Panel("Probability of collapse", STEP, "probability", tuple(chance), percent=True, top=1.0, line=(one["threshold"], "threshold"),
+                 Panel("Probability of collapse", STEP, "probability", tuple(chance), percent=True, top=1.0, whole=True, line=(one["threshold"], "threshold"),
                        marks=marks, height=3.0)], backend, ax, stacked=True)
 
 

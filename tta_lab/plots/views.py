@@ -8,6 +8,7 @@ import numpy as np
 
 from ..views import GROUPS, KINDS
 from .drawing import COLUMNS, GROUP_LABELS, GROUP_LOOKS, ROWS, Panel, Series, draw, draw_frames, draw_pictures
+from .fitting import common
 
 HOW_TO_READ = {
     "entropy_frames": "Move the slider from left to right (in print: read the panels in order): mass that slides to the left means ever surer "
@@ -213,7 +214,6 @@ def plot_feature_space(numbers, backend: str = "matplotlib", ax=None, by: str = 
     fine = everything[np.isfinite(everything).all(axis=1)]
     room = 0.05 * np.ptp(fine, axis=0) if len(fine) else np.zeros(2)
     across = (fine[:, 0].min() - room[0], fine[:, 0].max() + room[0]) if len(fine) else None
-    bounds = np.array([fine[:, 1].min(), fine[:, 1].max()]) if len(fine) else np.zeros(2)
     panels = []
     for who, group in (("source", "source_group"), ("adapted", "group")):
         points, share = np.asarray(numbers[who], np.float64), numbers["explained"][who]
@@ -225,11 +225,9 @@ def plot_feature_space(numbers, backend: str = "matplotlib", ax=None, by: str = 
             masks = {"unknown": (~known, len(top)), "no label": (known & (label < 0), len(top) + 1)}  # below the classes
             masks |= {str(names[k] if names is not None else f"class {k}"): (known & (label == k), i) for i, k in enumerate(top)}
         series = [Series(points[mask, 0], points[mask, 1], name, look, "points") for name, (mask, look) in masks.items() if mask.any()]
-        if series and len(fine):      # unseen points at the corners give both panels the same heights
-            series.append(Series(np.full(2, np.nan), bounds, "", 3, "points"))
         panels.append(Panel(f"{who.capitalize()} features", f"component 1 ({_percent(share[0])} of the variance)",
                             f"component 2 ({_percent(share[1])})", tuple(series), free=True, across=across, note=numbers["why"]))
-    return draw(panels, backend, ax, size=(12.5, 6))
+    return draw(common(panels), backend, ax, size=(12.5, 6))
 
 
 def _percent(share) -> str:
