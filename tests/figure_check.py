@@ -365,12 +365,12 @@ def drawn_again(kept):
 
 
 def records(folder):
-    """The records of `watch`; of the many states of a live figure the first two and the last two."""
+    """The records of `watch`; of the many states of a figure the first two and the last four, of whatever notebook."""
     kept: dict = {}
-    for path in sorted(Path(folder).rglob("*.pickle")):
+    for path in sorted(Path(folder).rglob("*.pickle"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
         record = pickle.loads(path.read_bytes())
-        kept.setdefault((path.name.split("-")[0], *record[:2]), []).append(record)
-    return [record for same in kept.values() for record in (same if len(same) < 5 else same[:2] + same[-2:])]
+        kept.setdefault(record[:2], []).append(record)
+    return [record for (_, kind), same in kept.items() for record in (same if len(same) < 7 or kind == "picture" else same[:2] + same[-4:])]
 
 
 def faults_of(record) -> list[str]:

@@ -258,3 +258,7 @@ def test_a_map_of_many_methods_is_readable():
     numbers = zoo_study.heat_map(zoo_study.load_zoo(None))
     for backend in BACKENDS:
         assert faults(zoo.plot_zoo(numbers, backend)) == []
+        few = {**numbers, "rows": numbers["rows"][:3], "families": numbers["families"][:3], "columns": numbers["columns"][:2],
+               **{key: [list(row[:2]) for row in numbers[key][:3]] for key in ("value", "shade", "text", "reason", "hover")},
+               "title": "Error minus that of bn-1 (points), mean of 3 sources, and what else a title may have to say"}
+        assert faults(zoo.plot_zoo(few, backend)) == []

@@ -473,7 +473,7 @@ def _matplotlib_panel(panel: Panel, axis, wide: float) -> dict:
         if axis.get_xlim()[1] - axis.get_xlim()[0] <= 2:
             axis.xaxis.set_major_locator(MultipleLocator(0.5))
     if panel.x.startswith(("round", "step", "position")):
-        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     if not bars and not panel.heat:
         _plain(axis.xaxis, *axis.get_xlim())
     return handles

@@ -5,7 +5,8 @@ import io
 
 import numpy as np
 
-from .drawing import FONT, TITLE, Panel, Series, draw
+from .drawing import FONT, PIXELS, TITLE, Panel, Series, draw
+from .fitting import wrapped
 
 HOW_TO_READ = {
     "zoo": "Each row is a method, each column a kind of stream; blue cells err less than BN-1 there, orange cells more, grey hatched cells hold no "
@@ -61,7 +62,7 @@ def _matplotlib(numbers, ax):
 
     rows, columns, shades = numbers["rows"], numbers["columns"], np.asarray(numbers["shade"], np.float64)
     if ax is None:
-        figure = Figure(figsize=(1.1 * len(columns) + 4.6, 0.27 * len(rows) + 1.7), layout="constrained")
+        figure = Figure(figsize=(1.1 * len(columns) + 4.6, max(0.27 * len(rows), 2.6) + 1.7), layout="constrained")
         ax = figure.subplots()
         figure._repr_png_ = lambda: small_png(figure)
     colours = LinearSegmentedColormap.from_list("zoo", BETTER_TO_WORSE if numbers["diverging"] else MORE, 49)  # few levels: a small file
@@ -89,9 +90,9 @@ def _matplotlib(numbers, ax):
     ax.set_yticks(range(len(rows)), names, fontsize=FONT - 1)
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
-    ax.set_title(numbers["title"], fontsize=TITLE)
+    ax.set_title(wrapped(numbers["title"], 1.1 * len(columns) + 1.2, TITLE), fontsize=TITLE)
     places, labels, name = numbers["ticks"]
-    bar = ax.figure.colorbar(picture, ax=ax, ticks=places, shrink=0.6, aspect=30)
+    bar = ax.figure.colorbar(picture, ax=ax, ticks=places, shrink=0.6 if len(rows) > 15 else 1.0, aspect=30)
     bar.ax.set_yticklabels(labels, fontsize=FONT - 2)
     bar.set_label(name, fontsize=FONT - 1)
     return ax.figure
@@ -118,9 +119,11 @@ def _plotly(numbers):
         go.Scatter(x=np.nonzero(gaps)[1], y=np.nonzero(gaps)[0], mode="text", text=["╱╱╱"] * int(gaps.sum()), hoverinfo="skip", showlegend=False,
                    textfont={"size": FONT - 1, "color": GAP}),
     ])
-    figure.update_layout(template="plotly_white", font_size=FONT - 1, height=17 * len(rows) + 96,
-                         margin={"l": 250 if numbers["grouped"] else 150, "r": 10, "t": 76, "b": 8}, hovermode="closest",
-                         title={"text": numbers["title"], "font_size": FONT + 1, "x": 0.02, "y": 1, "yanchor": "top", "pad": {"t": 6}})
+    title = wrapped(numbers["title"], 0.94 * PIXELS / (FONT + 1), 72).replace("\n", "<br>")
+    more = 20 * title.count("<br>")
+    figure.update_layout(template="plotly_white", font_size=FONT - 1, height=max(17 * len(rows), 130) + 96 + more,
+                         margin={"l": 250 if numbers["grouped"] else 150, "r": 10, "t": 76 + more, "b": 8}, hovermode="closest",
+                         title={"text": title, "font_size": FONT + 1, "x": 0.02, "y": 1, "yanchor": "top", "pad": {"t": 6}})
     figure.update_xaxes(tickvals=x, ticktext=columns, side="top", showgrid=False, zeroline=False, range=[-0.5, len(columns) - 0.5], fixedrange=True)
     figure.update_yaxes(tickvals=y, ticktext=rows, showgrid=False, zeroline=False, range=[len(rows) - 0.5, -0.5], fixedrange=True)
     if numbers["grouped"]:
