@@ -1,5 +1,6 @@
 """What is wrong with a figure, in sentences: texts that are cut off or touch, things of one style, data outside the axes, names of what holds no
 number, axes of lines that are mostly empty. `faults` takes a figure of matplotlib or plotly; `watch` has a kernel keep what its notebook draws."""
+
 import functools
 import math
 import os
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-FULL = 0.48         # of the heights of an axis that lines have to use, unless its scale is declared
-ROOM = 1.5          # pixels that texts may reach over each other or the border
+FULL = 0.48  # of the heights of an axis that lines have to use, unless its scale is declared
+ROOM = 1.5  # pixels that texts may reach over each other or the border
 
 
 def faults(figure, panels=None) -> list[str]:
@@ -29,7 +30,11 @@ def _alike(looks, where) -> list[str]:
     named: dict = {}
     for name, style in looks:
         named.setdefault(style, []).append(name)
-    found = [f"{where}: {', '.join(map(repr, dict.fromkeys(names)))} look alike" for names in named.values() if len(set(names)) > 1]
+    found = [
+        f"{where}: {', '.join(map(repr, dict.fromkeys(names)))} look alike"
+        for names in named.values()
+        if len(set(names)) > 1
+    ]
     styles: dict = {}
     for name, style in looks:
         styles.setdefault(name, set()).add(style[0])
@@ -38,13 +43,19 @@ def _alike(looks, where) -> list[str]:
 
 # --- matplotlib
 
+
 def _of_matplotlib(figure) -> list[str]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()
     axes = [axis for axis in figure.axes if axis.get_visible()]
-    return [*_texts(figure, axes, renderer), *(fault for axis in axes for fault in _outside(axis)), *_styles(figure, axes), *_nothing(figure, axes)]
+    return [
+        *_texts(figure, axes, renderer),
+        *(fault for axis in axes for fault in _outside(axis)),
+        *_styles(figure, axes),
+        *_nothing(figure, axes),
+    ]
 
 
 def _name(axis) -> str:
@@ -62,7 +73,12 @@ def _corners(text, renderer) -> np.ndarray:
         half = np.array([flat.width, flat.height]) / 2
     else:
         half, angle = np.array([box.width, box.height]) / 2, 0
-    turn = np.array([[math.cos(math.radians(angle)), -math.sin(math.radians(angle))], [math.sin(math.radians(angle)), math.cos(math.radians(angle))]])
+    turn = np.array(
+        [
+            [math.cos(math.radians(angle)), -math.sin(math.radians(angle))],
+            [math.sin(math.radians(angle)), math.cos(math.radians(angle))],
+        ]
+    )
     return middle + (np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half) @ turn.T
 
 
@@ -84,7 +100,14 @@ def _texts(figure, axes, renderer) -> list[str]:
     for legend in figure.legends:
         seen += legend.get_texts()
     for axis in axes:
-        seen += [axis.title, axis._left_title, axis._right_title, axis.xaxis.get_offset_text(), axis.yaxis.get_offset_text(), *axis.texts]
+        seen += [
+            axis.title,
+            axis._left_title,
+            axis._right_title,
+            axis.xaxis.get_offset_text(),
+            axis.yaxis.get_offset_text(),
+            *axis.texts,
+        ]
         seen += axis.get_legend().get_texts() if axis.get_legend() else []
         if axis.axison:
             for line in (axis.xaxis, axis.yaxis):
@@ -93,11 +116,21 @@ def _texts(figure, axes, renderer) -> list[str]:
                     seen += [label for tick in line._update_ticks() for label in (tick.label1, tick.label2)]
     texts = {id(t): t for t in seen if t.get_visible() and t.get_text().strip() and t.get_alpha() != 0}.values()
     corners = [(t.get_text().replace("\n", " "), _corners(t, renderer)) for t in texts]
-    found = [f"{text!r} is cut off" for text, c in corners
-             if c[:, 0].min() < -ROOM or c[:, 1].min() < -ROOM or c[:, 0].max() > width + ROOM or c[:, 1].max() > height + ROOM]
+    found = [
+        f"{text!r} is cut off"
+        for text, c in corners
+        if c[:, 0].min() < -ROOM
+        or c[:, 1].min() < -ROOM
+        or c[:, 0].max() > width + ROOM
+        or c[:, 1].max() > height + ROOM
+    ]
     low, high = (np.array([f(c, axis=0) for _, c in corners]).reshape(-1, 2) for f in (np.min, np.max))
     near = (np.minimum(high[:, None], high) - np.maximum(low[:, None], low) > ROOM).all(-1)
-    found += [f"{corners[i][0]!r} and {corners[j][0]!r} overlap" for i, j in np.argwhere(np.triu(near, 1)) if touch(corners[i][1], corners[j][1])]
+    found += [
+        f"{corners[i][0]!r} and {corners[j][0]!r} overlap"
+        for i, j in np.argwhere(np.triu(near, 1))
+        if touch(corners[i][1], corners[j][1])
+    ]
     return found
 
 
@@ -119,28 +152,38 @@ def _outside(axis) -> list[str]:
         if hasattr(patch, "get_data"):
             data = patch.get_data()
             x, y = x + list(_finite(data.edges)), y + list(_finite(data.values))
-        elif hasattr(patch, "get_height") and patch.get_transform().contains_branch(whole):
-            if np.isfinite(patch.get_height()):
-                x += [patch.get_x(), patch.get_x() + patch.get_width()]
-                y += [patch.get_y(), patch.get_y() + patch.get_height()]
+        elif (
+            hasattr(patch, "get_height")
+            and patch.get_transform().contains_branch(whole)
+            and np.isfinite(patch.get_height())
+        ):
+            x += [patch.get_x(), patch.get_x() + patch.get_width()]
+            y += [patch.get_y(), patch.get_y() + patch.get_height()]
     for collection in axis.collections:
         if isinstance(collection, QuadMesh):
             points = collection.get_coordinates().reshape(-1, 2)
         elif isinstance(collection, PathCollection):
             points = np.asarray(collection.get_offsets(), float)
-        elif isinstance(collection, PolyCollection | LineCollection) and collection.get_transform().contains_branch(whole):
+        elif isinstance(collection, PolyCollection | LineCollection) and collection.get_transform().contains_branch(
+            whole
+        ):
             points = np.concatenate([p.vertices for p in collection.get_paths()] or [np.zeros((0, 2))])
         else:
             continue
         points = points[np.isfinite(points).all(1)]
         x, y = x + list(points[:, 0]), y + list(points[:, 1])
     found = []
-    for values, limits, scale, what in ((x, axis.get_xlim(), axis.get_xscale(), "across"), (y, axis.get_ylim(), axis.get_yscale(), "upwards")):
+    for values, limits, scale, what in (
+        (x, axis.get_xlim(), axis.get_xscale(), "across"),
+        (y, axis.get_ylim(), axis.get_yscale(), "upwards"),
+    ):
         low, high = sorted(limits)
         values = np.array([v for v in values if scale != "log" or v > 0])
         room = 1e-3 * (high - low)
         if len(values) and (values.min() < low - room or values.max() > high + room):
-            found.append(f"{_name(axis)!r}: data from {values.min():.4g} to {values.max():.4g} {what}, but the axis from {low:.4g} to {high:.4g}")
+            found.append(
+                f"{_name(axis)!r}: data from {values.min():.4g} to {values.max():.4g} {what}, but the axis from {low:.4g} to {high:.4g}"
+            )
     return found
 
 
@@ -156,11 +199,19 @@ def _artists(axis):
     for bars in axis.containers:
         if hasattr(bars, "patches") and bars.patches:
             bar = bars.patches[0]
-            yield bars.get_label(), (to_hex(bar.get_facecolor()), bar.get_hatch() or "", "bar"), any(np.isfinite(b.get_height()) for b in bars)
+            yield (
+                bars.get_label(),
+                (to_hex(bar.get_facecolor()), bar.get_hatch() or "", "bar"),
+                any(np.isfinite(b.get_height()) for b in bars),
+            )
     for patch in axis.patches:
         if hasattr(patch, "get_data"):
             dash = tuple(patch._dash_pattern[1] or ())
-            yield patch.get_label(), (to_hex(patch.get_edgecolor()), dash, "steps"), np.isfinite(patch.get_data().values).any()
+            yield (
+                patch.get_label(),
+                (to_hex(patch.get_edgecolor()), dash, "steps"),
+                np.isfinite(patch.get_data().values).any(),
+            )
 
 
 def _styles(figure, axes) -> list[str]:
@@ -169,7 +220,9 @@ def _styles(figure, axes) -> list[str]:
     for axis in axes:
         found += _alike([(label, style) for label, style, there in _artists(axis) if there], repr(_name(axis)))
     if figure.legends and not found:
-        found += _alike([(label, style) for axis in axes for label, style, there in _artists(axis) if there], "the legend")
+        found += _alike(
+            [(label, style) for axis in axes for label, style, there in _artists(axis) if there], "the legend"
+        )
     return found
 
 
@@ -177,11 +230,20 @@ def _nothing(figure, axes) -> list[str]:
     """Names in a legend of what holds no number."""
     shown = {label for axis in axes for label, _, there in _artists(axis) if there}
     empty = {label for axis in axes for label, _, there in _artists(axis) if not there}
-    named = {t.get_text().replace("\n", " ") for legend in (*figure.legends, *(a.get_legend() for a in axes if a.get_legend())) for t in legend.get_texts()}
-    return [f"{name!r} is in the legend and holds no number" for name in sorted(empty - shown) if name in named or name.startswith("_")]
+    named = {
+        t.get_text().replace("\n", " ")
+        for legend in (*figure.legends, *(a.get_legend() for a in axes if a.get_legend()))
+        for t in legend.get_texts()
+    }
+    return [
+        f"{name!r} is in the legend and holds no number"
+        for name in sorted(empty - shown)
+        if name in named or name.startswith("_")
+    ]
 
 
 # --- plotly
+
 
 def _em(text: str) -> float:
     from tta_lab.plots.fitting import inches
@@ -203,7 +265,11 @@ def _of_plotly(figure, width: float = 820) -> list[str]:
                 found.append(f"{note.text!r} is wider than its panel")
             if note.y > 0.99 and (note.text.count("<br>") + 1) * 1.25 * (note.font.size or size) > (margin.t or 100):
                 found.append(f"{note.text!r} is cut off at the top")
-    names = list(dict.fromkeys(t.name for t in (*figure.data, *layout.shapes) if t.name and t.showlegend is not False)) if layout.showlegend else []
+    names = (
+        list(dict.fromkeys(t.name for t in (*figure.data, *layout.shapes) if t.name and t.showlegend is not False))
+        if layout.showlegend
+        else []
+    )
     found += [f"{name!r} is cut off in the legend" for name in names if _em(name) * size + 40 > width]
     for axis in (*figure.select_xaxes(), *figure.select_yaxes()):
         room = height if axis.plotly_name.startswith("y") else width
@@ -216,13 +282,25 @@ def _of_plotly(figure, width: float = 820) -> list[str]:
     looks = []
     for (x, y), traces in axes.items():
         found += _plotly_outside(layout["xaxis" + x[1:]], layout["yaxis" + y[1:]], traces)
-        here = [(t.name, _plotly_style(t)) for t in traces if t.name and (t.type == "bar" or t.fill is None) and len(_finite(_numbers(t.y)))]
+        here = [
+            (t.name, _plotly_style(t))
+            for t in traces
+            if t.name and (t.type == "bar" or t.fill is None) and len(_finite(_numbers(t.y)))
+        ]
         found += _alike(here, f"axis {y}")
         looks += here
     found += _alike(looks, "the legend") if not any("look" in f for f in found) else []
     there = {name for name, _ in looks}
-    return found + [f"{t.name!r} is in the legend and holds no number" for t in figure.data if t.type in ("scatter", "bar") and t.name and t.showlegend
-                    and t.name not in there and not t.name.replace("<br>", " ").endswith(": no numbers") and len(t.y)]
+    return found + [
+        f"{t.name!r} is in the legend and holds no number"
+        for t in figure.data
+        if t.type in ("scatter", "bar")
+        and t.name
+        and t.showlegend
+        and t.name not in there
+        and not t.name.replace("<br>", " ").endswith(": no numbers")
+        and len(t.y)
+    ]
 
 
 def _numbers(values):
@@ -261,11 +339,14 @@ def _plotly_outside(across, upwards, traces) -> list[str]:
         low, high = sorted(axis.range)
         room = 1e-3 * (high - low)
         if len(values) and (values.min() < low - room or values.max() > high + room):
-            found.append(f"{axis.plotly_name}: data from {values.min():.4g} to {values.max():.4g}, but the axis from {low:.4g} to {high:.4g}")
+            found.append(
+                f"{axis.plotly_name}: data from {values.min():.4g} to {values.max():.4g}, but the axis from {low:.4g} to {high:.4g}"
+            )
     return found
 
 
 # --- scales
+
 
 def _wasted(figure, panels) -> list[str]:
     """Line charts whose lines use less than half of their axis; probabilities declare the whole scale, panels of one scale count together."""
@@ -276,7 +357,14 @@ def _wasted(figure, panels) -> list[str]:
         axes = [sorted(axis.get_ylim()) for axis in figure.axes if axis.get_label() != "<colorbar>"]
     used = {}
     for panel, limits in zip(panels, axes, strict=False):
-        if panel.empty or panel.heat or panel.log or panel.whole or limits is None or any(s.kind in ("bar", "steps", "stairs") for s in panel.series):
+        if (
+            panel.empty
+            or panel.heat
+            or panel.log
+            or panel.whole
+            or limits is None
+            or any(s.kind in ("bar", "steps", "stairs") for s in panel.series)
+        ):
             continue
         values = []
         for s in panel.series:
@@ -290,11 +378,14 @@ def _wasted(figure, panels) -> list[str]:
         low, high = group[0][2]
         span, largest = np.ptp(values), np.abs(values).max()
         if span > 1e-9 * largest and span < FULL * (high - low) and high - low > 0.1 * largest:
-            found.append(f"{group[0][0].title!r}: lines from {values.min():.4g} to {values.max():.4g} on an axis from {low:.4g} to {high:.4g}")
+            found.append(
+                f"{group[0][0].title!r}: lines from {values.min():.4g} to {values.max():.4g} on an axis from {low:.4g} to {high:.4g}"
+            )
     return found
 
 
 # --- what notebooks draw
+
 
 def watch(folder) -> None:
     """Keep what is drawn from now on: what `drawing` is asked for as files of ``folder``, and the faults of pictures as they are saved."""
@@ -303,7 +394,7 @@ def watch(folder) -> None:
     import tta_lab.plots.zoo
     from tta_lab.plots import drawing
 
-    folder, count = Path(folder), iter(range(10 ** 6))
+    folder, count = Path(folder), iter(range(10**6))
     folder.mkdir(parents=True, exist_ok=True)
 
     def keep(kind, content):
@@ -358,9 +449,14 @@ def drawn_again(kept):
             continue
         own = list(args)
         place = 2 if kind == "draw_frames" else 1
-        own[place:place + 2] = [backend, None]
-        panels = drawing._distinct(drawing.fitting.common(own[0]) if (more.get("columns") or kind == "draw_frames") else own[0]) \
-            if kind != "draw_pictures" else None
+        own[place : place + 2] = [backend, None]
+        panels = (
+            drawing._distinct(
+                drawing.fitting.common(own[0]) if (more.get("columns") or kind == "draw_frames") else own[0]
+            )
+            if kind != "draw_pictures"
+            else None
+        )
         yield f"{who or kind}, {backend}", getattr(drawing, kind)(*own, **more), panels
 
 
@@ -370,7 +466,11 @@ def records(folder):
     for path in sorted(Path(folder).rglob("*.pickle"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
         record = pickle.loads(path.read_bytes())
         kept.setdefault(record[:2], []).append(record)
-    return [record for (_, kind), same in kept.items() for record in (same if len(same) < 7 or kind == "picture" else same[:2] + same[-4:])]
+    return [
+        record
+        for (_, kind), same in kept.items()
+        for record in (same if len(same) < 7 or kind == "picture" else same[:2] + same[-4:])
+    ]
 
 
 def faults_of(record) -> list[str]:
@@ -385,6 +485,8 @@ def hooked(folder) -> str:
     startup = Path(folder) / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
     here = str(Path(__file__).resolve().parent)
-    (startup / "00-figures.py").write_text(f"import sys\nsys.path.append({here!r})\nimport figure_check\nfigure_check.watch({str(folder)!r})\n"
-                                           "del sys, figure_check\n")
+    (startup / "00-figures.py").write_text(
+        f"import sys\nsys.path.append({here!r})\nimport figure_check\nfigure_check.watch({str(folder)!r})\n"
+        "del sys, figure_check\n"
+    )
     return str(startup.parents[1])

@@ -365,4 +365,4 @@ def test_every_figure_of_every_notebook_shows_all_of_itself(figures, tiny_run, s
     assert not last or named <= {name for who, *_ in kept for name in who.split(" of ")} | {"plot_images", "plot_sheet"}
     pictures = [record for record in kept if record[1] == "picture"]
     assert len(pictures) > 30
-    assert [] == [fault for record in kept for fault in faults_of(record)]
+    assert [fault for record in kept for fault in faults_of(record)] == []

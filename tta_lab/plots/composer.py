@@ -21,5 +21,6 @@ def plot_composer_runs(numbers, backend: str = "matplotlib", ax=None):
     risks = tuple(Series(x, y, name, looks[name], "path") for name, (x, y) in collapse["lines"].items())
     title = "Error so far" if so_far["labelled"] or not so_far["lines"] else "Unlike the source"
     return draw([Panel(title, "position in the stream (images)", so_far["what"], lines, note=so_far["why"], free=True),
-                 Panel("Collapse, without labels", "position in the stream (images)", "probability of collapse", risks, percent=True, top=1.0, whole=True,
+                 Panel("Collapse, without labels", "position in the stream (images)", "probability of collapse", risks,
+                       percent=True, top=1.0, whole=True,
                        line=(collapse["threshold"], "threshold") if risks else None, note=collapse["why"])], backend, ax)

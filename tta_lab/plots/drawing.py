@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import fitting
-from .fitting import bar_names, band, finite, inches, legend_columns, legend_lines, limits, named, wrapped
+from .fitting import band, bar_names, finite, inches, legend_columns, legend_lines, limits, named, wrapped
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")  # without the yellow, too pale on white
 DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"), ((0, (7, 2, 1, 2, 1, 2)), "longdashdot"))
@@ -318,7 +318,8 @@ def _fit_matplotlib(figure) -> None:
         grid = spec.get_gridspec()
         shares = grid.get_height_ratios()
         across, down = width / grid.ncols, (height - below) * shares[spec.rowspan.start] / sum(shares)
-        tall = 0.65 * max((inches(t.get_text(), FONT - 1) for t in axis.get_xticklabels()), default=0) if getattr(axis, "_bars", None) else 0.0
+        names = [t.get_text() for t in axis.get_xticklabels()] if getattr(axis, "_bars", None) else []
+        tall = 0.65 * max((inches(name, FONT - 1) for name in names), default=0)
         used = 0.55 + tall + (0.35 if axis.get_xlabel() else 0)
         label = wrapped(axis.get_ylabel().replace("\n", " "), max(1.0, down - used), FONT)
         wide = across - (2.6 if axis.collections and getattr(axis.collections[0], "colorbar", None) else 1.15) - 0.22 * label.count("\n")
@@ -483,9 +484,11 @@ def _plain(axis, low: float, high: float) -> None:
     """Ticks without a common factor or summand apart from them."""
     from matplotlib.ticker import FuncFormatter, ScalarFormatter
 
-    axis.set_major_formatter(FuncFormatter(lambda v, _: fitting.number(v, low, high)) if fitting.powers(low, high) else ScalarFormatter(useOffset=False))
-    if not fitting.powers(low, high):
-        axis.get_major_formatter().set_scientific(False)
+    if fitting.powers(low, high):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: fitting.number(value, low, high)))
+        return
+    axis.set_major_formatter(ScalarFormatter(useOffset=False))
+    axis.get_major_formatter().set_scientific(False)
 
 
 def _around(panel: Panel) -> tuple[float, float]:
@@ -543,7 +546,9 @@ def _plotly(panels: list[Panel], stacked: bool = False, columns: int = 0, size: 
                                row_heights=[p.height for p in panels])
     else:
         lines = math.ceil(len(panels) / beside)
-        apart = 0.12 if not any(p.heat and p.scale for p in panels[:-1]) else 0.16 + _em(max(_named_rows(panels[-1].rows or ("",))[1], key=_em)) * FONT / PIXELS
+        apart = 0.12
+        if any(p.heat and p.scale for p in panels[:-1]):      # the scale of one map and the names of the next one's rows
+            apart = 0.16 + max(map(_em, _named_rows(panels[-1].rows or ("",))[1])) * FONT / PIXELS
         figure = make_subplots(rows=lines, cols=beside, subplot_titles=titles, horizontal_spacing=min(apart, 0.9 / beside),
                                vertical_spacing=0.27 / lines)
     figure.update_annotations(font_size=TITLE, name="title")
@@ -650,7 +655,7 @@ def _em(text: str) -> float:
 
 
 def _fit_plotly(figure, width: float | None = None, height: float | None = None):
-    """Set the size in pixels; break titles and names of axes where they would be too wide, and leave room for them, the names of bars and the legend."""
+    """Set the size in pixels; break titles and names of axes where they would be too wide, and leave room for all texts."""
     def broken(text, pixels, size):
         return wrapped((text or "").replace("<br>", " "), max(60.0, pixels) / size, 72).replace("\n", "<br>")
 
@@ -660,7 +665,7 @@ def _fit_plotly(figure, width: float | None = None, height: float | None = None)
     names = list(dict.fromkeys(t.name for t in (*figure.data, *layout.shapes) if t.name and t.showlegend is not False))
     names = names if layout.showlegend else []
     widths, lines = [40 + _em(name) * size for name in names], max([name.count("<br>") + 1 for name in names], default=0)
-    rows = math.ceil(len(names) / max(1, min(len(names), int((wide - 90) / max(widths))))) if names and sum(widths) > wide - 90 else bool(names)
+    rows = bool(names) if sum(widths) <= wide - 90 else math.ceil(len(names) / max(1, int((wide - 90) / max(widths))))
     below = rows * lines * round(1.46 * size)
     titles = [a for a in layout.annotations if a.name == "title"]
     left = max([18 + size * max(map(_em, axis.ticktext)) for axis in figure.select_yaxes() if axis.ticktext], default=42) + 26

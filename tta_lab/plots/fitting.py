@@ -1,27 +1,38 @@
 """What fits: widths of texts, lines of titles and legends, the limits of heights, the digits of ticks. Both engines take these from here."""
+
 from __future__ import annotations
 
 import math
 
 import numpy as np
 
-WIDTHS = ((0.3, " ,.IJijl'"), (0.38, "-/:;\\f|!()[]rt"), (0.52, '"*_`szLc?'), (0.6, "FPTYaekovxy"), (0.75, "DGHNUABCRVXZ"),
-          (0.8, "&OQw"), (0.85, "#+<=>M^~"), (1.0, "@W%m"))  # in ems, of matplotlib's usual font; others are 0.65
+WIDTHS = (
+    (0.3, " ,.IJijl'"),
+    (0.38, "-/:;\\f|!()[]rt"),
+    (0.52, '"*_`szLc?'),
+    (0.6, "FPTYaekovxy"),
+    (0.75, "DGHNUABCRVXZ"),
+    (0.8, "&OQw"),
+    (0.85, "#+<=>M^~"),
+    (1.0, "@W%m"),
+)  # in ems, of matplotlib's usual font; others are 0.65
 EMS = {letter: width for width, letters in WIDTHS for letter in letters} | {"\u00a0": 0.3}
-SAME = 0.05     # spans below this share of the largest height are drawn with room around them: they are all but equal
+SAME = 0.05  # spans below this share of the largest height are drawn with room around them: they are all but equal
 
 
 def inches(text: str, points: float) -> float:
     """Width of the longest line of a text at this size; wide scripts count as 1 em a letter."""
-    return max(sum(EMS.get(c, 0.65 if ord(c) < 0x1100 else 1.0) for c in line) for line in text.split("\n")) * points / 72
+    return (
+        max(sum(EMS.get(c, 0.65 if ord(c) < 0x1100 else 1.0) for c in line) for line in text.split("\n")) * points / 72
+    )
 
 
 def wrapped(text: str, width: float, points: float) -> str:
     """``text`` on lines no wider than ``width`` inches: broken at spaces, within a word only where the word alone is too wide."""
     lines: list[str] = []
-    for part in text.replace(" %", "\u00a0%").split("\n"):      # a number keeps its unit
+    for part in text.replace(" %", "\u00a0%").split("\n"):  # a number keeps its unit
         line = ""
-        for word in (piece for word in part.split(" ") for piece in _pieces(word, width, points)):
+        for word in (piece for whole in part.split(" ") for piece in _pieces(whole, width, points)):
             if line and inches(f"{line} {word}", points) > width:
                 lines.append(line)
                 line = word
@@ -45,7 +56,7 @@ def shortened(name: str, letters: int = 28) -> str:
     """A name of at most so many letters, without its middle: names often differ at their ends."""
     if len(name) <= letters:
         return name
-    return name[:letters // 2] + "..." + name[len(name) - (letters - letters // 2 - 3):]
+    return name[: letters // 2] + "..." + name[len(name) - (letters - letters // 2 - 3) :]
 
 
 def legend_columns(labels: list[str], width: float, points: float, handle: float = 5.5) -> tuple[int, list[str]]:
@@ -139,7 +150,7 @@ def limits(panel) -> tuple[float, float]:
     if not panel.free and (standing or 2 * span >= max(high, 0) - bottom):
         return _roomy(bottom, max(high, 0.0))
     largest = max(abs(low), abs(high))
-    if span <= 1e-9 * largest and not panel.free:                   # one value: from 0, or up to 0
+    if span <= 1e-9 * largest and not panel.free:  # one value: from 0, or up to 0
         return _roomy(bottom, max(natural, 0.0))
     room = max(0.05 * span, (SAME * largest - span) / 2) or 0.5
     return low - room, high + room
@@ -155,6 +166,7 @@ def _roomy(low: float, high: float) -> tuple[float, float]:
 def common(panels: list) -> list:
     """The panels with one scale of heights, that of all of them together."""
     from dataclasses import replace
+
     shown = [limits(panel) for panel in panels if not panel.empty and not panel.heat]
     if not shown:
         return list(panels)

@@ -101,8 +101,8 @@ def plot_guards(runs: dict, backend: str = "matplotlib", ax=None):
     errors += [Series(one["step"][:len(e)], e, name, 3 + i, "path") for i, (name, e) in enumerate(one["errors"].items())]
     chance = [Series(n["step"], n["probability"], name, i, "path") for i, (name, n) in enumerate(runs.items())]
     return draw([Panel("Error", "", f"last {one['recent']} images (%)", tuple(errors), marks=marks, height=3.0),
-                 Panel("Probability of collapse", STEP, "probability", tuple(chance), percent=True, top=1.0, whole=True, line=(one["threshold"], "threshold"),
-                       marks=marks, height=3.0)], backend, ax, stacked=True)
+                 Panel("Probability of collapse", STEP, "probability", tuple(chance), percent=True, top=1.0, whole=True,
+                       line=(one["threshold"], "threshold"), marks=marks, height=3.0)], backend, ax, stacked=True)
 
 
 def plot_lifelong_live(numbers, backend: str = "matplotlib", ax=None):

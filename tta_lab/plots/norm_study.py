@@ -105,8 +105,8 @@ def plot_over_time(runs: dict, backend: str = "matplotlib", ax=None):
         chance += (Series(np.concatenate([a for a, _ in alarms]), np.concatenate([p for _, p in alarms]), "alarm", 5, "points"),)
     return draw([Panel("Gradient of the step", "", "L2 norm", gradients, log=True, height=2.6),
                  Panel("Classes among the last 100 images", "", "effective classes", classes, top=float(one["classes"]), height=2.6),
-                 Panel("Probability of collapse", STEP, "probability", chance, percent=True, top=1.0, whole=True, line=(one["threshold"], "threshold"),
-                       height=2.8)], backend, ax, stacked=True)
+                 Panel("Probability of collapse", STEP, "probability", chance, percent=True, top=1.0, whole=True,
+                       line=(one["threshold"], "threshold"), height=2.8)], backend, ax, stacked=True)
 
 
 def plot_live(numbers, backend: str = "matplotlib", ax=None):
