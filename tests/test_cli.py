@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tta_lab import __main__ as cli
@@ -267,7 +269,13 @@ def quiet(*args, **kwargs):
 
 @pytest.mark.parametrize("name, given, value", [
     ("seed", "3", 3), ("seed", 3, 3), ("rate", "1e-3", 1e-3), ("rate", "2", 2.0), ("rate", "None", None), ("fast", "false", False),
-    ("shifts", "['fog', 'snow']", ["fog", "snow"]), ("out_json", "17", "17"),
+    ("shifts", "['fog', 'snow']", ["fog", "snow"]), ("out_json", "17", "17"), ("out_json", "01", "01"), ("out_json", "None", "None"),
+    ("out_json", " a ", " a "), ("seed", "01", 1), ("seed", " 3", 3), ("seed", "1e3", 1000), ("rate", "-2", -2.0), ("rate", "inf", float("inf")),
+    ("seed", np.arange(4)[3], 3), ("seed", np.uint8(3), 3), ("seed", np.array(3), 3), ("seed", torch.tensor(3), 3), ("seed", 3.0, 3),
+    ("rate", np.float32(0.5), 0.5), ("rate", np.logspace(-2, 0, 3)[0], 0.01), ("rate", np.int64(2), 2.0), ("rate", torch.tensor(0.5), 0.5),
+    ("fast", np.bool_(False), False), ("fast", torch.tensor(True), True), ("out_json", Path("a") / "b", str(Path("a/b"))),
+    ("out_json", np.str_("x"), "x"), ("shifts", ("fog", 2), ["fog", 2]), ("shifts", np.array([1, 2]), [1, 2]), ("shifts", range(2), [0, 1]),
+    ("shifts", [np.float64(0.5), Path("x")], [0.5, "x"]),
 ])
 def test_texts_become_values_of_the_declared_type(name, given, value):
     known = headless.parameters_of(new_notebook(cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]))
@@ -276,7 +284,8 @@ def test_texts_become_values_of_the_declared_type(name, given, value):
 
 
 @pytest.mark.parametrize("name, given", [("seed", "1.5"), ("seed", "True"), ("seed", "abc"), ("fast", "1"), ("rate", "fast"),
-                                         ("shifts", "fog"), ("out_json", 17)])
+                                         ("shifts", "fog"), ("out_json", 17), ("seed", np.float64(1.5)), ("seed", np.bool_(True)),
+                                         ("rate", np.array([0.1])), ("fast", np.int64(1)), ("seed", "9" * 5000)])
 def test_wrong_types_are_refused_with_the_declaration(name, given):
     known = headless.parameters_of(new_notebook(cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]))
     with pytest.raises(headless.NotebookError, match=f"the parameter {name} must be .*the notebook says: {name}: "):
@@ -301,7 +310,7 @@ def test_run_injects_parameters_and_a_failing_run_keeps_the_earlier_results(tmp_
     folder = tmp_path / "runs" / "tiny-full"
     assert result.notebook == folder / "tiny.ipynb" and result.json == folder / "tiny.json"
     assert json.loads(result.json.read_text()) == {
-        "seed": 3, "fast": False, "rate": 0.5, "shifts": ["fog"], "interactive": False, "python": sys.executable, "folder": str(tmp_path)}
+        "seed": 3, "fast": False, "rate": 0.5, "shifts": ["fog"], "interactive": False, "python": sys.executable, "folder": os.getcwd()}
     assert result.printed == "seed 3\n" and "A notebook" in result.html.read_text()
     assert "[ 3/3] import json, os, sys" in capsys.readouterr().out
     assert sorted(p.name for p in folder.iterdir()) == ["tiny.html", "tiny.ipynb", "tiny.json"]
@@ -312,6 +321,114 @@ def test_run_injects_parameters_and_a_failing_run_keeps_the_earlier_results(tmp_
     assert str(folder / "tiny.failed.ipynb") in str(why.value) and "\x1b" not in str(why.value)
     assert "unlucky seed" in (folder / "tiny.failed.ipynb").read_text()
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "tiny.failed.ipynb"} == before
+
+
+NASTY = ["it's", '"quoted"', "back\\slash\\", "C:\\new\\table", "two\nlines", "tab\t", "{braces} {0}", "a=b=c", "#no comment", "%magic", "!ls", "x?",
+         "[0-9]*?", "é \u2028 \udcff \x00", "$HOME `ls`", "'" * 3, '"' * 3, "", " ", "None", "folder:a?b=c&d=%20"]
+
+
+def test_texts_arrive_in_the_notebook_as_they_were_given(tmp_path):
+    path = tmp_path / "texts {x}.ipynb"
+    cells = [new_code_cell("\n".join(f't{i}: str = ""' for i in range(len(NASTY))) + '\nmore: list = []\nx: float = 0.0\nout_json: str = ""',
+                           metadata={"tags": ["parameters"]}),
+             new_code_cell(f"import json\nopen(out_json, 'w').write(json.dumps([[{', '.join(f't{i}' for i in range(len(NASTY)))}], more, repr(x)]))")]
+    nbformat.write(new_notebook(cells=cells), path)
+    given = {f"t{i}": text for i, text in enumerate(NASTY)} | {"more": [*NASTY, 1.5, None, True, [2]], "x": float("-inf")}
+    result = headless.execute(path, given, out=tmp_path / "out {y} 'z'", say=quiet)
+    assert json.loads(result.json.read_text()) == [NASTY, [*NASTY, 1.5, None, True, [2]], "-inf"]
+    assert [c.metadata.tags for c in nbformat.read(result.notebook, 4).cells] == [["parameters"], ["injected-parameters"], []]
+
+
+def test_settings_are_split_at_the_first_equals_sign_and_named_once():
+    assert headless.split_settings(["a=b=c", "d=", "e='x'"]) == {"a": "b=c", "d": "", "e": "'x'"}
+    for wrong, said in ((["a"], "NAME=VALUE"), (["=1"], "NAME=VALUE"), (["a b=1"], "NAME=VALUE"), (["if=1"], "NAME=VALUE"),
+                        (["seed=1", "seed=2"], "names seed twice, as '1' and as '2'")):
+        with pytest.raises(headless.NotebookError, match=said):
+            headless.split_settings(wrong)
+
+
+def test_relative_paths_mean_the_folder_of_the_command_and_modules_beside_the_notebook_are_found(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here" / "photos").mkdir(parents=True)
+    (tmp_path / "there" / "helper_of_mine.py").write_text("NUMBER = 7\n")
+    (tmp_path / "here" / "photos" / "a.txt").write_text("text")
+    nbformat.write(new_notebook(cells=[new_code_cell('place: str = ""', metadata={"tags": ["parameters"]}), new_code_cell(
+        "import os, helper_of_mine\nprint(os.listdir(place), helper_of_mine.NUMBER)")]), tmp_path / "there" / "n.ipynb")
+    done = subprocess.run([sys.executable, "-m", "tta_lab", "run", "../there/n.ipynb", "--set", "place=photos", "--out", "results"],
+                          cwd=tmp_path / "here", env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=120)
+    assert "['a.txt'] 7" in done.stdout, done.stderr
+    assert (tmp_path / "here" / "results" / "n-fast" / "n.html").is_file()
+
+
+def test_a_folder_of_results_has_one_run_at_a_time_and_a_dead_one_leaves_no_lock(tmp_path):
+    path = write(tmp_path / "tiny.ipynb", LAST)
+    folder = tmp_path / "runs" / "tiny-fast"
+    with headless.alone(folder):
+        with pytest.raises(headless.NotebookError, match=r"another run is writing to .*tiny-fast at this moment.*--out OTHER"):
+            headless.execute(path, out=tmp_path / "runs", say=quiet)
+        other = headless.execute(path, {"seed": 2}, out=tmp_path / "others", say=quiet)
+    assert json.loads(other.json.read_text())["seed"] == 2 and not folder.exists()
+    code = f"import os\nfrom pathlib import Path\nfrom tta_lab import headless\nheadless.alone(Path({str(folder)!r})).__enter__()\nos._exit(1)"
+    assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=str(ROOT)), timeout=60).returncode == 1
+    for seed in (4, 5):                                                          # one after another replace each other
+        assert json.loads(headless.execute(path, {"seed": seed}, out=tmp_path / "runs", say=quiet).json.read_text())["seed"] == seed
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["tiny-fast"]
+
+
+def test_two_runs_at_once_each_get_their_own_results_or_a_refusal(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    path, code = write(tmp_path / "tiny.ipynb", LAST), "import sys\nfrom tta_lab import __main__ as m\nsys.exit(m.main(sys.argv[1:]))"
+
+    def start(seed):
+        return subprocess.run([sys.executable, "-c", code, "run", str(path), "--set", f"seed={seed}", "--out", "runs"], cwd=tmp_path,
+                              env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=120)
+
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(start, (1, 2)))
+    fine = [seed for seed, d in zip((1, 2), done, strict=True) if d.returncode == 0]
+    assert fine and all("another run is writing" in d.stderr for d in done if d.returncode)
+    assert json.loads((tmp_path / "runs" / "tiny-fast" / "tiny.json").read_text())["seed"] in fine
+
+
+DAMAGED = {"empty": (b"", "the file is empty"), "no json": (b"{ not json", "no notebook, or a damaged one"), "a list": (b"[1, 2]", "damaged"),
+           "bytes": (b"\xff\xfe\x00", "not text in UTF-8"), "no cells": (b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "damaged"),
+           "version": (b'{"nbformat": 99, "nbformat_minor": 0, "metadata": {}, "cells": []}', "damaged")}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_notebooks_name_the_file(case, tmp_path):
+    content, said = DAMAGED[case]
+    (tmp_path / "x.ipynb").write_bytes(content)
+    with pytest.raises(headless.NotebookError, match=f"x.ipynb is no notebook.*{said}|x.ipynb.*{said}"):
+        headless.execute(tmp_path / "x.ipynb", out=tmp_path / "runs", say=quiet)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_notebooks_without_parameters_or_of_an_old_format_run_and_broken_cells_are_named(tmp_path):
+    bare = new_notebook(cells=[new_code_cell("print('fine')")])
+    nbformat.write(bare, tmp_path / "bare.ipynb")
+    assert headless.execute(tmp_path / "bare.ipynb", out=tmp_path / "runs", say=quiet).printed == "fine\n"
+    with pytest.raises(headless.NotebookError, match=r"bare.ipynb: this notebook has no parameter seed; it has: none"):
+        headless.execute(tmp_path / "bare.ipynb", {"seed": 1}, out=tmp_path / "runs", say=quiet)
+    (tmp_path / "old.ipynb").write_text(json.dumps({"nbformat": 3, "nbformat_minor": 0, "metadata": {"name": ""}, "worksheets": [{"metadata": {}, "cells": [
+        {"cell_type": "code", "collapsed": False, "input": "print('old')", "language": "python", "metadata": {}, "outputs": []}]}]}))
+    assert headless.execute(tmp_path / "old.ipynb", out=tmp_path / "runs", say=quiet).printed == "old\n"
+    for source, said in (("seed: int = ", "cell is not Python: .* in line 1: seed: int ="), ("seed = f()", "must be a literal: seed = f"),
+                         ("import os", "may hold only lines")):
+        nbformat.write(new_notebook(cells=[new_code_cell(source, metadata={"tags": ["parameters"]})]), tmp_path / "broken.ipynb")
+        with pytest.raises(headless.NotebookError, match=f"broken.ipynb: .*{said}"):
+            headless.execute(tmp_path / "broken.ipynb", out=tmp_path / "runs", say=quiet)
+
+
+@pytest.mark.parametrize("wrong, said", [({"full": 1}, "full must be True or False"), ({"timeout": "5"}, "timeout must be a number"),
+                                         ({"timeout": 0}, "timeout must be more than 0"), ({"timeout": -1}, "timeout must be a number of at least"),
+                                         ({"out": 3}, "out must be a path"), ({"parameters": ["seed=1"]}, "parameters must be a dict"),
+                                         ({"notebook": 3}, "notebook must be a path"), ({"notebook": "01_wisdom_of_crowd"}, "mean 01_wisdom_of_crowds")])
+def test_arguments_of_a_run_are_checked_before_it(wrong, said, tmp_path):
+    with pytest.raises(headless.NotebookError, match=said):
+        headless.execute(**{"notebook": "01_wisdom_of_crowds", "out": tmp_path / "runs", **wrong})
+    assert not (tmp_path / "runs").exists()
 
 
 def test_numbers_promised_but_not_written_are_a_failure(tmp_path):
