@@ -1,5 +1,7 @@
 """The app in a real browser: the explorer as a page without code, which asks nothing of other machines."""
+import contextlib
 import re
+import secrets
 
 import pytest
 from test_browser import ERRORS, ROOT, chromium, console_errors, page_of, serving
@@ -9,12 +11,15 @@ from tta_lab import app
 pytestmark = pytest.mark.browser
 
 
+@contextlib.contextmanager
 def voila(notebook, folder, slides=False):
-    """The page's server, with settings of its own."""
+    """The page's server, with settings of its own; gives the page's address."""
     env = dict(app.environment(), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", JUPYTER_RUNTIME_DIR=str(folder / "runtime"),
                JUPYTER_CONFIG_DIR=str(folder / "config"), IPYTHONDIR=str(folder / "ipython"))
-    return serving(lambda port: app.command(notebook, ["--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}"], slides), env, folder,
-                   "/voila/static/voila.js")
+    token = secrets.token_hex(8)
+    rest = ["--no-browser", "--Voila.ip=127.0.0.1", f"--token={token}"]
+    with serving(lambda port: app.command(notebook, [*rest, f"--port={port}"], slides), env, folder, "/voila/static/voila.js") as address:
+        yield f"{address}/?token={token}"
 
 
 def test_the_explorer_as_a_page(tmp_path):
@@ -22,7 +27,7 @@ def test_the_explorer_as_a_page(tmp_path):
     notebook = app.explorer_page(tmp_path)
     with voila(notebook, tmp_path) as address, page_of(tmp_path) as page:
         console = console_errors(page)
-        page.goto(address)
+        page.goto(address, timeout=120_000)
         page.locator("[role=status]", has_text="Nothing has run yet: press Run").wait_for(timeout=120_000)
         assert page.locator(".jp-CodeCell .jp-InputArea").count() == 0              # a page without code
 

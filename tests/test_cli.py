@@ -1,8 +1,14 @@
 """The command line: which interpreter is chosen, what is installed when, and notebooks run without a browser."""
+import http.cookiejar
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import nbformat
@@ -192,7 +198,7 @@ def test_unknown_notebook_and_bad_setting(monkeypatch, capsys):
     assert "--set expects NAME=VALUE" in capsys.readouterr().err
 
 
-def test_pytest_and_jupyter_arguments_are_passed_on(monkeypatch):
+def test_pytest_and_jupyter_arguments_are_passed_on(monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(bootstrap, "ensure", lambda *a, **k: None)
     monkeypatch.setattr(bootstrap, "hand_over", lambda command, env, cwd=None: calls.append((command, env, cwd)))
@@ -203,15 +209,20 @@ def test_pytest_and_jupyter_arguments_are_passed_on(monkeypatch):
     cli.main(["test", "--browser", "-x"])
     cli.main(["app", "04_collapse", "--port=8899"])
     cli.main(["app"])
+    cli.main(["app", "--token=mine"])
+    cli.main(["app", "--no-token"])
     assert calls[0][0] == [sys.executable, "-m", "pytest", "-k", "adapter", "-x"] and calls[0][2] == str(ROOT)
     assert calls[1][0][3:6] == ["-m", "", "--nbval-lax"] and calls[1][0][-3:] == ["tests", "notebooks", "-q"]
     assert calls[2][0][-1] == "tests/test_cli.py" and "notebooks" not in calls[2][0]
     assert calls[3][0] == [sys.executable, "-m", "jupyterlab", str(ROOT / "notebooks"), "--no-browser"]
     assert calls[3][1]["JUPYTER_PREFER_ENV_PATH"] == "1"
     assert calls[4][0] == [sys.executable, "-m", "pytest", "-m", "browser", "-x"]
-    assert calls[5][0] == [sys.executable, "-m", "voila", str(ROOT / "notebooks" / "04_collapse.ipynb"), "--template=offline", "--port=8899"]
+    assert calls[5][0] == [sys.executable, "-m", "tta_lab.app", str(ROOT / "notebooks" / "04_collapse.ipynb"), "--template=offline",
+                           "--Voila.auto_token=True", "--VoilaConfiguration.file_denylist=.*", "--port=8899"]
     assert os.path.isfile(os.path.join(calls[5][1]["JUPYTER_PATH"].split(os.pathsep)[0], "voila", "templates", "offline", "index.html.j2"))
     assert calls[6][0][3].endswith("explorer.ipynb") and os.path.isfile(calls[6][0][3])
+    assert "--Voila.auto_token=True" in calls[6][0] and calls[7][0][-1] == "--token=mine" and not any("token" in a for a in calls[7][0][:-1])
+    assert not any("oken" in a for a in calls[8][0]) and "whoever reaches this port" in capsys.readouterr().err
     assert cli.main(["app", "no_such_notebook"]) == 2 and cli.main(["test", "--all", "--browser"]) == 2
 
 
@@ -235,6 +246,66 @@ def test_ensure_continues_in_the_other_interpreter_with_the_same_arguments(root,
     done.clear()
     bootstrap.ensure("notebooks", ["info"], may_install=False)  # info looks, and never installs
     assert ("install" in done) is False and len(done) == (action == "switch")
+
+
+# --- the app ----------------------------------------------------------------------------------------------------------
+
+PAGE = """import ipywidgets
+print("a page")
+ipywidgets.IntSlider()"""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *arguments):
+        return None
+
+
+@pytest.mark.parametrize("given", [[], ["--token=of-my-own"]], ids=["by default", "given"])
+def test_the_app_answers_nobody_without_its_token(given, tmp_path):
+    pytest.importorskip("voila")
+    from tta_lab import app
+
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[new_code_cell(PAGE)], metadata=kernel), tmp_path / "page.ipynb")
+    (tmp_path / "private.png").write_bytes(b"private")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    env = dict(app.environment(), PYTHONPATH=str(ROOT), JUPYTER_RUNTIME_DIR=str(tmp_path / "runtime"), JUPYTER_CONFIG_DIR=str(tmp_path / "config"),
+               IPYTHONDIR=str(tmp_path / "ipython"))
+    env.pop("JUPYTER_TOKEN", None)
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(app.command(tmp_path / "page.ipynb", ["--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}", *given]), env=env,
+                                  stdout=log, stderr=log)
+    jar = http.cookiejar.CookieJar()
+    anybody, known = (urllib.request.build_opener(_NoRedirect, *more) for more in ([], [urllib.request.HTTPCookieProcessor(jar)]))
+
+    def ask(path, who=anybody, **headers):
+        try:
+            with who.open(urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers), timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as why:
+            return why.code, ""
+
+    try:
+        deadline, token = time.monotonic() + 60, None
+        while not token:
+            assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+            token = re.search(rf"http://127.0.0.1:{port}/\?token=(\S+)", (tmp_path / "log").read_text())
+        token = given[0].partition("=")[2] if given else token[1]                        # the address in the terminal holds a new one
+        assert len(token) > 8
+        assert ask("/")[0] in (302, 403) and ask("/?token=guessed")[0] in (302, 403)
+        status, page = ask(f"/?token={token}", known)
+        assert status == 200 and "a page" in page
+        kernel = re.search(r'"kernelId":\s*"([^"]+)"', page)[1]
+        socket_ = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+        assert ask(f"/api/kernels/{kernel}")[0] == 403 and ask(f"/api/kernels/{kernel}", known)[0] == 200
+        assert ask(f"/api/kernels/{kernel}/channels", **socket_)[0] == 403
+        assert ask(f"/voila/api/shutdown/{kernel}")[0] in (302, 403) and ask("/voila/files/private.png")[0] == 403
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 # --- notebooks without a browser --------------------------------------------------------------------------------------
@@ -409,10 +480,11 @@ def test_notebooks_without_parameters_or_of_an_old_format_run_and_broken_cells_a
     bare = new_notebook(cells=[new_code_cell("print('fine')")])
     nbformat.write(bare, tmp_path / "bare.ipynb")
     assert headless.execute(tmp_path / "bare.ipynb", out=tmp_path / "runs", say=quiet).printed == "fine\n"
-    with pytest.raises(headless.NotebookError, match=r"bare.ipynb: this notebook has no parameter seed; it has: none"):
+    with pytest.raises(headless.NotebookError, match=r"bare.ipynb: this .* has no parameter seed; it has: none"):
         headless.execute(tmp_path / "bare.ipynb", {"seed": 1}, out=tmp_path / "runs", say=quiet)
-    (tmp_path / "old.ipynb").write_text(json.dumps({"nbformat": 3, "nbformat_minor": 0, "metadata": {"name": ""}, "worksheets": [{"metadata": {}, "cells": [
-        {"cell_type": "code", "collapsed": False, "input": "print('old')", "language": "python", "metadata": {}, "outputs": []}]}]}))
+    cell = {"cell_type": "code", "collapsed": False, "input": "print('old')", "language": "python", "metadata": {}, "outputs": []}
+    (tmp_path / "old.ipynb").write_text(json.dumps({"nbformat": 3, "nbformat_minor": 0, "metadata": {"name": ""},
+                                                    "worksheets": [{"metadata": {}, "cells": [cell]}]}))
     assert headless.execute(tmp_path / "old.ipynb", out=tmp_path / "runs", say=quiet).printed == "old\n"
     for source, said in (("seed: int = ", "cell is not Python: .* in line 1: seed: int ="), ("seed = f()", "must be a literal: seed = f"),
                          ("import os", "may hold only lines")):
@@ -422,9 +494,10 @@ def test_notebooks_without_parameters_or_of_an_old_format_run_and_broken_cells_a
 
 
 @pytest.mark.parametrize("wrong, said", [({"full": 1}, "full must be True or False"), ({"timeout": "5"}, "timeout must be a number"),
-                                         ({"timeout": 0}, "timeout must be more than 0"), ({"timeout": -1}, "timeout must be a number of at least"),
-                                         ({"out": 3}, "out must be a path"), ({"parameters": ["seed=1"]}, "parameters must be a dict"),
-                                         ({"notebook": 3}, "notebook must be a path"), ({"notebook": "01_wisdom_of_crowd"}, "mean 01_wisdom_of_crowds")])
+                                         ({"timeout": 0}, "timeout must be more than 0"), ({"timeout": -1}, "timeout must be a number of"),
+                                         ({"out": 3}, "out must be a path"), ({"parameters": ["seed=1"]}, "parameters must be"),
+                                         ({"notebook": 3}, "notebook must be a path"),
+                                         ({"notebook": "01_wisdom_of_crowd"}, "mean 01_wisdom_of_crowds")])
 def test_arguments_of_a_run_are_checked_before_it(wrong, said, tmp_path):
     with pytest.raises(headless.NotebookError, match=said):
         headless.execute(**{"notebook": "01_wisdom_of_crowds", "out": tmp_path / "runs", **wrong})
@@ -439,8 +512,6 @@ def test_numbers_promised_but_not_written_are_a_failure(tmp_path):
 
 
 def test_page_carries_plotly_once_and_asks_nothing_of_the_network():
-    import re
-
     import plotly.graph_objects as go
     from plotly.offline import get_plotlyjs
 

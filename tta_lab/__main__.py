@@ -31,6 +31,7 @@ def parser():
 
     app = commands.add_parser("app", allow_abbrev=False, help="a notebook as a page without code (voila); other arguments go to voila")
     app.add_argument("name", nargs="?", metavar="notebook", help="name or path, by default the explorer alone")
+    app.add_argument("--no-token", action="store_true", help="let whoever reaches the port use the page; by default its address holds a token")
     app.add_argument("--slides", action="store_true", help="one screen at a time, for the notebooks of the workshop; arrow keys turn")
 
     train = commands.add_parser("train", allow_abbrev=False, help="train one of the embedded source models anew")
@@ -93,7 +94,7 @@ def open_app(options, rest):
     from tta_lab import app, headless
 
     try:
-        app.serve(options.name, rest, options.slides)
+        app.serve(options.name, rest, options.slides, not options.no_token)
     except headless.NotebookError as why:
         raise bootstrap.Problem(str(why)) from why
 

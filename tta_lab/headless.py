@@ -223,7 +223,8 @@ def settled(known: dict[str, Parameter], given: dict[str, Any], full: bool) -> d
 def kernel_manager(beside: Path | None = None):
     """A kernel manager whose only kernel is this very interpreter, whatever kernels are registered on the machine.
 
-    Modules in the folder ``beside`` can be imported, as those beside a notebook can in JupyterLab. On Unix it speaks over sockets in a private folder: TCP ports clash when many kernels start at once.
+    Modules in the folder ``beside`` can be imported, as those beside a notebook can in JupyterLab.
+    On Unix it speaks over sockets in a private folder: TCP ports clash when many kernels start at once.
     """
     from ipykernel.kernelspec import make_ipkernel_cmd
     from jupyter_client import AsyncKernelManager
@@ -281,8 +282,8 @@ def alone(folder: Path):
             _lock(file)
         except BlockingIOError:
             file.close()
-            raise NotebookError(f"another run is writing to {folder} at this moment, and one would overwrite the other; give this one a folder of its "
-                                "own (--out OTHER; in Python out=...), or wait for the other") from None
+            raise NotebookError(f"another run is writing to {folder} at this moment, and one would overwrite the other; give this one a folder "
+                                "of its own (--out OTHER; in Python out=...), or wait for the other") from None
         with contextlib.suppress(OSError):
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 break  # else the holder before took the file away between the two lines above
