@@ -23,16 +23,15 @@ from .datasets import DataError, data_root
 from .image_files import as_classes, as_size
 from .models import (
     ARCHITECTURES,
-    Cut,
     InputCard,
     SourceModel,
-    _last_linear,
     checkpoints,
     fill,
     from_timm,
     from_torchvision,
     load_model,
     read_state_dict,
+    split,
     with_classes,
 )
 from .view import as_logits
@@ -402,22 +401,9 @@ def _with_card(model: SourceModel, options: dict) -> SourceModel:
 
 
 def _with_head(net: nn.Module, card: InputCard, info: dict) -> tuple[nn.Module, dict]:
-    """A network cut in front of its last linear layer, so that methods that need ``features`` and ``head`` work with it, where it has neither and the
-    cut network gives the same answers, bit for bit; else as it is."""
-    path = _last_linear(net)
-    if path is None or hasattr(net, "features") and hasattr(net, "head"):
-        return net, info
-    cut, net = Cut(net, path).eval(), net.eval()
-    x = torch.rand(2, card.channels, *(card.size or (64, 64)), generator=torch.Generator().manual_seed(0))
-    try:
-        with torch.no_grad():
-            features = cut.features(x)
-            same = features.ndim == 2 and torch.equal(cut(x), as_logits(net(x), net))
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-        same = False
-    if not same:
-        return net, info
-    return cut, info | {"read": " ".join(filter(None, (info.get("read", ""), f"Its last layer, {path}, is taken as the head.")))}
+    """A network with ``features`` and ``head`` where it can have both (`models.split`), and what was done for it among the facts."""
+    net, path, _ = split(net, card)
+    return net, info | {"read": " ".join(filter(None, (info.get("read", ""), f"Its last layer, {path}, is taken as the head.")))} if path else info
 
 
 def outputs_of(model: SourceModel, shape: tuple[int, int, int] | None = None) -> int | None:

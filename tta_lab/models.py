@@ -8,9 +8,16 @@ opens the checkpoints of the CIFAR benchmarks, ``with_classes`` keeps some of a 
 from __future__ import annotations
 
 import copy
+import difflib
 import hashlib
+import io
 import json
 import math
+import os
+import pickletools
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .arguments import WrongKind, _plain, _say, choice, flag, model_of, number, path_of, whole
 from .datasets import DataError, checked_bytes, class_logits, data_root, refuse_html
+from .files import write_text, written
 
 
 class InputError(ValueError):
@@ -36,10 +45,41 @@ def check_finite(x: Tensor, ids=None) -> None:
                          f"{', ...' if len(names) > 10 else ''}); remove or repair them before adapting")
 
 
+def _side(size, name: str = "size") -> tuple[int, int] | None:
+    """(height, width) from a pair or from one side; None stays None."""
+    size = _plain(size)
+    if size is None:
+        return None
+    if isinstance(size, (str, bytes)) or not isinstance(size, Iterable):
+        if isinstance(size, (str, bytes)):
+            raise WrongKind(f"{name} must be one side in pixels, (height, width), or None for any size, not the text {size!r}")
+        side = whole(name, size, 1)
+        return side, side
+    pair = tuple(size)
+    if len(pair) != 2:
+        raise ValueError(f"{name} must be one side in pixels, (height, width), or None for any size, not {pair!r}")
+    return whole(f"{name}[0]", pair[0], 1), whole(f"{name}[1]", pair[1], 1)
+
+
+def _per_channel(name: str, value) -> tuple[float, ...]:
+    """One number, or one for each channel, as a tuple."""
+    value = _plain(value)
+    if isinstance(value, (str, bytes, Mapping)) or value is None or isinstance(value, bool):
+        raise WrongKind(f"{name} must be a number, or one for each channel, not {value!r}")
+    if not isinstance(value, Iterable):
+        return (number(name, value),)
+    return tuple(number(f"{name}[{i}]", v) for i, v in enumerate(value))
+
+
+def _numbers(values) -> str:
+    return ", ".join(f"{v:.4g}" for v in values)
+
+
 @dataclass(frozen=True)
 class InputCard:
     """What a model expects to be fed: ``channels``, ``size`` (height, width) or None for any, and how it
-    normalises: (x - mean) / std per channel, x in [0, 1]."""
+    normalises: (x - mean) / std per channel, x in [0, 1]. One side stands for a square, one number for all channels.
+    Raises ValueError for values that cannot be meant."""
 
     channels: int = 3
     size: tuple[int, int] | None = None
@@ -47,15 +87,21 @@ class InputCard:
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self):
+        object.__setattr__(self, "channels", whole("InputCard.channels", self.channels, 1))
+        object.__setattr__(self, "size", _side(self.size, "InputCard.size"))
         for name in ("mean", "std"):
-            value = tuple(float(v) for v in getattr(self, name))
+            value = _per_channel(f"InputCard.{name}", getattr(self, name))
             if len(value) not in (1, self.channels):
-                raise ValueError(f"InputCard.{name} needs 1 or {self.channels} values, got {len(value)}")
+                raise ValueError(f"InputCard.{name} needs {' or '.join(map(str, dict.fromkeys((1, self.channels))))} "
+                                 f"value{'s' * (self.channels > 1)}, got {len(value)}")
             object.__setattr__(self, name, value)
-        if self.size is not None:
-            object.__setattr__(self, "size", tuple(int(s) for s in self.size))
         if min(self.std) <= 0:
             raise ValueError(f"InputCard.std must be positive, got {self.std}")
+
+    def __str__(self) -> str:
+        size = "of any size" if self.size is None else " x ".join(map(str, self.size))
+        kind = {1: "grey", 3: "colour"}.get(self.channels, f"{self.channels} channels")
+        return f"{kind}, {size}, mean {_numbers(self.mean)}, std {_numbers(self.std)}"
 
     def check(self, x: Tensor, normalised: bool = False) -> None:
         """Raise InputError unless x is float (B, channels, height, width) and, where the model normalises
@@ -75,6 +121,12 @@ class InputCard:
             raise InputError(f"got images in [{low:.4g}, {high:.4g}]; {expected}; {guess}")
 
 
+def _check_normalisation(value) -> str:
+    if not isinstance(value, str) or value not in ("in_model", "in_data"):
+        raise ValueError(f"normalisation must be 'in_model' or 'in_data', not {value!r}")
+    return value
+
+
 class SourceModel(nn.Module):
     """A classifier with its input card: images in [0, 1] -> normalise -> ``net.features`` -> ``net.head`` -> logits.
 
@@ -84,8 +136,13 @@ class SourceModel(nn.Module):
 
     def __init__(self, net: nn.Module, card: InputCard, normalisation: str = "in_model", info: dict | None = None):
         super().__init__()
-        if normalisation not in ("in_model", "in_data"):
-            raise ValueError(f"normalisation must be 'in_model' or 'in_data', not {normalisation!r}")
+        if isinstance(net, type) or not isinstance(net, nn.Module):
+            raise WrongKind(f"net must be a network (nn.Module), not {_say(net)}")
+        if not isinstance(card, InputCard):
+            raise WrongKind(f"card must be an InputCard, such as InputCard(channels=3, size=(32, 32)), not {_say(card)}")
+        if not isinstance(info, Mapping | None):
+            raise WrongKind(f"info must be a dict of what is known of the model, not {_say(info)}")
+        _check_normalisation(normalisation)
         self.net, self.card, self.normalisation, self.info = net, card, normalisation, dict(info or {})
         self.check_input = True
         for name in ("mean", "std"):
@@ -109,24 +166,101 @@ class SourceModel(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The input of the head, (B, D)."""
-        if not hasattr(self.net, "features"):
-            raise AttributeError(f"{type(self.net).__name__} has no 'features'; methods that need features "
-                                 "do not work with this model")
+        self._has("features")
         return self.net.features(self._prepare(x))
 
     @property
     def head(self) -> nn.Module:
         """The last layer, features (B, D) -> logits (B, K)."""
+        self._has("head")
         return self.net.head
+
+    def __getattr__(self, name: str):
+        if name == "head":  # the property found none
+            self._has(name)
+        return super().__getattr__(name)
+
+    def _has(self, name: str) -> None:
+        if not hasattr(self.net, name):
+            raise AttributeError(f"{type(self.net).__name__} has no {name!r}: methods that need features and head do not work with this model. "
+                                 "with_input_card, from_torchvision and from_timm find both where the last linear layer makes the logits of "
+                                 "its input; elsewhere give the network 'features' and 'head' with logits = head(features(x))")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(self._prepare(x))
 
+    def __repr__(self) -> str:
+        info, classes = self.info, self.info.get("classes")
+        count, net = classes_of(self), self.net
+        while isinstance(net, Cut | PickedNet):
+            net = net.body if isinstance(net, Cut) else net.net
+        every = sum(p.numel() for p in self.parameters())
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        named = f": {', '.join(map(str, classes[:4]))}{', ...' if len(classes) > 4 else ''}" if classes else ""
+        origin = [info[k] for k in ("from", "name") if info.get(k)] or ([f"weights {info['weights']}"] if info.get("weights") else [])
+        lines = {"architecture": info.get("architecture") or type(net).__name__,
+                 "images": f"{self.card}; " + ("the data come normalised" if self.normalisation == "in_data" else "fed in [0, 1]"),
+                 "classes": f"{'not known before it is asked' if count is None else count}{named}",
+                 "from": origin[0] if origin else "a network of yours" if "weights" not in info else "drawn at random or as you built it",
+                 "parameters": f"{every:,}, of which {trained:,} trainable; {'train' if self.training else 'eval'} mode"}
+        if info.get("test_accuracy") is not None:
+            lines["accuracy"] = f"{info['test_accuracy']} % on its own test set, as its card says"
+        width = max(map(len, lines))
+        return "\n".join(["SourceModel", *(f"  {k:<{width}}  {v}" for k, v in lines.items()), "  (the layers: print(model.net))"])
 
-def with_input_card(net: nn.Module, *, channels: int = 3, size=None, mean=(0.0,), std=(1.0,),
-                    normalisation: str = "in_model") -> SourceModel:
-    """Give any classifier an input card, so that it takes images in [0, 1] and refuses everything else."""
-    return SourceModel(net, InputCard(channels, size, tuple(mean), tuple(std)), normalisation).eval()
+
+def classes_of(model: SourceModel) -> int | None:
+    """The number of classes that a source model is known to answer in without being asked; None where it is not known."""
+    if isinstance(model.net, PickedNet):
+        return len(model.net.pick.members)
+    if model.info.get("classes"):
+        return len(model.info["classes"])
+    head = getattr(model.net, "head", None)
+    return model.info.get("num_classes", head.out_features if isinstance(head, nn.Linear) else None)
+
+
+def with_input_card(net: nn.Module, *, channels: int = 3, size=None, mean=0.0, std=1.0, normalisation: str = "in_model",
+                    num_classes: int | None = None, classes: Iterable[str] | None = None) -> SourceModel:
+    """Give any classifier an input card, so that it takes images in [0, 1] and refuses everything else.
+
+    net           a network from images to logits (B, K). One without ``features`` and ``head`` (with logits = head(features(x))) is cut in
+                  front of its last linear layer, as `from_torchvision` does, where that changes no answer, bit for bit
+    channels, size, mean, std   of the `InputCard`; size: one side, (height, width) or None for any
+    num_classes   K, checked against the network's; ``classes``: the names of the K outputs
+
+    Raises ValueError, or TypeError for something of another kind, for arguments that cannot be meant and for another number of classes.
+    """
+    if isinstance(net, str | os.PathLike):
+        raise WrongKind(f"net must be a network (nn.Module), not {net!r}; model_texts.open_model opens models by text, with mean=, std= and size= "
+                        "in it")
+    card = InputCard(channels, size, mean, std)
+    names, count = _names(classes), None if num_classes is None else whole("num_classes", num_classes, 1)
+    _check_normalisation(normalisation)
+    if isinstance(net, SourceModel):
+        raise ValueError("net has an input card already; give the network inside, model.net, where you want another one")
+    net, _, found = split(SourceModel(net, card).net, card)
+    for name, wanted in (("num_classes", count), ("classes", names and len(names))):
+        if wanted is not None and found is not None and wanted != found:
+            raise ValueError(f"{name} says {wanted} classes, but the network answers in {found}; models.with_classes(model, ...) keeps some of them")
+    if count is not None and names is not None and count != len(names):
+        raise ValueError(f"num_classes is {count}, but there are {len(names)} names in classes")
+    known = found or count
+    info = {"architecture": type(net.body if isinstance(net, Cut) else net).__name__}
+    info |= ({"classes": names} if names else {}) | ({"num_classes": known} if known else {})
+    return SourceModel(net, card, normalisation, info).eval()
+
+
+def _names(classes) -> list[str] | None:
+    """Names of classes as a list of texts."""
+    if classes is None:
+        return None
+    if isinstance(classes, str | bytes) or not isinstance(classes, Iterable):
+        raise WrongKind(f"classes must list the names of the outputs, such as ('cat', 'dog'), not {_say(classes)}")
+    names = list(classes)
+    wrong = next((n for n in names if not isinstance(n, str)), None)
+    if wrong is not None or not names:
+        raise WrongKind(f"classes must list the names of the outputs as texts, not {_say(wrong if names else names)}")
+    return names
 
 
 # --- models of other libraries --------------------------------------------------------------------------------
@@ -161,6 +295,37 @@ def _last_linear(net: nn.Module) -> str | None:
     return paths[-1] if paths else None
 
 
+@torch.no_grad()
+def split(net: nn.Module, card: InputCard) -> tuple[nn.Module, str, int | None]:
+    """A network with ``features`` and ``head``, the path of the layer it was cut at ("": it was not), and the number of its classes, or None.
+
+    A network whose own ``head(features(x))`` are its logits stays as it is; else it is cut in front of its last linear layer where the logits stay
+    the same, bit for bit, on two random images of the card (of 64, 32 and 224 pixels where any size will do); else it stays as it is.
+    """
+    from .view import as_logits
+
+    net = net.eval()
+    first = next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), torch.zeros(()))
+    path = _last_linear(net)
+    for size in [card.size] if card.size else [(64, 64), (32, 32), (224, 224)]:
+        x = torch.rand(2, card.channels, *size, generator=torch.Generator().manual_seed(0)).to(first)
+        try:
+            logits = as_logits(net(x), net)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError):
+            continue
+        if logits.ndim != 2:
+            return net, "", None
+        for cut, way in ((net, ""), *([(Cut(net, path), path)] if path else ())):
+            try:
+                features = cut.features(x)
+                if features.ndim == 2 and isinstance(cut.head, nn.Module) and torch.equal(as_logits(cut.head(features), cut), logits):
+                    return cut.eval(), way, logits.shape[1]
+            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError):
+                continue
+        return net, "", logits.shape[1]
+    return net, "", None
+
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _WRAPS = ("state_dict", "model_state_dict", "model", "net")   # where training scripts put the weights in a larger file
 _PREFIXES = ("module.", "_orig_mod.", "net.", "model.")        # left by DataParallel, torch.compile and wrappers
@@ -185,6 +350,56 @@ def _unpickle(path: Path):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
+_HARMLESS = ("torch._utils._rebuild_", "torch.storage.", "torch.FloatStorage", "torch.Size", "torch.device", "torch._tensor._rebuild_from_type_v2",
+             "collections.OrderedDict", "_codecs.encode", "numpy.dtype")
+
+
+def _names_in(stream, found: dict) -> bool:
+    """Enter the names "module.name" of one pickle, and say whether more may follow. What has neither a pickle's start nor its end is none."""
+    start, texts, names = stream.tell(), [], []
+    marked, ended = stream.read(1) == b"\x80", False
+    stream.seek(start)
+    try:
+        for code, argument, _ in pickletools.genops(stream):
+            if code.name == "GLOBAL":
+                names.append(".".join(argument.split(" ", 1)))
+            elif code.name == "STACK_GLOBAL" and len(texts) > 1:
+                names.append(".".join(texts[-2:]))
+            elif isinstance(argument, str):
+                texts.append(argument)
+            ended = code.name == "STOP"
+    finally:
+        if marked or ended:
+            found |= dict.fromkeys(names)
+    return stream.tell() < len(stream.getbuffer())
+
+
+def _objects_in(path: Path) -> list[str]:
+    """What a pickle would import or call when it is loaded, tensors' own functions left out: ["posix.system"]; read without running any of it."""
+    import _compat_pickle
+
+    found: dict[str, None] = {}
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any("/code/" in n for n in archive.namelist()):
+                    return ["a TorchScript program"]
+                streams = [io.BytesIO(archive.read(n)) for n in archive.namelist() if n.endswith(".pkl")]
+        else:
+            streams = [io.BytesIO(path.read_bytes())]
+        for stream in streams:
+            while _names_in(stream, found):  # older files are several pickles, one behind the other
+                pass
+    except (ValueError, OSError, zipfile.BadZipFile, UnicodeError, IndexError, NotImplementedError, RuntimeError):
+        pass  # the numbers behind the pickles, or a damaged file: what was found up to there counts
+    names = []
+    for text in found:
+        module, _, name = text.rpartition(".")
+        module = _compat_pickle.IMPORT_MAPPING.get(module, module)
+        names.append(f"{module}.{name}")
+    return [n for n in names if not n.startswith(_HARMLESS) and not (n.startswith("torch.") and n.endswith("Storage"))]
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint file by name, on the CPU: .safetensors, or what torch.save wrote (.pt, .pth, .th, .tar).
 
@@ -192,9 +407,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     "_orig_mod.", "net." and "model." that all names share are dropped. Nothing in the file is run (``weights_only=True``).
     Raises DataError, naming the file and the remedy: not there, empty, a web page, truncated, not only tensors.
     """
-    path = Path(path)
+    path = path_of("path", path)
     if not path.is_file():
-        raise DataError(f"there is no checkpoint file {path}; check the path")
+        raise DataError(f"there is no checkpoint file {path}; check the path" + (": this is a folder" if path.is_dir() else ""))
     with path.open("rb") as file:
         head = file.read(512)
     refuse_html(head, path)
@@ -207,15 +422,21 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
             content = load_file(path)
         else:
-            content = _unpickle(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's own advice
+                content = _unpickle(path)
     except Exception as why:
+        called = _objects_in(path)
+        if called:
+            raise DataError(f"the checkpoint {path} holds code or Python objects besides tensors ({_some(called, 4)}); loading them could run "
+                            "foreign code, so nothing of it was loaded. Where it was made, save the weights alone: "
+                            "torch.save(model.state_dict(), path)") from None  # torch's message recommends to load it all the same
         text = str(why).split("WeightsUnpickler error:")[-1].strip()
         reason = text.splitlines()[0] if text else type(why).__name__
-        if "Unsupported global" in text or "Unsupported class" in text:
-            raise DataError(f"the checkpoint {path} holds Python objects besides tensors ({reason[:200]}); loading them could run foreign code. "
-                            "Where it was made, save the weights alone: torch.save(model.state_dict(), path)") from why
+        if "weights_only" in reason or "torch.load" in reason:
+            reason = type(why).__name__
         raise DataError(f"the checkpoint {path} cannot be read ({path.stat().st_size} bytes; {reason[:200]}): it is truncated, damaged or "
-                        "no checkpoint; download it again and compare its size") from why
+                        "no checkpoint; download it again and compare its size") from None
     for _ in range(3):
         inside = next((k for k in _WRAPS if isinstance(content, dict) and isinstance(content.get(k), dict)), None)
         if inside is None:
@@ -265,9 +486,11 @@ def fill(net: nn.Module, state: dict[str, Tensor], path: str | Path, name: str, 
 
 
 def _card_size(size, own: tuple[int, int] | None) -> tuple[int, int] | None:
-    if size == "weights":
+    if isinstance(size, str) and size == "weights":
         return own
-    return None if size is None else (size, size) if isinstance(size, int) else tuple(size)
+    if isinstance(size, str):
+        raise WrongKind(f"size must be 'weights' (that of the weights), one side in pixels, (height, width) or None for any, not {size!r}")
+    return _side(size)
 
 
 def _cut(net: nn.Module, path: str | None) -> nn.Module:
@@ -285,8 +508,15 @@ def _skeleton(name: str) -> nn.Module:
         return zoo.get_model(name)
 
 
-def from_torchvision(model: str | nn.Module, weights: str | Path | None = None, size="weights",
-                     classes: tuple[str, ...] | None = None) -> SourceModel:
+def _near(name: str, known, shown: int = 6) -> str:
+    """The names most like this one, for a message."""
+    known = list(known)
+    close = difflib.get_close_matches(name.lower(), known, shown, 0.5)
+    return f"did you mean {_some(close, shown)}?" if close else f"there are: {_some(known, 20)}"
+
+
+def from_torchvision(model: str | nn.Module, weights: str | Path | None = None, size="weights", classes: tuple[str, ...] | None = None,
+                     num_classes: int | None = None) -> SourceModel:
     """A torchvision classifier with the input card of its weights: mean, standard deviation, crop size.
 
     model    a name that torchvision knows ("resnet50", "vit_b_16", "swin_t", ...), or a network built with it
@@ -294,25 +524,35 @@ def from_torchvision(model: str | nn.Module, weights: str | Path | None = None, 
              from its cache, else downloaded; a path: your state dict, with as many classes as its last layer has
     size     "weights": the size these weights are meant for; (H, W) or a side; None: any size, as convolutional networks take
     classes  names of the outputs; torchvision's own weights bring theirs
+    num_classes   the number of outputs: of a network that is built here with random weights; else it is compared with the network's
 
     ``info`` says architecture, weights, classes and, for torchvision's own weights, their accuracy on ImageNet in per cent.
-    Raises ValueError for unknown names; DataError for files that are missing or do not fit, and for a download that failed.
+    Raises ValueError for unknown names and other numbers of classes; DataError for files that are missing or do not fit, and for a
+    download that failed.
     """
     from torchvision import models as zoo
 
+    if isinstance(model, type) or not isinstance(model, str | nn.Module):
+        hint = "; the path of your weights is weights=PATH" if isinstance(model, os.PathLike) else ""
+        raise WrongKind(f"model must be a name such as 'resnet18' or a network, not {_say(model)}{hint}")
+    if isinstance(model, SourceModel):
+        raise ValueError("model has an input card already; give the network inside, model.net")
+    _card_size(size, None)
+    names, count = _names(classes), None if num_classes is None else whole("num_classes", num_classes, 1)
     name = model if isinstance(model, str) else type(model).__name__
     entries = ()
     if isinstance(model, str):
         known = zoo.list_models(module=zoo)
         if model not in known:
-            close = [k for k in known if k[:4] == model[:4]] or known
-            raise ValueError(f"torchvision has no classifier {model!r}; there are: {_some(close, 20)}")
+            raise ValueError(f"torchvision has no classifier {model!r}; {_near(model, known)}")
         entries = tuple(zoo.get_model_weights(model))
     own = {w.name: w for w in entries} | ({"DEFAULT": zoo.get_model_weights(model).DEFAULT} if entries else {})
-    entry = own.get(weights) if isinstance(weights, str) else None
+    entry = weights if weights in entries and not isinstance(weights, str) else own.get(weights) if isinstance(weights, str) else None
     file = None
     if weights is not None and entry is None:
-        file = Path(weights)
+        if isinstance(weights, zoo.WeightsEnum):
+            raise ValueError(f"weights {weights} are not those of {name}, which has {', '.join(own) or 'none of its own'}")
+        file = path_of("weights", weights)
         if not file.is_file():
             choice = f"one of {', '.join(own)}, or " if own else ""
             raise DataError(f"weights {str(weights)!r} for {name}: there is no such file; give {choice}the path of a state dict")
@@ -325,6 +565,8 @@ def from_torchvision(model: str | nn.Module, weights: str | Path | None = None, 
             if file:
                 head = _last_linear(_skeleton(model))
                 settings |= {"num_classes": len(state[f"{head}.weight"])} if f"{head}.weight" in state else {}
+            elif not entry and (count or names):
+                settings |= {"num_classes": count or len(names)}
             net = zoo.get_model(model, **settings)
     if state is not None:
         fill(net, state, entry.url.rsplit("/", 1)[-1] if entry else file, name,
@@ -332,12 +574,18 @@ def from_torchvision(model: str | nn.Module, weights: str | Path | None = None, 
     info = {"architecture": name, "weights": entry.name if entry else str(file) if file else None}
     if entry:
         info |= {"classes": list(entry.meta["categories"]), "test_accuracy": entry.meta["_metrics"]["ImageNet-1K"]["acc@1"]}
-    if classes is not None:
-        info["classes"] = list(classes)
+    head = _last_linear(net)
+    outputs = net.get_submodule(head).out_features if head else None
+    for what, wanted in (("num_classes", count), ("classes", names and len(names))):
+        if wanted is not None and outputs is not None and wanted != outputs:
+            raise ValueError(f"{what} says {wanted} classes, but {name}, {'with these weights' if weights is not None else 'as it is'}, answers "
+                             f"in {outputs}; models.with_classes(model, ...) keeps some of them")
+    if names is not None:
+        info["classes"] = names
     transform = card_from.transforms() if card_from else None
     crop = (transform.crop_size[0],) * 2 if transform else None
     card = InputCard(3, _card_size(size, crop), *((tuple(transform.mean), tuple(transform.std)) if transform else (IMAGENET_MEAN, IMAGENET_STD)))
-    return SourceModel(_cut(net, _last_linear(net)), card, info=info).eval()
+    return SourceModel(_cut(net, head), card, info=info).eval()
 
 
 def _downloaded(entry) -> dict[str, Tensor]:
@@ -350,12 +598,13 @@ def _downloaded(entry) -> dict[str, Tensor]:
                         f"machine with network, then put the file there or give its path as weights=") from why
 
 
-def from_timm(name: str, checkpoint: str | Path | None = None, pretrained: bool = False, size="weights") -> SourceModel:
+def from_timm(name: str, checkpoint: str | Path | None = None, pretrained: bool = False, size="weights",
+              num_classes: int | None = None) -> SourceModel:
     """A timm classifier with the input card of its pretrained configuration: mean, standard deviation, input size, channels.
 
     checkpoint   a state dict of yours (timm, or the same layers from elsewhere), with as many classes as its last layer has
     pretrained   let timm fetch its own weights (cache, else network)
-    size         as in `from_torchvision`
+    size, num_classes   as in `from_torchvision`
     With neither, the weights are random. Raises ImportError where timm is not installed, ValueError for an unknown name,
     DataError for files that are missing or do not fit, and for a download that failed.
     """
@@ -364,18 +613,30 @@ def from_timm(name: str, checkpoint: str | Path | None = None, pretrained: bool 
         from timm.data import resolve_model_data_config
     except ImportError as why:
         raise ImportError("from_timm needs the package timm: pip install timm; from_torchvision works without it") from why
-    if checkpoint is not None and pretrained:
+    if not isinstance(name, str):
+        hint = "; with_input_card gives a network a card" if isinstance(name, nn.Module) else ""
+        raise WrongKind(f"name must be the name of a timm model, such as 'resnet18', not {_say(name)}{hint}")
+    if checkpoint is not None and flag("pretrained", pretrained):
         raise ValueError("give either checkpoint= or pretrained=True, not both")
+    flag("pretrained", pretrained)
+    _card_size(size, None)
+    wanted = None if num_classes is None else whole("num_classes", num_classes, 1)
     if not timm.is_model(name.split(".")[0]):
-        close = timm.list_models(f"*{name.split('_')[0]}*") or timm.list_models()
-        raise ValueError(f"timm has no model {name!r}; there are: {_some(close, 12)}")
-    state, count = None, {}
+        raise ValueError(f"timm has no model {name!r}; {_near(name.split('.')[0], timm.list_models(), 12)}")
+    state, count = None, {} if wanted is None else {"num_classes": wanted}
     if checkpoint is not None:
         state = read_state_dict(checkpoint)
         config = timm.get_pretrained_cfg(name)
         path = config.classifier if config else None
         if isinstance(path, str) and f"{path}.weight" in state:
             count = {"num_classes": len(state[f"{path}.weight"])}
+            if wanted not in (None, count["num_classes"]):
+                raise ValueError(f"num_classes says {wanted} classes, but {checkpoint} was trained for {count['num_classes']}")
+    elif pretrained and wanted is not None:
+        own = timm.get_pretrained_cfg(name)
+        if own and own.num_classes != wanted:
+            raise ValueError(f"num_classes says {wanted} classes, but timm's weights for {name} answer in {own.num_classes}; "
+                             "models.with_classes(model, ...) keeps some of them")
     try:
         with torch.random.fork_rng(devices=[]):
             net = timm.create_model(name, pretrained=pretrained, **count)
@@ -427,6 +688,9 @@ class PickedNet(nn.Module):
 
 
 def _outputs(model: SourceModel) -> int:
+    known = classes_of(model)
+    if known is not None:
+        return known
     layers = [m for m in getattr(model.net, "head", model.net).modules() if isinstance(m, nn.Linear)]
     if not layers:
         raise ValueError(f"the number of outputs of {type(model.net).__name__} is not known; say outputs=")
@@ -445,7 +709,16 @@ def with_classes(model: SourceModel, classes, kind: str | None = None, outputs: 
 
     Raises ValueError for indices out of range, outputs named twice, classes without an output, an unclear ``kind``.
     """
-    chosen = torch.as_tensor(classes)
+    model = model_of(model)
+    if not isinstance(model, SourceModel):
+        raise WrongKind(f"with_classes needs a model with an input card, not a bare {type(model).__name__}; make one with with_input_card(net, ...)")
+    kind = None if kind is None else choice("kind", kind, ("outputs", "groups"))
+    outputs = None if outputs is None else whole("outputs", outputs, 1)
+    names = _names(names)
+    try:
+        chosen = torch.as_tensor(classes)
+    except (TypeError, ValueError, RuntimeError) as why:
+        raise WrongKind(f"classes must be numbers of outputs, such as [3, 0, 7], not {_say(classes)}") from why
     if chosen.is_floating_point() or chosen.dtype == torch.bool or chosen.ndim not in (1, 2) or not chosen.numel():
         raise ValueError(f"classes must be int64 (K,), (K, M) or (L,), got {chosen.dtype} {tuple(chosen.shape)}")
     chosen, total = chosen.long(), outputs or _outputs(model)
@@ -454,8 +727,6 @@ def with_classes(model: SourceModel, classes, kind: str | None = None, outputs: 
         if kind == "groups" and chosen.unique().numel() == total and int(chosen.min()) >= 0:
             raise ValueError(f"{total} different numbers for {total} outputs can be read in two ways; say kind='outputs' (the output of each "
                              "class) or kind='groups' (the class of each output)")
-    if kind not in ("outputs", "groups"):
-        raise ValueError(f"kind must be 'outputs' or 'groups', not {kind!r}")
     if kind == "groups":
         if chosen.shape != (total,):
             raise ValueError(f"kind='groups' needs one class for each of the {total} outputs, got {tuple(chosen.shape)}")
@@ -580,9 +851,20 @@ ARCHITECTURES = {
 # --- checkpoints ---------------------------------------------------------------------------------------------
 
 def checkpoints(root: str | Path | None = None) -> dict[str, dict]:
-    """The embedded checkpoints: name -> JSON card."""
+    """The embedded checkpoints: name -> JSON card. Raises DataError naming a card that is damaged."""
     folder = data_root(root) / "checkpoints"
-    return {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
+    return {p.stem: _card(p) for p in sorted(folder.glob("*.json"))}
+
+
+def _card(path: Path) -> dict:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(card, dict) or not {"architecture", "arguments", "input"} <= card.keys():
+            raise ValueError("it lacks architecture, arguments or input")
+    except ValueError as why:
+        raise DataError(f"the card {path} is damaged ({why}); restore the file, or train the model again: "
+                        f"python -m tta_lab train {path.stem}") from why
+    return card
 
 
 def load_model(name: str = "fashion_resnet_bn", normalisation: str = "in_model", root: str | Path | None = None) -> SourceModel:
@@ -590,15 +872,27 @@ def load_model(name: str = "fashion_resnet_bn", normalisation: str = "in_model",
     or ``fashion8_resnet_bn`` (trained without the classes Coat and Sneaker)."""
     from safetensors.torch import load as load_tensors
 
-    known = checkpoints(root)
+    if not isinstance(name, str):
+        what = "; a file of weights is opened with model_texts.open_model('checkpoint:PATH')" if isinstance(name, os.PathLike) else ""
+        raise WrongKind(f"name must be the name of an embedded model, such as 'fashion_resnet_bn', not {_say(name)}{what}")
+    _check_normalisation(normalisation)
+    known = checkpoints(root if root is None else path_of("root", root))
     if name not in known:
-        raise DataError(f"there is no checkpoint {name!r} in {data_root(root) / 'checkpoints'}; there are: {', '.join(known)}")
+        near = difflib.get_close_matches(name.lower(), known, 1, 0.5)
+        other = "; other models are opened with model_texts.open_model" if ":" in name else ""
+        raise DataError(f"there is no checkpoint {name!r} in {data_root(root) / 'checkpoints'}{f'; did you mean {near[0]}?' if near else ''} "
+                        f"There are: {', '.join(known) or 'none'}{other}")
     info = known[name]
     weights = load_tensors(checked_bytes(f"checkpoints/{name}.safetensors", root))
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once; the global generator stays where it is
-        net = ARCHITECTURES[info["architecture"]](**info["arguments"])
-    net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
-    card = InputCard(**{k: tuple(v) if isinstance(v, list) else v for k, v in info["input"].items()})
+    place = data_root(root) / "checkpoints" / f"{name}.json"
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced at once; the global generator stays where it is
+            net = ARCHITECTURES[info["architecture"]](**info["arguments"])
+        card = InputCard(**{k: tuple(v) if isinstance(v, list) else v for k, v in info["input"].items()})
+    except (KeyError, TypeError, ValueError, AttributeError) as why:
+        raise DataError(f"the card {place} is damaged ({type(why).__name__}: {why}); restore the file, or train the model again: "
+                        f"python -m tta_lab train {name}") from why
+    fill(net, weights, place.with_suffix(".safetensors"), name, f"Restore the file, or train the model again: python -m tta_lab train {name}")
     return SourceModel(net, card, normalisation, info).eval()
 
 
@@ -606,11 +900,13 @@ def save_model(model: SourceModel, name: str, info: dict, root: str | Path) -> P
     """Write ``<name>.safetensors`` (convolution and linear weights in float16, the rest in float32) and its card."""
     from safetensors.torch import save
 
-    folder = Path(root) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
+    if not isinstance(model, SourceModel):
+        raise WrongKind(f"model must be a SourceModel, not {_say(model)}")
+    folder = path_of("root", root) / "checkpoints"
     tensors = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in model.net.state_dict().items()}
     content = save(tensors)
     card = {**info, "input": asdict(model.card), "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    (folder / f"{name}.safetensors").write_bytes(content)
-    (folder / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n")
+    with written(folder / f"{name}.safetensors") as part:
+        part.write_bytes(content)
+    write_text(folder / f"{name}.json", json.dumps(card, indent=1) + "\n")
     return folder / f"{name}.safetensors"
