@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import arguments
 from .datasets import DataError, data_root
 from .knobs import knob
 from .norms import TestTimeNorm
@@ -67,6 +68,11 @@ def fitted(variant: str = "light", path: str | None = None) -> dict:
     except OSError as why:
         raise DataError(f"{place} cannot be read ({why}); restore it with: git checkout -- data/collapse/detector.json, or fit it anew with "
                         "benchmarks/collapse.py") from why
+    except ValueError as why:
+        raise DataError(f"{place} is damaged ({why}); restore it with: git checkout -- data/collapse/detector.json, or fit it anew with "
+                        "benchmarks/collapse.py") from why
+    if not isinstance(found, dict):
+        raise DataError(f"{place} holds no fitted detectors but a {type(found).__name__}; fit them anew with benchmarks/collapse.py")
     if variant not in found:
         raise DataError(f"{place} has no detector {variant!r}; it has: {', '.join(k for k in found if isinstance(found[k], dict))}")
     return found[variant]
@@ -268,14 +274,24 @@ def _classes(shares) -> float:
 
 # --- a finished trace -------------------------------------------------------------------------------------------
 
+def _trace(name: str, value):
+    from .trace import Trace
+
+    if not isinstance(value, Trace):
+        raise arguments.WrongKind(f"{name} must be the Trace of a run, as run(adapter, stream) hands it back, not {arguments._say(value)}")
+    return value
+
+
 def watch(trace, detector: CollapseDetector | None = None) -> dict:
     """What the detector would have said after each step of a trace: ``step``, ``alarm`` (index into `ALARMS`), ``probability`` and under ``signals``
     each signal, under ``evidence`` what each fitted signal adds to the log odds, (T,); ``first_alarm`` (step, -1: none) and ``threshold``.
 
     Raises ValueError for a trace without steps, and for ``variant="source"`` without the columns of the source.
     """
+    if detector is not None and not isinstance(detector, CollapseDetector):
+        raise arguments.WrongKind(f"detector must be a CollapseDetector(), such as CollapseDetector(variant='source'), not {detector!r}")
     detector = detector or CollapseDetector()
-    if not len(trace):
+    if not len(_trace("trace", trace)):
         raise ValueError("the trace is empty: there is nothing to watch")
     columns, steps = trace._columns("samples"), trace._columns("steps")
     if detector.variant == "source" and "source_prediction" not in columns:
@@ -319,6 +335,9 @@ def collapse(trace, source_trace, bn_trace=None, window: int = 500, margin: floa
     ``error``, ``reference_error`` (of the better), (T,), in points or per cent.
     Raises ValueError when the traces are not of the same images in the same order, or hold no label.
     """
+    window, first = arguments.whole("window", window, 1), arguments.whole("first", first, 1)
+    margin, deviations = arguments.number("margin", margin, 0), arguments.number("deviations", deviations, 0)
+    _trace("trace", trace), _trace("source_trace", source_trace), bn_trace is None or _trace("bn_trace", bn_trace)
     columns = [t._columns("samples") for t in (trace, source_trace, bn_trace) if t is not None]
     n, label = len(columns[0]["label"]), columns[0]["label"]     # a run that broke off is compared as far as it came
     if any(len(c["label"]) < n or not np.array_equal(c["label"][:n], label) for c in columns[1:]):

@@ -16,6 +16,7 @@ import torch
 from . import source, unknowns
 from .adapter import AdaptationError, Adapter
 from .adaptive_norms import AdaptiveMixture
+from .arguments import recipe_of
 from .composed import (
     Agreement,
     AsStepped,
@@ -43,7 +44,7 @@ from .composed import (
 )
 from .controllers import CollapseRecovery, ResetEvery
 from .datasets import load
-from .explore import Choice, obstacles
+from .explore import Choice, _choice, _references, obstacles, stream_code
 from .guard import Guard
 from .knobs import Knob, followers, knobs, own_knobs, with_knobs
 from .methods import METHODS, make
@@ -127,6 +128,7 @@ def decompose(recipe: Method) -> dict:
     Of a method of `WHOLE` the objective is the recipe itself and the slots in TOGETHER are None. Raises TypeError for a method that is neither
     in the catalogue nor composed.
     """
+    recipe = recipe_of(recipe)
     name = name_of(recipe)
     slots = {slot: getattr(recipe, slot) for slot in SLOTS if slot not in ("objective", *TOGETHER)}
     if isinstance(recipe, Composed):
@@ -358,7 +360,7 @@ def differences(a: Method, b: Method) -> list[dict]:
     A slot with another part costs 1, the objective 2; a selector, extra term or reset that one of them lacks 1 each; another order of the same
     ones, or each knob with another value, 0.1. A guard does not count.
     """
-    return [dict(row) for row in _differences(a, b)]
+    return [dict(row) for row in _differences(recipe_of(a, "a"), recipe_of(b, "b"))]
 
 
 @lru_cache(maxsize=4096)
@@ -412,6 +414,7 @@ def recognise(recipe: Method) -> tuple[str, list[dict]] | None:
 
     No difference left: it is that method. Of several the one with the smallest distance. A guard is not looked at.
     """
+    recipe = recipe_of(recipe)
     found = [(name, rows) for name, other in _published() for rows in [differences(recipe, other)] if all(row["what"] == "knobs" for row in rows)]
     return min(found, key=lambda pair: sum(row["cost"] for row in pair[1]), default=None)
 
@@ -419,6 +422,7 @@ def recognise(recipe: Method) -> tuple[str, list[dict]] | None:
 def relatives(recipe: Method, n: int = 2, choice: Choice | None = None, images=None) -> list[tuple[str, list[dict]]]:
     """The ``n`` nearest published methods, nearest first, each with its `differences`; not source and BN-1, which every run is beside, nor
     the method that it is. With ``choice`` only those for which `why_not` has nothing to say."""
+    recipe = recipe_of(recipe)
     rows = [(name, differences(recipe, other)) for name, other in _published() if "[" not in name and name not in ("source", "batch_norm")]
     rows = sorted((r for r in rows if r[1]), key=lambda r: sum(row["cost"] for row in r[1]))
     if choice is None:
@@ -496,7 +500,7 @@ def _kinds(part) -> set:
 
 def to_code(choice: Choice, beside=("source", "batch_norm")) -> str:
     """A cell that makes the run of this choice beside the named methods, without a panel, and prints every error."""
-    recipe, known = choice.recipe, recognise(choice.recipe)
+    recipe, known, beside = _choice(choice).recipe, recognise(choice.recipe), _references(beside)
     guard = any(isinstance(c, Guard) for c in recipe.controllers)
     if known is not None and not known[1] and "[" not in known[0] and not guard:
         imports, text = ["from tta_lab.methods import make"], f"make({known[0]!r})"
@@ -507,14 +511,11 @@ def to_code(choice: Choice, beside=("source", "batch_norm")) -> str:
         imports = [f"from {place} import {', '.join(sorted(names))}" for place, names in sorted(places.items())]
         text = expression(recipe)
     named = isinstance(choice.model, str)
-    try:
-        stream = f'stream = Stream.from_json("""{choice.stream.to_json()}""")'
-    except ValueError:
-        stream = "# stream: your own, of images that have no name"
+    found, stream = stream_code(choice.stream)
     images = "" if choice.source_images == Choice.source_images else f", source_images={choice.source_images!r}" \
         if choice.source_images is None or isinstance(choice.source_images, str) else ", source_images=source_images"
     return "\n".join([
-        "from tta_lab.explore import Choice, explore", "from tta_lab.streams import Stream", *imports, "",
+        "from tta_lab.explore import Choice, explore", *found, *imports, "",
         *([] if named else ["# model: your own network"]), stream, f"recipe = {text}",
         f"choice = Choice({repr(choice.model) if named else 'model'}, stream, recipe, seed={choice.seed}{images})",
         f"found = explore(choice, references={list(beside)!r})", "for row in found.rows:",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .arguments import images_of, model_of, whole
 from .cifar_networks import CIFAR10_MEAN, CIFAR10_STD
 from .datasets import class_logits
 from .models import IMAGENET_MEAN, IMAGENET_STD
@@ -22,6 +23,8 @@ from .view import as_logits
 
 FIRST = 128                # images on which every reading is tried; those that could be better see the rest too
 SURE = 1e-4                # probability below which a difference is not taken for chance, divided by the number of readings
+EXACT = 5e-3               # how near rows must come to a sum of 1 to be taken for probabilities; half precision rounds by so much
+TELLS = 0.02               # share of ln C nats that predictions must carry about the images
 CLEAR = 0.02               # a difference in accuracy that is worth a word
 FAR = 0.1                  # nats per channel: measured 0.00 to 0.05 where model and clean images fit, 0.13 and more where not
 NORMALISATIONS = {
@@ -200,6 +203,10 @@ def _short(values) -> str:
     return f"({', '.join(f'{v:.4g}' for v in values)}{',' if len(values) == 1 else ''})"
 
 
+class _Refused(Exception):
+    """The network fails on these images."""
+
+
 class _Subject:
     """A copy of the model in eval mode, asked in different readings."""
 
@@ -219,19 +226,35 @@ class _Subject:
         logits = []
         try:
             for x in self.x[rows].split(self.batch):
-                logits.append(as_logits(self.net(reading.feed(x.to(self.device))), self.net).cpu())
+                try:
+                    answer = self.net(reading.feed(x.to(self.device)))
+                except Exception as why:
+                    raise _Refused(str(why)) from why
+                logits.append(as_logits(answer, self.net).cpu())
         finally:
             distances = watch.stop() if watch else {}
         logits = torch.cat(logits)
         if logits.ndim != 2:
             raise ValueError(f"the doctor looks at classifiers; this model returns logits of shape {tuple(logits.shape)}")
-        self.outputs = logits.shape[1]
+        self.outputs, scale = logits.shape[1], _scale(logits)
         logits = class_logits(logits, self.map)
         finite = torch.isfinite(logits.amax(1)) & ~logits.isnan().any(1)
         p = logits.double().nan_to_num(0.0, 1e30, -1e30).softmax(1)
         information = (p * (p.clamp_min(1e-30).log() - p[finite].mean(0).clamp_min(1e-30).log())).sum(1)
         return {"prediction": torch.where(finite, p.argmax(1), -1), "information": information, "finite": finite,
-                "classes": logits.shape[1], "distances": distances}
+                "classes": logits.shape[1], "distances": distances, "scale": scale}
+
+
+def _scale(logits: Tensor) -> str:
+    """What rows of numbers (N, K) are that should be logits: "probabilities", "log-probabilities", "sigmoids" or "logits"."""
+    z = logits.double()[torch.isfinite(logits).all(1)]
+    if len(z) < 2 or z.shape[1] < 2:
+        return "logits"
+    if z.min() >= 0 and (z.sum(1) - 1).abs().max() < EXACT:
+        return "probabilities"
+    if z.max() <= EXACT and z.logsumexp(1).abs().max() < EXACT:
+        return "log-probabilities"
+    return "sigmoids" if z.min() >= 0 and z.max() <= 1 and len(z) >= 16 and z.std() > 0.01 else "logits"
 
 
 class Watch:
@@ -269,20 +292,26 @@ class Watch:
 
 # --- the check-up -------------------------------------------------------------------------------------------------
 
-def check_up(model: nn.Module, data, n: int = 512, batch: int = 128, device="auto", seed: int = 0) -> Report:
+def check_up(model: nn.Module | str, data, n: int = 512, batch: int = 128, device="auto", seed: int = 0) -> Report:
     """Look at a model and clean images of an image set together, and say what does not fit.
 
-    model   a classifier, best one with an input card; a copy of it is asked, it stays as it is
-    data    an image set whose images are *clean* and, best, labelled; ``n`` of them are drawn with ``seed``
+    model   a classifier, best one with an input card, or the text that names one (`model_texts.open_model`); a copy of it is asked
+    data    an image set, or the text that names one (``datasets.load``), whose images are *clean* and, best, labelled; ``n`` of them are
+            drawn with ``seed``
     device  "auto" (the model's accelerator, else CUDA if there is one, else CPU) or a device
 
-    Looked at: pixels and shape against the card, repeated and constant images, labels and number of outputs, layers left in train mode,
-    broken logits, one class taking all, how the images are to be read (exact McNemar tests between readings, Bonferroni-corrected),
-    batch-norm statistics, class names and their order, accuracy against the one on the card. On images that are not clean the
-    doctor may take a shift in brightness or contrast for a wrong normalisation. Without labels the readings are compared by
-    batch-norm statistics, then by the mutual information of image and predicted class.
-    Raises ValueError for an empty set, n < 1, or a model that is no classifier.
+    Looked at: pixels, shape and channels against the card and the network, repeated and constant images, labels and number of outputs, layers
+    left in train mode, batch norm that cannot adapt, broken logits, probabilities in place of logits, one class taking all, how the images
+    are to be read (exact McNemar tests between readings, Bonferroni-corrected), batch-norm statistics, class names and their order, accuracy
+    against chance and the one on the card. On images that are not clean the doctor may take a shift in brightness or contrast for a wrong
+    normalisation. Without labels the readings are compared by batch-norm statistics, then by the mutual information of image and predicted
+    class.
+    Raises ValueError for an empty set, n < 1, or a model that is no classifier; TypeError, which is a ValueError, for arguments of another kind.
     """
+    model = model_of(model)
+    if not all(hasattr(data, name) for name in ("images", "y", "classes")):
+        data = images_of(data, "data")
+    n, batch, seed, device = whole("n", n), whole("batch", batch, 1), whole("seed", seed), _device(model, device)
     if n < 1 or not len(data):
         raise ValueError(f"the doctor needs at least one image, got n={n} and a set of {len(data)}")
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n].sort()[0]
@@ -298,15 +327,23 @@ def check_up(model: nn.Module, data, n: int = 512, batch: int = 128, device="aut
         return Report(str(name), str(getattr(data, "name", "images")), len(x), tuple(findings), tuple(unchecked))
 
     _modes(model, add)
+    _batch_norms(model, add)
     fits, x = _pixels(model, x, add)
     if not fits:
         unchecked.append("everything that needs the network: the images have the wrong shape for it")
         return report()
-    subject = _Subject(model, data, x, batch, _device(model, device))
+    subject = _Subject(model, data, x, batch, device)
     readings = _readings(model, tuple(x.shape[1:]))
-    as_given = subject.ask(readings[0], slice(None), statistics=True)
+    try:
+        as_given = subject.ask(readings[0], slice(None), statistics=True)
+    except _Refused as why:
+        findings[:] = [f for f in findings if f.check != "shape"]
+        _refused(subject.net, tuple(x.shape[1:]), str(why), add)
+        unchecked.append("everything that needs the network: it does not take these images")
+        return report()
     _finite(as_given, subject, add)
     labelled = _labels(y, data, as_given["classes"], subject.outputs, add, unchecked)
+    _scores(as_given["scale"], add)
     if not as_given["finite"].any():
         unchecked.append("readings, class order and accuracy: no prediction is usable")
         return report()
@@ -324,8 +361,11 @@ doctor = check_up
 
 
 def _device(model: nn.Module, device) -> torch.device:
-    if device != "auto":
-        return torch.device(device)
+    if not isinstance(device, str) or device != "auto":
+        try:
+            return torch.device(device)
+        except (RuntimeError, TypeError) as why:
+            raise ValueError(f"device must be 'auto' or a device such as 'cpu' or 'cuda', not {device!r}") from why
     own = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     return own if own.type != "cpu" else torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -336,6 +376,64 @@ def _modes(model, add):
         return add("mode", "ok", "all layers are in eval mode")
     add("mode", "error", f"{len(left)} layers are in train mode: dropout and batch statistics make predictions depend on chance and on the batch",
         "call model.eval(); the checks below did so on a copy", layers=", ".join(left[:4]))
+
+
+def _batch_norms(model, add):
+    """Batch-norm layers on which methods that set statistics anew, or tune scale and shift, have no hold: named, with what they lack."""
+    kinds: dict[str, list] = {"frozen": [], "without statistics": [], "without scale and shift": []}
+    for name, layer in model.named_modules():
+        said = f"{name or 'the model'} ({type(layer).__name__})"
+        if not isinstance(layer, _BatchNorm):
+            if {"running_mean", "running_var"} <= layer._buffers.keys() and ("Frozen" in type(layer).__name__ or "weight" in layer._buffers):
+                kinds["frozen"].append(said)
+            continue
+        if layer.running_mean is None:
+            kinds["without statistics"].append(said)
+        if layer.weight is None:
+            kinds["without scale and shift"].append(said)
+    found = {kind: layers for kind, layers in kinds.items() if layers}
+    if not found:
+        return
+    what = {"frozen": "are frozen: statistics, scale and shift are constants, so no method adapts them",
+            "without statistics": "keep no statistics (track_running_stats=False): also the frozen source uses those of each batch",
+            "without scale and shift": "have no scale and shift (affine=False): methods that tune them, such as tent, leave these layers as they are"}
+    remedy = {"frozen": "build the network with nn.BatchNorm2d in their place, norm_layer=nn.BatchNorm2d in torchvision, and load the same weights",
+              "without statistics": "make them with track_running_stats=True and collect statistics on training images, or compare with BN-1 in mind",
+              "without scale and shift": "make them with affine=True, which starts at scale 1 and shift 0 and changes no answer"}
+    add("batch norm", "warning", "; ".join(f"{len(layers)} batch-norm layer{'s' * (len(layers) > 1)} {what[kind]}" for kind, layers in found.items()),
+        "; ".join(remedy[kind] for kind in found), **{kind: ", ".join(layers[:4]) + (", ..." if len(layers) > 4 else "")
+                                                      for kind, layers in found.items()})
+
+
+def _refused(net, shape, why, add):
+    """The finding on a network that fails on images of this shape (C, H, W)."""
+    first = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
+    said = "x".join(map(str, shape))
+    takes = None if first is None else first.in_channels
+    if takes is not None and takes != shape[0]:
+        remedy = {(1, 3): "show the grey images in three equal channels: mode=RGB of a folder set, or x.expand(-1, 3, -1, -1)",
+                  (3, 1): "show the images in grey: mode=L of a folder set, or x.mean(1, keepdim=True)"}.get(
+            (shape[0], takes), f"read the images with {takes} channels, or take a model for {shape[0]}")
+        return add("shape", "error", f"the images have {shape[0]} channel{'s' * (shape[0] > 1)}, the model's first convolution takes {takes}", remedy,
+                   images=said, model=f"{takes} channels")
+    reason = (why.splitlines() or [""])[0][:200]
+    add("shape", "error", f"the network fails on images of {said}: {reason}", "resize the images when reading (size= of a folder set), or say "
+        "the size it takes in its input card (with_input_card(net, size=...))", images=said)
+
+
+def _scores(scale, add):
+    if scale == "logits":
+        return add("scores", "ok", "the outputs are logits, not probabilities")
+    what = {"probabilities": ("error", "the model ends in softmax: its outputs are probabilities, each row sums to 1; methods take softmax of them "
+                              "once more, so entropies and confidences would be those of nearly even predictions"),
+            "log-probabilities": ("warning", "the model ends in log_softmax: its outputs are logarithms of probabilities; entropies are right, but "
+                                  "energies and the size of logits are lost"),
+            "sigmoids": ("warning", "all outputs lie within 0 and 1, as behind a sigmoid: softmax of them is nearly even, so entropies and "
+                         "confidences say little")}
+    severity, text = what[scale]
+    layer = {"probabilities": "softmax", "log-probabilities": "log_softmax", "sigmoids": "sigmoid"}[scale]
+    add("scores", severity, text, f"return what the network hands to its last {layer}: nn.Identity() in place of that layer, or leave the call out",
+        outputs=scale)
 
 
 def _pixels(model, x, add):
@@ -496,7 +594,12 @@ def _readings_with_labels(subject, readings, as_given, y, data, info, add, unche
     else:
         tried = f"none of {len(readings) - 1} other readings is clearly better than the images as given"
         add("normalisation", "ok", tried, accuracy=share)
-    _accuracy(int(own.sum()), n, k, info, add, unchecked)
+    by_chance = None
+    if not permuted:
+        predicted = as_given["prediction"][keep]
+        shares = [v.bincount(minlength=k).double() / n for v in (labels, predicted[predicted >= 0])]
+        by_chance = float(shares[0] @ shares[1]) if labels.unique().numel() > 1 else None
+    _accuracy(int(own.sum()), n, k, by_chance, info, add, unchecked)
 
 
 def _remedy(readings: list[Reading], name: str) -> str:
@@ -515,9 +618,14 @@ def _until(keep: Tensor, many: int) -> int:
     return int(where[min(many, len(where)) - 1]) + 1
 
 
-def _accuracy(right, n, k, info, add, unchecked):
+def _accuracy(right, n, k, by_chance, info, add, unchecked):
+    """``by_chance``: the share that would be right if labels were dealt out anew, sum_c P(label c) P(prediction c); None where it tells nothing."""
     share, interval, stated = right / n, wilson(right, n), info.get("test_accuracy")
     evidence = {"accuracy": share, "interval": interval, "images": n}
+    if by_chance is not None and n >= 30 and binomial_tail(right, n, by_chance) > 0.01:
+        return add("accuracy", "error", f"the frozen model is at chance: {share:.1%} of {n} images are right, and {by_chance:.1%} would be if its "
+                   "answers had nothing to do with the images", "see the other findings; else the weights were not loaded, or are of "
+                   "another task; adapting such a model tells nothing", **evidence, by_chance=by_chance)
     if stated is None:
         if interval[0] <= 1 / k:
             add("accuracy", "error", f"{share:.1%} of {n} images are right, no more than by guessing among {k}", "see the other findings; else the "
@@ -561,6 +669,9 @@ def _readings_without_labels(subject, readings, as_given, add, unchecked):
                    f"read as '{best}' the images are told apart better than as given", _remedy(readings, best),
                    information=own, information_then=then)
     add("normalisation", "ok", "read in no other way are the images told apart better", information=own, possible=most)
+    if most and len(gain) >= 30 and own < TELLS * most:
+        add("information", "error", f"the frozen model is as good as at chance: its predictions carry {own:.2g} of {most:.3g} possible nats about "
+            "the images", "see the other findings; else the weights were not loaded, or are of another task", information=own, possible=most)
 
 
 def _mean(distances: dict[str, float]) -> float | None:

@@ -5,8 +5,10 @@ A `Choice` is a model, a stream, a recipe and a seed. ``explore(choice)`` runs i
 """
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from types import SimpleNamespace
 
@@ -15,15 +17,18 @@ import torch
 
 from . import source
 from .adapter import Adapter
+from .arguments import WrongKind, _say, images_of, recipe_of, whole
 from .datasets import load
 from .guard import Guard
 from .knobs import knobs
 from .methods import METHODS, from_json, make, to_json
 from .model_texts import open_model
 from .models import checkpoints
+from .orders import ClassImbalance, Dirichlet, LabelShift, Order, SortedByClass
 from .parts import LossMethod, Method, NeedsError, needs_of
+from .protocols import GROUPS, PROTOCOLS
 from .runner import _check_classes, row, run
-from .streams import Arrivals, Stream
+from .streams import Arrivals, Cut, Joined, Stream, domain_of
 from .trace import Trace
 
 REFERENCES = {"source": "source", "batch_norm": "BN-1"}
@@ -37,14 +42,29 @@ KEPT_PROBABILITIES = 2e7  # numbers for each run of a session; for longer stream
 @dataclass(frozen=True)
 class Choice:
     """What is run: ``model`` (a text for `model_texts.open_model`, such as the name of an embedded one or "checkpoint:PATH"; or any network),
-    ``stream``, ``recipe``, ``seed``; and ``source_images``, an image set of the source domain (or its name) for recipes that need something of
-    it, or None. With texts in place of networks and image sets a choice can be written down."""
+    ``stream``, ``recipe`` (or the name of a method), ``seed``; and ``source_images``, an image set of the source domain (or its name) for
+    recipes that need something of it, or None. With texts in place of networks and image sets a choice can be written down. Raises ValueError,
+    or TypeError, which is one here, for what is none of these; whether a text names something is said by `obstacles`, or when it is run."""
 
     model: object = "fashion_resnet_bn"
     stream: Arrivals = field(default_factory=lambda: Stream(per_shift=100, batch=50))
     recipe: Method = field(default_factory=lambda: make("tent"))
     seed: int = 0
     source_images: object = SOURCE_IMAGES
+
+    def __post_init__(self):
+        if isinstance(self.model, type) or not isinstance(self.model, str | torch.nn.Module):
+            hint = "; a path is written as a text, 'checkpoint:PATH'" if isinstance(self.model, os.PathLike) else ""
+            raise WrongKind(f"Choice.model must be a text such as 'fashion_resnet_bn' or 'torchvision:resnet18', or a network, not "
+                            f"{_say(self.model)}{hint}")
+        if not isinstance(self.stream, Arrivals):
+            hint = f"; make one with tta_lab.{self.stream}()" if isinstance(self.stream, str) and self.stream in PROTOCOLS else \
+                "; images become one with tta_lab.continual(images)" if isinstance(self.stream, str) or hasattr(self.stream, "images") else ""
+            raise WrongKind(f"Choice.stream must be a stream, such as tta_lab.continual(), not {_say(self.stream)}{hint}")
+        object.__setattr__(self, "recipe", recipe_of(self.recipe, "Choice.recipe"))
+        object.__setattr__(self, "seed", whole("Choice.seed", self.seed))
+        if not (self.source_images is None or isinstance(self.source_images, str) or all(hasattr(self.source_images, n) for n in ("images", "y"))):
+            images_of(self.source_images, "Choice.source_images")
 
     @property
     def network(self):
@@ -70,8 +90,11 @@ class Choice:
         try:
             values = json.loads(text)
             stream, recipe = json.dumps(values.pop("stream")), json.dumps(values.pop("recipe"))
-        except (ValueError, KeyError, AttributeError) as why:
-            raise ValueError(f"this is not a choice written by to_json(): {why}") from why
+            unknown = values.keys() - {f.name for f in fields(Choice)}
+            if unknown:
+                raise ValueError(f"it has the entries {', '.join(sorted(unknown))}, which a choice has not")
+        except (ValueError, KeyError, AttributeError, TypeError) as why:
+            raise ValueError("this is not a choice written by to_json(): " + (f"it lacks {why}" if isinstance(why, KeyError) else str(why))) from why
         return Choice(stream=Stream.from_json(stream), recipe=from_json(recipe), **values)
 
     def to_parameters(self) -> dict:
@@ -95,10 +118,7 @@ class Choice:
             imports.append("from tta_lab.datasets import load")
         images = f"load({self.source_images!r})" if isinstance(self.source_images, str) else "source_images"
         given = f", given=prepare(model, recipe, {images})" if needs else ""
-        try:
-            stream = f'stream = Stream.from_json("""{self.stream.to_json()}""")'
-        except ValueError:
-            stream = "# stream: your own, as above: its images have no name that datasets.load finds"
+        found, stream = stream_code(self.stream)
         if self.labelled:
             imports.append("from tta_lab.runner import row")
             last = ["""print(f"error {row(trace)['error']:.2f} %")"""]
@@ -106,7 +126,7 @@ class Choice:
             parts = list(dict.fromkeys((*parts, "from tta_lab.methods import make")))
             last = [f"""source = run(Adapter(model, make("source"), seed={self.seed}), stream)""",
                     """print(f"no labels; like the source {100 * (trace['prediction'] == source['prediction']).mean():.2f} %")"""]
-        lines = [*imports, "from tta_lab.streams import Stream", *parts, "",
+        lines = [*imports, *found, *parts, "",
                  own or f"model = {model}", stream, f"recipe = {text}",
                  f'adapter = Adapter(model, recipe, seed={self.seed}, record="source"{given})', "trace = run(adapter, stream)",
                  *last]
@@ -148,7 +168,104 @@ def _recipe_code(recipe: Method) -> tuple[list[str], str]:
                 if inner.startswith("make("):
                     kinds = sorted({type(s).__name__ for s in added})
                     return [*imports, f"from tta_lab.selectors import {', '.join(kinds)}"], f"{inner}.where({', '.join(map(repr, added))})"
-    return ["from tta_lab.methods import from_json"], f'from_json("""{to_json(recipe)}""")'
+    return ["from tta_lab.methods import from_json"], f"from_json({to_json(recipe)!r})"
+
+
+def stream_code(stream: Arrivals) -> tuple[list[str], str]:
+    """Imports and a line that makes this stream anew: a call of a protocol with what differs from its defaults; joined and cut as it was.
+
+    A stream of images that have no name cannot be written down: then the line is a comment.
+    """
+    try:
+        stream._check_rebuildable()
+    except ValueError:
+        return [], "# stream: your own, as above: its images have no name that datasets.load finds"
+    imports, text = _stream_expression(stream)
+    return sorted(set(imports)), f"stream = {text}"
+
+
+def _stream_expression(stream: Arrivals) -> tuple[list[str], str]:
+    if isinstance(stream, Joined):
+        parts = [_stream_expression(part) for part in stream.parts]
+        return [line for imports, _ in parts for line in imports], " + ".join(text for _, text in parts)
+    if isinstance(stream, Cut):
+        imports, text = _stream_expression(stream.stream)
+        return imports, f"{f'({text})' if isinstance(stream.stream, Joined) else text}.cut({stream.start}, {stream.stop})"
+    calls = list(_calls(stream)) if type(stream) is Stream else []
+    if not calls:
+        return ["from tta_lab.streams import Stream"], f"Stream.from_json({stream.to_json()!r})"
+    name, given = min(calls, key=lambda call: (len(call[1]), call[0] != "continual"))
+    orders = sorted({type(v).__name__ for v in given.values() if isinstance(v, Order)})
+    imports = [f"from tta_lab.protocols import {name}"] + [f"from tta_lab.orders import {order}" for order in orders]
+    return imports, f"{name}({', '.join(f'{k}={_short(v)}' for k, v in given.items())})"
+
+
+def _short(value) -> str:
+    """Code for an argument of a stream; an order with what differs from its defaults."""
+    if not isinstance(value, Order):
+        return repr(value)
+    changed = [f"{f.name}={getattr(value, f.name)!r}" for f in fields(value) if getattr(value, f.name) != f.default]
+    return f"{type(value).__name__}({', '.join(changed)})"
+
+
+def _calls(stream: Stream):
+    """(name, arguments) of all calls of protocols that make this stream; what is a protocol's default is left out."""
+    plain = {f.name: getattr(stream, f.name) for f in fields(stream)}
+    plain |= {role: plain[role].name for role in ("known", "unknown") if plain[role] is not None and not isinstance(plain[role], str)}
+    wanted = stream.settings()
+    for name, function in PROTOCOLS.items():
+        if name == "closed_set":
+            continue  # continual over other shifts
+        defaults = {k: p.default for k, p in inspect.signature(function).parameters.items() if p.kind is not p.VAR_KEYWORD}
+        for own in _own_arguments(name, plain):
+            given = {"known": plain["known"], **own}
+            try:
+                made = function(**given)
+                given |= {k: v for k, v in plain.items() if k != "known" and k not in own and v != getattr(made, k)}
+                given = {k: v for k, v in given.items() if k not in defaults or defaults[k] != v}
+                if function(**given).settings() == wanted:
+                    yield name, given
+            except (ValueError, TypeError, RuntimeError):
+                continue  # this protocol cannot make it
+
+
+def _own_arguments(name: str, plain: dict) -> list[dict]:
+    """What a protocol takes beside the fields of a stream, read off the stream's fields; each a guess that is tried."""
+    order, shifts = plain["order"], plain["shifts"]
+    found = [{}]
+    if name == "gradual":
+        names = tuple(dict.fromkeys(domain_of(s) for s in shifts))
+        found = [{"shifts": names, "form": form} for form in ("rmt", "cotta")]
+    elif name == "alternating":
+        found = [{"shifts": shifts[::2]}]
+    elif name == "cyclic":
+        found = [{"groups": groups, "repeats": repeats, "cycles": plain["rounds"]} for repeats in range(1, 11)
+                 if (groups := _groups(shifts, repeats))]
+    elif name == "recurring" and isinstance(order, Dirichlet):
+        found = [{"visits": plain["rounds"], "delta": order.delta}]
+    elif name in ("correlated", "mixed_correlated") and isinstance(order, Dirichlet):
+        found = [{"delta": order.delta} | ({"rule": order.rule} if name == "correlated" else {})]
+    elif name == "correlated" and isinstance(order, SortedByClass):
+        found = [{"delta": 0}]
+    elif name == "label_shift" and isinstance(order, LabelShift):
+        found = [{"ratio": order.ratio}]
+    elif name == "class_imbalance" and isinstance(order, ClassImbalance):
+        found = [{"exponent": order.exponent, "grouped": order.grouped}]
+    elif name == "open_set" and plain["unknown"] is not None:
+        found = [{"unknown": plain["unknown"], "unknown_ratio": plain["unknown_ratio"]}]
+    return found
+
+
+def _groups(shifts: tuple, repeats: int) -> tuple[str, ...]:
+    """The names of GROUPS whose shifts, each group ``repeats`` times in a row, are these; () where there are none."""
+    groups, at = [], 0
+    while at < len(shifts):
+        found = next((g for g, names in GROUPS.items() if shifts[at:at + len(names) * repeats] == tuple(names) * repeats), None)
+        if found is None:
+            return ()
+        groups.append(found)
+        at += len(GROUPS[found]) * repeats
+    return tuple(groups)
 
 
 @dataclass
@@ -178,10 +295,28 @@ class Exploration:
         return pandas.DataFrame(self.rows)
 
 
+def _choice(value) -> Choice:
+    if not isinstance(value, Choice):
+        raise WrongKind(f"choice must be a Choice, such as Choice('fashion_resnet_bn', continual(), 'tent'), not {_say(value)}")
+    return value
+
+
+def _references(names) -> tuple[str, ...]:
+    """Names of methods, checked before anything runs."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise WrongKind(f"references must list names of methods, such as ('source', 'batch_norm'), not {names!r}")
+    names = tuple(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise WrongKind(f"references must list names of methods, such as ('source', 'batch_norm'), not {_say(name)}")
+        recipe_of(name, "references")
+    return names
+
+
 def obstacles(choice: Choice) -> list[str]:
     """Why this choice cannot run, before it runs: one sentence each; none when it can. One image is shown to
     the model, so that a wrong size or another number of classes is said at once."""
-    found = []
+    found, choice = [], _choice(choice)
     try:
         adapter = _adapter(choice, choice.recipe, "cpu", probe=True)
         _check_classes(adapter, choice.stream, SimpleNamespace(x=choice.stream.known_set.images(torch.arange(1))))
@@ -191,7 +326,8 @@ def obstacles(choice: Choice) -> list[str]:
 
 
 def needs(recipe: Method) -> str:
-    """What a recipe needs, in words."""
+    """What a recipe (or the method of this name) needs, in words."""
+    recipe = recipe_of(recipe)
     words = {"batch_norm": "batch-norm layers", "features": "a model with features and head",
              "source_logits": "a second forward pass, of the frozen source",
              **{name: text + " (made from source images before the run)" for name, text in source.GIVEN.items()}}
@@ -223,8 +359,8 @@ def explore(choice: Choice, references=tuple(REFERENCES), *, device="auto", stop
     ``stop()`` is asked before each batch; ``each(name, trace)`` is called after each, name "choice" or a reference's. ``known`` keeps the
     traces of references between calls (a dict that this function fills), so that they run once for each stream and model.
     """
-    done, refused, known = {}, {}, {} if known is None else known
-    key = _key(choice)
+    done, refused, known, references = {}, {}, {} if known is None else known, _references(references)
+    key = _key(_choice(choice))
     for name in references:
         if (key, name) not in known:
             try:
@@ -253,7 +389,8 @@ class Session:
     """
 
     def __init__(self, choice: Choice, references=tuple(REFERENCES), *, device="auto", known: dict | None = None):
-        self.choice, self.refused, self.done, self.total = choice, {}, 0, len(choice.stream)
+        references = _references(references)
+        self.choice, self.refused, self.done, self.total = _choice(choice), {}, 0, len(choice.stream)
         self._known, self._key = {} if known is None else known, _key(choice)
         self._keep = choice.stream.n_images * len(choice.stream.classes) <= KEPT_PROBABILITIES
         self._adapters, self._finished, self._answers, shared = {}, {}, {}, {}

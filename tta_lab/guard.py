@@ -12,9 +12,10 @@ does not, is measured in ``benchmarks/README.md``.
 """
 from __future__ import annotations
 
+import difflib
 import math
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from . import scores
+from .arguments import WrongKind, recipe_of
 from .collapse import CollapseDetector
 from .knobs import knob
 from .norms import BATCH_NORM
@@ -167,11 +169,19 @@ class Guard(Controller):
         return state["best"] if abs(batch - source) <= self.margin else int(batch > source)
 
 
-def guarded(recipe: Method, **settings) -> LossMethod:
-    """The same method with a `Guard` beside its controllers; ``settings`` are those of the guard.
+def guarded(recipe: Method | str, **settings) -> LossMethod:
+    """The same method (or the one of this name) with a `Guard` beside its controllers; ``settings`` are those of the guard.
 
-    Raises TypeError for a method without a loss, which learns nothing that could collapse, and ValueError where there is a guard already.
+    Raises TypeError for a method without a loss, which learns nothing that could collapse, and ValueError where there is a guard already, and for
+    settings that a guard does not have.
     """
+    recipe = recipe_of(recipe)
+    known = [f.name for f in fields(Guard)]
+    for name in settings.keys() - set(known):
+        near = difflib.get_close_matches(name, known, 1)
+        raise ValueError(f"a guard has no setting {name!r}{f'; did you mean {near[0]}?' if near else ''}; it has: {', '.join(known)}")
+    if not isinstance(settings.get("detector", CollapseDetector()), Part):
+        raise WrongKind(f"detector must be a CollapseDetector(), not {settings['detector']!r}")
     if not isinstance(recipe, LossMethod):
         raise TypeError(f"{type(recipe).__name__} has no loss and so takes no controllers: there is no learning to hold back; "
                         "guard a method that learns, such as make('tent'), or compare with make('source') and make('batch_norm')")

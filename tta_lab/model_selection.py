@@ -6,12 +6,14 @@ it never sees a label. `definitions` lists them all with formula, direction and 
 """
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
+from .arguments import WrongKind, _say, images_of, model_of, number, whole
 from .metrics.inputs import broken, mean, rows_of_logits, whole_log_softmax
 
 WINDOW = 500        # images of one stretch in which predicted classes are counted
@@ -60,6 +62,11 @@ def reference(model, images, batch: int = 200, limit: int = 5000, device="cpu") 
     from .scores import confidence, entropy
     from .view import as_logits
 
+    model, batch, limit = model_of(model), whole("batch", batch, 1), whole("limit", limit, 1)
+    if isinstance(images, tuple) and not (len(images) == 2 and all(isinstance(v, torch.Tensor) for v in images)):
+        raise WrongKind(f"images must be an image set, or (x, y) as two tensors, not a tuple of {len(images)}")
+    if not isinstance(images, tuple) and not (hasattr(images, "images") and hasattr(images, "y")):
+        images = images_of(images)
     labels = images[1] if isinstance(images, tuple) else images.y
     rows = (labels >= 0).nonzero().flatten()[:limit]
     if not len(rows):
@@ -88,7 +95,7 @@ def threshold(values, share: float) -> float:
 
     It lies half-way between two neighbouring values, so that rounding errors move no image over it.
     """
-    values = np.sort(np.asarray(values, np.float64))
+    values, share = np.sort(np.asarray(values, np.float64)), number("share", share, 0, 1)
     below = round(share * len(values))
     if not below:
         return -math.inf
@@ -107,6 +114,10 @@ def scores(trace, reference: Mapping | None = None, logits=None, source=None) ->
     All images of the run count, unknown ones too: without labels nobody knows which they are. A broken row (NaN) counts as
     confidence 1 / C and entropy ln C, so that breaking is never an advantage; ``vote`` is made by `rank`.
     """
+    _check(trace), source is None or _check(source, "source")
+    wanted = {"error", "confidence", "atc_confidence", "atc_entropy"}
+    if reference is not None and not (isinstance(reference, Mapping) and wanted <= reference.keys()):
+        raise WrongKind(f"reference must be what model_selection.reference(model, images) hands back, not {_say(reference)}")
     classes = _classes(trace)
     sure, unsure = np.asarray(trace["confidence"], np.float64), np.asarray(trace["entropy"], np.float64)
     sure, unsure = np.where(np.isnan(sure), 1 / classes, sure), np.where(np.isnan(unsure), math.log(classes), unsure)
@@ -183,8 +194,13 @@ def rank(traces: Mapping, by: str = "vote", reference: Mapping | None = None, lo
     (N, C)) and ``source`` as for `scores`. Equal scores keep the given order, so put the candidate that shall win a tie first.
     Raises ValueError for an unknown score, one whose needs are not given, no candidate, or runs over different images.
     """
-    if by not in GOOD:
-        raise ValueError(f"there is no score {by!r}; there are: {', '.join(NAMES)}")
+    if not isinstance(by, str) or by not in GOOD:
+        near = difflib.get_close_matches(str(by), NAMES, 1)
+        raise ValueError(f"there is no score {by!r}{f'; did you mean {near[0]!r}?' if near else ''}; there are: {', '.join(NAMES)}")
+    if not isinstance(traces, Mapping):
+        raise WrongKind(f"traces must be a dict, name -> Trace, not {_say(traces)}")
+    for name, trace in traces.items():
+        _check(trace, f"traces[{name!r}]")
     if not traces:
         raise ValueError("there is no candidate to rank; give at least one trace")
     if NEEDS[by] == "reference" and reference is None or NEEDS[by] == "logits" and logits is None:
@@ -202,6 +218,8 @@ def rank(traces: Mapping, by: str = "vote", reference: Mapping | None = None, lo
 
 def ordered(values: Mapping[str, float], good: str) -> list[tuple[str, float]]:
     """(name, value) with the best first: the largest for good = "high", the smallest for "low"; NaN last, ties as given."""
+    if good not in ("high", "low"):
+        raise ValueError(f"good must be 'high' or 'low', not {good!r}")
     sign = -1 if good == "high" else 1
     return sorted(values.items(), key=lambda item: (math.isnan(item[1]), 0.0 if math.isnan(item[1]) else sign * item[1]))
 
@@ -217,6 +235,13 @@ def regret(errors: Mapping[str, float], chosen: str) -> dict[str, float]:
     best, values = min(errors.values()), np.array(list(errors.values()), np.float64)
     return {"regret": errors[chosen] - best, "error": errors[chosen], "oracle": best, "random": float(values.mean() - best),
             "worst": float(values.max() - best)}
+
+
+def _check(trace, name: str = "trace") -> None:
+    from .trace import Trace
+
+    if not isinstance(trace, Trace):
+        raise WrongKind(f"{name} must be the Trace of a run, as run(adapter, stream) hands it back, not {_say(trace)}")
 
 
 def _same_images(name, trace, other_name, other) -> None:

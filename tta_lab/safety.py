@@ -7,10 +7,13 @@ verdict is a stated rule (`Rule`, `judge`) over numbers, so it can be questioned
 from __future__ import annotations
 
 import datetime
+import difflib
 import json
 import math
+import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,15 +23,18 @@ from torch import Tensor
 
 from . import metrics
 from .adapter import AdaptationError, Adapter
-from .corruptions import CLEAN
+from .arguments import WrongKind, _say, flag, images_of, model_of, number, path_of, recipe_of, whole
+from .corruptions import CLEAN, parse_shift
 from .datasets import BaseSet, ImageSet, load
-from .doctor import wilson
+from .doctor import _device, wilson
+from .files import write_text, written
 from .methods import make
 from .orders import Recorded, Shuffled
-from .parts import Method, needs_of
+from .parts import needs_of
 from .runner import Progress, run
 from .source import GIVEN, prepare
 from .streams import Arrivals, Stream
+from .trace import Trace
 
 SITUATIONS = {  # name -> (title, what it stands for)
     "stream": ("Your stream", "the stream that was handed in, as it is"),
@@ -62,6 +68,8 @@ class Rule:
     level: float = 0.95
 
     def __post_init__(self):
+        for name in ("harm", "window", "collapse", "level"):
+            object.__setattr__(self, name, number(f"Rule.{name}", getattr(self, name)))
         if not (self.harm >= 0 and self.window > 0 and 0 < self.collapse < 1 and 0.5 < self.level < 1):
             raise ValueError(f"expected harm >= 0, window > 0, collapse in (0, 1) and level in (0.5, 1), got {self}")
 
@@ -81,7 +89,7 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
                   device="auto", progress: bool = True) -> SafetyReport:
     """Compare the adapting model with the frozen one on your images, and say "use", "do not use" or "cannot tell", and why.
 
-    model       any classifier an ``Adapter`` takes; it is not changed
+    model       any classifier an ``Adapter`` takes, or the text that names one (`model_texts.open_model`); it is not changed
     recipe      a Method (or the name of one), e.g. ``make("tent", lr=1e-3)``
     images      an image set, a text for ``datasets.load`` ("folder:PATH"), a torch Dataset, (x, y) tensors, or a stream, which then is
                 the first situation. Labels may be missing (-1) for some or all images; those that are labelled must be a fair sample
@@ -95,19 +103,28 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     progress    True: first an estimate of the seconds, then a line with the time left, on stderr
 
     Images come in fixed situations of limited length: what happens after more images than were shown is not known. Raises ValueError for
-    models that are no classifiers, unknown situations, and images that do not fit the model.
+    models that are no classifiers, unknown situations, images that do not fit the model, and, before anything runs, for every other argument
+    that cannot be meant.
     """
-    rule = rule or Rule()
-    recipe = make(recipe) if isinstance(recipe, str) else recipe
-    if not isinstance(recipe, Method):
-        raise TypeError(f"recipe must be a method such as make('tent') or its name, got {recipe!r}")
+    recipe, rule = recipe_of(recipe), _rule(rule)
+    limit = None if limit is None else whole("limit", limit, 1)
+    batch, singles, seed = whole("batch", batch, 1), whole("singles", singles, 1), whole("seed", seed)
+    shifts, progress = _shifts(shifts), flag("progress", progress)
+    if given is not None and not isinstance(given, dict):
+        raise WrongKind(f"given must be what source.prepare(model, recipe, images) hands back, a dict, not {_say(given)}; images go "
+                        "to source_images=")
+    _wanted(situations, isinstance(images, Arrivals), batch)
+    model = model_of(model)
+    device = "auto" if isinstance(device, str) and device == "auto" else _device(model, device)
+    if source_images is not None and not all(hasattr(source_images, name) for name in ("images", "y")):
+        source_images = images_of(source_images, "source_images")
     frozen = Adapter(model, make("source"), device=device)
     stream = images if isinstance(images, Arrivals) else None
     data = stream.known_set if stream is not None else _with_all_classes(_as_set(images), frozen)
     other, made_up = _unknown(unknown, data, seed, limit)
     wanted = _wanted(situations, stream is not None, batch)
     if given is None and source_images is not None and needs_of(recipe) & GIVEN.keys():
-        given = prepare(model, recipe, load(source_images) if isinstance(source_images, str) else source_images, device=device)
+        given = prepare(model, recipe, source_images, device=device)
     streams = {name: _stream(name, stream, data, other, limit, batch, singles, shifts, seed) for name in wanted}
     adapters = [frozen, Adapter(model, recipe, seed=seed, device=device, given=given)]
     seconds = _estimate(adapters, streams)
@@ -131,7 +148,25 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     return SafetyReport(facts, tuple(done), rule, **judge(done, rule))
 
 
-def _as_set(images) -> BaseSet:
+def _rule(rule) -> Rule:
+    if rule is not None and not isinstance(rule, Rule):
+        raise WrongKind(f"rule must be a Rule, such as safety.Rule(harm=1.0), not {rule!r}")
+    return rule or Rule()
+
+
+def _shifts(shifts) -> tuple[str, ...]:
+    if isinstance(shifts, str) or not isinstance(shifts, Iterable):
+        raise WrongKind(f"shifts must list texts, such as ('fog:3', 'contrast'), not {shifts!r}")
+    shifts = tuple(shifts)
+    wrong = [s for s in shifts if not isinstance(s, str)]
+    if wrong or not shifts:
+        raise WrongKind(f"shifts must list texts, such as ('fog:3', 'contrast'), not {wrong[0] if wrong else shifts!r}")
+    for shift in shifts:
+        parse_shift(shift, 5)
+    return shifts
+
+
+def _as_set(images, name: str = "images") -> BaseSet:
     if isinstance(images, str):
         return load(images)
     if isinstance(images, BaseSet):
@@ -144,8 +179,11 @@ def _as_set(images) -> BaseSet:
     if hasattr(images, "__getitem__") and hasattr(images, "__len__") and not isinstance(images, Tensor):
         from .image_files import wrap
         return wrap(images)
-    raise ValueError("images must be an image set, a text for datasets.load, a torch Dataset, (x, y) tensors or a stream, "
-                     f"got {type(images).__name__}")
+    hint = ("; a folder is written as a text, 'folder:PATH'" if isinstance(images, os.PathLike) else
+            "; give the data set inside, loader.dataset" if isinstance(images, torch.utils.data.DataLoader) else
+            "; without labels that is (x, None)" if isinstance(images, Tensor) else "")
+    raise WrongKind(f"{name} must be an image set, a text for datasets.load, a torch Dataset, (x, y) tensors or a stream, "
+                    f"not {_say(images)}{hint}")
 
 
 def _class_names(y):
@@ -167,9 +205,14 @@ def _wanted(situations, has_stream: bool, batch: int) -> list[str]:
     possible = [n for n in SITUATIONS if (n != "stream" or has_stream) and (n != "single" or batch > 1)]
     if situations is None:
         return possible
-    wrong = [n for n in situations if n not in SITUATIONS]
+    if isinstance(situations, str) or not isinstance(situations, Iterable):
+        raise WrongKind(f"situations must list names, such as ['shuffled', 'single'], not {situations!r}")
+    situations = tuple(situations)
+    wrong = [n for n in situations if not isinstance(n, str) or n not in SITUATIONS]
     if wrong or not situations:
-        raise ValueError(f"there is no situation {wrong or situations}; choose from {', '.join(SITUATIONS)}")
+        near = difflib.get_close_matches(str(wrong[0]).lower(), SITUATIONS, 1) if wrong else []
+        raise ValueError(f"there is no situation {', '.join(map(repr, wrong)) or 'named'}{f'; did you mean {near[0]!r}?' if near else ''}; "
+                         f"choose from {', '.join(SITUATIONS)}")
     if "stream" in situations and not has_stream:
         raise ValueError("the situation 'stream' needs a stream in place of images")
     return list(dict.fromkeys(situations))
@@ -178,7 +221,7 @@ def _wanted(situations, has_stream: bool, batch: int) -> list[str]:
 def _unknown(unknown, data, seed, limit):
     """The unfamiliar images, and in words where they are from."""
     if unknown is not None:
-        found = _as_set(unknown)
+        found = _as_set(unknown, "unknown")
         return found, f"yours ({found.name}, {len(found)} images)"
     if tuple(data.shape) == (1, 28, 28):
         return load("digits"), "handwritten digits that come with this package, as you gave none"
@@ -295,8 +338,10 @@ def compare(source, adapted, rule: Rule | None = None, family: int = 1, seed: in
     at ``rule.level``, ``low_sure`` its lower end corrected for ``family`` situations. With fewer than 30 labels ``basis`` is "answers": the
     errors cannot differ by more than the share of answers that differ. Raises ValueError for traces of different images, or no classifier.
     """
-    rule = rule or Rule()
-    for trace in (source, adapted):
+    rule, family, seed = _rule(rule), whole("family", family, 1), whole("seed", seed)
+    for name, trace in (("source", source), ("adapted", adapted)):
+        if not isinstance(trace, Trace):
+            raise WrongKind(f"{name} must be the Trace of a run, as runner.run hands it back, not {_say(trace)}")
         if "prediction" not in trace:
             raise ValueError("the safety report is for classifiers: this trace has one row an image but no single prediction for it")
     if not np.array_equal(source["id"], adapted["id"]):
@@ -540,7 +585,7 @@ def _about(n: float) -> str:
 def judge(situations, rule: Rule | None = None) -> dict:
     """The verdict over all situations: ``verdict``, ``why`` (sentences), ``findings`` (name -> (finding, reason)), ``without`` (what it would be
     if the situations that do harm never happened, where they are the smaller part, else "")."""
-    rule = rule or Rule()
+    rule = _rule(rule)
     found = {s["name"]: finding(s, rule, len(situations)) for s in situations}
     title = {s["name"]: s["title"] for s in situations}
     verdict, why = _verdict(situations, found, title, rule)
@@ -618,7 +663,7 @@ class SafetyReport:
 
     def save(self, path: str | Path) -> Path:
         """Write the page: .html, .json (numbers), .png or .pdf (through matplotlib). Raises ValueError for another ending."""
-        path = Path(path)
+        path = path_of("path", path)
         kind = path.suffix.lower()
         if kind == ".json":
             content = json.dumps(self.to_dict(), indent=1)
@@ -626,16 +671,16 @@ class SafetyReport:
             content = self.html()
         elif kind in (".png", ".pdf"):
             from .plots.safety import plot_safety_page
-            plot_safety_page(self).savefig(path, dpi=150)
+            with written(path) as part:
+                plot_safety_page(self).savefig(part, dpi=150)
             return path
         else:
             raise ValueError(f"cannot write {path.name}: choose the ending .html, .json, .png or .pdf")
-        path.write_text(content, encoding="utf-8")
-        return path
+        return write_text(path, content)
 
     def with_rule(self, rule: Rule) -> SafetyReport:
         """The same numbers judged by another rule. Raises ValueError when its level differs, as the intervals would."""
-        if rule.level != self.rule.level:
+        if _rule(rule).level != self.rule.level:
             raise ValueError(f"the intervals were made at level {self.rule.level}; make a new report for level {rule.level}")
         return replace(self, rule=rule, **judge(self.situations, rule))
 

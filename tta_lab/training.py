@@ -1,6 +1,7 @@
 """Training of the embedded source models: one seeded command, ``python -m tta_lab train NAME``."""
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -10,7 +11,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .datasets import DEBIAN_FASHION, FASHION_CLASSES, NEAR_UNKNOWN, data_root, fashion_training_set, load
+from .arguments import flag, images_of, model_of, path_of, whole
+from .datasets import DEBIAN_FASHION, FASHION_CLASSES, NEAR_UNKNOWN, DataError, data_root, fashion_training_set, load
+from .files import write_text
 from .models import ARCHITECTURES, InputCard, SourceModel, load_model, save_model
 
 SOURCES = {  # name -> architecture, epochs, learning rate, classes, seed where it is not 0
@@ -36,7 +39,9 @@ def augment(x, generator):
 
 
 def accuracy(model, data, batch: int = 500) -> float:
-    """Share of right predictions in per cent, in eval mode."""
+    """Share of right predictions in per cent, in eval mode; model and data may be texts that name them."""
+    model, batch = model_of(model), whole("batch", batch, 1)
+    data = images_of(data, "data") if isinstance(data, str) or not hasattr(data, "images") else data
     with torch.no_grad():
         right = sum((model(data.images(slice(i, i + batch))).argmax(1) == data.y[i:i + batch]).sum().item()
                     for i in range(0, len(data), batch))
@@ -49,10 +54,13 @@ def train(name: str, data_folder=DEBIAN_FASHION, out: str | Path | None = None, 
 
     AdamW, one-cycle cosine rate, cross-entropy, flips and shifts. The test set is looked at once, at the end.
     """
-    if name not in SOURCES:
-        raise ValueError(f"unknown source model {name!r}; there are: {', '.join(SOURCES)}")
-    plan = SOURCES[name]
-    epochs, seed = epochs or plan["epochs"], plan.get("seed", 0) if seed is None else seed
+    if not isinstance(name, str) or name not in SOURCES:
+        near = difflib.get_close_matches(str(name), SOURCES, 1)
+        raise ValueError(f"unknown source model {name!r}{f'; did you mean {near[0]}?' if near else ''}; there are: {', '.join(SOURCES)}")
+    plan, batch, progress = SOURCES[name], whole("batch", batch, 1), flag("progress", progress)
+    epochs = plan["epochs"] if epochs is None else whole("epochs", epochs, 1)
+    seed = plan.get("seed", 0) if seed is None else whole("seed", seed)
+    data_folder, out = path_of("data_folder", data_folder), None if out is None else path_of("out", out)
     kept = [c for c in range(10) if c not in plan["without"]]
     training, test = fashion_training_set(data_folder).only(kept), load("fashion_mnist").only(kept)
     pixels = training.x.float() / 255
@@ -102,7 +110,7 @@ def train(name: str, data_folder=DEBIAN_FASHION, out: str | Path | None = None, 
     stored = load_model(name, root=root)
     info = {**json.loads(path.with_suffix(".json").read_text()), "test_accuracy": round(accuracy(stored, test), 2),
             "seconds": round(time.time() - started)}
-    path.with_suffix(".json").write_text(json.dumps(info, indent=1) + "\n")
+    write_text(path.with_suffix(".json"), json.dumps(info, indent=1) + "\n")
     if progress:
         print(f"\n{name}: {info['test_accuracy']} % on the test set, {info['parameters']} parameters, {path}")
     return info
@@ -111,8 +119,11 @@ def train(name: str, data_folder=DEBIAN_FASHION, out: str | Path | None = None, 
 def register(path: Path, root: Path, rebuild: str, **facts) -> None:
     """Enter a file's sum, size and rebuild command into ``index.json`` of a data folder."""
     index_file = Path(root) / "index.json"
-    index = json.loads(index_file.read_text()) if index_file.is_file() else {}
+    try:
+        index = json.loads(index_file.read_text(encoding="utf-8")) if index_file.is_file() else {}
+    except ValueError as why:
+        raise DataError(f"{index_file} is damaged ({why}); restore it, or remove it where this folder is your own") from why
     content = path.read_bytes()
     index[path.relative_to(root).as_posix()] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content),
                                                 "rebuild": rebuild, **facts}
-    index_file.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n")
+    write_text(index_file, json.dumps(dict(sorted(index.items())), indent=1) + "\n")
