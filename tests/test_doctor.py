@@ -210,6 +210,89 @@ def test_broken_and_collapsed_networks_are_named(model, data):
         check(model, data, n=0)
 
 
+class Ended(nn.Module):
+    """A network with a last step of its own."""
+
+    def __init__(self, inner, end):
+        super().__init__()
+        self.net, self.end, self.features = inner, end, inner.features
+
+    def forward(self, x):
+        return self.end(self.net(x))
+
+
+ENDS = {"softmax": (lambda z: z.softmax(1), "error", "probabilities, each row sums to 1"),
+        "softmax in half precision": (lambda z: z.softmax(1).bfloat16(), "error", "ends in softmax"),
+        "log_softmax": (lambda z: z.log_softmax(1), "warning", "ends in log_softmax"),
+        "sigmoid": (lambda z: z.sigmoid(), "warning", "sigmoid"),
+        "normalised": (lambda z: z / z.norm(dim=1, keepdim=True), "ok", "logits"),
+        "shifted": (lambda z: z - z.amin(1, keepdim=True), "ok", "logits"),
+        "negative": (lambda z: z - z.amax(1, keepdim=True), "ok", "logits")}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("end", ENDS)
+def test_probabilities_in_place_of_logits_are_noticed(end, labelled, model, data):
+    last, severity, said = ENDS[end]
+    images = data if labelled else replace(data, y=torch.full_like(data.y, -1))
+    found = finding(check(SourceModel(Ended(model.net, last), model.card).eval(), images), "scores")
+    assert found.severity == severity and said in found.what and bool(found.remedy) == (severity != "ok")
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_model_at_chance_is_noticed(labelled, model, data):
+    from tta_lab.models import ARCHITECTURES
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        untrained = SourceModel(ARCHITECTURES["resnet_bn"](classes=10), model.card).eval()
+    images = data if labelled else replace(data, y=torch.full_like(data.y, -1))
+    found = finding(check(untrained, images), "accuracy" if labelled else "information")
+    assert found.severity == "error" and "at chance" in found.what and "weights were not loaded" in found.remedy
+    if labelled:   # always the class that nine in ten images have: 90 % are right, and nothing is recognised
+        many = data.take(torch.cat([(data.y == 3).nonzero()[:180, 0], (data.y == 8).nonzero()[:20, 0]]))
+        constant = copy.deepcopy(model)
+        constant.net.head.bias.data[3] = 1e3
+        said = finding(check_up(SourceModel(constant.net, model.card).eval(), many), "accuracy")
+        assert said.severity == "error" and "90.0% of 200" in said.what and finding(check_up(model, many), "accuracy").severity == "ok"
+
+
+def test_images_of_other_channels_and_sizes_are_findings_and_no_crash(data):
+    grey, colour = data.take(torch.arange(40)), Given(torch.rand(40, 3, 28, 28), torch.arange(40) % 10, [str(k) for k in range(10)])
+    net = load_model().net
+    for model, images, channels, takes, remedy in ((net, colour, 3, 1, "mode=L"), (nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1),
+                                                                                             nn.Flatten()).eval(), grey, 1, 3, "mode=RGB"),
+                                                   (with_input_card(net, channels=3), colour, 3, 1, "mode=L")):
+        report = check(model, images)
+        found = finding(report, "shape")
+        assert found.severity == "error" and f"have {channels} channel" in found.what and f"first convolution takes {takes}" in found.what
+        assert remedy in found.remedy and any("does not take these images" in u for u in report.unchecked)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(100, 10)).eval()
+    found = finding(check(flat, grey), "shape")
+    assert found.severity == "error" and "fails on images of 1x28x28" in found.what and "with_input_card" in found.remedy
+
+
+def test_batch_norm_that_cannot_adapt_is_named(model, data):
+    from torchvision.ops import FrozenBatchNorm2d, misc
+
+    def changed(make):
+        net = copy.deepcopy(model.net)
+        net.features[1] = make(net.features[1])
+        return check(SourceModel(net.eval(), model.card).eval(), data)
+
+    def frozen(layer):
+        new = FrozenBatchNorm2d(layer.num_features)
+        new.load_state_dict({k: v for k, v in layer.state_dict().items() if k != "num_batches_tracked"})
+        return new
+
+    for make, key, said in ((frozen, "frozen", "features.1 (FrozenBatchNorm2d)"),
+                            (lambda b: nn.BatchNorm2d(b.num_features, track_running_stats=False), "without statistics", "features.1 (BatchNorm2d)"),
+                            (lambda b: nn.BatchNorm2d(b.num_features, affine=False), "without scale and shift", "features.1 (BatchNorm2d)")):
+        found = finding(changed(make), "batch norm")
+        assert found.severity == "warning" and found.evidence == {key: said} and found.what.startswith("1 batch-norm layer ") and found.remedy
+    assert misc.FrozenBatchNorm2d is FrozenBatchNorm2d and not [f for f in check(model, data).findings if f.check == "batch norm"]
+
+
 def test_accuracy_is_compared_with_the_card(model, data):
     def stated(accuracy):
         other = SourceModel(model.net, model.card, info={"test_accuracy": accuracy}).eval()

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from tta_lab import load, load_model, make
-from tta_lab.explore import Choice, Session, explore, needs, obstacles
+from tta_lab.compose import to_code as compose_code
+from tta_lab.explore import Choice, Session, explore, needs, obstacles, stream_code
 from tta_lab.guard import guarded
+from tta_lab.orders import Dirichlet
 from tta_lab.parts import Step
 from tta_lab.penalties import Diversity
-from tta_lab.protocols import continual, correlated, open_set, reset_each_shift
+from tta_lab.protocols import PROTOCOLS, continual, correlated, cyclic, gradual, open_set, recurring, reset_each_shift
 from tta_lab.selectors import ConfidenceRise, LowEntropy
 from tta_lab.source import described
+from tta_lab.streams import Stream
 
 STREAM = correlated(shifts=("fog", "gaussian_noise"), per_shift=30, seed=1)
 RECIPES = [make("tent"), make("tent", lr=1e-2, average="all"), make("eata"), make("tent").where(ConfidenceRise(), LowEntropy(0.3)),
@@ -43,6 +46,54 @@ def test_simple_changes_are_written_simply():
     assert "recipe = make('tent', **{'average': 'all', 'update.lr': 0.01})" in Choice(recipe=RECIPES[1]).to_code().replace(
         "{'update.lr': 0.01, 'average': 'all'}", "{'average': 'all', 'update.lr': 0.01}")
     assert "recipe = make('tent').where(ConfidenceRise(" in Choice(recipe=RECIPES[3]).to_code()
+
+
+KNOWN = load("fashion_mnist")
+STREAMS = {
+    **{name: (function(KNOWN) if name == "recorded" else function()) for name, function in PROTOCOLS.items() if name != "natural"},
+    **{f"{name} with settings": PROTOCOLS[name](per_shift=20, severity=3, seed=3) for name in PROTOCOLS if name not in ("natural", "recorded")},
+    "sorted": correlated(delta=0, per_shift=20), "rotta": correlated(delta=0.5, rule="rotta", per_shift=20), "note": correlated(delta=1),
+    "cotta": gradual(shifts=("fog", "contrast", "snow", "frost"), form="cotta", per_shift=10), "day and night": cyclic(groups=(("none",), ("fog",))),
+    "two groups": cyclic(groups=("blur", "noise"), repeats=2, cycles=3), "visits": recurring(visits=3, delta=0.5, batch=10),
+    "near": open_set("fashion_mnist_8", "fashion_mnist_held_out", unknown_ratio=0.25, unknown_mode="burst"), "plain": Stream(), "ccc": Stream(
+        shifts=("fog:2.5+contrast:1", "none"), severity=3, order=Dirichlet(0.2, least=3), reset="batch"), "part": continual("fashion_mnist[0,2]"),
+    "joined": continual(per_shift=10) + open_set(per_shift=10), "cut": (continual(per_shift=10) + open_set(per_shift=10)).cut(1, 5),
+    "a set": continual(KNOWN, seed=5), "imbalance": PROTOCOLS["class_imbalance"](exponent=1.5, grouped=True),
+    "ratio": PROTOCOLS["label_shift"](ratio=7.0)}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_code_makes_the_stream_by_a_call_of_its_protocol(name):
+    stream, space = STREAMS[name], {}
+    imports, line = stream_code(stream)
+    exec("\n".join([*imports, line]), space)
+    assert space["stream"].hash == stream.hash and "json" not in line
+    first = name.split()[0]
+    if first in PROTOCOLS and first != "closed_set":                       # which is continual with other shifts
+        assert line.startswith(f"stream = {first}("), line
+    if name in PROTOCOLS and name not in ("closed_set", "recorded"):
+        assert line == f"stream = {name}()"                                # nothing but what differs
+    for code in (Choice(stream=stream).to_code(), compose_code(Choice(stream=stream))):
+        assert line in code and all(i in code for i in imports) and "from_json" not in code
+
+
+def test_natural_domains_and_paths_with_quotes_are_written_as_code(tmp_path):
+    from PIL import Image
+
+    root = tmp_path / "it's a \"set\" {x}"
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        for c in "ab":
+            (root / c).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(root / c / f"{k}.png")
+    stream = continual(load(f"folder:{root}"), shifts=("none",), per_shift=None, batch=4)
+    imports, line = stream_code(stream)
+    space: dict = {}
+    exec("\n".join([*imports, line]), space)
+    assert space["stream"].hash == stream.hash and line.startswith("stream = continual(known=")
+    model = "checkpoint:" + str(root / 'w"\\.pt')
+    assert f"open_model({model!r})" in Choice(model, stream).to_code() and compile(Choice(model, stream).to_code(), "cell", "exec")
+    assert repr(model) in compose_code(Choice(model, stream)) and compile(compose_code(Choice(model, stream)), "cell", "exec")
 
 
 def test_references_run_once_for_a_stream_and_what_cannot_run_is_said():

@@ -2,6 +2,7 @@
 import hashlib
 import json
 import sys
+import warnings
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tta_lab.models import (
     from_timm,
     from_torchvision,
     load_model,
+    read_state_dict,
     with_classes,
     with_input_card,
 )
@@ -279,3 +281,121 @@ def test_picked_classes_keep_the_ranking_among_themselves_and_adapt():
     assert training.accuracy(picked, data) > 90
     adapter = Adapter(picked, make("tent"), device="cpu")
     assert adapter(x[:20]).shape == (20, 3)
+
+
+# --- with_input_card, print, refusals -----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_t", "efficientnet_b0", "vgg11", "densenet121"])
+def test_a_card_finds_features_and_head_as_from_torchvision_does(name):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torchvision.models.get_model(name, num_classes=6)
+    model, other = with_input_card(net, size=64, mean=IMAGENET[0], std=IMAGENET[1], num_classes=6), from_torchvision(net, size=64, num_classes=6)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(model.head(model.features(x)), model(x)) and torch.equal(model(x), net.eval()(model.normalise(x)))
+        assert torch.equal(model.features(x), other.features(x)) and model.head is other.head
+
+
+def test_a_network_with_its_own_features_and_head_is_not_cut_and_one_without_says_who_finds_them():
+    own = load_model().net
+    assert with_input_card(own, channels=1, size=28).net is own
+    softmaxed = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3), torch.nn.Softmax(1))     # a cut would change its answers
+    model = with_input_card(softmaxed, size=2)
+    assert model.net is softmaxed
+    for ask in (lambda: model.features(torch.rand(2, 3, 2, 2)), lambda: model.head):
+        with pytest.raises(AttributeError, match="with_input_card, from_torchvision and from_timm find both"):
+            ask()
+    double = with_input_card(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).double(), size=2)
+    assert isinstance(double.net, Cut)
+
+
+def test_a_source_model_prints_what_it_is():
+    model = load_model()
+    lines = {key: value.strip() for key, _, value in (line.strip().partition("  ") for line in repr(model).splitlines()[1:-1])}
+    count = f"{sum(p.numel() for p in model.parameters()):,}"
+    assert lines == {"architecture": "resnet_bn", "images": "grey, 28 x 28, mean 0.286, std 0.353; fed in [0, 1]",
+                     "classes": "10: T-shirt/top, Trouser, Pullover, Dress, ...", "from": "fashion_resnet_bn",
+                     "parameters": f"{count}, of which {count} trainable; eval mode", "accuracy": "92.62 % on its own test set, as its card says"}
+    assert "Conv2d" not in str(model) and "Conv2d" in repr(model.net) and str(torch.nn.Sequential(model)).count("resnet_bn") == 2
+    few = with_classes(from_torchvision("resnet18", num_classes=7), [1, 2], "outputs").requires_grad_(False).train()
+    assert "classes       2\n" in repr(few) and "of which 0 trainable; train mode" in repr(few) and "architecture  resnet18" in repr(few)
+    bare = SourceModel(torch.nn.Flatten(), InputCard(), normalisation="in_data")
+    assert "not known before it is asked" in repr(bare) and "the data come normalised" in repr(bare) and "of any size" in repr(bare)
+
+
+def test_num_classes_is_built_or_compared(tmp_path):
+    assert from_torchvision("resnet18", num_classes=7).head.out_features == 7
+    assert from_torchvision("resnet18", classes=("a", "b")).head.out_features == 2
+    torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), tmp_path / "four.pt")
+    assert from_torchvision("resnet18", tmp_path / "four.pt", num_classes=4).head.out_features == 4
+    with pytest.raises(ValueError, match="num_classes says 5 classes, but resnet18, with these weights, answers in 4"):
+        from_torchvision("resnet18", tmp_path / "four.pt", num_classes=5)
+    timm = pytest.importorskip("timm")
+    assert from_timm("resnet18", num_classes=3).head.out_features == 3
+    torch.save(timm.create_model("resnet18", num_classes=4).state_dict(), tmp_path / "timm.pt")
+    with pytest.raises(ValueError, match="num_classes says 3 classes, but .*timm.pt was trained for 4"):
+        from_timm("resnet18", tmp_path / "timm.pt", num_classes=3)
+
+
+class _Call:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+@pytest.mark.parametrize("what", ["posix.system", "builtins.eval", "builtins.exec", "subprocess.Popen", "argparse.Namespace",
+                                  "torch.nn.modules.linear.Linear"])
+def test_a_checkpoint_with_code_is_refused_without_the_advice_to_load_it_all_the_same(what, how, tmp_path):
+    import argparse
+    import os
+    import pickle
+    import subprocess
+    import traceback
+
+    mark = tmp_path / "was_run"
+    bad = {"posix.system": _Call(os.system, f"touch {mark}"), "builtins.eval": _Call(eval, f"open({str(mark)!r}, 'w')"),
+           "builtins.exec": _Call(exec, f"open({str(mark)!r}, 'w')"), "subprocess.Popen": _Call(subprocess.Popen, ["touch", str(mark)]),
+           "argparse.Namespace": argparse.Namespace(lr=1), "torch.nn.modules.linear.Linear": torch.nn.Linear(2, 2)}[what]
+    content, path = {"state_dict": {"w": torch.ones(2)}, "more": bad}, tmp_path / "weights.pt"
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
+    with pytest.raises(DataError, match=rf"weights.pt holds code or Python objects besides tensors \({what}.*nothing of it was loaded") as why:
+        read_state_dict(path)
+    told = "".join(traceback.format_exception(why.value))
+    assert not mark.exists() and not any(word in told.split("DataError:")[-1] for word in ("weights_only", "safe_globals", "trust"))
+    assert why.value.__suppress_context__ and "add_safe_globals" not in told and "will likely succeed" not in told
+
+
+def test_a_torchscript_program_and_damaged_files_are_told_apart(tmp_path):
+    path = tmp_path / "weights.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    with pytest.raises(DataError, match="a TorchScript program"):
+        read_state_dict(path)
+    torch.save({"w": torch.ones(1000)}, path)
+    whole = path.read_bytes()
+    for content in (whole[:700], whole[:-30], b"cat\ndog\n", b"class,label\na,b\n", b"\x80\x04nothing", b"\0" * 64):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read .*truncated, damaged or no checkpoint") as why:
+            read_state_dict(path)
+        assert "holds code" not in str(why.value) and "weights_only" not in str(why.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"architecture": "resnet_bn"}', '{"architecture": "resnet_xx", "arguments": {}, "input": {}}',
+                                     '{"architecture": "resnet_bn", "arguments": {"clases": 3}, "input": {}}',
+                                     '{"architecture": "resnet_bn", "arguments": {"classes": 10}, "input": {"channels": 1, "meen": 0}}'])
+def test_damaged_cards_name_the_file(content, tmp_path):
+    import shutil
+
+    shutil.copytree(data_root() / "checkpoints", tmp_path / "checkpoints")
+    shutil.copy(data_root() / "index.json", tmp_path)
+    (tmp_path / "checkpoints" / "fashion_resnet_bn.json").write_text(content)
+    with pytest.raises(DataError, match="the card .*fashion_resnet_bn.json is damaged.*python -m tta_lab train fashion_resnet_bn"):
+        load_model("fashion_resnet_bn", root=tmp_path)

@@ -9,6 +9,7 @@ last linear layer and ``head`` that layer, under the name which the checkpoint g
 """
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .arguments import WrongKind
 from .datasets import DataError
-from .models import IMAGENET_MEAN, IMAGENET_STD, InputCard, SourceModel, fill, read_state_dict
+from .models import IMAGENET_MEAN, IMAGENET_STD, InputCard, SourceModel, _names, _per_channel, fill, read_state_dict
 
 HALF = (0.5, 0.5, 0.5)
 NONE_MEAN, NONE_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -336,6 +338,10 @@ def load_cifar(path: str | Path, architecture: str | None = None, mean=None, std
     Raises DataError, naming file, keys and remedy: see `read_state_dict`, or when the weights do not fit the architecture;
     ValueError for an unknown architecture.
     """
+    names = _names(classes)
+    mean, std = (None if v is None else _per_channel(k, v) for k, v in (("mean", mean), ("std", std)))
+    if not isinstance(architecture, str | None):
+        raise WrongKind(f"architecture must be a name such as 'wrn_28_10' or 'cifar10/Standard', not {architecture!r}")
     state = read_state_dict(path)
     stored = _normaliser(state)
     if (mean is None) != (std is None):
@@ -352,7 +358,9 @@ def load_cifar(path: str | Path, architecture: str | None = None, mean=None, std
     else:
         named = _preset(architecture, count)
         if named is None and architecture not in NETWORKS:
-            raise ValueError(f"there is no CIFAR network {architecture!r}; there are: {', '.join(NETWORKS)}; and the presets {', '.join(PRESETS)}")
+            near = difflib.get_close_matches(architecture, [*NETWORKS, *PRESETS], 1)
+            raise ValueError(f"there is no CIFAR network {architecture!r}{f'; did you mean {near[0]}?' if near else ''}; there are: "
+                             f"{', '.join(NETWORKS)}; and the presets {', '.join(PRESETS)}")
         name = PRESETS[named].architecture if named else architecture
         remedy = f"Its names and shapes are those of {guessed[0]}: leave architecture out" if guessed and guessed[0] != name else \
             "Leave architecture out to have it read from the file"
@@ -361,14 +369,14 @@ def load_cifar(path: str | Path, architecture: str | None = None, mean=None, std
     net = fill(net.to_empty(device="cpu"), state, path, name, remedy)
     likely = named or next((k for k, p in PRESETS.items() if (p.architecture, p.classes) == (name, count)), None)
     if mean is not None:
-        said, chosen = "as given", (tuple(mean), tuple(std))
+        said, chosen = "as given", (mean, std)
     elif stored is not None:
         said, chosen = "stored in the file", stored
     elif likely is not None:
         said, chosen = f"that of {likely}" + ("" if named else ", by its architecture"), (PRESETS[likely].mean, PRESETS[likely].std)
     else:
         said, chosen = "none, for want of a preset", (NONE_MEAN, NONE_STD)
-    names = classes or (CIFAR10_CLASSES if net.head.out_features == 10 else None)
+    names = names or (CIFAR10_CLASSES if net.head.out_features == 10 else None)
     if names is not None and len(names) != net.head.out_features:
         raise ValueError(f"{len(names)} class names for {net.head.out_features} outputs")
     info = {"architecture": name, "weights": str(path), "normalisation": said}

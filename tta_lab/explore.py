@@ -212,7 +212,7 @@ def _calls(stream: Stream):
     """(name, arguments) of all calls of protocols that make this stream; what is a protocol's default is left out."""
     plain = {f.name: getattr(stream, f.name) for f in fields(stream)}
     plain |= {role: plain[role].name for role in ("known", "unknown") if plain[role] is not None and not isinstance(plain[role], str)}
-    wanted = stream.settings()
+    wanted, usual = stream.settings(), {f.name: f.default for f in fields(Stream)}
     for name, function in PROTOCOLS.items():
         if name == "closed_set":
             continue  # continual over other shifts
@@ -223,6 +223,8 @@ def _calls(stream: Stream):
                 made = function(**given)
                 given |= {k: v for k, v in plain.items() if k != "known" and k not in own and v != getattr(made, k)}
                 given = {k: v for k, v in given.items() if k not in defaults or defaults[k] != v}
+                if any(usual[k] == v for k, v in given.items() if k in ("order", "mixed", "straddle", "rounds", "unknown", "reset")):
+                    continue  # what makes this protocol would be undone
                 if function(**given).settings() == wanted:
                     yield name, given
             except (ValueError, TypeError, RuntimeError):
