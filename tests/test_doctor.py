@@ -285,9 +285,9 @@ def test_batch_norm_that_cannot_adapt_is_named(model, data):
         new.load_state_dict({k: v for k, v in layer.state_dict().items() if k != "num_batches_tracked"})
         return new
 
-    for make, key, said in ((frozen, "frozen", "features.1 (FrozenBatchNorm2d)"),
-                            (lambda b: nn.BatchNorm2d(b.num_features, track_running_stats=False), "without statistics", "features.1 (BatchNorm2d)"),
-                            (lambda b: nn.BatchNorm2d(b.num_features, affine=False), "without scale and shift", "features.1 (BatchNorm2d)")):
+    for make, key, said in ((frozen, "frozen", "net.features.1 (FrozenBatchNorm2d)"),
+                            (lambda b: nn.BatchNorm2d(b.num_features, track_running_stats=False), "without statistics", "net.features.1 (BatchNorm2d)"),
+                            (lambda b: nn.BatchNorm2d(b.num_features, affine=False), "without scale and shift", "net.features.1 (BatchNorm2d)")):
         found = finding(changed(make), "batch norm")
         assert found.severity == "warning" and found.evidence == {key: said} and found.what.startswith("1 batch-norm layer ") and found.remedy
     assert misc.FrozenBatchNorm2d is FrozenBatchNorm2d and not [f for f in check(model, data).findings if f.check == "batch norm"]

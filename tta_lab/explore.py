@@ -5,6 +5,7 @@ A `Choice` is a model, a stream, a recipe and a seed. ``explore(choice)`` runs i
 """
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
@@ -218,17 +219,25 @@ def _calls(stream: Stream):
             continue  # continual over other shifts
         defaults = {k: p.default for k, p in inspect.signature(function).parameters.items() if p.kind is not p.VAR_KEYWORD}
         for own in _own_arguments(name, plain):
-            given = {"known": plain["known"], **own}
+            given = {"known": plain["known"], **({} if own.keys() & {"shifts", "groups"} else {"shifts": plain["shifts"]}), **own,
+                     "per_shift": plain["per_shift"]}  # small sets need these two from the start
             try:
                 made = function(**given)
-                given |= {k: v for k, v in plain.items() if k != "known" and k not in own and v != getattr(made, k)}
+                given |= {k: v for k, v in plain.items() if k not in given and k not in own and v != getattr(made, k)}
+                if name == "cyclic":
+                    given.pop("shifts", None)
                 given = {k: v for k, v in given.items() if k not in defaults or defaults[k] != v}
                 if any(usual[k] == v for k, v in given.items() if k in ("order", "mixed", "straddle", "rounds", "unknown", "reset")):
                     continue  # what makes this protocol would be undone
-                if function(**given).settings() == wanted:
-                    yield name, given
+                if function(**given).settings() != wanted:
+                    continue
             except (ValueError, TypeError, RuntimeError):
                 continue  # this protocol cannot make it
+            for k in ("shifts", "per_shift"):
+                with contextlib.suppress(ValueError, TypeError, RuntimeError):
+                    less = {n: v for n, v in given.items() if n != k}
+                    given = less if function(**less).settings() == wanted else given
+            yield name, given
 
 
 def _own_arguments(name: str, plain: dict) -> list[dict]:
