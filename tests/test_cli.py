@@ -552,3 +552,7 @@ def test_info_names_versions_and_tells_of_a_damaged_data_file(tmp_path, monkeypa
     monkeypatch.setenv("TTA_LAB_DATA", str(tmp_path))
     assert cli.main(["info"]) == 1
     assert "x.bin is damaged" in capsys.readouterr().out
+    for content in ("", "[1]", "{"):
+        (tmp_path / "index.json").write_text(content)
+        assert cli.main(["info"]) == 1
+        assert f"{tmp_path / 'index.json'} is not there or damaged" in capsys.readouterr().out

@@ -286,7 +286,8 @@ def test_batch_norm_that_cannot_adapt_is_named(model, data):
         return new
 
     for make, key, said in ((frozen, "frozen", "net.features.1 (FrozenBatchNorm2d)"),
-                            (lambda b: nn.BatchNorm2d(b.num_features, track_running_stats=False), "without statistics", "net.features.1 (BatchNorm2d)"),
+                            (lambda b: nn.BatchNorm2d(b.num_features, track_running_stats=False), "without statistics",
+                             "net.features.1 (BatchNorm2d)"),
                             (lambda b: nn.BatchNorm2d(b.num_features, affine=False), "without scale and shift", "net.features.1 (BatchNorm2d)")):
         found = finding(changed(make), "batch norm")
         assert found.severity == "warning" and found.evidence == {key: said} and found.what.startswith("1 batch-norm layer ") and found.remedy

@@ -103,13 +103,16 @@ def copied_notebooks(folder="tta-lab-notebooks"):
     """Installed notebooks should not be edited in place: copy those that are not there yet into a folder here."""
     import shutil
 
+    from tta_lab.files import written
+
     packaged = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_notebooks")
     for place, _, names in os.walk(packaged):
         target = os.path.normpath(os.path.join(folder, os.path.relpath(place, packaged)))
         os.makedirs(target, exist_ok=True)
         for name in names:
             if not os.path.exists(os.path.join(target, name)):
-                shutil.copy(os.path.join(place, name), target)
+                with written(os.path.join(target, name)) as part:
+                    shutil.copyfile(os.path.join(place, name), part)
     return os.path.abspath(folder)
 
 
@@ -152,7 +155,10 @@ def info(options):
                                   f"cpu, {torch.get_num_threads()} threads"))
     try:
         folder = datasets.data_root()
-        names = json.loads((folder / "index.json").read_text())
+        try:
+            names = dict(json.loads((folder / "index.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as why:
+            raise ValueError(f"{folder / 'index.json'} is not there or damaged ({why}); restore it: git checkout -- data/index.json") from why
         for name in names:
             datasets.checked_bytes(name)
     except (datasets.DataError, ValueError) as why:
