@@ -335,10 +335,10 @@ def main(options) -> int:
         )
     if options.what == "wheels":
         return wheels(options.where)
-    from ..headless import NotebookFailed
+    from ..headless import NotebookError, NotebookFailed
 
     try:
         slides(options.where)
-    except NotebookFailed as why:
+    except (NotebookError, NotebookFailed) as why:
         raise Problem(str(why)) from why
     return 0
