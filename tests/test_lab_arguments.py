@@ -142,7 +142,7 @@ WRONG = {  # what is called -> what the message must say; ValueError, of which D
     "selection: batch": (lambda: reference("fashion_resnet_bn", FEW, batch=0), "batch must be a whole number of at least 1"),
     "selection: share": (lambda: threshold([1.0], 2), "share must be a number from 0 to 1"),
     "selection: trace": (lambda: scores([1]), "trace must be the Trace of a run"),
-    "selection: by": (lambda: rank({}, by="entorpy"), "no score 'entorpy'; did you mean 'entropy'"),
+    "selection: by": (lambda: rank({}, by="entorpy"), "no score 'entorpy'; there are: .*did you mean 'entropy'"),
     "selection: traces": (lambda: rank([Trace()]), "traces must be a dict"),
     "selection: one": (lambda: rank({"a": 3}), r"traces\['a'\] must be the Trace"),
     "selection: good": (lambda: ordered({}, "best"), "good must be 'high' or 'low'"),

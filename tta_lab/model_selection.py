@@ -196,7 +196,7 @@ def rank(traces: Mapping, by: str = "vote", reference: Mapping | None = None, lo
     """
     if not isinstance(by, str) or by not in GOOD:
         near = difflib.get_close_matches(str(by), NAMES, 1)
-        raise ValueError(f"there is no score {by!r}{f'; did you mean {near[0]!r}?' if near else ''}; there are: {', '.join(NAMES)}")
+        raise ValueError(f"there is no score {by!r}; there are: {', '.join(NAMES)}{f'; did you mean {near[0]!r}?' if near else ''}")
     if not isinstance(traces, Mapping):
         raise WrongKind(f"traces must be a dict, name -> Trace, not {_say(traces)}")
     for name, trace in traces.items():
