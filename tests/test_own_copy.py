@@ -8,7 +8,7 @@ import torch
 from tiny import tiny
 from torch import nn
 
-from tta_lab import Adapter, make
+from tta_lab import Adapter, make, source
 from tta_lab.adapter import AdaptationError
 from tta_lab.methods import METHODS
 from tta_lab.models import InputError
@@ -346,3 +346,26 @@ def test_one_quantity_of_a_paper_moves_as_one(name, short, value, leader, follow
     assert values(make(name, **{short: value})) == values(make(name, **{leader: value})) == [value, value]
     assert values(make(name, **{follower: value})) == [start, value], "it follows unless it is set"
     assert values(make(name, **{leader: value, follower: start})) == [value, start]
+
+
+# --- what is taken from the source beforehand ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"model": 3}, "model must be a network"), ({"recipe": 3}, "recipe must be a method"), ({"images": [1, 2]}, "images must be an image set"),
+    ({"images": "no_such_set"}, "no embedded image set"), ({"images": (X * 255).byte()}, "float in"), ({"labels": torch.zeros(3).long()}, "labels must be 8"),
+    ({"labels": torch.zeros(8)}, "labels must be 8 whole numbers"), ({"batch": 0}, "batch must be"), ({"limit": "all"}, "limit must be"),
+    ({"cache": 3}, "cache must be a path"),
+])
+def test_arguments_of_prepare_are_checked(given, message):
+    arguments = {"model": net(), "recipe": "eata", "images": X, "labels": None, "batch": 4} | given
+    with pytest.raises(ValueError, match=message):
+        source.prepare(arguments.pop("model"), arguments.pop("recipe"), arguments.pop("images"), arguments.pop("labels"), **arguments)
+
+
+def test_prepare_takes_texts_and_precision():
+    found = source.prepare("fashion_resnet_bn", "eata", "fashion_mnist_train_slice", limit=64)
+    assert set(found) == {"fisher"}
+    double = source.prepare(net().double(), "eata", X, batch=4)["fisher"]
+    single = source.prepare(net(), make("eata"), X, batch=4)["fisher"]
+    assert all(v.dtype == torch.float64 for v in double.values())
+    torch.testing.assert_close({k: v.float() for k, v in double.items()}, single, atol=1e-5, rtol=1e-3)

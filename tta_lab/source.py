@@ -7,8 +7,6 @@ and can be kept on disk under the hash of all three.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +15,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .arguments import images_of, model_of, path_of, recipe_of, whole
 from .datasets import DataError
+from .files import written
 
 GIVEN = {  # name -> what it is, for messages
     "fisher": "the Fisher information of its tuned parameters on unlabelled source images",
@@ -70,8 +70,13 @@ class Images:
         self.n = min(len(self.images), self.limit)
         if not self.n:
             raise ValueError("there are no source images")
-        if self.labels is not None and len(self.labels) != len(self.images):
-            raise ValueError(f"{len(self.images)} source images but {len(self.labels)} labels")
+        if self.labels is not None:
+            self.labels = torch.as_tensor(self.labels)
+            if self.labels.shape != (len(self.images),) or self.labels.is_floating_point():
+                raise ValueError(f"labels must be {len(self.images)} whole numbers, one a source image, not {self.labels.dtype} of shape "
+                                 f"{tuple(self.labels.shape)}")
+        if isinstance(self.images, Tensor) and not self.images.is_floating_point():
+            raise ValueError(f"source images must be float in [0, 1], got {self.images.dtype}: convert with x.float() / 255")
 
     def __iter__(self):
         yield from self.in_order(torch.arange(self.n))
@@ -97,7 +102,7 @@ def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int =
             device="auto") -> dict:
     """Everything that ``recipe`` declares to need from the source domain, for ``Adapter(..., given=...)``.
 
-    ``images`` (N, C, H, W) in [0, 1], or an image set, whose own labels are then used; the first ``limit`` are taken, in batches of
+    ``images`` (N, C, H, W) in [0, 1], or an image set (or its name), whose own labels are then used; the first ``limit`` are taken, in batches of
     ``batch`` (which the Fisher information depends on). ``cache`` names a folder that keeps results under a hash of model, recipe, images
     and settings; two processes may share it. Raises ValueError when labels are needed and missing, NeedsError when the model lacks a layer
     that the recipe works with.
@@ -106,6 +111,10 @@ def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int =
     from .methods import make
     from .parts import needs_of
 
+    model, recipe = model_of(model), recipe_of(recipe)
+    images = images if isinstance(images, Tensor) else images_of(images)
+    batch, limit = whole("batch", batch, 1), whole("limit", limit, 1)
+    cache = None if cache is None else path_of("cache", cache)
     _check_needs(recipe, needs_of(recipe) - GIVEN.keys(), model, {})
     wanted = sorted(needs_of(recipe) & GIVEN.keys())
     data = Images(images, labels, batch, limit)
@@ -122,7 +131,8 @@ def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int =
             found = MAKERS[name](probe, data)
             found = {k: v.detach().cpu().contiguous() for k, v in found.items()}
             if path is not None:
-                _write(path, found)
+                with written(path) as part:
+                    save_file(found, part)
         given[name] = found
     return given
 
@@ -132,19 +142,6 @@ def _kept(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as why:  # safetensors raises an error of its own
         raise DataError(f"{path}, kept from an earlier run, is damaged ({why}); delete it, and it is made anew") from why
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write beside, then rename: another process sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, part)
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
 
 
 def fisher(probe, data: Images) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from . import scores
+from .arguments import images_of, model_of, recipe_of, whole
 from .source import GIVEN, Images
 from .teachers import follow_
 
@@ -19,6 +20,12 @@ def warm_up(model, recipe, images, *, n: int = 50_000, batch: int = 200, seed: i
     from .adapter import Adapter
     from .view import View
 
+    model, recipe = model_of(model), recipe_of(recipe)
+    n, batch = whole("n", n, 1), whole("batch", batch, 1)
+    if not hasattr(recipe, "momentum") or n < batch:
+        raise ValueError(f"n = {n} is less than one batch of {batch}" if n < batch else
+                         f"{type(recipe).__name__} keeps no teacher that follows by momentum; only rmt is warmed up")
+    images = images if isinstance(images, Tensor) else images_of(images)
     adapter = Adapter(model, recipe, seed=seed, device=device, given={name: {} for name in GIVEN})
     if not isinstance(images, Tensor):
         data = Images(images, None, batch, len(images))
@@ -27,7 +34,7 @@ def warm_up(model, recipe, images, *, n: int = 50_000, batch: int = 200, seed: i
     order = torch.cat([torch.randperm(len(images), generator=rng) for _ in range(-(-n // len(images)))])
     teacher = adapter.states["method"]["teacher"]
     for i in range(steps):
-        view = View(adapter, images[order[i * batch:(i + 1) * batch]].to(adapter.device), torch.arange(batch))
+        view = View(adapter, images[order[i * batch:(i + 1) * batch]].to(adapter.device, adapter.precision), torch.arange(batch))
         for group in adapter.optimizer.param_groups:
             group["lr"] = recipe.update.lr * (i + 1) / steps
         with torch.no_grad():
