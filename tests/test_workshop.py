@@ -99,6 +99,7 @@ WRONG = {
         (lambda z: entropy(z)[:, None], "keepdim"),
         (lambda z: -(z.softmax(1) * z.log2()).sum(1), None),
         (lambda z: 1.7 * entropy(z), "scaled"),
+        (lambda z: torch.nn.functional.kl_div(z.log_softmax(1), z.softmax(1), reduction="none").sum(1), "constant"),
         (lambda z: entropy(z) + 0.3, "shifted"),
         (lambda z: -((z.exp() / z.exp().sum(1, keepdim=True)) * z.log_softmax(1)).sum(1), "overflow"),
         (lambda z: (z.softmax(1) * z.softmax(1).log2()).sum(1), "base_2+sign"),
@@ -366,6 +367,7 @@ WRONG["crowd_filter"] = [
     (lambda a, s: (difference(a, s) >= 0).int(), "not_bool"),
     (lambda a, s: (difference(a, s) >= 0) & (a.argmax(1) == s.argmax(1)), "same_class_too"),
     (lambda a, s: crowd_filter(a, s) & (entropy(a) < 0.9), None),
+    (lambda a, s: crowd_filter(a, s) & (entropy(a) <= entropy(s)), "entropies_too"),
     (lambda a, s: difference(a, s).abs() <= 0.1, "distance"),
     (lambda a, s: (a.softmax(1) >= s.softmax(1)).max(1).values.logical_not(), "none"),
     (lambda a, s: a.softmax(1) >= s.softmax(1), "per_class"),
@@ -543,6 +545,30 @@ def weighs_with_the_mask(model, source, images, optimizer):
     return logits.detach()
 
 
+def needs_two(model, source, images, optimizer):
+    with torch.no_grad():
+        original = source(images)
+    logits = model(images)
+    keep = crowd_filter(logits.detach(), original)
+    if keep.sum() > 1:
+        optimizer.zero_grad()
+        entropy(logits)[keep].mean().backward()
+        optimizer.step()
+    return logits.detach()
+
+
+def all_in_place_of_any(model, source, images, optimizer):
+    with torch.no_grad():
+        original = source(images)
+    logits = model(images)
+    keep = crowd_filter(logits.detach(), original)
+    if keep.all():
+        optimizer.zero_grad()
+        entropy(logits)[keep].mean().backward()
+        optimizer.step()
+    return logits.detach()
+
+
 def steps_always(model, source, images, optimizer):
     with torch.no_grad():
         original = source(images)
@@ -597,6 +623,8 @@ WRONG["filtered_step"] = [
     (a_filtered_step(), "empty_momentum"),
     (a_filtered_step(lambda h, k: h[k].mean() if k.any() else 0 * h.sum()), "empty_momentum"),
     (a_filtered_step(lambda h, k: h[k].mean()), "empty_nan_loss"),
+    (needs_two, "kept_but_idle"),
+    (all_in_place_of_any, "nothing_learned"),
     (steps_always, "empty_stale"),
     (answers_only_when_kept, "no_return"),
     (in_the_wrong_mode, "mode"),
@@ -671,6 +699,9 @@ WRONG["effective_classes"] = [
     (lambda p, n: float(entropy(p.float()[None]).exp()), "class_numbers"),
     (lambda p, n: (-(shares(p, n) * (shares(p, n) + 1e-9).log())).exp(), "not_one_number"),
     (lambda p, n: round(effective_classes(p, n), 1), "rounded"),
+    (lambda p, n: effective_classes(p * 0, n), "constant"),
+    (lambda p, n: (shares(p, n) * shares(p, n).log()).sum().exp(), "nan_too"),
+    (lambda p, n: float(-(shares(p, n) * (shares(p, n) + 1e-12).log()).exp().sum()), None),
     (lambda p, n: float(h(torch.bincount(p, minlength=n)[1:] / len(p)).exp()), "drops_a_class"),
     (lambda p, n: print(end=""), "no_return"),
     (lambda p, n: effective_classes(p.sort(descending=True).values[: len(p) // 2], n), None),
@@ -732,6 +763,19 @@ def asks_again(model, batches, least, window):
             model.reset()
             logits, recent = model(images), []
         answers.append(logits.argmax(1))
+    return torch.cat(answers)
+
+
+def looks_at_each_image(model, batches, least, window):
+    recent, answers = [], []
+    for images in batches:
+        logits = model(images)
+        answers.append(logits.argmax(1))
+        for c in answers[-1].tolist():
+            recent.append(c)
+            if len(recent) >= window and effective_classes(torch.tensor(recent[-window:]), logits.shape[1]) < least:
+                model.reset()
+                recent = []
     return torch.cat(answers)
 
 
@@ -864,6 +908,8 @@ WRONG["answer_with_resets"] = [
     (resets(last=None), "last_batch"),
     (resets(last=None, full=lambda recent, w: True), "last_batch+too_early"),
     (counts_batches, "counts_batches"),
+    (looks_at_each_image, "per_image"),
+    (resets(low=lambda n, least: n < 0.5 * least), "other_least"),
     (asks_again, "asks_again"),
     (returns_in_the_loop, "stops_early"),
     (one_list, "lost_answers"),
