@@ -71,11 +71,12 @@ def run(adapter: Adapter, stream: Arrivals, reset: str | None = None, progress: 
             if not i:
                 _check_classes(adapter, stream, batch)
                 fresh = record.begin(batch)
-            if rule == "batch" and (i or adapter.steps and not record.within) or rule == "domain" and (batch.new_domain if i else fresh):
+            later = i or adapter.steps and not record.within
+            if rule == "batch" and later or rule == "domain" and (batch.new_domain if i else fresh):
                 adapter.reset(keep_trace=True)
             logits = adapter(batch.x, batch.ids)
-            adapter.trace.annotate(label=batch.label, known=batch.known, severity=batch.severity, round=batch.round, **record.places(batch),
-                                   **proper_scores(logits, batch.label, batch.known))
+            adapter.trace.annotate(label=batch.label, known=batch.known, severity=batch.severity, round=batch.round,
+                                   **record.places(batch), **proper_scores(logits, batch.label, batch.known))
             memory.look()
             bar.step(len(batch))
             if each is not None:
@@ -93,8 +94,10 @@ def run(adapter: Adapter, stream: Arrivals, reset: str | None = None, progress: 
 
 
 def _check_adapter(adapter) -> None:
-    if isinstance(adapter, type) or not all(hasattr(adapter, name) for name in ("trace", "record", "tuned", "predict_source")):
-        raise WrongKind(f"adapter must be an Adapter around a model, such as Adapter(model, make('tent')), not {_say(adapter)}")
+    names = ("trace", "record", "tuned", "predict_source")
+    if isinstance(adapter, type) or not all(hasattr(adapter, name) for name in names):
+        raise WrongKind("adapter must be an Adapter around a model, such as Adapter(model, make('tent')), "
+                        f"not {_say(adapter)}")
 
 
 class _Record:
@@ -116,8 +119,9 @@ class _Record:
         has = {"reset rule": rule, "number of classes": len(stream.classes), **images}
         for what in had:
             if had[what] != has[what] and not (what == "unknown" and None in (had[what], has[what])):
-                raise ValueError(f"this adapter has seen {len(trace)} images of a stream with another {what}{' set' * (what in images)}, so the rows "
-                                 "of this one cannot join them in one trace: adapter.reset() goes back to the source and begins a new trace, "
+                kind = f"{what} set" if what in images else what
+                raise ValueError(f"this adapter has seen {len(trace)} images of a stream with another {kind}, so the rows of this one "
+                                 "cannot join them in one trace: adapter.reset() goes back to the source and begins a new trace, "
                                  "or take a new Adapter")
         meta.update(complete=False, images={**images, "unknown": images["unknown"] or meta.get("images", images)["unknown"]})
 
@@ -134,7 +138,8 @@ class _Record:
             whole = stream
             while isinstance(whole, Cut):
                 whole = whole.stream
-            parts = [*parts[:-1], before[0] if (before[1], now[2]) == (0, len(whole)) else _cut_record(before[0], before[1], now[2])]
+            in_full = (before[1], now[2]) == (0, len(whole))
+            parts = [*parts[:-1], before[0] if in_full else _cut_record(before[0], before[1], now[2])]
             self.news = {"batches": self.shown + len(stream)}
         else:
             last = parts[-1] if self.shown >= meta.get("batches", self.shown) else _cut_record(*before)
@@ -146,7 +151,8 @@ class _Record:
         self.news |= {"domains": domains, "segments": segments}
         self.first = len(segments) - len(stream.shifts)
         self.where = torch.tensor([domains.index(name) for name in stream.domains])
-        return batch.new_domain and (goes_on or bool((self.trace["domain"][-1:] != int(self.where[batch.domain[0]])).all()))
+        other = bool((self.trace["domain"][-1:] != int(self.where[batch.domain[0]])).all())
+        return batch.new_domain and (goes_on or other)
 
     def places(self, batch) -> dict[str, Tensor]:
         """Domain and segment of a batch that was answered, as the trace counts them."""
@@ -270,7 +276,8 @@ def _recipes(recipes) -> dict[str, Method | Callable]:
         names = [name if names.count(name) == 1 else f"{name} ({names[:i].count(name) + 1})" for i, name in enumerate(names)]
         found = dict(zip(names, made, strict=True))
     else:
-        raise WrongKind(f"recipes must list methods or their names, such as ['source', make('tent')], or be name -> method, not {_say(recipes)}")
+        raise WrongKind("recipes must list methods or their names, such as ['source', make('tent')], or be name -> method, "
+                        f"not {_say(recipes)}")
     if not found:
         raise ValueError("recipes is empty; name at least one method, such as ['source', 'tent']")
     return found
@@ -378,7 +385,8 @@ def _kept(path: Path, adapter: Adapter, stream: Arrivals) -> Trace:
         raise ValueError(f"the cache holds a damaged run ({why}); {remedy}") from None
     mine = {"recipe": repr(adapter.recipe), "seed": adapter.seed, "weights": adapter.fingerprint, "complete": True}
     wrong = [name for name, value in mine.items() if trace.meta.get(name) != value]
-    wrong += ["stream"] * (trace.meta.get("stream", {}).get("hash") != stream.hash) + ["images"] * (len(trace) != stream.n_images)
+    wrong += ["stream"] if trace.meta.get("stream", {}).get("hash") != stream.hash else []
+    wrong += ["number of images"] if len(trace) != stream.n_images else []
     if wrong:
         raise ValueError(f"{path} is not the run that the cache should hold there: another {', '.join(wrong)}; {remedy}")
     return trace
