@@ -156,6 +156,29 @@ def test_texts_of_models_mean_the_paths_they_hold(tmp_path, monkeypatch, name):
     assert open_model(model_text("python", f"{root}/net.py:build")).net.head.bias.shape == (10,)
 
 
+def test_a_python_file_that_changes_within_a_second_is_read_again(tmp_path, settled):
+    code = "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self):\n        super().__init__({}, 2)\n"
+    for width in (3, 5, 7):
+        (tmp_path / "net.py").write_text(code.format(width))
+        assert open_model(f"python:{tmp_path}/net.py:Net").net.weight.shape == (2, width)
+        settled()
+
+
+def test_texts_of_sets_and_streams_follow_the_disk(tmp_path, settled):
+    def write(value):
+        (tmp_path / "test_batch.bin").write_bytes(b"".join(bytes([k]) + bytes([value]) * 3072 for k in range(4)))
+
+    write(1)
+    text = f"cifar10:{tmp_path}"
+    first = Stream(text, shifts=["none"], per_shift=None)
+    settled()
+    before = (tmp_path / "test_batch.bin").stat()
+    write(2)
+    os.utime(tmp_path / "test_batch.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = Stream(text, shifts=["none"], per_shift=None)
+    assert (second.known_set.x == 2).all() and (first.known_set.x == 1).all() and first.hash != second.hash
+
+
 def test_a_text_of_a_model_is_told_from_another_path_that_is_there(tmp_path, monkeypatch):
     states = [load_model(name).net.state_dict() for name in ("fashion_resnet_bn", "fashion_resnet_gn")]
     for name, state in zip(("a?b", "a%3Fb"), states, strict=True):

@@ -1,7 +1,7 @@
-"""Paths within texts such as ``folder:photos?size=64[0,1]``: a path means what it says, and what is written here is read back as the same path.
+"""Paths within texts such as ``folder:photos?size=64[0,1]``: a path means what it says, and what is written is read back.
 
-A path that is there as it stands is taken as it stands, whatever it holds (``[ ] ? % & =``); else it is read percent-decoded. After ``file://``
-it is always read percent-decoded, as file managers write it.
+A path that is there as it stands is taken as it stands, whatever it holds (``[ ] ? % & =``); else it is read
+percent-decoded. After ``file://`` it is always read percent-decoded, as file managers write it.
 """
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def unquoted(text: str) -> str:
 
 
 def split(text: str, exists: Callable[[str], bool] = there, brackets: bool = True) -> tuple[str, str, list[str]]:
-    """(path, options, subsets) of what stands behind ``kind:``; the longest path that is there wins over ``?`` and brackets."""
+    """(path, options, subsets) of what stands behind ``kind:``; the longest path that is there wins over ``?`` and ``[``."""
     subset_in = SUBSET.fullmatch if brackets else lambda text: None
     for read in () if text.startswith(FILE) else (str, unquoted):
         rest, subsets = text, []
@@ -85,7 +85,7 @@ def with_subset(text: str, subset: str) -> str:
 
 
 def options(text: str, known=()) -> dict[str, str]:
-    """The options of ``a=1&b=2``, not yet decoded; a piece without ``=`` that is no known option belongs to the value before it."""
+    """The options of ``a=1&b=2``, not yet decoded; a piece without ``=`` that is no option belongs to the value before it."""
     pieces: list[str] = []
     for piece in text.split("&"):
         if "=" not in piece and pieces and piece not in known:
@@ -96,9 +96,10 @@ def options(text: str, known=()) -> dict[str, str]:
 
 
 def value(text: str, folder: str | Path | None = None) -> str:
-    """An option as it stands where a file of that name is there (below ``folder`` or from here), else decoded: %20 and + are a space."""
+    """An option as it stands where a file of that name is there (below ``folder`` or from here), else decoded (+ is a space)."""
     readings = text, unquote(text, errors="surrogateescape"), unquote_plus(text, errors="surrogateescape")
-    return next((one for one in readings if folder is not None and one and (there(Path(folder) / one) or there(one))), readings[-1])
+    found = (one for one in readings if folder is not None and one and (there(Path(folder) / one) or there(one)))
+    return next(found, readings[-1])
 
 
 def query(given: dict[str, str]) -> str:

@@ -1,4 +1,7 @@
-"""What the metrics ask of their arrays: each what its name says, one length, labels in range; one rule for broken rows and missing labels."""
+"""What the metrics ask of their arrays: each what its name says, one length, labels in range.
+
+One rule for broken rows and missing labels.
+"""
 from __future__ import annotations
 
 import math
@@ -38,7 +41,7 @@ def shares(name: str, values) -> np.ndarray:
     if wrong.size:
         hint = "pass probabilities, per cent divided by 100" if wrong.min() > 1 and wrong.max() <= 100 else "pass probabilities"
         plural = {"confidence": "confidences", "probability": "probabilities"}.get(name, name)
-        raise ValueError(f"{plural} must lie in [0, 1], got {np.nanmin(values):.6g} to {np.nanmax(values):.6g}; {hint}")
+        raise ValueError(f"{plural} must lie in [0, 1], got {_range(values)}; {hint}")
     return values
 
 
@@ -46,27 +49,32 @@ def percents(name: str, values) -> np.ndarray:
     """Errors in per cent, 0 to 100, or NaN."""
     values = reals(name, values)
     if (values < 0).any() or (values > 100 + 1e-6).any():
-        raise ValueError(f"{name} must be errors in per cent, 0 to 100, got {np.nanmin(values):.6g} to {np.nanmax(values):.6g}")
+        raise ValueError(f"{name} must be errors in per cent, 0 to 100, got {_range(values)}")
     return values
+
+
+def _range(values) -> str:
+    return f"{np.nanmin(values):.6g} to {np.nanmax(values):.6g}"
 
 
 def truths(name: str, values) -> np.ndarray:
     """Truth values, also written 0 and 1; ValueError for anything else, of which numpy would make True."""
     values = array(name, values)
     if values.dtype != bool and values.size and (values.dtype.kind not in "iuf" or not np.isin(values, (0, 1)).all()):
-        raise ValueError(f"{name} must hold True and False (or 1 and 0), got {values.dtype} with {str(values.ravel()[:5])[:60]}; "
-                         "compare first, as in prediction == label or score > threshold")
+        raise ValueError(f"{name} must hold True and False (or 1 and 0), got {values.dtype} with "
+                         f"{str(values.ravel()[:5])[:60]}; compare first, as in prediction == label or score > threshold")
     return values.astype(bool)
 
 
 def class_indices(name: str, values) -> np.ndarray:
-    """Class indices (whole numbers, -1 for none) as int64, or names of classes; ValueError for scores, probabilities and NaN."""
+    """Class indices (whole numbers, -1 for none) as int64, or names; ValueError for scores, probabilities and NaN."""
     values = array(name, values)
     if values.dtype.kind in "US":
         return values
-    if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.round(values))).all():
-        odd = values[~(np.isfinite(values) & (values == np.round(values)))]
-        raise ValueError(f"{name} must hold class indices, whole numbers, got {odd.ravel()[0]:.6g}; of logits or probabilities take argmax(1)")
+    odd = values[~(np.isfinite(values) & (values == np.round(values)))]
+    if odd.size:
+        raise ValueError(f"{name} must hold class indices, whole numbers, got {odd.ravel()[0]:.6g}; "
+                         "of logits or probabilities take argmax(1)")
     return values.astype(np.int64)
 
 
@@ -74,13 +82,15 @@ def batch_numbers(name: str, values) -> np.ndarray:
     """Numbers of the batches in the order of the stream: finite, not falling."""
     values = reals(name, values)
     if not np.isfinite(values).all() or values.ndim == 1 and (np.diff(values) < 0).any():
-        raise ValueError(f"{name} numbers fall somewhere or are not finite; pass the images in the order of the stream")
+        raise ValueError(f"{name} numbers fall somewhere or are not finite; "
+                         "pass the images in the order of the stream")
     return values
 
 
-KINDS = {**dict.fromkeys(("prediction", "label", "source_prediction", "adapted_prediction"), class_indices), "batch": batch_numbers,
-         **dict.fromkeys(("correct", "known", "positive", "clean", "outcome"), truths), "errors": percents, "score": reals,
-         **dict.fromkeys(("confidence", "probability"), shares), **dict.fromkeys(("severities", "a", "b"), reals)}
+KINDS = {**dict.fromkeys(("prediction", "label", "source_prediction", "adapted_prediction"), class_indices),
+         **dict.fromkeys(("correct", "known", "positive", "clean", "outcome"), truths),
+         **dict.fromkeys(("confidence", "probability"), shares), **dict.fromkeys(("score", "severities", "a", "b"), reals),
+         "batch": batch_numbers, "errors": percents}
 
 
 def same_length(**arrays) -> list[np.ndarray]:
@@ -92,10 +102,12 @@ def same_length(**arrays) -> list[np.ndarray]:
     if len({values.shape for values in arrays.values()}) > 1 or next(iter(arrays.values())).ndim != 1:
         shapes = ", ".join(f"{name} {values.shape}" for name, values in arrays.items())
         raise ValueError(f"expected arrays of one shape (N,), got {shapes}; pass one value per image")
-    classes = {name: values.dtype.kind in "US" for name, values in arrays.items() if KINDS.get(name) is class_indices and values.size}
+    classes = {name: values.dtype.kind in "US" for name, values in arrays.items()
+               if KINDS.get(name) is class_indices and values.size}
     if len(set(classes.values())) > 1:
         names = [", ".join(name for name in classes if classes[name] == kind) for kind in (True, False)]
-        raise ValueError(f"{names[0]} holds names of classes, {names[1]} class indices, which are never equal; give both alike")
+        raise ValueError(f"{names[0]} holds names of classes, {names[1]} class indices, which are never equal; "
+                         "give both alike")
     return list(arrays.values())
 
 
@@ -129,14 +141,15 @@ def broken(logits: np.ndarray) -> np.ndarray:
 
 
 def rows_of_logits(logits, name: str = "logits") -> np.ndarray:
-    """Logits as float64 (N, C); raises ValueError for another shape, and for rows of probabilities, whose softmax is another distribution."""
+    """Logits as float64 (N, C); raises ValueError for another shape, and for probabilities, whose softmax is something else."""
     logits = reals(name, logits)
     if logits.ndim != 2 or not logits.shape[1]:
         raise ValueError(f"expected logits (N, C), got {logits.shape}" + (f" as {name}" if name != "logits" else ""))
     whole = logits[~broken(logits)]
-    if whole.shape[0] and whole.shape[1] > 1 and whole.min() >= 0 and np.allclose(whole.sum(1), 1, atol=1e-4) and ((whole > 0) & (whole < 1)).any():
-        raise ValueError(f"{name} must be logits, but every row lies in [0, 1] and sums to 1: these are probabilities; pass np.log(p), "
-                         "which has them as its softmax")
+    sums = len(whole) and whole.shape[1] > 1 and whole.min() >= 0 and np.allclose(whole.sum(1), 1, atol=1e-4)
+    if sums and ((whole > 0) & (whole < 1)).any():
+        raise ValueError(f"{name} must be logits, but every row lies in [0, 1] and sums to 1: these are probabilities; "
+                         "pass np.log(p), which has them as its softmax")
     return logits
 
 
