@@ -307,3 +307,54 @@ def test_figures_show_the_numbers(traces, backend):
     assert heights[40] == pytest.approx(2 / 3) and heights[55] == pytest.approx(1 / 3)      # 0 and 15 batches ahead
     empty = P.plot_collapse_detector({"curves": {}, "chosen": {}, "leads": {}}, backend=backend)
     assert empty is not None
+
+
+# --- where it cannot judge
+
+LIVE = {"shifts": ("gaussian_noise", "fog", "contrast", "pixelate"), "batch": 25}
+
+
+@pytest.mark.parametrize(("method", "said"), [("lame", "no weight of the network has moved"), ("t3a", "no weight"), ("source", "no weight"),
+                                              ("batch_norm", "no weight"), ("tent", ""), ("sar", "")])
+def test_what_moves_no_weight_cannot_be_judged(method, said):
+    from tta_lab import Adapter, load_model, run
+    from tta_lab.collapse import cannot_judge
+    from tta_lab.protocols import continual
+
+    trace = run(Adapter(load_model("fashion_resnet_bn"), make(method), record="source", device="cpu"), continual(per_shift=75, **LIVE))
+    why = cannot_judge(trace)
+    assert (said in why and why) if said else why == ""
+    for variant in ("light", "source"):
+        seen = watch(trace, CollapseDetector(variant))
+        assert seen["cannot_judge"] == why and seen["judged"][-1] == (not why) and not seen["judged"][:10].any()
+
+
+@pytest.mark.parametrize(("batch", "images", "reset", "said"), [
+    (1, 400, (), "single images"), (4, 400, (), "batches of 4.0 images"), (25, 250, (), "250 images are too short a history"),
+    (25, 300, (), ""), (25, 400, (13,), "75 images since the last reset"), (25, 400, (5,), ""), (25, 400, range(16), "25 images since")])
+def test_small_batches_and_short_histories_cannot_be_judged(batch, images, reset, said):
+    from tta_lab.collapse import cannot_judge
+
+    n = images // batch
+    samples = {"step": np.repeat(np.arange(n), batch), "id": np.arange(images), "entropy": np.full(images, 0.5), "confidence": np.full(images, 0.8),
+               "prediction": np.arange(images) % 10}
+    steps = {"step": np.arange(n), "distance": np.linspace(0, 1, n), "reset": np.isin(np.arange(n), list(reset))}
+    trace = Trace.from_columns(samples, steps, {"classes": 10})
+    why, seen = cannot_judge(trace), watch(trace)
+    assert (said in why and why) if said else why == ""
+    assert seen["cannot_judge"] == why and (seen["first_alarm"] >= 0 or seen["judged"][-1] == (not why))
+    del steps["distance"]                                                  # nobody says whether anything moved: only the rest is judged
+    assert cannot_judge(Trace.from_columns(samples, steps, {"classes": 10})) == why
+
+
+def test_a_state_of_an_older_version_is_judged_and_goes_on():
+    from tta_lab.collapse import why_not
+
+    state = DETECTOR.init()
+    for name in ("images", "since", "moved"):
+        del state[name]
+    state["steps"] = 40
+    assert why_not(state) == ""
+    DETECTOR.look({"entropy": np.full(20, 0.5), "confidence": np.full(20, 0.8)}, {"distance": 0.1, "reset": False}, state)
+    assert why_not(state) == "" and why_not(DETECTOR.init()) == "nothing has run yet"
+    assert DETECTOR.evidence(DETECTOR.init()) == "No alarm, but the detector cannot judge: nothing has run yet."

@@ -3,7 +3,7 @@
 `CollapseDetector` looks at the trace columns of one step at a time and says how probable it is that the run collapses, with an alarm named after the
 evidence that weighs most. It is an additive model on a few signals, most of them relative to the run's own first batches; its coefficients
 are fitted on runs of known outcome (``benchmarks/collapse.py``) and lie in ``data/collapse/detector.json``. `watch` is the same code over a finished
-trace. `collapse` says with labels whether, and from which batch on, a run did collapse: for evaluation only.
+trace. No alarm means little where the detector has nothing to look at: `cannot_judge` says where that is, and why. `collapse` says with labels whether, and from which batch on, a run did collapse: for evaluation only.
 """
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ SLOW = 512.0
 _MEANS = ("entropy", "confidence", "grad_norm", "disagreement", "falling", "source_confidence")
 _ALSO = ("widest_short", "widest_long", "learned_from")
 STILL = math.log(1e-4)        # weights that have moved by less of their length have not moved
+FEWEST = 8                    # images of a batch, on average, below which nothing is judged: the runs of the fit had 16 or more
+HISTORY = 2 * FIRST           # images before which nothing is judged: the first ones, and as many to compare with them
 
 
 @lru_cache(maxsize=4)
@@ -100,7 +102,7 @@ class CollapseDetector(Part):
         tuned = [] if model is None else [p.detach() for p in model.parameters() if p.requires_grad]
         return {"length": float(torch.stack(torch._foreach_norm(tuned)).norm()) if tuned else 0.0,
                 "test_statistics": model is not None and any(isinstance(m, TestTimeNorm) for m in model.modules()),
-                "steps": 0, "first": 0, "above": 0, "alarm": 0, "probability": 0.0, "count": 0, "broken": False,
+                "steps": 0, "first": 0, "above": 0, "alarm": 0, "probability": 0.0, "count": 0, "broken": False, **_FACTS,
                 "means": torch.full((3, len(_MEANS)), torch.nan, dtype=torch.float64), "also": torch.zeros(len(_ALSO), dtype=torch.float64),
                 "predictions": torch.full((2, LONG), -1, dtype=torch.int32),
                 "signals": torch.full((len(SIGNALS),), torch.nan, dtype=torch.float64)}
@@ -112,7 +114,7 @@ class CollapseDetector(Part):
                 state["means"][1:] = state["means"][0]
             elif name == "also":
                 state["also"][2] = 0.0
-            elif name not in ("length", "test_statistics", "steps", "first"):
+            elif name not in ("length", "test_statistics", "steps", "first", "images", "moved") and name in state:
                 state[name] = value
 
     def look(self, samples: dict, step: dict, state: dict) -> tuple[int, float]:
@@ -123,6 +125,11 @@ class CollapseDetector(Part):
             if state[name].device.type != "cpu":    # a state that came back from a checkpoint lies where the adapter is
                 state[name] = state[name].cpu()
         numbers, predictions, ours = _read(samples, step)
+        if "images" not in state:    # a state written before this was counted
+            state |= {"images": max(HISTORY, FEWEST * state["steps"]), "since": FIRST, "moved": -1}
+        state["images"], state["since"] = state["images"] + numbers["n"], state["since"] + numbers["n"]
+        if math.isfinite(numbers.get("distance", math.nan)):
+            state["moved"] = max(state["moved"], int(numbers["distance"] > 0))
         state["broken"] = not (math.isfinite(numbers["entropy"]) and math.isfinite(numbers["confidence"]))
         if state["broken"]:
             state.update(steps=state["steps"] + 1, above=state["above"] + 1, alarm=1, probability=1.0)
@@ -148,6 +155,9 @@ class CollapseDetector(Part):
         """The alarm of the last step (or that there is none) with its evidence, in words and numbers."""
         if state["broken"]:
             return "Alarm broken_outputs: entropy or confidence of the answer is not a finite number."
+        why = "" if state["alarm"] else why_not(state)
+        if why:
+            return f"No alarm, but the detector cannot judge: {why}."
         head = f"Alarm {ALARMS[state['alarm']]}" if state["alarm"] else "No alarm"
         parts = sorted(self.contributions(state).items(), key=lambda item: -item[1])
         said = [f"{_say(name, state)} ({weight:+.1f} to the log odds)" for name, weight in parts[:3] if weight > 0]
@@ -155,6 +165,45 @@ class CollapseDetector(Part):
         rule = f"alarm above {self.threshold or fit['threshold']:.0%} in {self.patience or fit['patience']} steps in a row"
         return (f"{head}: probability of collapse {state['probability']:.0%} after {state['steps']} steps ({rule})"
                 + ("; " + "; ".join(said) if said else "; no signal speaks for it") + ".")
+
+
+_FACTS = {"images": 0, "since": 0, "moved": -1}    # seen, seen since the last reset; whether a weight has moved (-1: not recorded)
+
+
+def why_not(state: dict) -> str:
+    """Why the detector cannot judge the run that its ``state`` comes from, up to its last step; "" where it can.
+
+    It judges learning that goes wrong. So it cannot judge a run in which no weight has moved (nothing is learned, or it is put back after every
+    answer), one of batches below `FEWEST` images on average, one of less than `HISTORY` images, and one whose last reset was less
+    than `FIRST` images ago. An alarm stands all the same.
+    """
+    steps = state["steps"]
+    images, since = state.get("images", max(HISTORY, FEWEST * steps)), state.get("since", FIRST)
+    if not steps:
+        return "nothing has run yet"
+    if state.get("moved", -1) == 0:
+        return ("no weight of the network has moved, so there is no learning that could go wrong; whether these answers are better or worse than the "
+                "source's is not what the detector sees")
+    if images < FEWEST * steps:
+        size = "single images" if images == steps else f"batches of {images / steps:.1f} images"
+        return f"it was made for batches of {FEWEST} images or more, not for {size}"
+    if images < HISTORY:
+        return f"{images} images are too short a history: it compares with the first {FIRST}, and needs {HISTORY}"
+    if since < FIRST:
+        return f"{since} images since the last reset are too short a history: it needs {FIRST}"
+    return ""
+
+
+def cannot_judge(trace) -> str:
+    """Why the detector cannot judge a run, up to its last step, in words; "" where it can. A function of the trace alone; see `why_not`."""
+    if not len(trace):
+        return why_not({"steps": 0})
+    steps = trace._columns("steps")
+    n = np.diff(np.searchsorted(trace["step"], np.append(steps["step"], steps["step"][-1] + 1)))
+    resets = np.flatnonzero(np.nan_to_num(steps.get("reset", np.zeros(len(n))))[1:] > 0) + 1
+    distance = np.asarray(steps.get("distance", [np.nan]), np.float64)
+    return why_not({"steps": len(n), "images": int(n.sum()), "since": int(n[resets[-1] if len(resets) else 0:].sum()),
+                    "moved": -1 if np.isnan(distance).all() else int(np.nanmax(distance) > 0)})
 
 
 def _say(name: str, state: dict) -> str:
@@ -284,7 +333,8 @@ def _trace(name: str, value):
 
 def watch(trace, detector: CollapseDetector | None = None) -> dict:
     """What the detector would have said after each step of a trace: ``step``, ``alarm`` (index into `ALARMS`), ``probability`` and under ``signals``
-    each signal, under ``evidence`` what each fitted signal adds to the log odds, (T,); ``first_alarm`` (step, -1: none) and ``threshold``.
+    each signal, under ``evidence`` what each fitted signal adds to the log odds, (T,); ``first_alarm`` (step, -1: none) and ``threshold``;
+    ``judged`` (T,) bool, whether it could judge there, and ``cannot_judge``, why not after the last step ("": it can).
 
     Raises ValueError for a trace without steps, and for ``variant="source"`` without the columns of the source.
     """
@@ -300,16 +350,18 @@ def watch(trace, detector: CollapseDetector | None = None) -> dict:
     samples = {c: columns[c] for c in wanted if c in columns}
     numbers = {c: steps[c] for c in ("grad_norm", "distance", "reset") if c in steps}
     bounds = np.searchsorted(columns["step"], np.append(steps["step"], steps["step"][-1] + 1))
-    state, rows = detector.init(), []
+    state, rows, judged = detector.init(), [], []
     state |= {"length": float(trace.meta.get("tuned_length", 0.0)), "test_statistics": bool(trace.meta.get("test_statistics", False))}
     for t, (lo, hi) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         alarm, probability = detector.look({c: v[lo:hi] for c, v in samples.items()}, {c: v[t] for c, v in numbers.items()}, state)
         rows.append((alarm, probability, *state["signals"].tolist()))
+        judged.append(not why_not(state))
     table, fit = np.array(rows), fitted(detector.variant)
     alarms = table[:, 0].astype(np.int64)
     return {"step": np.asarray(steps["step"], np.int64), "alarm": alarms, "probability": table[:, 1],
             "first_alarm": int(steps["step"][alarms.argmax() if alarms.any() else 0]) if alarms.any() else -1,
             "threshold": detector.threshold or fitted(detector.variant)["threshold"],
+            "judged": np.array(judged), "cannot_judge": why_not(state),
             "signals": dict(zip(SIGNALS, table[:, 2:].T, strict=True)),
             "evidence": dict(zip(fit["signals"], evidence_of(table[:, 2:], fit).T, strict=True))}
 

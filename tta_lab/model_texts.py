@@ -138,6 +138,21 @@ def open_model(text: str) -> SourceModel:
     return model
 
 
+def code_of(text: str) -> str:
+    """The Python file that `open_model` would run for this text, or "". Raises ValueError as `parse` does."""
+    kind, name, options = parse(text)
+    named = name if kind == "python" else options.get("architecture", "") if kind == "checkpoint" else ""
+    return named.rpartition(":")[0] or named if kind == "python" or ".py:" in named else ""
+
+
+def refuse_code(model, trust: bool, how: str = "pass trust=True") -> None:
+    """Raise ValueError where opening a model's text would run a Python file that nobody has said to trust; anything but a text passes."""
+    file = code_of(model) if isinstance(model, str) and model.strip() and not trust else ""
+    if file:
+        raise ValueError(f"the model is made by the Python file {file}, which would be run with all your rights: look into it, and if you trust it, "
+                         f"{how}")
+
+
 def _facts(kind: str, name: str, options: dict) -> tuple:
     """Sizes and times of the files in use (`contents.signature`): a file that was changed is read again."""
     paths = [_file_of(p) for p in (name if kind in ("checkpoint", "python") else "", options.get("weights", ""), options.get("architecture", ""),

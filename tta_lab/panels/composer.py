@@ -21,7 +21,7 @@ from ..models import checkpoints
 from ..parts import Method
 from ..plots.composer import plot_composer_runs
 from ..studies import compose_study as S
-from ..studies.report import write_numbers
+from ..studies.report import signed, write_numbers
 from .explorer import GIVEN, IMAGES, USUAL, first_images, knob_widget
 from .run_panel import RunPanel, another, guarded, own_keys
 
@@ -532,7 +532,7 @@ def table_html(rows: list[dict]) -> str:
     def cell(name, value):
         if name in ("alarm", "now") and not value or isinstance(value, float) and value != value:
             return "none" if name == "alarm" else "-"
-        return html.escape(shown[name][1].format(value))
+        return html.escape(signed(value) if name == "minus BN-1" else shown[name][1].format(value))
 
     style = 'style="padding: 1px 8px; text-align: right"'
     head = "".join(f'<th scope="col" {style}>{title}</th>' for title, _ in shown.values())

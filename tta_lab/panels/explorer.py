@@ -13,14 +13,15 @@ from dataclasses import replace
 import numpy as np
 
 from .. import plots, protocols, views
+from ..arguments import WrongKind, flag, images_of, model_of, nearest, recipe_of, whole
 from ..collapse import CollapseDetector
 from ..controls import control, hint
-from ..datasets import load
+from ..datasets import EMBEDDED, load
 from ..explore import REFERENCES, SOURCE_IMAGES, Choice, Session, needs, obstacles
 from ..guard import Guard, actions, guarded
 from ..knobs import Knob, knobs, with_knobs
 from ..methods import METHODS, make, to_json
-from ..model_texts import parse
+from ..model_texts import parse, refuse_code
 from ..models import checkpoints
 from ..parts import LossMethod
 from ..plots import FONT
@@ -29,10 +30,11 @@ from ..selectors import SELECTORS
 from ..studies import explorer_numbers as E
 from ..studies.report import write_numbers
 from ..studies.stream_study import first_sentence, say_statistics
+from ..streams import Arrivals
 from ..trace import Trace
 from .run_panel import RunPanel, another, own_keys
 from .run_panel import guarded as caught
-from .stream_panel import FIRST, ON_CHOICE, SHIFTS, _knobs, _short, applies, protocol_call
+from .stream_panel import FIRST, SHIFTS, ByHand, _knobs, _short, applies, protocol_call, some_shifts, stream_label
 
 WIDTH = 820      # beside JupyterLab's file list on a screen of 1280 x 720
 PAUSE = 1.0      # seconds between two drawings while a run goes on
@@ -41,7 +43,7 @@ IMAGES = {"fashion8_resnet_bn": ("fashion_mnist_8", "fashion_mnist_held_out", "f
 USUAL = ("fashion_mnist", "digits", SOURCE_IMAGES)
 SIMPLE_STREAM = ("protocol", "severity", "per_shift", "batch")
 PLUMBING = ("average", "when_empty", "answer")  # own knobs of every method that learns; shown among the expert ones
-COLOURS = {"wait": "#777777", "calm": "#009E73", "watch": "#E69F00", "alarm": "#D55E00"}
+COLOURS = {"wait": "#777777", "unsure": "#777777", "calm": "#009E73", "watch": "#E69F00", "alarm": "#D55E00"}
 HEIGHTS = {"errors": 300, "predictions": 300, "images": 0, "probabilities": 260, "threshold": 260}  # of plotly figures, pixels
 INCHES = {"errors": (10.5, 4.0), "predictions": (10.5, 4.0), "probabilities": (8, 3.6), "threshold": (8, 3.6)}  # of pictures
 FAST = {"per_shift": 100, "batch": 25}
@@ -49,7 +51,7 @@ FULL = {"per_shift": 200, "batch": 50, "shifts": SHIFTS[:15]}
 
 
 def explorer(choice: Choice | str | None = None, *, model=None, stream=None, images=None, unknown=None, source_images=None, interactive: bool = True,
-             device="auto", seed: int = 0, **settings) -> ExplorerPanel:
+             device="auto", seed: int = 0, trust: bool = False, **settings) -> ExplorerPanel:
     """The explorer with its first settings.
 
     ``choice`` (a `Choice` or its JSON) sets everything at once. Else ``model``: the name of an embedded one, a text for `model_texts.open_model`
@@ -57,9 +59,12 @@ def explorer(choice: Choice | str | None = None, *, model=None, stream=None, ima
     ``images``, ``unknown``, ``source_images``: image sets (or names, "folder:PATH") for the protocols, for the unknown images and for methods that
     need something of the source domain. Labels of -1 are allowed: then agreement with source and BN-1 takes the place of the error.
     ``settings`` are first values by name: protocol, severity, per_shift, batch, shifts, rounds, ...; method, form, selectors (up to two names),
-    guard; and knobs of the method (lr=1e-3). ``interactive`` False returns a panel that has run once, in the caller's thread and with every
-    callback fired from Python, and that shows plain figures. Raises ValueError for a setting or a value that does not exist.
+    guard; and knobs of the method (lr=1e-3). ``method`` may also be a recipe. A model's text that names a Python file ("python:FILE.py:NAME",
+    ``architecture=FILE.py:NAME``) runs that file, and is refused unless ``trust`` says that you trust it. ``interactive`` False returns a panel that has run once, in the caller's thread and with every
+    callback fired from Python, and that shows plain figures. Raises ValueError for a setting or a value that does not exist, naming the nearest,
+    TypeError (a ValueError too) for an object of another kind.
     """
+    trust, seed = flag("trust", trust), whole("seed", seed, 0, 10**6)
     if isinstance(choice, str):
         choice = Choice.from_json(choice)
     if choice is not None:
@@ -67,10 +72,40 @@ def explorer(choice: Choice | str | None = None, *, model=None, stream=None, ima
         seed = choice.seed
     else:
         given = {"model": model, "stream": stream, "images": images, "unknown": unknown, "source_images": source_images}
+        if not isinstance(settings.get("method", ""), str):
+            given["recipe"] = recipe_of(settings.pop("method"), "method")
+        elif "method" in settings and settings["method"] not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {settings['method']!r}{nearest(settings['method'], METHODS)}")
+    _check_given(given, trust)
     panel = ExplorerPanel(given, interactive, device, seed, settings)
     if not interactive:
         panel.fire()
     return panel
+
+
+def _check_given(given: dict, trust: bool) -> None:
+    """What was handed over for the explorer: texts that name something, or objects of the right kind."""
+    model = given.get("model")
+    if isinstance(model, str):
+        try:
+            parse(model)
+        except ValueError as why:
+            raise ValueError(f"there is no embedded model {model!r}{nearest(model, checkpoints())}; there are: {', '.join(checkpoints())}; a network of "
+                             f"your own is passed as it is, or as a text: {why}") from why
+        refuse_code(model, trust)
+    elif model is not None:
+        model_of(model)
+    for name in ("images", "unknown", "source_images"):
+        if given.get(name) is not None:
+            try:
+                images_of(given[name], name)
+            except ValueError as why:
+                near = nearest(given[name], EMBEDDED) if isinstance(given[name], str) and ":" not in given[name] else ""
+                raise type(why)(f"{name}: {why}{near}") if near else why
+    stream = given.get("stream")
+    if stream is not None and not isinstance(stream, Arrivals):
+        said = f"a text; choose a protocol by its name, protocol={stream!r}" if isinstance(stream, str) else f"a {type(stream).__name__}"
+        raise WrongKind(f"stream must be a stream, such as protocols.continual(images), not {said}")
 
 
 class ExplorerPanel(RunPanel):
@@ -88,6 +123,7 @@ class ExplorerPanel(RunPanel):
         self._given, self.device, settings = given, device, dict(settings)
         self._busy, self._values, self._known, self._rows = True, {}, {}, {}
         self.choice = self.ran = self.session = self.trace = self.kept = None
+        self._method, self._forms, self._named, self._begun = None, {}, {}, None  # method -> form set by hand; hash of a stream -> (its name, protocol); the choice run last
         self.references, self.comparison, self.compared_words, self.refusal, self.number = {}, {}, "", "", 0
         self.light, self.lamp, self._pictures = E.Light(), "wait", {}
         self._drawn, self._cost, self._budget, self._obstacle = 0.0, 0.0, None, {}
@@ -116,6 +152,7 @@ class ExplorerPanel(RunPanel):
             widget.style.description_width, widget.layout.width = "70px", "400px"
         self._folds(W)
         self._busy = False
+        self._set_form()
         self._set_knobs(settings)
         if settings:
             raise ValueError(f"the explorer has no setting {next(iter(settings))!r}; it has: {', '.join(self.controls)}, selectors, and the knobs of "
@@ -130,15 +167,9 @@ class ExplorerPanel(RunPanel):
         """The controls whose number never changes, by name; ``settings`` loses what is used."""
         given, models = self._given, [(name, name) for name in checkpoints()]
         model = given.get("model")
-        if isinstance(model, str) and model not in checkpoints():
-            try:
-                parse(model)
-            except ValueError as why:
-                raise ValueError(f"there is no embedded model {model!r}; there are: {', '.join(checkpoints())}; a network of your own is passed as "
-                                 f"it is, or as a text: {why}") from why
         own = model is not None and model not in checkpoints()
         base, chosen = None, settings.pop("selectors", ())
-        first = {"method": settings.pop("method", "tent"), "form": settings.pop("form", "paper"), "guard": settings.pop("guard", False)}
+        first = {"method": settings.pop("method", "tent"), "form": settings.pop("form", "paper"), "guard": flag("guard", settings.pop("guard", False))}
         chosen = [name.strip() for name in chosen.split(",") if name.strip()] if isinstance(chosen, str) else list(chosen)
         if given.get("recipe") is not None:
             found = decomposed(given["recipe"])
@@ -147,15 +178,18 @@ class ExplorerPanel(RunPanel):
             else:
                 first |= {k: found[k] for k in ("method", "form", "guard")}
                 chosen = found["selectors"]
-                self._values[found["method"], found["form"]] = found["values"]
+                for name, value in found["values"].items():
+                    key, short = _home(name, given["recipe"], found["method"], found["form"])
+                    self._values.setdefault(key, {})[short] = value
         self._base = base
         if len(chosen) > 2 or any(name not in SELECTORS for name in chosen):
-            raise ValueError(f"selectors takes up to two of {', '.join(SELECTORS)}, got {chosen}")
+            near = next((nearest(name, SELECTORS) for name in chosen if name not in SELECTORS), "")
+            raise ValueError(f"selectors takes up to two of {', '.join(SELECTORS)}, got {chosen}{near}")
         chosen += [""] * (2 - len(chosen))
 
         def picker(options, value, label, tooltip):
             if value not in [v for _, v in options]:
-                raise ValueError(f"{label} must be one of {', '.join(str(v) for _, v in options)}, not {value!r}")
+                raise ValueError(f"{label} must be one of {', '.join(str(v) for _, v in options)}, not {value!r}{nearest(value, dict(options).values())}")
             return W.Dropdown(options=options, value=value, description=label, tooltip=tooltip)
 
         families = dict.fromkeys(kind.family for kind in METHODS.values())
@@ -167,13 +201,11 @@ class ExplorerPanel(RunPanel):
                                                  for f in dict.fromkeys(f for kind in METHODS.values() for f in kind.forms))]
         made = {"model": picker([("your model", GIVEN)] * own + models, GIVEN if own else model or "fashion_resnet_bn", "model",
                                 "the source model that is adapted")}
-        first_value = ON_CHOICE.get(settings.get("protocol"), ("", 0))
-        if first_value[0]:
-            settings.setdefault(*first_value)
-        settings.setdefault("per_shift", FAST["per_shift"])
-        settings.setdefault("batch", FAST["batch"])
-        lr = settings.pop("lr", None)
+        lr, usual = settings.pop("lr", None), {name: FAST[name] for name in ("per_shift", "batch")}
+        by_hand = {name: value for name, value in settings.items() if name not in usual or value != usual[name]}
         fit = self._fit(settings)
+        self._hand = ByHand(by_hand | ({"protocol": GIVEN} if given.get("stream") is not None else {}), usual | self._fitted)
+        settings |= {name: self._hand.value(name) for name in self._hand.usual if name not in settings}
         made |= {k.name: control(k, label) for k, label in _knobs(settings) if k.name != "lr"}
         for name, (low, high) in fit.items():
             made[name].max = max(high, made[name].max)  # never below the value
@@ -185,7 +217,7 @@ class ExplorerPanel(RunPanel):
             made["protocol"].options = [("as given", GIVEN), *((name, name) for name in protocols.PROTOCOLS)]
             made["protocol"].value = GIVEN
         made["shifts"] = W.SelectMultiple(
-            options=[(name.replace("_", " "), name) for name in SHIFTS], value=tuple(settings.pop("shifts", FIRST)), rows=6, description="shifts",
+            options=[(name.replace("_", " "), name) for name in SHIFTS], value=some_shifts(settings.pop("shifts", FIRST)), rows=6, description="shifts",
             tooltip="corruption types in the order of the list; with Ctrl or Shift several can be chosen")
         made["seed"] = W.BoundedIntText(value=seed, min=0, max=10**6, description="seed", tooltip="of the stream and of the method")
         made |= {"method": picker(methods, first["method"], "method", "what adapts the model; in brackets its family"),
@@ -198,14 +230,14 @@ class ExplorerPanel(RunPanel):
 
     def _fit(self, settings: dict) -> dict:
         """The range of ``per_shift`` for images of your own, so that all of them can be shown; a first value beyond it is moved into it."""
-        images = self._given.get("images")
+        images, self._fitted = self._given.get("images"), {}
         if images is None:
             return {}
         count = len(load(images) if isinstance(images, str) else images)
         low, high = min(10, count), max(count, min(10, count) + 1)
-        wanted = settings["per_shift"]
-        settings["per_shift"] = min(max(wanted, 10), 300)  # what the slider is made with
-        self._first_images = min(max(wanted, low), count)
+        self._first_images = min(max(whole("per_shift", settings.get("per_shift", FAST["per_shift"])), low), count)
+        settings["per_shift"] = min(max(self._first_images, 10), 300)  # what the slider is made with
+        self._fitted = {"per_shift": self._first_images}
         return {"per_shift": (low, high)}
 
     def _sets(self) -> tuple:
@@ -234,9 +266,16 @@ class ExplorerPanel(RunPanel):
         else:
             name, arguments = protocol_call({k: w.value for k, w in c.items()}, seed, unknown)
             stream = protocols.PROTOCOLS[name](known, **arguments)
+            self._name(stream, name, stream_label(name, arguments, getattr(known, "name", known), getattr(unknown, "name", unknown)))
         recipe = with_knobs(self.base(), **self._knob_values())
         model = self._given["model"] if c["model"].value == GIVEN else c["model"].value
         return Choice(model, stream, recipe, seed, source)
+
+    def _name(self, stream, protocol: str, label: str) -> None:
+        """Remember what a stream is called: two streams never share a name."""
+        if stream.hash not in self._named:
+            taken = {name for name, _ in self._named.values()}
+            self._named[stream.hash] = f"{label} ({stream.hash[:6]})" if label in taken else label, protocol
 
     def _settle(self) -> None:
         """Read the controls: what they make, or why they make nothing."""
@@ -265,10 +304,11 @@ class ExplorerPanel(RunPanel):
         if self._busy or change is None:
             return
         owner = next(name for name, widget in self.controls.items() if widget is change["owner"])
-        if owner == "protocol" and change["new"] in ON_CHOICE:
-            other, value = ON_CHOICE[change["new"]]
-            if self.controls[other].value == self.controls[other].min:
-                self._quietly(self.controls[other], value)
+        self._quietly(lambda: self._hand.follow(self.controls, change))
+        if owner == "form":
+            self._forms[self.controls["method"].value] = change["new"]
+        if owner == "method":
+            self._set_form()
         if owner in ("method", "form", "first", "second", "guard"):
             self._set_knobs({})
         self._settle()
@@ -276,8 +316,9 @@ class ExplorerPanel(RunPanel):
     @caught
     def _on_knob(self, change=None):
         if not self._busy:
-            key = self._method_key()
-            self._values.setdefault(key, {}).update(self._knob_values())
+            name = next(n for n, widget in self.knobs.items() if widget is change["owner"])
+            key, short = _home(name, self.base(), *self._method_key())
+            self._values.setdefault(key, {})[short] = self._knob_values()[name]
             self._settle()
 
     @caught
@@ -292,7 +333,7 @@ class ExplorerPanel(RunPanel):
             self._say("A run is going on: press Stop first, then Reset.")
             return
         self.session = self.trace = self.ran = None
-        self.references, self.light, self.lamp = {}, E.Light(), "wait"
+        self.references, self.light, self.lamp, self._begun = {}, E.Light(), "wait", None
         self.keep_button.disabled = True
         self._clear()
         self._settle()
@@ -310,7 +351,9 @@ class ExplorerPanel(RunPanel):
 
     @caught
     def _on_paper(self, button=None):
-        self._values.pop(self._method_key(), None)
+        recipe = self.base()
+        for k in knobs(recipe):
+            self._values.pop(_home(k.name, recipe, *self._method_key())[0], None)
         self._set_knobs({}, fresh=True)
         self._settle()
 
@@ -324,10 +367,10 @@ class ExplorerPanel(RunPanel):
         if not self._busy:
             self._draw_threshold()
 
-    def _quietly(self, widget, value):
+    def _quietly(self, work):
         before, self._busy = self._busy, True
         try:
-            widget.value = value
+            work()
         finally:
             self._busy = before
 
@@ -349,6 +392,22 @@ class ExplorerPanel(RunPanel):
     def _method_key(self) -> tuple:
         return self.controls["method"].value, self.controls["form"].value
 
+    def _set_form(self) -> None:
+        """The forms of the method that is chosen, and the one that was chosen for it."""
+        method, widget = self.controls["method"].value, self.controls["form"]
+        forms = ("paper", *METHODS[method].forms) if method in METHODS else ("paper",)
+        options = [("as in the paper" if f == "paper" else "as in the authors' code" if f == "reference" else f"as in public code: {f}", f)
+                   for f in forms]
+
+        def put():
+            before = widget.value
+            widget.options = options
+            wanted = self._forms.get(method, before if self._method is None else "paper")
+            widget.value = wanted if wanted in forms else "paper"
+
+        self._quietly(put)
+        self._method = method
+
     def _set_knobs(self, settings: dict, fresh: bool = False) -> None:
         """Sliders for the knobs of the present recipe; values of this method that were set before are kept. ``settings`` loses what is used."""
         for widget in self.knobs.values():
@@ -358,12 +417,12 @@ class ExplorerPanel(RunPanel):
         except (ValueError, TypeError):
             self.knobs, self._knob_of, self._simple.children, self._expert.children = {}, {}, (), ()
             return
-        kept, paper = self._values.setdefault(self._method_key(), {}), {k.name: k for k in knobs(recipe)}
+        paper, homes = {k.name: k for k in knobs(recipe)}, {k.name: _home(k.name, recipe, *self._method_key()) for k in knobs(recipe)}
         for name in list(settings):
             full = [n for n in paper if n == name or n.endswith("." + name)]
             if len(full) == 1:
-                kept[full[0]] = settings.pop(name)
-        recipe = with_knobs(recipe, **{name: value for name, value in kept.items() if name in paper})
+                self._values.setdefault(homes[full[0]][0], {})[homes[full[0]][1]] = settings.pop(name)
+        recipe = with_knobs(recipe, **{name: self._values[key][short] for name, (key, short) in homes.items() if short in self._values.get(key, {})})
         own = len(self._base.select if self.controls["method"].value == GIVEN else make(self.controls["method"].value).select) \
             if isinstance(recipe, LossMethod) else 0
         self.knobs, self._knob_of = {}, {}
@@ -403,12 +462,18 @@ class ExplorerPanel(RunPanel):
 
     def _begin(self):
         budget, self._budget = self._budget, None
-        return self.choice, self._held(), budget
+        held = self._held()
+        if not held:  # what is still shown belongs to another run
+            self._age()
+            self._pictures, self.details.value = {}, ""
+            self._quietly(lambda: setattr(self.pick, "options", [("no image yet", -1)]))
+        return self.choice, held, budget
 
     def _run(self, choice, held, budget):
         if not held:
             self.session = self.trace = None
             self.session, self.ran = Session(choice, device=self.device, known=self._known), choice
+            self._begun = choice
             self.number, self.light, self.lamp, self.references = self.number + 1, E.Light(), "wait", {}
             self._drawn, self.comparison = 0.0, {}
         session = self.session
@@ -419,7 +484,7 @@ class ExplorerPanel(RunPanel):
                 budget = None if budget is None else budget - 1
                 self.progress.value = session.done
                 if time.monotonic() - self._drawn > max(PAUSE, 4 * self._cost):
-                    self._say(f"Running {self._label(choice.recipe)}: batch {session.done} of {session.total}.{self._stopping}")
+                    self._say(f"Running {self.title(choice)}: batch {session.done} of {session.total}.{self._stopping}")
                     self._draw()
         except Exception:
             self.session = None  # one of its runs is a batch ahead of the others
@@ -451,7 +516,7 @@ class ExplorerPanel(RunPanel):
     def _note_result(self):
         r, refs = row(self.trace), {name: row(self._cut(t)) for name, t in self.references.items()}
         labelled = bool(E.scored(self.trace).any())
-        choice = self.session.choice if self.session is not None else self.ran
+        choice = self._begun
         try:
             text = self.ran.to_json()
         except ValueError:
@@ -459,9 +524,9 @@ class ExplorerPanel(RunPanel):
         errors = {"error": r["error"], **{f"error of {name}": v["error"] for name, v in refs.items()},
                   **({"auroc": r["auroc"]} if "auroc" in r else {})}
         self._rows[self.number] = {
-            "run": self.number, "method": self._label(choice.recipe), "model": self.model_name(choice.model), "stream": self.stream_name(),
+            "run": self.number, "method": self._label(choice.recipe), "model": self.model_name(choice.model), "stream": self.stream_name(choice),
             **(errors if labelled else {}), **self.label_free(), "labelled": labelled,
-            "alarm": E.ALARMS[self.light.alarm], "first alarm": self.light.first, "images": r["images"], "complete": r["complete"],
+            "alarm": "cannot judge" if self.lamp == "unsure" and self.light.first < 0 else E.ALARMS[self.light.alarm], "first alarm": self.light.first, "images": r["images"], "complete": r["complete"],
             "ms_per_image": r["ms_per_image"], "seed": choice.seed, "settings": repr(choice.recipe), "stream_hash": r["stream_hash"], "choice": text}
         missing = next((E.say_missing(self.trace) for line in self._rows.values() if not line["labelled"]), "")
         self.table.value = results_html(self._rows.values()) + (self._text(missing) if missing else "")
@@ -488,15 +553,7 @@ class ExplorerPanel(RunPanel):
     @property
     def state(self) -> dict:
         """What the controls say: a `Choice` as a dict; with your own model or images, what of it has a name."""
-        if self.choice is None:
-            return {}
-        try:
-            return json.loads(self.choice.to_json())
-        except ValueError:
-            model = self.choice.model if isinstance(self.choice.model, str) else None
-            source = self.choice.source_images if isinstance(self.choice.source_images, str) else None
-            return {"model": model, "stream": self.choice.stream.to_dict(), "recipe": json.loads(to_json(self.choice.recipe)),
-                    "seed": self.choice.seed, "source_images": source}
+        return _state_of(self.choice)
 
     def to_code(self) -> str:
         """A cell that makes the run shown (as far as it went), or before any run the one that the controls say."""
@@ -536,23 +593,33 @@ class ExplorerPanel(RunPanel):
         kind, name, _ = parse(model)
         return f"your {name.replace(chr(92), '/').rpartition('/')[2]}" if kind in ("checkpoint", "python") else name
 
-    def stream_name(self) -> str:
-        """The protocol of the controls, or "your stream"."""
-        return "your stream" if self.controls["protocol"].value == GIVEN else self.controls["protocol"].value
+    def stream_name(self, choice: Choice | None = None) -> str:
+        """What the stream of a choice (that of the controls) is called: its protocol and what differs from a fresh panel's, or "your stream"."""
+        choice = choice or self.choice
+        return "" if choice is None else self._named.get(choice.stream.hash, ("your stream",))[0]
 
-    def in_words(self) -> str:
-        """What would be run, and what it needs."""
-        c = self.controls
-        kind = type(self._base) if c["method"].value == GIVEN else METHODS[c["method"].value]
+    def title(self, choice: Choice) -> str:
+        """Method, model and stream of a choice, short."""
+        return f"{self._label(choice.recipe)} on {self.model_name(choice.model)}, {self.stream_name(choice)}"
+
+    def in_words(self, choice: Choice | None = None) -> str:
+        """What a choice does and needs; without one, what the controls say would be run."""
+        c, choice = self.controls, choice or self.choice
+        if choice is not None:
+            kind, found = type(choice.recipe), decomposed(choice.recipe)
+            selectors = found["selectors"] if found is not None else ()
+        else:
+            kind = type(self._base) if c["method"].value == GIVEN else METHODS[c["method"].value]
+            selectors = c["first"].value, c["second"].value
         text = first_sentence(kind) + (f" ({kind.paper.rstrip('.')})" if kind.paper else "")
-        for name in (c["first"].value, c["second"].value):
+        for name in selectors:
             text += f" {name.replace('_', ' ').capitalize()}: {first_sentence(SELECTORS[name])}" if name else ""
-        if self.choice is None:
+        if choice is None:
             return text
-        text += f" {needs(self.choice.recipe)}"
-        stream = self.choice.stream
-        what = first_sentence(protocols.PROTOCOLS[c["protocol"].value]) if c["protocol"].value != GIVEN else "Your stream."
-        told = say_statistics(stream.statistics(), len(stream.classes)).capitalize() if self.choice.labelled else \
+        text += f" {needs(choice.recipe)}"
+        stream, protocol = choice.stream, self._named.get(choice.stream.hash, ("", ""))[1]
+        what = first_sentence(protocols.PROTOCOLS[protocol]) if protocol else "Your stream."
+        told = say_statistics(stream.statistics(), len(stream.classes)).capitalize() if choice.labelled else \
             f"{stream.n_images} images in {len(stream)} batches; without labels it is not known which classes come when"
         return f"{text} Stream: {what} {told}."
 
@@ -575,7 +642,7 @@ class ExplorerPanel(RunPanel):
         if self.trace is None or not len(self.trace):
             return "Stopped before the first batch: there is nothing to show."
         done = self.session is None or self.session.finished
-        head = f"{'Done' if done else 'Held'}, {self._label(self.ran.recipe)}, {len(self.trace)} images"
+        head = f"{'Done' if done else 'Held'}, {self.title(self._begun)}, {len(self.trace)} images"
         head += "" if done else f" (batch {self.session.done} of {self.session.total}; Run goes on, Step shows one batch)"
         r = row(self.trace)
         others = ", ".join(f"{name} {row(self._cut(t))['error']:.1f} %" for name, t in self.references.items())
@@ -589,6 +656,8 @@ class ExplorerPanel(RunPanel):
         return E.say_label_free(self.label_free())
 
     def _lamp_words(self) -> str:
+        if self.lamp == "unsure" and self.light.first < 0:
+            return f"The alarm light cannot judge: {self.light.why.partition(',')[0].partition(':')[0]}."
         if self.light.first < 0:
             return "No alarm."
         return f"First alarm in batch {self.light.first + 1}" + (f", now: {self.light.name}." if self.light.alarm else ", none now.")
@@ -662,12 +731,21 @@ class ExplorerPanel(RunPanel):
         self._cost = self._drawn - started
 
     def _draw_lamp(self):
-        shape, word = E.LIGHTS[self.lamp]
-        text = "no run yet" if self.lamp == "wait" else f"{word}. {self.light.words}"
-        text = text.partition(";")[0].rstrip(".") + "." if self.lamp == "calm" else text  # the evidence matters when there is some
+        (shape, word), text = E.LIGHTS[self.lamp], self.lamp_text()
         style, colour = f"padding-left: 8px; line-height: 1.4; max-width: {WIDTH}px", COLOURS[self.lamp]
         self.lamp_box.value = (f'<div role="group" aria-label="alarm light: {word}" style="border-left: 8px solid {colour}; {style}">'
                                f'<span style="font-size: 150%; color: {colour}">{shape}</span> <b>Alarm light:</b> {html.escape(text)}</div>')
+
+    def lamp_text(self) -> str:
+        """What the alarm light says: its word with the evidence, or why it cannot judge, and with labels the error beside the references'."""
+        if self.lamp == "wait":
+            return "no run yet"
+        word = E.LIGHTS[self.lamp][1]
+        text = f"{word}: {self.light.why}." if self.lamp == "unsure" else f"{word}. {self.light.words}"
+        text = text.partition(";")[0].rstrip(".") + "." if self.lamp == "calm" else text  # the evidence matters when there is some
+        so_far = self.drawn["errors"]["so_far"] if "errors" in self.drawn else {}
+        beside = {name: value for name, value in so_far["last"].items() if name != "A"} if so_far.get("labelled") else {}
+        return f"{text} {E.say_beside(beside)}".rstrip()
 
     def _clear(self):
         """Figures and lists with nothing in them."""
@@ -726,6 +804,9 @@ class ExplorerPanel(RunPanel):
 
     # --- layout
 
+    def _of_run(self):
+        return [*self.frames.values(), self.lamp_box, self.sentence, self.compared, self.judged, self.chosen]
+
     @property
     def _stream_controls(self) -> list[str]:
         return [name for name in self.controls if name not in ("model", "seed", "method", "form", "first", "second", "guard")]
@@ -764,7 +845,7 @@ class ExplorerPanel(RunPanel):
 
     def told(self):
         missing = "" if self.trace is None else E.say_missing(self.trace)
-        return ([self.in_words(), self.message, f"{E.LIGHTS[self.lamp][0]} {self.light.words}", missing],
+        return ([self.in_words(self._begun), self.message, f"{E.LIGHTS[self.lamp][0]} {self.lamp_text()}", missing],
                 [self.figures[name] for name in ("errors", "predictions", "images") if name in self.figures])
 
 
@@ -776,8 +857,23 @@ def settings_of(fast: bool, **given) -> dict:
 
 
 def save(panel: ExplorerPanel, path) -> None:
-    """Write the runs of a panel as JSON (no number: null), with the comparison, the last choice and the versions they were made with."""
-    write_numbers(path, {"runs": list(panel._rows.values()), "comparison": panel.comparison, "state": panel.state, "message": panel.message})
+    """Write the runs of a panel as JSON (no number: null), with the comparison, the choice of the run shown (before any run: that of the controls)
+    and the versions they were made with."""
+    state = _state_of(panel.ran or panel.choice)
+    write_numbers(path, {"runs": list(panel._rows.values()), "comparison": panel.comparison, "state": state, "message": panel.message})
+
+
+def _state_of(choice: Choice | None) -> dict:
+    """A choice as a dict; with your own model or images, what of it has a name."""
+    if choice is None:
+        return {}
+    try:
+        return json.loads(choice.to_json())
+    except ValueError:
+        model = choice.model if isinstance(choice.model, str) else None
+        source = choice.source_images if isinstance(choice.source_images, str) else None
+        return {"model": model, "stream": choice.stream.to_dict(), "recipe": json.loads(to_json(choice.recipe)), "seed": choice.seed,
+                "source_images": source}
 
 
 def composed(found: dict):
@@ -860,6 +956,18 @@ def results_html(rows) -> str:
     head = "".join(f'<th scope="col" {style}>{title.replace("BN-1", whole)}</th>' for title in shown.values())
     body = "".join("<tr>" + "".join(f"<td {style}>{cell(line, k)}</td>" for k in shown) + "</tr>" for line in lines)
     return f'<div style="overflow-x: auto; max-width: {WIDTH}px"><table style="line-height: 1.4"><tr>{head}</tr>{body}</table></div>'
+
+
+def _home(name: str, recipe, method: str, form: str) -> tuple[tuple, str]:
+    """Where the value of a knob is kept, and its name there: with the method, or with the selector or the guard that was added to it, so that no part
+    takes over a value of another one that stands in the same place."""
+    head, _, rest = name.partition(".")
+    at, _, short = rest.partition(".")
+    if head == "select" and short and method in METHODS and int(at) >= len(getattr(make(method), "select", ())):
+        return ("select", type(recipe.select[int(at)]).__name__, sum(type(s) is type(recipe.select[int(at)]) for s in recipe.select[:int(at)])), short
+    if head == "controllers" and short and isinstance(recipe.controllers[int(at)], Guard):
+        return ("guard",), short
+    return (method, form), name
 
 
 def _signature(choice: Choice) -> tuple:

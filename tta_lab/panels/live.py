@@ -38,9 +38,16 @@ async function plotly(model) {
 }
 
 export default { render({ model, el }) {
-  const figure = document.createElement("div");
+  const figure = document.createElement("div"), note = document.createElement("i");
   figure.setAttribute("role", "img");
-  el.append(figure);
+  note.textContent = "of the previous run";
+  el.append(figure, note);
+  const age = () => {
+    const old = model.get("old");
+    figure.style.opacity = old ? "0.4" : "1";
+    note.style.display = old ? "" : "none";
+  };
+  age();
   let over = false, again = false, busy = false, listens = false;
   const draw = async () => {
     again = true;
@@ -61,8 +68,9 @@ export default { render({ model, el }) {
     } finally { busy = false; }
   };
   model.on("change:spec", draw);
+  model.on("change:old", age);
   draw();
-  return () => { over = true; model.off("change:spec", draw); globalThis._ttaLabPlotly?.then((P) => P.purge(figure)); };
+  return () => { over = true; model.off("change:spec", draw); model.off("change:old", age); globalThis._ttaLabPlotly?.then((P) => P.purge(figure)); };
 } };
 """
 
@@ -82,6 +90,7 @@ def _kinds():
         spec = traitlets.Unicode('{"data": [], "layout": {}}').tag(sync=True)
         words = traitlets.Unicode("figure").tag(sync=True)
         library = traitlets.Unicode().tag(sync=True)
+        old = traitlets.Bool(False).tag(sync=True)  # of the previous run: pale, and said so
 
     return Library, View
 
@@ -122,7 +131,7 @@ def _figure_class():
         def _send(self):
             title = self.layout.title.text or ", ".join(t.text or "" for t in self.layout.annotations) or "figure"
             with self._view.hold_sync():
-                self._view.words, self._view.spec = str(title), self.to_json()
+                self._view.words, self._view.spec, self._view.old = str(title), self.to_json(), False
 
     return LiveFigure
 

@@ -12,6 +12,7 @@ import time
 
 from ..studies.report import paragraphs
 
+OLD = "of the previous run"
 KEYS = """export default { render({ el }) {
   let tries = 0;
   const mark = () => {
@@ -35,13 +36,13 @@ def guarded(callback):
 
 
 def another(widget):
-    """A value that a control does not have now."""
+    """A value that a control does not have now; the same where it has no other."""
     if isinstance(widget.value, bool):
         return not widget.value
     if isinstance(widget.value, tuple):
         return widget.value[:1]
     if hasattr(widget, "options"):
-        return next(value for _, value in widget.options if value != widget.value)
+        return next((value for _, value in widget.options if value != widget.value), widget.value)
     ends = [widget.base**widget.min, widget.base**widget.max] if hasattr(widget, "base") else [widget.min, widget.max]
     return next(end for end in ends if end != widget.value)
 
@@ -91,6 +92,18 @@ class RunPanel:
             before, widget.value = widget.value, another(widget)
             widget.value = before
         self.run_button.click()
+
+    def _of_run(self) -> list:
+        """The widgets that show something of the last run: HTML, or the widgets of live figures."""
+        return []
+
+    def _age(self) -> None:
+        """Show at once that what is still there is of the previous run: pale, and said in words, until something new is drawn in its place."""
+        for widget in self._of_run():
+            if hasattr(widget, "old"):
+                widget.old = True
+            elif widget.value and 'class="tta-old"' not in widget.value:
+                widget.value = f'<div class="tta-old"><div style="opacity: 0.4">{widget.value}</div><div><i>{OLD}</i></div></div>'
 
     def _fold(self, inside: dict) -> None:
         """Parts of the panel, name -> (label, box), that a toggle button opens: reached with Tab, opened with Space."""

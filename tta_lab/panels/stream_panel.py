@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from .. import diagnose, protocols
+from .. import arguments, diagnose, protocols
 from ..controls import control, find, narrow
 from ..corruptions import EXTRA_4, STANDARD_15
 from ..knobs import Knob, own_knobs
@@ -58,15 +58,17 @@ class StreamPanel(RunPanel):
         import pandas
         import plotly.graph_objects as go
 
+        self._hand = ByHand(settings)
         controls = {k.name: control(k, label) for k, label in _knobs(settings)}
         controls["shifts"] = W.SelectMultiple(
-            options=[(name.replace("_", " "), name) for name in SHIFTS], value=tuple(settings.pop("shifts", FIRST)), rows=6, description="shifts",
+            options=[(name.replace("_", " "), name) for name in SHIFTS], value=some_shifts(settings.pop("shifts", FIRST)), rows=6, description="shifts",
             tooltip="corruption types in the order of the list; with Ctrl or Shift several can be chosen")
         if settings:
             raise ValueError(f"the panel has no control {next(iter(settings))!r}; it has: {', '.join(controls)}")
         super().__init__(controls, interactive, "Run source, BN-1 and Tent on this stream", 130, 390)
         self.known, self.device, self.seed, self.refusal = known, device, seed, ""
         self.stream: Arrivals | None = None
+        self._busy = False  # controls are being set
         self._call: tuple[str, dict] | None = None  # of the accepted stream
         self.traces, self.table, self._frame = {}, pandas.DataFrame(), pandas.DataFrame
         self._drawn, self._total, self._ran = 0.0, 0, ""
@@ -79,11 +81,14 @@ class StreamPanel(RunPanel):
 
     @guarded
     def _on_change(self, change=None):
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            self._hand.follow(self.controls, change)
+        finally:
+            self._busy = False
         name = self.controls["protocol"].value
-        if change is not None and change["owner"] is self.controls["protocol"] and name in ON_CHOICE:
-            other, value = ON_CHOICE[name]
-            if self.controls[other].value == self.controls[other].min:
-                self.controls[other].value = value
         for control_name, widget in self.controls.items():
             widget.layout.display = None if applies(name, control_name) else "none"
         try:
@@ -238,6 +243,53 @@ class StreamPanel(RunPanel):
         return [self.in_words(), self.message], [self.stream_figure, self.error_figure]
 
 
+class ByHand:
+    """What the controls of a stream say when a protocol is chosen: the protocol's own values, and what was set by hand where it still has a meaning.
+
+    A value of `ON_CHOICE`, which belongs to what the protocol is about, stays with that protocol when set there, and comes back with it.
+    ``settings`` are first values, which count as set by hand; ``usual`` the values of a fresh panel where they are other than those of `_knobs`.
+    """
+
+    def __init__(self, settings: dict, usual: dict | None = None):
+        self.usual = {k.name: k.default for k, _ in _knobs({}) if k.name not in ("protocol", "lr")} | (usual or {})
+        self.protocol = settings.get("protocol", "continual")
+        self._set, self._own = {}, {}
+        for name in self.usual.keys() & settings.keys():
+            self.note(name, settings[name])
+
+    def note(self, name: str, value) -> None:
+        """A control was set by hand while this protocol was chosen."""
+        if ON_CHOICE.get(self.protocol, ("",))[0] == name:
+            self._own[self.protocol, name] = value
+        elif value == self.usual[name]:
+            self._set.pop(name, None)
+        else:
+            self._set[name] = value
+
+    def value(self, name: str):
+        """What a control says under the protocol chosen last."""
+        own, value = ON_CHOICE.get(self.protocol, ("", None))
+        given = self._set.get(name, value if name == own else self.usual[name])
+        return self._own.get((self.protocol, name), given) if means(self.protocol, name) else self.usual[name]
+
+    def follow(self, controls: dict, change) -> None:
+        """Note what was set by hand; after another protocol was chosen, set the controls."""
+        owner = None if change is None else next((name for name, widget in controls.items() if widget is change["owner"]), None)
+        if owner == "protocol":
+            self.protocol = change["new"]
+            for name in self.usual:
+                controls[name].value = self.value(name)
+        elif owner in self.usual:
+            self.note(owner, change["new"])
+
+
+def means(protocol: str, name: str) -> bool:
+    """Whether a value that was set under another protocol still has a meaning under this one."""
+    if protocol not in protocols.PROTOCOLS:
+        return False
+    return applies(protocol, name) and not (name == "straddle" and protocol in ("mixed_domains", "mixed_correlated"))
+
+
 def protocol_call(c: dict, seed: int, unknown: str = "digits") -> tuple[str, dict]:
     """The name of a protocol and the arguments that the controls' values ``c`` stand for; ``unknown`` is the set of the unknown images."""
     name, n = c["protocol"], int(c["per_shift"])
@@ -269,6 +321,34 @@ def applies(protocol: str, name: str) -> bool:
     return not (name in ("unknown_ratio", "unknown_mode") and protocol == "closed_set")
 
 
+def stream_label(name: str, given: dict, known: str = "fashion_mnist", unknown: str = "digits") -> str:
+    """A stream of `protocol_call` by its protocol and by what differs from a fresh panel's: "continual, severity 3, 50 a shift". ``known`` and
+    ``unknown`` are the names of its sets."""
+    usual = ByHand({"protocol": name})
+    _, fresh = protocol_call({n: usual.value(n) for n in usual.usual} | {"protocol": name, "shifts": FIRST}, 0)
+    times, said = TIMES.get(name, "rounds"), [name, *([known] if known != "fashion_mnist" else [])]
+    said += [f"unknown {unknown}"] if "unknown" in given and unknown != "digits" else []
+    words = {"severity": "severity {}", "per_shift": "{} a shift", "batch": "batches of {}", times: f"{{}} {times}", "ratio": "ratio {}",
+             "exponent": "exponent {}", "order": "{}", "straddle": "batches over borders", "unknown_ratio": "{} unknown a known",
+             "unknown_mode": "unknown in a {}", "seed": "seed {}", "shifts": "{}", "groups": "{}"}
+    for key, value in given.items():
+        if key in words and value != fresh.get(key):
+            flat = [s for v in value for s in ([v] if isinstance(v, str) else v)] if key in ("shifts", "groups") else []
+            said.append(words[key].format(f"delta {value.delta:g}" if hasattr(value, "delta") else type(value).__name__ if key == "order" else
+                                          f"{value:g}" if isinstance(value, float) else ("+".join(flat) if len(flat) < 4 else f"{len(flat)} shifts")
+                                          if flat else value))
+    return ", ".join(said)
+
+
+def some_shifts(given) -> tuple[str, ...]:
+    """First values of the list of shifts. Raises ValueError for one that it does not have."""
+    given = tuple(s.strip() for s in given.split(",") if s.strip()) if isinstance(given, str) else tuple(given)
+    for name in given:
+        if name not in SHIFTS:
+            raise ValueError(f"shifts must be of {', '.join(SHIFTS)}, not {name!r}{arguments.nearest(name, SHIFTS)}")
+    return given
+
+
 def _short(value):
     """A number of a slider as one would write it."""
     return float(f"{value:.3g}") if isinstance(value, float) else value
@@ -283,13 +363,24 @@ def _grouped(shifts) -> tuple[tuple[str, ...], ...]:
 
 def _knobs(settings: dict):
     """(knob, label) of every control but the shifts; ``settings`` loses what is used as a first value."""
+    def checked(name, usual, choices=None):
+        if name not in settings:
+            return usual
+        value = settings.pop(name)
+        if choices is not None:
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}{arguments.nearest(value, choices)}")
+            return value
+        kind = arguments.flag if isinstance(usual, bool) else arguments.whole if isinstance(usual, int) else arguments.number
+        return kind(name, value)
+
     def knob(name, value, why, low=None, high=None, choices=None, unit="", paper=""):
-        value = settings.pop(name, value)
-        return Knob(name, value, value, low, high, False, choices, why, paper, unit)
+        usual, value = value, checked(name, value, choices)
+        return Knob(name, value, usual, low, high, False, choices, why, paper, unit)
 
     def known(part, name, low=None, high=None):
         found = narrow(next(k for k in own_knobs(part) if k.name == name), low, high)
-        return Knob(**{**vars(found), "value": settings.pop(name, found.value)})
+        return Knob(**{**vars(found), "value": checked(name, float(found.value))})
 
     yield knob("protocol", "continual", "which images come when, and when the model is reset", choices=tuple(protocols.PROTOCOLS)), "protocol"
     yield knob("severity", 5.0, "of every shift", 0.0, 5.0, paper="1903.12261: 1 to 5"), "severity"

@@ -13,6 +13,7 @@ from functools import partial
 from ..methods import METHODS
 from ..plots import FONT, fit
 from ..plots import zoo as plots
+from ..studies.report import points
 from ..studies.zoo_study import (
     LABELS,
     MEAN,
@@ -266,7 +267,7 @@ class ZooPanel(RunPanel):
         else:
             beyond = self.zoo.mean(stream, method, tuning, "difference", choice)
             rate = "it has no rate" if not has_rate(method) else "at its own rate" if self.rate() == 1 else f"at {self.rate():g} times its own rate"
-            text += f"error {value:.1f} %, {beyond:+.1f} points from BN-1 ({say_source(self.zoo, choice)}); {rate}."
+            text += f"error {value:.1f} %, {points(beyond)} from BN-1 ({say_source(self.zoo, choice)}); {rate}."
         seconds = self.seconds()
         return text + f" A run takes about {seconds:.0f} s." if seconds >= 1 else text + " A run takes about a second."
 

@@ -26,7 +26,7 @@ from ..runner import row
 from ..streams import Stream
 from ..trace import Trace
 from ..views import split, stretches
-from .report import write_numbers
+from .report import nothing, points, signed, write_numbers
 
 METHODS = ("tent", "eta", "sar", "rpl", "pseudo_label", "slr", "shot_im", "wisdom_of_crowds")    # they learn, and need nothing of the source domain
 BESIDE = {"source": "source", "BN-1": "batch_norm"}
@@ -407,7 +407,7 @@ def say_inside(found: dict) -> list[str]:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}" if np.isfinite(value) else "not defined"
+    return signed(value, 2) if np.isfinite(value) else "not defined"
 
 
 def falling(trace: Trace, windows: int = 12) -> dict:
@@ -520,9 +520,11 @@ def say_sweep(numbers: dict) -> list[str]:
     for g in others:
         gain = bare - mean["error"][g]
         most, least = int(gain.argmax()), int(gain.argmin())
-        lines.append(f"Guard ({GUARDS[g]}): it saves most at {numbers['factor'][most]:g} times the rate, {gain[most]:.1f} points; " +
-                     (f"it costs most at {numbers['factor'][least]:g} times, {-gain[least]:.1f} points. " if gain[least] < -0.05 else
-                      "it costs nothing in error anywhere here. ") +
+        saves = "it saves nothing at any rate" if gain[most] < 0 or nothing(gain[most]) else \
+            f"it saves most at {numbers['factor'][most]:g} times the rate, {gain[most]:.1f} points"
+        lines.append(f"Guard ({GUARDS[g]}): {saves}; " +
+                     ("it costs nothing in error anywhere here. " if gain[least] > 0 or nothing(gain[least]) else
+                      f"it costs most at {numbers['factor'][least]:g} times, {-gain[least]:.1f} points. ") +
                      f"The worst error with it is {mean['error'][g].max():.1f} %, without it {bare.max():.1f} %. It asks for "
                      f"{mean['cost'][g].mean():.1f} forwards an image instead of {mean['cost'][''].mean():.1f}.")
     return lines
@@ -608,9 +610,10 @@ def say_evaluation(evaluation: dict) -> list[str]:
         best = max(rules, key=lambda r: r["recall_in_time"] or 0)
         gap = 100 * (ours["recall_in_time"] - best["recall_in_time"])
         lines.append(f"The best simple rule by the same count is: {best['detector']}, {_number(best['recall_in_time'], 100)} in time with "
-                     f"{best['false_alarms']:.2f} false alarms; the detector is {abs(gap):.0f} points {'ahead of' if gap > 0 else 'behind'} it"
+                     f"{best['false_alarms']:.2f} false alarms; the detector is "
+                     + ("level with it" if nothing(gap, 0) else f"{abs(gap):.0f} points {'ahead of' if gap > 0 else 'behind'} it")
                      + (", but the intervals overlap" if _overlap(ours, best, "recall_in_time") else "")
-                     + f", and {100 * (ours['recall'] - best['recall']):+.0f} points in all collapses found.")
+                     + f", and {points(100 * (ours['recall'] - best['recall']), 0)} in all collapses found.")
     source = next((r for name, r in rows.items() if name.startswith("detector ")), None)
     if source:
         lines.append(f"With a second forward pass, of the frozen source, it is {_number(source['recall_in_time'], 100)} in time and "

@@ -31,6 +31,7 @@ from ..parts import Method
 from ..runner import row
 from ..updates import Anchored
 from . import explorer_numbers as E
+from .report import points, signed
 
 SHIFTS = ("gaussian_noise", "fog", "contrast", "pixelate")
 STREAMS = {  # name on the screen -> protocol and its settings
@@ -146,13 +147,13 @@ def verdict(traces: dict) -> list[str]:
         if pair["agreement"] == 100:
             found.append(f"Against {name} ({other_error:.1f} %): the same class for every image.")
             continue
-        text = f"Against {name} ({other_error:.1f} %): {round(pair['difference'], 6) + 0.0:+.1f} points"
+        text = f"Against {name} ({other_error:.1f} %): {points(round(pair['difference'], 6))}"
         if pair["k"]:
             apart = pair["low"] > 0 or pair["high"] < 0
             if pair["low"] == pair["high"] == 0:
                 found.append(f"{text}, as many errors in every one of {pair['k']} stretches.")
                 continue
-            text += f", 95 % interval {pair['low']:+.1f} to {pair['high']:+.1f}, so " + (
+            text += f", 95 % interval {signed(pair['low'])} to {signed(pair['high'])}, so " + (
                 "it is " + ("worse" if pair["low"] > 0 else "better") + " on this stream" if apart else "this stream does not tell them apart")
         found.append(text + ".")
     return found

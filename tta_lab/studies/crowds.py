@@ -20,7 +20,7 @@ from ..runner import runs
 from ..selectors import ConfidenceRise, RandomKeep
 from ..streams import UNKNOWN_ID, Stream
 from ..trace import Trace
-from .report import paragraphs, write_numbers
+from .report import nothing, paragraphs, points, signed, write_numbers
 
 UNKNOWNS = {"digits": ("fashion_mnist", "digits", "fashion_resnet_bn"),
             "held_out": ("fashion_mnist_8", "fashion_mnist_held_out", "fashion8_resnet_bn")}
@@ -198,12 +198,13 @@ def study(plan: Plan, cache=None, progress: bool = False, device="auto") -> Stud
 def sentence(contrast: dict, what: str) -> str:
     """What a paired difference says, in words that follow the number."""
     mean, low, high = contrast["difference"], contrast["low"], contrast["high"]
-    direction = "lowers" if mean < 0 else "raises"
-    text = f"{what} {direction} the error in the last round by {abs(mean):.1f} points"
+    change = f"changes the error in the last round by {points(mean)}" if nothing(mean) else \
+        f"{'lowers' if mean < 0 else 'raises'} the error in the last round by {abs(mean):.1f} points"
+    text = f"{what} {change}"
     if not np.isfinite(low):
         return text + " (one seed: no interval)."
     settled = low > 0 or high < 0
-    return text + (f" (95 % interval {low:+.1f} to {high:+.1f}, {contrast['n']} seeds"
+    return text + (f" (95 % interval {signed(low)} to {signed(high)}, {contrast['n']} seeds"
                    + ("" if settled else "; the interval holds 0, so the sign is not settled") + ").")
 
 

@@ -10,15 +10,17 @@ import math
 import numpy as np
 
 from .. import metrics, views
-from ..collapse import ALARMS, CollapseDetector, fitted
+from ..collapse import ALARMS, CollapseDetector, fitted, why_not
 from ..explore import NO_LABELS
+from .report import points, signed
 
 RECENT = 500      # images that "now" means
 STRETCHES = 20    # of the stream, over which paired differences are taken
 SCORES = {"confidence": "confidence", "energy": "energy", "max_logit": "largest logit", "negative_entropy": "minus entropy", "rise": "rise d"}
 KINDS = {"wrong": "most\nconfident\nwrong", "rise": "most\nrisen", "fall": "most\nfallen", "accepted": "unknown,\naccepted",
          "confident": "most\nconfident"}
-LIGHTS = {"wait": ("◌", "no run yet"), "calm": ("●", "calm"), "watch": ("▲", "watch"), "alarm": ("■", "ALARM")}  # shape and word
+LIGHTS = {"wait": ("◌", "no run yet"), "unsure": ("?", "cannot judge"), "calm": ("●", "calm"), "watch": ("▲", "watch"),
+          "alarm": ("■", "ALARM")}  # shape and word
 
 
 def scored(trace, n: int | None = None) -> np.ndarray:
@@ -173,12 +175,13 @@ class Light:
     """The alarm light of one run: `CollapseDetector` shown each new step of a growing trace once.
 
     ``see(trace)`` returns a key of `LIGHTS`; ``words`` says the evidence, ``first`` is the first step with an alarm (-1: none), ``probability``
-    lists what was said at each step, ``alarm`` is an index into `ALARMS`. A watch is a probability above a half of the threshold.
+    lists what was said at each step, ``alarm`` is an index into `ALARMS`. A watch is a probability above a half of the threshold; "unsure" means
+    that there is no alarm and the detector cannot judge, ``why`` says why (`collapse.cannot_judge`).
     """
 
     def __init__(self, detector: CollapseDetector | None = None):
         self.detector = detector or CollapseDetector(variant="source")
-        self.state, self.first, self.probability, self.alarm, self.words = None, -1, [], 0, ""
+        self.state, self.first, self.probability, self.alarm, self.words, self.why = None, -1, [], 0, "", ""
 
     def see(self, trace) -> str:
         if not len(trace):
@@ -195,14 +198,23 @@ class Light:
             self.probability.append(probability)
             if self.alarm and self.first < 0:
                 self.first = int(steps["step"][t])
-        self.words = self.detector.evidence(self.state)
+        self.words, self.why = self.detector.evidence(self.state), why_not(self.state)
         threshold = self.detector.threshold or fitted(self.detector.variant)["threshold"]
-        return "alarm" if self.alarm else "watch" if self.probability[-1] > threshold / 2 else "calm"
+        return "alarm" if self.alarm else "unsure" if self.why else "watch" if self.probability[-1] > threshold / 2 else "calm"
 
     @property
     def name(self) -> str:
         """The alarm of the last step in words, or ""."""
         return ALARMS[self.alarm].replace("_", " ") if self.alarm else ""
+
+
+def say_beside(errors: dict) -> str:
+    """The errors so far of a run and its references (name -> per cent, the run first), for a place beside the light; "" without labels."""
+    found = [(name, value) for name, value in errors.items() if math.isfinite(value)]
+    if not found or found[0][0] != next(iter(errors)):
+        return ""
+    others = ", ".join(f"{name} {value:.1f} %" for name, value in found[1:])
+    return f"With labels: error {found[0][1]:.1f} %" + (f" beside {others}." if others else ".")
 
 
 # --- A and B
@@ -240,12 +252,12 @@ def say_paired(found: dict, a: str, b: str) -> str:
     if not found["n"]:
         return (f"A ({a}) and this run ({b}) predict the same class for {found['agreement']:.1f} % of {found['images']} images; without labels "
                 "neither can be called better.")
-    text = f"A ({a}): error {found['a']:.1f} %. This run ({b}): {found['b']:.1f} %, {found['difference']:+.1f} points on the same {found['n']} images"
+    text = f"A ({a}): error {found['a']:.1f} %. This run ({b}): {found['b']:.1f} %, {points(found['difference'])} on the same {found['n']} images"
     if not found["k"]:
         return text + "; too few for an interval."
     settled = "it does not hold 0" if found["low"] > 0 or found["high"] < 0 else "it holds 0, so this run does not tell them apart"
-    return (text + f", {100 * found['level']:.0f} % interval {found['low']:+.1f} to {found['high']:+.1f} over {found['k']} stretches of the stream; "
-            f"{settled}. Other streams and seeds may differ by more.")
+    interval = f"{100 * found['level']:.0f} % interval {signed(found['low'])} to {signed(found['high'])}"
+    return (f"{text}, {interval} over {found['k']} stretches of the stream; {settled}. Other streams and seeds may differ by more.")
 
 
 # --- unknown images

@@ -26,7 +26,8 @@ from ..runner import row, run, runs
 from ..streams import Stream
 from ..trace import Trace
 from .collapse_study import RECENT, numbers_of, ranks_agree
-from .report import write_numbers
+from .report import nothing, signed, write_numbers
+from .report import points as points_of
 from .zoo_study import SOURCE_IMAGES, Kept
 
 MODEL = "fashion_resnet_bn"
@@ -368,7 +369,7 @@ def say_rounds(result: Study) -> list[str]:
     for a in (a for a in result.arms if a not in ("source", "batch_norm")):
         points, error = result.against(a)
         if abs(points) > 2 * error:
-            (better if points < 0 else worse).append(f"{ARMS[a]} ({points:+.1f})")
+            (better if points < 0 else worse).append(f"{ARMS[a]} ({signed(points)})")
     lines.append(f"In the last round, against BN-1 on the same images and beyond two standard errors over these images, better are "
                  f"{_and(better) or 'none'}; worse {_and(worse) or 'none'}.")
     climb = result.mean("tent_large", "last") - result.mean("tent_large", "first")
@@ -379,8 +380,8 @@ def say_rounds(result: Study) -> list[str]:
     settled = not several or paired_interval(result.values("tent_large", "last"), result.values("batch_norm", "last"))["low"] > 0
     verdict = ("it gets worse as it goes on, as the papers on long streams report" if seen else
                "the decay that the papers on long streams report is not clearly seen here")
-    lines.append(f"Tent at the large rate changes by {climb:+.1f} points from the first round to the last, BN-1, which cannot learn, by {flat:+.1f}: "
-                 f"{verdict}" + ("" if settled or not seen else "; how much so differs from seed to seed, and the interval over seeds holds 0") + ".")
+    lines.append(f"Tent at the large rate changes by {points_of(climb)} from the first round to the last, BN-1, which cannot learn, by "
+                 f"{points_of(flat)}: {verdict}" + ("" if settled or not seen else "; how much so differs from seed to seed, and the interval over seeds holds 0") + ".")
     return lines
 
 
@@ -392,9 +393,9 @@ def say_forgetting(result: Study) -> list[str]:
     after = dict(zip(t["keys"], t["after"], strict=True))
     lines = [f"On {t['n']} clean images that the streams did not show the source errs on {t['before']:.1f} % ({clean:.1f} % on the whole test set). "
              f"Afterwards: {', '.join(f'{ARMS[a]} {v:.1f}' for a, v in after.items())} %."]
-    lines.append(f"BN-1 has learned nothing, so its {after['batch_norm'] - t['before']:+.1f} points are what batch statistics do to clean images, "
-                 "not forgetting; the others are counted from there.")
-    lost = [f"{ARMS[a]} ({v - after['batch_norm']:+.1f})" for a, v in after.items() if v - after["batch_norm"] > noise]
+    lines.append(f"BN-1 has learned nothing, so its change ({points_of(after['batch_norm'] - t['before'])}) is what batch statistics do to clean "
+                 "images, not forgetting; the others are counted from there.")
+    lost = [f"{ARMS[a]} ({signed(v - after['batch_norm'])})" for a, v in after.items() if v - after["batch_norm"] > noise]
     lines.append(f"More than {noise:.1f} points (two standard errors) are forgotten by {_and(lost) or 'nobody'}.")
     if {"eta_large", "eata_large"} <= after.keys():
         gain = after["eta_large"] - after["eata_large"]
@@ -403,7 +404,7 @@ def say_forgetting(result: Study) -> list[str]:
                    "makes no difference to forgetting that these images could show")
         lines.append(f"EATA differs from ETA only by the Fisher anchor: it {verdict} ({after['eata_large']:.1f} against {after['eta_large']:.1f} %), "
                      f"and its error in the last round is {result.mean('eata_large', 'last'):.1f} against {result.mean('eta_large', 'last'):.1f} % "
-                     f"({-kept:+.1f} points).")
+                     f"({points_of(-kept)}).")
     return lines
 
 
@@ -417,7 +418,7 @@ def say_distance(result: Study) -> list[str]:
         r = ranks_agree([result.mean(a, "distance") for a in affine], [result.mean(a, "clean") for a in affine])
         verdict = "who goes further forgets more here" if r > 0.5 else "distance alone does not tell who forgets"
         lines.append(f"Among the {len(affine)} that tune the same weights (scale and shift of batch norm), the ranks of distance and of the error on "
-                     f"clean images correlate with {r:+.2f}: {verdict}.")
+                     f"clean images correlate with {signed(r, 2)}: {verdict}.")
     return lines
 
 
@@ -430,8 +431,8 @@ def say_visits(result: Study) -> list[str]:
         for a, points, error in zip(found["arms"], found["points"], found["error"], strict=True):
             settled = abs(points) > 2 * error
             seen[name, a] = (points, settled)
-            parts.append(f"{ARMS[a]} {points:+.1f} +- {error:.1f}" + (" (better)" if settled and points < 0 else " (worse)" if settled else ""))
-        lines.append(f"Second visit minus first, {STREAMS[name]}: BN-1, which cannot learn, changes by {chance:+.1f} points. Beyond that: "
+            parts.append(f"{ARMS[a]} {signed(points)} +- {error:.1f}" + (" (better)" if settled and points < 0 else " (worse)" if settled else ""))
+        lines.append(f"Second visit minus first, {STREAMS[name]}: BN-1, which cannot learn, changes by {points_of(chance)}. Beyond that: "
                      f"{'; '.join(parts)}.")
     settled = [(n, a, p) for (n, a), (p, s) in seen.items() if s]
 
@@ -475,9 +476,11 @@ def say_guard(result: Study) -> list[str]:
     if "guard_large" in result.arms:
         saved = result.mean("tent_large", "last") - result.mean("guard_large", "last")
         over = result.mean("guard_large", "last") - min(result.mean("batch_norm", "last"), result.mean("source", "last"))
-        lines.append(f"In the last round the guard saves {saved:.1f} points of the large rate" if saved > 0 else
+        lines.append("In the last round the guard changes nothing at the large rate" if nothing(saved) else
+                     f"In the last round the guard saves {saved:.1f} points of the large rate" if saved > 0 else
                      f"In the last round the guard costs {-saved:.1f} points against the large rate without it")
-        lines[-1] += f" and ends {abs(over):.1f} points {'above' if over > 0 else 'below'} the better of source and BN-1."
+        where = "level with" if nothing(over) else f"{abs(over):.1f} points {'above' if over > 0 else 'below'}"
+        lines[-1] += f" and ends {where} the better of source and BN-1."
     return lines
 
 
@@ -489,7 +492,7 @@ def say_seeds(result: Study) -> list[str]:
     for a in result.arms:
         if a not in ("source", "batch_norm"):
             d = paired_interval(result.values(a, "last"), result.values("batch_norm", "last"))
-            lines.append(f"{ARMS[a]} - BN-1 in the last round: {d['difference']:+.1f} points, 95 % interval {d['low']:+.1f} to {d['high']:+.1f} "
+            lines.append(f"{ARMS[a]} - BN-1 in the last round: {points_of(d['difference'])}, 95 % interval {signed(d['low'])} to {signed(d['high'])} "
                          f"({d['n']} seeds).")
     return lines
 

@@ -26,7 +26,7 @@ from ..selectors.low_entropy import LowEntropy
 from ..trace import Trace
 from ..updates import Sam
 from .collapse_study import effective_classes, ranks_agree
-from .report import paragraphs, write_numbers
+from .report import paragraphs, points, signed, write_numbers
 from .stream_study import difference
 from .zoo_study import Kept
 
@@ -458,7 +458,7 @@ def say_sources(result: Study) -> list[str]:
         bn = {s: result.mean("BN", s, "batch_norm") - result.mean("BN", s, "source") for s in SETTINGS}
         helped = [SETTINGS[s] for s, v in bn.items() if v < -1]
         hurt = [SETTINGS[s] for s, v in bn.items() if v > 1]
-        lines.append("Batch statistics (BN-1) change the error of their own source by " + ", ".join(f"{v:+.1f} points ({SETTINGS[s]})"
+        lines.append("Batch statistics (BN-1) change the error of their own source by " + ", ".join(f"{points(v)} ({SETTINGS[s]})"
                                                                                                     for s, v in bn.items()) + ".")
         lines.append(f"So they help under {_and(helped) or 'none of the settings'} and harm under {_and(hurt) or 'none of them'}"
                      + (f"; under {_and([SETTINGS[s] for s, v in bn.items() if abs(v) <= 1])} they make less than a point of difference."
@@ -475,9 +475,9 @@ def say_methods(result: Study) -> list[str]:
     """Who ends below and who above its own source, settled over images for each source of its kind."""
     table, lines = differences(result), []
     for setting, name in enumerate(table["columns"]):
-        better = [f"{r} ({v[setting]:+.1f})" for r, v, s in zip(table["rows"], table["values"], table["settled"], strict=True)
+        better = [f"{r} ({signed(v[setting])})" for r, v, s in zip(table["rows"], table["values"], table["settled"], strict=True)
                   if s[setting] and v[setting] < 0]
-        worse = [f"{r} ({v[setting]:+.1f})" for r, v, s in zip(table["rows"], table["values"], table["settled"], strict=True)
+        worse = [f"{r} ({signed(v[setting])})" for r, v, s in zip(table["rows"], table["values"], table["settled"], strict=True)
                  if s[setting] and v[setting] > 0]
         lines.append(f"{name.capitalize()}: better than the own source, beyond two standard errors: {_and(better) or 'nobody'}; worse: "
                      f"{_and(worse) or 'nobody'}.")
@@ -486,7 +486,7 @@ def say_methods(result: Study) -> list[str]:
         table = differences(result, "batch_norm")
         learned = [(r, v, s) for r, v, s in zip(table["rows"], table["values"], table["settled"], strict=True)
                    if r in {f"BN: {METHODS[m]}" for m in LEARN}]
-        moved = [f"{r} under {table['columns'][i]} ({v[i]:+.1f})" for r, v, s in learned for i in range(len(table["columns"])) if s[i]]
+        moved = [f"{r} under {table['columns'][i]} ({signed(v[i])})" for r, v, s in learned for i in range(len(table["columns"])) if s[i]]
         lines.append("Against BN-1, from which Tent, SAR and DeYO start, learning itself makes a settled difference for: "
                      f"{_and(moved) or 'none of them'}.")
     return lines
@@ -499,7 +499,7 @@ def say_seeds(result: Study) -> list[str]:
         return ["Fast mode has one batch-norm source; full mode adds two that were trained from other seeds."]
     spread = {s: [result.values(n, s, "batch_norm").mean() - result.values(n, s, "source").mean() for n in names] for s in SETTINGS}
     return ["BN-1 minus own source, for each of the batch-norm sources: " + "; ".join(
-        f"{SETTINGS[s]} {', '.join(f'{v:+.1f}' for v in values)}" for s, values in spread.items()) + " points."]
+        f"{SETTINGS[s]} {', '.join(f'{signed(v)}' for v in values)}" for s, values in spread.items()) + " points."]
 
 
 def say_statistics(numbers: dict, result: Study) -> list[str]:
@@ -543,7 +543,7 @@ def say_gradients(found: dict) -> list[str]:
         filtered = (f"the {_share(n['unsure'])} of images that the filter drops hold {_share(n['unsure_pull'])} of the summed norms, and "
                     f"{_share(n['wrong_unsure'])} of them are wrong ({_share(n['wrong_sure'])} of the others)") if n["unsure"] else \
             f"the filter would drop none of these images, although {_share(n['wrong_sure'])} of them are wrong"
-        lines.append(f"{KINDS[kind]}: rank correlation of entropy and gradient norm {n['correlation']:+.2f}; {filtered}. Of the tenth with the "
+        lines.append(f"{KINDS[kind]}: rank correlation of entropy and gradient norm {signed(n['correlation'], 2)}; {filtered}. Of the tenth with the "
                      f"longest gradients {_share(n['longest_wrong'])} are wrong; the filter lets {_share(n['longest_sure'])} of that tenth through.")
     seen = [kind for kind, one in found.items() if of_gradients(one)["correlation"] > 0.3]
     lines.append("Unsure images have the longer gradients (rank correlation above 0.3), as SAR reports, with " + (_and(seen) or "none of the sources")
@@ -564,9 +564,9 @@ def say_parts(result: Study) -> list[str]:
             if e["tent"] - start <= HARM:
                 lines.append(f"{text}: at most {HARM:g} points of harm to prevent; SAR {e['sar']:.1f} %.")
                 continue
-            lines.append(f"{text}; with the filter {e['filter']:.1f} ({gains['filter']:+.1f}), with sharpness {e['sharpness']:.1f} "
-                         f"({gains['sharpness']:+.1f}), with both {e['both']:.1f} ({gains['both']:+.1f}); SAR, which also resets itself "
-                         f"({resets:.0f} times), {e['sar']:.1f} ({e['sar'] - e['both']:+.1f} more).")
+            lines.append(f"{text}; with the filter {e['filter']:.1f} ({signed(gains['filter'])}), with sharpness {e['sharpness']:.1f} "
+                         f"({signed(gains['sharpness'])}), with both {e['both']:.1f} ({signed(gains['both'])}); SAR, which also resets itself "
+                         f"({resets:.0f} times), {e['sar']:.1f} ({signed(e['sar'] - e['both'])} more).")
     return lines
 
 

@@ -23,7 +23,7 @@ from ..published import models, published
 from ..runner import compare, run, spread
 from ..streams import Arrivals
 from ..trace import Trace
-from .report import paragraphs, write_numbers
+from .report import paragraphs, points, write_numbers
 
 METHODS = {"source": "source", "batch_norm": "BN-1", "tent": "Tent"}
 LABELS = {"reset_each_shift": "reset at each shift", "continual": "continual", "gradual": "gradual", "mixed_domains": "mixed domains",
@@ -322,7 +322,7 @@ def say_orderings(result: Study) -> str:
         few = [result.statistics[name]["classes_per_batch"] for name in row["protocols"] if name in result.statistics]
         theirs += f"; here a batch holds {min(few):.1f} of 10 classes" if min(few) < 7 and min(few) > 1 else ""
         digits = 1 if abs(row["difference"]) >= 1 else 2
-        lines.append(f"{VERDICTS[row['seen']]}: {row['text']}. Here by {row['difference']:+.{digits}f} points (standard error "
+        lines.append(f"{VERDICTS[row['seen']]}: {row['text']}. Here by {points(row['difference'], digits)} (standard error "
                      f"{row['error']:.{digits}f}{off}); {theirs}.")
     count = {verdict: sum(row["seen"] == verdict for row in rows) for verdict in VERDICTS}
     lines.append(f"Of {len(rows)} orderings {count['yes']} are seen, {count['unsettled']} are not, and of {count['reversed']} the reverse is seen. "

@@ -26,7 +26,7 @@ from ..runner import row, run
 from ..selectors import ConfidenceRise
 from ..source import prepare
 from ..trace import Trace
-from .report import write_numbers
+from .report import nothing, points, write_numbers
 
 SOURCES = ("fashion_resnet_bn", "fashion_resnet_bn_1", "fashion_resnet_bn_2")  # trained independently of each other
 SOURCE_IMAGES = "fashion_mnist_train_slice"
@@ -626,7 +626,7 @@ def compared(zoo: Zoo, source: str, stream: str, label: str, tuning: str, seed: 
     same = abs(difference) <= AGREES
     words = (f"reproduced: {stored:.2f} % is stored" + ("" if difference else ", to the last digit") if same
              else f"NOT reproduced: {stored:.2f} % is stored")
-    words += f", {difference:+.2f} points" if difference else ""
+    words += f", {points(difference, 2)} away" if difference and nothing(difference, 2) else f", {points(difference, 2)}" if difference else ""
     return result | {"same": same, "words": words + (f" ({'; '.join(other)})" if other and difference else "")}
 
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from .report import paragraphs
+from .report import paragraphs, points, signed
 from .zoo_study import (
     AGREES,
     FORMS_DIFFER,
@@ -37,7 +37,10 @@ def markdown(head, lines) -> str:
 
 def number(value, show: str = "{:.1f}") -> str:
     """A number as text, "-" where there is none."""
-    return "-" if value is None or math.isnan(value) else show.format(value)
+    if value is None or math.isnan(value):
+        return "-"
+    text = show.format(value)
+    return text.strip("+-") if not float(text) else text  # a difference of nothing has no sign
 
 
 def say_tables(zoo: Zoo, source: str = MEAN, metric: str = "error") -> str:
@@ -88,7 +91,7 @@ def say_forms(zoo: Zoo) -> str:
     if not found:
         return (f"None of the {len(tried)} forms of public code ({', '.join(tried)}) differs from the form of its paper by more than "
                 f"{FORMS_DIFFER:g} points on any stream.")
-    lines = [[f["method"], LABELS[f["stream"]], number(f["paper"]), f"{f['form']} {f['other']:.1f}", f"{f['other'] - f['paper']:+.1f}",
+    lines = [[f["method"], LABELS[f["stream"]], number(f["paper"]), f"{f['form']} {f['other']:.1f}", signed(f["other"] - f["paper"]),
               f["sources"]] for f in found]
     same = sorted(set(tried) - {f"{f['method']} [{f['form']}]" for f in found})
     return (markdown(["method", "stream", "form of the paper (%)", "form of the public code (%)", "points", "sources"], lines)
@@ -205,8 +208,8 @@ def say_curves(zoo: Zoo) -> str:
                     continue
                 settled_ = (g["low"][i] > 0 or g["high"][i] < 0) and g["n"][i] >= 3
                 runs = several(int(g["n"][i]), "run", "runs")
-                span = f"{g['low'][i]:+.2f} to {g['high'][i]:+.2f} in {runs}" if g["n"][i] > 1 else runs
-                parts.append(f"{g['mean'][i]:+.2f} points at {100 * share:g} % unknown images ({span}; "
+                span = f"{signed(g['low'][i], 2)} to {signed(g['high'][i], 2)} in {runs}" if g["n"][i] > 1 else runs
+                parts.append(f"{points(g['mean'][i], 2)} at {100 * share:g} % unknown images ({span}; "
                              + ("the same sign in all)" if settled_ else "not settled)"))
             lines.append(f"{kind}, {ARMS[arm]}: error minus Tent's {', '.join(parts)}.")
     return lines_of(lines or ["The study of unknown shares was not run."])
