@@ -3,7 +3,8 @@
 `CollapseDetector` looks at the trace columns of one step at a time and says how probable it is that the run collapses, with an alarm named after the
 evidence that weighs most. It is an additive model on a few signals, most of them relative to the run's own first batches; its coefficients
 are fitted on runs of known outcome (``benchmarks/collapse.py``) and lie in ``data/collapse/detector.json``. `watch` is the same code over a finished
-trace. No alarm means little where the detector has nothing to look at: `cannot_judge` says where that is, and why. `collapse` says with labels whether, and from which batch on, a run did collapse: for evaluation only.
+trace. No alarm means little where the detector has nothing to look at: `cannot_judge` says where that is, and why. `collapse` says with labels
+whether, and from which batch on, a run did collapse: for evaluation only.
 """
 from __future__ import annotations
 

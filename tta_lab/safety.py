@@ -399,7 +399,7 @@ def _alarms(trace) -> dict:
         return {"alarm": f"not asked ({type(why).__name__})", "alarm_after": -1}
     first = seen["first_alarm"]
     if first < 0:
-        return {"alarm": "none", "alarm_after": -1}
+        return {"alarm": "none" if seen["judged"].any() else f"cannot judge: {seen['cannot_judge']}", "alarm_after": -1}
     at = int(np.searchsorted(trace.step("step"), first))
     return {"alarm": ALARMS[int(seen["alarm"][at])].replace("_", " "), "alarm_after": int(np.sum(trace.step("n")[:at + 1]))}
 

@@ -102,8 +102,12 @@ def without_labels(report) -> list[str]:
                                                                          for s in raised) + ".")
     elif any(s["alarm"] == "none" for s in done):
         out.append("The collapse detector, which needs no labels, raised no alarm. It can miss a collapse that is there from the first image.")
-    else:
+    elif not any(s["alarm"].startswith("cannot judge") for s in done):
         out.append("The collapse detector could not be asked.")
+    unjudged = [s for s in done if s["alarm"].startswith("cannot judge")]
+    if unjudged:
+        which = ", ".join(s["title"].lower() for s in unjudged)
+        out.append(f"The collapse detector {unjudged[0]['alarm']} ({which}).")
     told = next((s for s in done if math.isfinite(s["adapted_auroc"])), None)
     if told:
         out.append(f"Unfamiliar images can be told from familiar ones with AUROC {number(told['source_auroc'], 2)} frozen, "

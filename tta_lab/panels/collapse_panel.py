@@ -47,14 +47,15 @@ class CollapsePanel(RunPanel):
     """What ``collapse_panel`` makes.
 
     ``trace`` is the last run and ``result`` its numbers (`collapse_study.numbers_of`), None before the first; ``state`` is the name of its light
-    ("calm", "doubtful", "alarm", "none"), ``setting`` what the controls stand for. ``error`` is the exception that ended the last run, or None.
+    ("calm", "doubtful", "alarm", "unsure", "none"), ``setting`` what the controls stand for, ``ran`` the setting of the last run. ``error`` is the
+    exception that ended the last run, or None.
     """
 
     def __init__(self, setting: Setting, interactive: bool, bench: Bench, at_once: bool):
         import ipywidgets as W
 
         self.bench, self._first = bench, setting
-        self.trace, self.result, self.state, self._drawn = None, None, "none", 0.0
+        self.trace, self.result, self.state, self.ran, self._drawn = None, None, "none", None, 0.0
         factors = sorted({*FACTORS, float(setting.factor)})
 
         def choice(name, options, label, tooltip):
@@ -95,9 +96,14 @@ class CollapsePanel(RunPanel):
 
     # --- the work
 
+    def _of_run(self):
+        return [self.lamp, *(figure.widget for figure in (self.signals, self.predictions) if self.interactive)]
+
     def _begin(self):
-        self.trace, self.result, self.state = None, None, "none"
-        return (self.setting,)
+        if self.ran is not None:
+            self._age()
+        self.trace, self.result, self.state, self.ran = None, None, "none", self.setting
+        return (self.ran,)
 
     def _run(self, setting: Setting):
         n = self.bench.n_images(setting)
@@ -114,7 +120,8 @@ class CollapsePanel(RunPanel):
             self._count(trace)
             began = time.monotonic()
             if began - self._drawn > max(PAUSE, 2 * took):    # at most a third of the time is spent on drawing
-                self._say(f"Running {setting.method} at x {setting.factor:g}: {len(trace)} of {n} images.{self._stopping}")
+                self._say(f"Running {setting.method} at x {setting.factor:g} on {setting.model}, {STREAMS[setting.stream][0]}: {len(trace)} of "
+                          f"{n} images.{self._stopping}")
                 self._draw(numbers_of(trace, beside, classes))
                 self._drawn = time.monotonic()
                 took = self._drawn - began
@@ -126,7 +133,9 @@ class CollapsePanel(RunPanel):
             return
         self.trace, self.result = trace, numbers_of(trace, beside, classes)
         self._draw(self.result)
-        self._say(say_run(self.result, f"{'Done' if trace.meta['complete'] else 'Stopped'}, {setting.method} at x {setting.factor:g}"))
+        self._describe()
+        self._say(say_run(self.result, f"{'Done' if trace.meta['complete'] else 'Stopped'}, {setting.method} at x {setting.factor:g}")
+                  + f" {setting.model}, {STREAMS[setting.stream][0]}.")
 
     def _count(self, trace):
         self.progress.value = len(trace)
@@ -145,12 +154,13 @@ class CollapsePanel(RunPanel):
         return f"At the first alarm. {said['first']}" if said["first"] else said["now"]
 
     def to_code(self) -> str:
-        """The lines that make the run without the panel."""
-        return self.setting.to_code()
+        """The lines that make the run shown without the panel; before the first run, the one that is chosen."""
+        return (self.setting if self.result is None else self.ran).to_code()
 
     def _describe(self):
         self.words.value = f'<div style="line-height: 1.4">Chosen: {html.escape(self.in_words())}</div>'
-        self.code.value = ("<details><summary>The lines that make this run without the panel</summary>"
+        which = "the run that is chosen" if self.result is None else "the run shown"
+        self.code.value = (f"<details><summary>The lines that make {which} without the panel</summary>"
                            f"<pre>{html.escape(self.to_code())}</pre></details>")
 
     def _shine(self, name: str, words: str, evidence: str = ""):
@@ -186,7 +196,8 @@ class CollapsePanel(RunPanel):
     def told(self):
         shape, title, _ = LIGHTS[self.state]
         lamp = [f"{shape} {title}: {light(self.result)[1]}."] if self.result else []
-        return [self.in_words(), self.message, *lamp, self.evidence()], [self.signals, self.predictions]
+        words = self.in_words() if self.ran is None else self.ran.describe() + "."
+        return [words, self.message, *lamp, self.evidence()], [self.signals, self.predictions]
 
 
 def _figures(numbers):

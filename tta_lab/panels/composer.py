@@ -13,10 +13,13 @@ from pathlib import Path
 
 from .. import compose as C
 from .. import plots
+from ..arguments import flag, model_of, nearest, path_of, recipe_of
 from ..composed import Nothing
 from ..explore import Choice, Session, needs
+from ..files import write_text
 from ..guard import Guard
 from ..methods import METHODS, from_json, make, to_json
+from ..model_texts import parse, refuse_code
 from ..models import checkpoints
 from ..parts import Method
 from ..plots.composer import plot_composer_runs
@@ -38,21 +41,25 @@ NO, YES = "✗ {} (not with these)", "→ {} (would make it possible)"
 
 
 def composer(recipe: Method | str | None = None, *, start: str = "tent", model=None, stream=None, source_images=None, per_shift: int = 100,
-             batch: int = 25, relatives: int = 2, guard: bool = False, interactive: bool = True, device="auto", seed: int = 0) -> ComposerPanel:
+             batch: int = 25, relatives: int = 2, guard: bool = False, interactive: bool = True, device="auto", seed: int = 0,
+             trust: bool = False) -> ComposerPanel:
     """The composer with its first settings.
 
-    ``recipe``: a composition or a method, or its JSON; else the slots of the method ``start``. ``model``: an embedded model's name or a network of
-    your own; ``stream``: a name of `compose_study.STREAMS`, or a stream of your own; ``per_shift`` images of each shift in batches of ``batch``;
+    ``recipe``: a composition or a method, its name or its JSON; else the slots of the method ``start``. ``model``: a network of your own, or a text
+    for `model_texts.open_model` (one that runs a Python file only with ``trust``); ``stream``: a name of `compose_study.STREAMS`, or a stream of
+    your own; ``per_shift`` images of each shift in batches of ``batch``;
     ``relatives``: how many of the nearest published methods are run beside it, 0 to 4; ``source_images`` for parts that need something of the
     source domain. ``interactive`` False returns a panel that has run once, in the caller's thread and with every callback fired
     from Python, and that shows a plain figure. Raises ValueError or TypeError for what does not exist.
     """
-    recipe = from_json(recipe) if isinstance(recipe, str) else recipe
     if recipe is None:
         if start not in METHODS:
-            raise ValueError(f"there is no method {start!r} to start from; there are: {', '.join(METHODS)}")
+            raise ValueError(f"there is no method {start!r} to start from; there are: {', '.join(METHODS)}{nearest(start, METHODS)}")
         recipe = make(start)
-    panel = ComposerPanel(recipe, model, stream, source_images, {"per_shift": per_shift, "batch": batch, "relatives": relatives, "guard": guard},
+    recipe = from_json(recipe) if isinstance(recipe, str) and recipe.lstrip().startswith("{") else recipe_of(recipe)
+    trust = flag("trust", trust)
+    panel = ComposerPanel(recipe, model, stream, source_images, {"per_shift": per_shift, "batch": batch, "relatives": relatives, "guard": guard,
+                          "trust": trust},
                           interactive, device, seed)
     if not interactive:
         panel.fire()
@@ -75,6 +82,7 @@ class ComposerPanel(RunPanel):
         self._fast = not interactive  # no marks while every callback is fired
         self._made = {}                # of source images, for rehearsals
         self._known, self._remembered, self._asked, self._images = {}, {}, {}, {}
+        self._brought, self._ran, self._streams = False, None, {}
         self.slots, self._guard, self.marks, self.refusal, self.choice = {}, Guard(), {}, "", None
         self.session, self.traces, self.table, self.verdict, self._rows, self.number = None, {}, [], [], [], 0
         self._lights, self._drawn, self._cost, self._turn = S.Lights(), 0.0, 0.0, 0
@@ -87,6 +95,9 @@ class ComposerPanel(RunPanel):
         self.frame, self.figure, self.drawn = W.HTML(), None, {}
         self.path = W.Text(value="composition.json", description="file", tooltip="where the recipe is saved, beside the notebook",
                            continuous_update=False, style={"description_width": "40px"})
+        self.overwrite = W.Checkbox(value=False, description="overwrite", indent=False, layout={"width": "110px"},
+                                    tooltip="write over the file of this name, whatever is in it")
+        self._saved: dict[Path, bytes] = {}
         self.save_button = W.Button(description="Save recipe", tooltip="Write the recipe as JSON; composer(recipe=text) opens it again")
         self.save_button.on_click(self._on_save)
         self._folds(W)
@@ -101,12 +112,20 @@ class ComposerPanel(RunPanel):
     # --- what can be chosen
 
     def _pickers(self, W, model, stream, first, seed) -> dict:
-        own = model is not None and not isinstance(model, str)
-        if isinstance(model, str) and model not in checkpoints():
-            raise ValueError(f"there is no embedded model {model!r}; there are: {', '.join(checkpoints())}; a network of your own is passed as it is")
+        own = model is not None and model not in checkpoints()
+        if own and isinstance(model, str):
+            try:
+                parse(model)
+            except ValueError as why:
+                near = nearest(model, checkpoints())
+                raise ValueError(f"there is no embedded model {model!r}{near}; there are: {', '.join(checkpoints())}; a network of your own is "
+                                 f"passed as it is, or as a text: {why}") from why
+            refuse_code(model, first["trust"])
+        elif own:
+            model_of(model)
         self._model, self._stream = model if own else None, None if stream is None or isinstance(stream, str) else stream
         if isinstance(stream, str) and stream not in S.STREAMS:
-            raise ValueError(f"there is no stream {stream!r}; there are: {', '.join(S.STREAMS)}")
+            raise ValueError(f"there is no stream {stream!r}; there are: {', '.join(S.STREAMS)}{nearest(stream, S.STREAMS)}")
         families = dict.fromkeys(kind.family for kind in METHODS.values())
         methods = [(f"{name}  ({family})", name) for family in families for name, kind in METHODS.items() if kind.family == family]
         made = {
@@ -143,7 +162,10 @@ class ComposerPanel(RunPanel):
         guards = [c for c in slots["controllers"] if isinstance(c, Guard)]
         self.slots = slots | {"controllers": tuple(c for c in slots["controllers"] if not isinstance(c, Guard))}
         if guards:
-            self._guard, self.guard_box.value = guards[0], True
+            self._guard, self.guard_box.value, self._brought = guards[0], True, True
+        elif self._brought:  # the guard came with the recipe that was here before
+            self._guard, self.guard_box.value, self._brought = Guard(), False, False
+        self._remembered = {}  # of parts that were exchanged for others in what was here before
 
     def _key(self, place: str) -> str:
         """What the slots hold at this place, as a key."""
@@ -266,6 +288,8 @@ class ComposerPanel(RunPanel):
             owner = next(name for name, widget in self.controls.items() if widget is change["owner"])
             if owner in self._places:
                 self._choose(owner, change["new"])
+            if owner == "guard":
+                self._brought = False
             if owner == "start" and change["new"]:
                 self._quietly_do(lambda: self._take(make(change["new"])))
             self._settle()
@@ -295,7 +319,12 @@ class ComposerPanel(RunPanel):
 
     @guarded
     def _on_save(self, button=None):
-        self._say(f"Saved as {self.save(self.path.value)}.")
+        try:
+            self._say(f"Saved as {self.save(self.path.value, self.overwrite.value)}.")
+        except (FileExistsError, ValueError) as why:
+            self._say(f"Not saved: {why}.")
+            return
+        self.overwrite.value = False  # ticked for one file
 
     def fire(self) -> None:
         """Every callback once, and one run in the caller's thread."""
@@ -359,19 +388,38 @@ class ComposerPanel(RunPanel):
             return f"Nothing was run, because this composition is impossible: {C.on_screen(self.refusal)}"
         return ""
 
+    def _of_run(self):
+        return [self.frame, self.table_box, self.judged]
+
     def _begin(self):
+        if self._ran is not None:
+            self._age()
         self.session, self.traces, self.table, self.verdict, self._lights, self._drawn = None, {}, [], [], S.Lights(), 0.0
         self.number += 1
-        return self.choice, self.controls["relatives"].value
+        return self.choice, self.controls["relatives"].value, self.title()
 
-    def _run(self, choice, n):
+    def title(self) -> tuple[str, str]:
+        """What the controls say beside the slots: the model and the stream, which no other stream shares its name with."""
+        c, choice = {name: widget.value for name, widget in self.controls.items()}, self.choice
+        if choice.stream.hash not in self._streams:
+            single = c["stream"] in ("one image at a time", GIVEN)
+            usual = () if c["stream"] == GIVEN else (f"{c['per_shift']} a shift", *([] if single else [f"batches of {c['batch']}"]),
+                                                     *([f"seed {c['seed']}"] if c["seed"] else []))
+            label = ", ".join(["your stream" if c["stream"] == GIVEN else c["stream"], *usual])
+            taken = label in self._streams.values()
+            self._streams[choice.stream.hash] = f"{label} ({choice.stream.hash[:6]})" if taken else label
+        model = c["model"] if c["model"] != GIVEN else choice.model if isinstance(choice.model, str) else "your model"
+        return model, self._streams[choice.stream.hash]
+
+    def _run(self, choice, n, title):
+        self._ran, where = choice, f"on {', '.join(title)}"
         self.session = session = Session(choice, S.beside(choice, n), device=self.device, known=self._known)
         self.progress.max, self.progress.value = session.total, 0
         try:
             while not self._stop.is_set() and session.advance():
                 self.progress.value = session.done
                 if time.monotonic() - self._drawn > max(PAUSE, 4 * self._cost):
-                    self._say(f"Running the composition beside {', '.join(session.traces.keys() - {'choice'})}: batch {session.done} of "
+                    self._say(f"Running the composition {where}, beside {', '.join(session.traces.keys() - {'choice'})}: batch {session.done} of "
                               f"{session.total}.{self._stopping}")
                     self._look()
         finally:
@@ -382,12 +430,13 @@ class ComposerPanel(RunPanel):
             return
         self.verdict = S.verdict(self.traces)
         self._rows += [{"number": self.number, **row, "recipe": to_json(choice.recipe) if row["run"] == "composition" else row["run"],
-                        "seed": choice.seed, "stream_hash": choice.stream.hash, "complete": session.finished} for row in self.table]
+                        "model": title[0], "stream": title[1], "seed": choice.seed, "stream_hash": choice.stream.hash,
+                        "complete": session.finished} for row in self.table]
         self.judged.value = self._text(" ".join(self.verdict))
         self._describe()
         head = "Done." if session.finished else f"Stopped after batch {session.done} of {session.total}."
         refused = "".join(f" {name} was not run: {why}" for name, why in session.refused.items())
-        self._say(f"{head} {S.say_rows(self.table)}{refused}")
+        self._say(f"{head} {S.say_rows(self.table)}{refused} This was {where}.")
 
     def _look(self):
         """Draw what the session has so far."""
@@ -434,16 +483,36 @@ class ComposerPanel(RunPanel):
         """A cell that makes the run without the panel: the last one as far as it went, if nothing was changed since, else what the slots say."""
         if self.choice is None or self.refusal:
             return f"# no run: {C.on_screen(self.refusal)}"
-        session = self.session
-        if session is not None and session.done and (session.choice.recipe, session.choice.stream.hash, session.choice.seed) == (
-                self.choice.recipe, self.choice.stream.hash, self.choice.seed) and session.choice.model == self.choice.model:
-            return C.to_code(session.shown(), [name for name in session.traces if name != "choice"])
+        if self._shown_run():
+            return C.to_code(self.session.shown(), [name for name in self.session.traces if name != "choice"])
         return C.to_code(self.choice, [])
 
-    def save(self, path) -> Path:
-        """Write the recipe as JSON. Raises ValueError while the slots make none, OSError where the file cannot be written."""
-        path = Path(path).resolve()
-        path.write_text(self.to_json() + "\n", encoding="utf-8")
+    def _shown_run(self) -> bool:
+        """Whether the last run is what the slots say."""
+        session, now = self.session, self.choice
+        if session is None or now is None or not session.done:
+            return False
+        ran = session.choice
+        same = (ran.recipe, ran.stream.hash, ran.seed) == (now.recipe, now.stream.hash, now.seed)
+        return same and (ran.model is now.model or isinstance(ran.model, str) and ran.model == now.model)
+
+    def save(self, path, overwrite: bool = False) -> Path:
+        """Write the recipe as JSON (".json" is put behind a name without an ending). A file that is there is not written over, unless ``overwrite``
+        or this panel has saved it and nobody has changed it since. Raises ValueError while the slots make no recipe and for another ending,
+        FileExistsError, OSError where the file cannot be written."""
+        path, text = path_of("path", path), self.to_json() + "\n"
+        path = (path.with_name(path.name + ".json") if not path.suffix else path).resolve()
+        if path.suffix.lower() != ".json":
+            raise ValueError(f"a recipe is saved as .json, not as {path.suffix}: call it {path.with_suffix('.json').name}")
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: give the name of a file in it, such as {path / 'composition.json'}")
+        if path.exists() and not overwrite and self._saved.get(path) != path.read_bytes():
+            raise FileExistsError(f"{path} is there already and was not saved by this panel (or was changed since), so it is left as it is: choose "
+                                  "another name, or tick 'overwrite'")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {path.parent}: make it, or choose another place")
+        write_text(path, text)
+        self._saved[path] = text.encode()
         return path
 
     # --- words
@@ -452,19 +521,22 @@ class ComposerPanel(RunPanel):
         """What is composed, whether it is known, and what its nearest relatives differ in."""
         return " ".join(self._sentences())
 
-    def _sentences(self) -> list[str]:
-        recipe = self.recipe
-        if recipe is None:
+    def _sentences(self, choice: Choice | None = None) -> list[str]:
+        choice = choice or self.choice
+        if choice is None:
             return []
+        recipe = choice.recipe
         return [C.say_recipe(recipe), C.say_known(recipe), C.say_relatives(C.relatives(recipe, 2)),
-                " ".join([needs(recipe), *C.notes(recipe, self.choice)])]
+                " ".join([needs(recipe), *C.notes(recipe, choice)])]
 
     def _describe(self):
         why = f"<p><b>Impossible:</b> {html.escape(C.on_screen(self.refusal))}</p>" if self.refusal else ""
         said = "".join(f'<p style="margin: 2px 0; font-weight: {"bold" if i == 1 else "normal"}">{html.escape(part)}</p>'
                        for i, part in enumerate(self._sentences()))
         self.words.value = f'<div style="line-height: 1.4; max-width: {WIDTH}px">{why}{said}</div>'
-        self.code.value = self._text_block("A cell that makes this run without the panel:", self.to_code())
+        code = self.to_code()
+        what = "this run" if self._shown_run() else "the run that is chosen"
+        self.code.value = self._text_block(f"A cell that makes {what} without the panel:", code)
         self.json_box.value = self._text_block("The recipe as JSON:", "" if self.recipe is None else self.to_json())
         self.reasons.value = self._reasons_html()
 
@@ -497,7 +569,7 @@ class ComposerPanel(RunPanel):
 
     def _folds(self, W):
         """Parts of the panel that a toggle button opens: reached with Tab, opened with Space."""
-        save = W.HBox([self.path, self.save_button], layout={"flex_flow": "row wrap"})
+        save = W.HBox([self.path, self.overwrite, self.save_button], layout={"flex_flow": "row wrap"})
         inside = {"reasons": ("what cannot be chosen, and why", self.reasons), "knobs": ("knobs", self._expert),
                   "json": ("save the recipe", W.VBox([save, self.json_box])), "code": ("code", self.code)}
         self._fold(inside)
@@ -517,7 +589,8 @@ class ComposerPanel(RunPanel):
                        W.HBox([fold["json"], fold["code"]], layout=wrap), box["json"], box["code"], own_keys()])
 
     def told(self):
-        return [self.in_words(), self.message, *self.verdict], [self.figure]
+        words = self.in_words() if self._ran is None else " ".join(self._sentences(self._ran))
+        return [words, self.message, *self.verdict], [self.figure]
 
 
 def table_html(rows: list[dict]) -> str:
@@ -541,7 +614,9 @@ def table_html(rows: list[dict]) -> str:
 
 
 def save(panel: ComposerPanel, path, guided=(), refused=()) -> None:
-    """Write the runs of a panel as JSON (no number: null), with its recipe and the versions they were made with; and those of the notebook's guided
+    """Write the runs of a panel as JSON (no number: null), with the recipe of the last one (before any: that of the slots) and the versions they
+    were made with; and those of the notebook's guided
     compositions (`compose_study.run_guided`) and of what was `compose_study.refused`."""
-    write_numbers(path, {"runs": panel._rows, "verdict": panel.verdict, "recipe": panel.to_json(), "message": panel.message,
+    recipe = panel.to_json() if panel._ran is None else to_json(panel._ran.recipe)
+    write_numbers(path, {"runs": panel._rows, "verdict": panel.verdict, "recipe": recipe, "message": panel.message,
                          "guided": [{"words": g["words"], "rows": g["rows"], "verdict": g["verdict"]} for g in guided], "refused": refused})

@@ -50,7 +50,12 @@ class CrowdPanel(RunPanel):
     def _on_change(self, change=None):
         self.words.value = f"<div>Settings: {html.escape(self.in_words())}.</div>"
 
+    def _of_run(self):
+        return [figure.widget for figure in (self.error_figure, self.fall_figure, self.rise_figure) if self.interactive]
+
     def _begin(self):
+        if self.settings:
+            self._age()
         previous = diagnose.error_per_round(self.trace) if self.result else None
         self.trace, self.result = None, {}
         self.settings = {name: widget.value for name, widget in self.controls.items()}
@@ -85,9 +90,9 @@ class CrowdPanel(RunPanel):
 
     # --- words
 
-    def in_words(self) -> str:
-        """What the controls say."""
-        c = {name: widget.value for name, widget in self.controls.items()}
+    def in_words(self, c: dict | None = None) -> str:
+        """What the controls say, or the settings of a run."""
+        c = c or {name: widget.value for name, widget in self.controls.items()}
         terms = [name for name, on in (("the filter", c["filtered"]), ("the diversity term", c["diverse"])) if on]
         unknown = f"{c['unknown_ratio']:g} unknown per known image" if c["unknown_ratio"] else "no unknown images (closed set)"
         return f"Tent {'with ' + ' and '.join(terms) if terms else 'alone'}, learning rate {c['lr']:.2g}, {unknown}, {c['rounds']} rounds"
@@ -144,7 +149,7 @@ class CrowdPanel(RunPanel):
         return W.VBox([W.HBox([sliders, rest], layout=wrap), self.words, self.status, figures])
 
     def told(self):
-        return [f"Settings: {self.in_words()}.", self.message], [self.error_figure, self.fall_figure, self.rise_figure]
+        return [f"Settings: {self.in_words(self.settings)}.", self.message], [self.error_figure, self.fall_figure, self.rise_figure]
 
 
 def _knobs(plan: crowds.Plan):

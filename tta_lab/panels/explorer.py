@@ -27,10 +27,10 @@ from ..parts import LossMethod
 from ..plots import FONT
 from ..runner import row
 from ..selectors import SELECTORS
+from ..streams import Arrivals
 from ..studies import explorer_numbers as E
 from ..studies.report import write_numbers
 from ..studies.stream_study import first_sentence, say_statistics
-from ..streams import Arrivals
 from ..trace import Trace
 from .run_panel import RunPanel, another, own_keys
 from .run_panel import guarded as caught
@@ -60,7 +60,8 @@ def explorer(choice: Choice | str | None = None, *, model=None, stream=None, ima
     need something of the source domain. Labels of -1 are allowed: then agreement with source and BN-1 takes the place of the error.
     ``settings`` are first values by name: protocol, severity, per_shift, batch, shifts, rounds, ...; method, form, selectors (up to two names),
     guard; and knobs of the method (lr=1e-3). ``method`` may also be a recipe. A model's text that names a Python file ("python:FILE.py:NAME",
-    ``architecture=FILE.py:NAME``) runs that file, and is refused unless ``trust`` says that you trust it. ``interactive`` False returns a panel that has run once, in the caller's thread and with every
+    ``architecture=FILE.py:NAME``) runs that file, and is refused unless ``trust`` says that you trust it. ``interactive`` False returns a panel
+    that has run once, in the caller's thread and with every
     callback fired from Python, and that shows plain figures. Raises ValueError for a setting or a value that does not exist, naming the nearest,
     TypeError (a ValueError too) for an object of another kind.
     """
@@ -90,8 +91,8 @@ def _check_given(given: dict, trust: bool) -> None:
         try:
             parse(model)
         except ValueError as why:
-            raise ValueError(f"there is no embedded model {model!r}{nearest(model, checkpoints())}; there are: {', '.join(checkpoints())}; a network of "
-                             f"your own is passed as it is, or as a text: {why}") from why
+            raise ValueError(f"there is no embedded model {model!r}{nearest(model, checkpoints())}; there are: {', '.join(checkpoints())}; a network "
+                             f"of your own is passed as it is, or as a text: {why}") from why
         refuse_code(model, trust)
     elif model is not None:
         model_of(model)
@@ -101,7 +102,7 @@ def _check_given(given: dict, trust: bool) -> None:
                 images_of(given[name], name)
             except ValueError as why:
                 near = nearest(given[name], EMBEDDED) if isinstance(given[name], str) and ":" not in given[name] else ""
-                raise type(why)(f"{name}: {why}{near}") if near else why
+                raise type(why)(f"{name}: {why}{near}") from why
     stream = given.get("stream")
     if stream is not None and not isinstance(stream, Arrivals):
         said = f"a text; choose a protocol by its name, protocol={stream!r}" if isinstance(stream, str) else f"a {type(stream).__name__}"
@@ -123,7 +124,8 @@ class ExplorerPanel(RunPanel):
         self._given, self.device, settings = given, device, dict(settings)
         self._busy, self._values, self._known, self._rows = True, {}, {}, {}
         self.choice = self.ran = self.session = self.trace = self.kept = None
-        self._method, self._forms, self._named, self._begun = None, {}, {}, None  # method -> form set by hand; hash of a stream -> (its name, protocol); the choice run last
+        self._method, self._forms, self._begun = None, {}, None  # the forms are those set by hand for a method; begun: the choice run last
+        self._named: dict = {}  # hash of a stream -> (its name, protocol)
         self.references, self.comparison, self.compared_words, self.refusal, self.number = {}, {}, "", "", 0
         self.light, self.lamp, self._pictures = E.Light(), "wait", {}
         self._drawn, self._cost, self._budget, self._obstacle = 0.0, 0.0, None, {}
@@ -169,8 +171,9 @@ class ExplorerPanel(RunPanel):
         model = given.get("model")
         own = model is not None and model not in checkpoints()
         base, chosen = None, settings.pop("selectors", ())
-        first = {"method": settings.pop("method", "tent"), "form": settings.pop("form", "paper"), "guard": flag("guard", settings.pop("guard", False))}
-        chosen = [name.strip() for name in chosen.split(",") if name.strip()] if isinstance(chosen, str) else list(chosen)
+        first = {"method": settings.pop("method", "tent"), "form": settings.pop("form", "paper"),
+                 "guard": flag("guard", settings.pop("guard", False))}
+        chosen = [name.strip() for name in (chosen.split(",") if isinstance(chosen, str) else chosen) if name.strip()]
         if given.get("recipe") is not None:
             found = decomposed(given["recipe"])
             if found is None:
@@ -189,7 +192,8 @@ class ExplorerPanel(RunPanel):
 
         def picker(options, value, label, tooltip):
             if value not in [v for _, v in options]:
-                raise ValueError(f"{label} must be one of {', '.join(str(v) for _, v in options)}, not {value!r}{nearest(value, dict(options).values())}")
+                there = [str(v) for _, v in options]
+                raise ValueError(f"{label} must be one of {', '.join(there)}, not {value!r}{nearest(value, there)}")
             return W.Dropdown(options=options, value=value, description=label, tooltip=tooltip)
 
         families = dict.fromkeys(kind.family for kind in METHODS.values())
@@ -217,7 +221,8 @@ class ExplorerPanel(RunPanel):
             made["protocol"].options = [("as given", GIVEN), *((name, name) for name in protocols.PROTOCOLS)]
             made["protocol"].value = GIVEN
         made["shifts"] = W.SelectMultiple(
-            options=[(name.replace("_", " "), name) for name in SHIFTS], value=some_shifts(settings.pop("shifts", FIRST)), rows=6, description="shifts",
+            options=[(name.replace("_", " "), name) for name in SHIFTS], value=some_shifts(settings.pop("shifts", FIRST)), rows=6,
+            description="shifts",
             tooltip="corruption types in the order of the list; with Ctrl or Shift several can be chosen")
         made["seed"] = W.BoundedIntText(value=seed, min=0, max=10**6, description="seed", tooltip="of the stream and of the method")
         made |= {"method": picker(methods, first["method"], "method", "what adapts the model; in brackets its family"),
@@ -463,7 +468,7 @@ class ExplorerPanel(RunPanel):
     def _begin(self):
         budget, self._budget = self._budget, None
         held = self._held()
-        if not held:  # what is still shown belongs to another run
+        if not held and self._begun is not None:  # what is still shown belongs to another run
             self._age()
             self._pictures, self.details.value = {}, ""
             self._quietly(lambda: setattr(self.pick, "options", [("no image yet", -1)]))
@@ -526,7 +531,8 @@ class ExplorerPanel(RunPanel):
         self._rows[self.number] = {
             "run": self.number, "method": self._label(choice.recipe), "model": self.model_name(choice.model), "stream": self.stream_name(choice),
             **(errors if labelled else {}), **self.label_free(), "labelled": labelled,
-            "alarm": "cannot judge" if self.lamp == "unsure" and self.light.first < 0 else E.ALARMS[self.light.alarm], "first alarm": self.light.first, "images": r["images"], "complete": r["complete"],
+            "alarm": "cannot judge" if self.lamp == "unsure" and self.light.first < 0 else E.ALARMS[self.light.alarm],
+            "first alarm": self.light.first, "images": r["images"], "complete": r["complete"],
             "ms_per_image": r["ms_per_image"], "seed": choice.seed, "settings": repr(choice.recipe), "stream_hash": r["stream_hash"], "choice": text}
         missing = next((E.say_missing(self.trace) for line in self._rows.values() if not line["labelled"]), "")
         self.table.value = results_html(self._rows.values()) + (self._text(missing) if missing else "")

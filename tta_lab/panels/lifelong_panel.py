@@ -49,21 +49,24 @@ class LifelongPanel(PicturePanel):
         super().__init__(controls, interactive, "Run Tent over the rounds, beside source and BN-1")
         self._say("Nothing has run yet: choose, and press Run.")
 
-    def in_words(self) -> str:
-        """What the controls stand for."""
-        c = self.chosen
+    def in_words(self, c: dict | None = None) -> str:
+        """What the controls stand for, or the values of a run."""
+        c = c or self.chosen
         rounds = c["rounds"] if c["stream"] == "same" else 2
         return f"Tent at {c['rate']:g} times its rate, held by {study.ANCHORS[c['anchor']]}; {rounds} rounds, {study.STREAMS[c['stream']]}."
 
     def to_code(self) -> str:
-        """The lines that make the run without the panel."""
-        c = self.chosen
+        """The lines that make the run shown without the panel; before the first run, the one that is chosen."""
+        c = self.shown
         return ("from tta_lab.studies import lifelong_study\nfrom tta_lab.runner import row\n\n"
                 f"trace = lifelong_study.one_run({c['rate']:g}, {c['anchor']!r}, {c['stream']!r}, rounds={c['rounds']}, seed={self.seed})\n"
                 "row(trace)[\"error\"], trace.meta[\"clean\"]")
 
     def stream_of(self, c):
         return c["stream"], c["rounds"]
+
+    def _running(self, c):
+        return f"Running {self.in_words(c).partition(';')[0]}"
 
     def _references(self, stream, stop):
         return study.beside_run(*stream, seed=self.seed, stop=stop, device=self.device)

@@ -48,17 +48,17 @@ class NormPanel(PicturePanel):
         super().__init__(controls, interactive, "Run this method on the stream, beside source and BN-1")
         self._say("Nothing has run yet: choose, and press Run.")
 
-    def in_words(self) -> str:
-        """What the controls stand for."""
-        c = self.chosen
+    def in_words(self, c: dict | None = None) -> str:
+        """What the controls stand for, or the values of a run."""
+        c = c or self.chosen
         size = "1 image" if c["setting"] == "single" else f"{c['batch']} images"
         divided = f" / {study.SINGLE_RATE}" if c["setting"] == "single" else ""
         rate = f", SGD at rate {c['lr']:g}{divided}" if c["method"] in study.LEARN else ""
         return f"{study.METHODS[c['method']]} on {c['source']}, {study.SETTINGS[c['setting']]}, batches of {size}{rate}."
 
     def to_code(self) -> str:
-        """The lines that make the run without the panel."""
-        c = self.chosen
+        """The lines that make the run shown without the panel; before the first run, the one that is chosen."""
+        c = self.shown
         return ("from tta_lab.studies import norm_study\nfrom tta_lab.runner import row\n\n"
                 f"trace = norm_study.one_run({c['source']!r}, {c['setting']!r}, {c['method']!r}, batch={c['batch']}, lr={c['lr']:g}, "
                 f"seed={self.seed})\n"

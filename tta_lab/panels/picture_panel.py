@@ -18,8 +18,8 @@ PAUSE = 1.0    # seconds between two drawings while a run goes on, or more where
 class PicturePanel(RunPanel):
     """What a `RunPanel` needs, and of a subclass also
 
-    in_words() -> str            what the controls stand for
-    to_code() -> str             the lines that make the run without the panel
+    in_words(c=None) -> str      what the values ``c`` (of the controls) stand for
+    to_code() -> str             the lines that make the run without the panel, from ``shown``
     stream_of(c) -> tuple        the values ``c`` of the controls that make the stream
     _references(stream, stop)    traces of source and BN-1 on a stream, by name
     _one(c, each)                the trace of the chosen run; ``each`` is called with it after every batch
@@ -36,6 +36,7 @@ class PicturePanel(RunPanel):
 
         super().__init__(controls, interactive, run_tooltip, label_width, width)
         self.trace, self.result, self.figure, self.beside = None, None, None, {}
+        self.ran: dict | None = None   # what the controls said when the last run began
         self._known: dict = {}   # stream -> source and BN-1 on it
         self.frame, self.code, self._drawn, self._took = W.HTML(), W.HTML(), 0.0, 0.0
         self._show(None)
@@ -46,13 +47,23 @@ class PicturePanel(RunPanel):
         """The values of the controls."""
         return {name: widget.value for name, widget in self.controls.items()}
 
+    @property
+    def shown(self) -> dict:
+        """The values of the controls for the run shown; before the first run, what is chosen."""
+        return self.chosen if self.result is None else self.ran
+
     @guarded
     def _on_change(self, change=None):
         self._describe()
 
+    def _of_run(self):
+        return [self.frame]
+
     def _begin(self):
-        self.trace, self.result, self.beside = None, None, {}
-        return (self.chosen,)
+        if self.ran is not None:
+            self._age()
+        self.trace, self.result, self.beside, self.ran = None, None, {}, self.chosen
+        return (self.ran,)
 
     def _running(self, c) -> str:
         return "Running"
@@ -81,6 +92,7 @@ class PicturePanel(RunPanel):
             self._say("Stopped before the first batch: there is nothing to show.")
             return
         self.trace, self.result = trace, self._numbers(trace, self.beside)
+        self._describe()
         self._show(self.result)
         self._say(f"{'Done' if trace.meta['complete'] else 'Stopped'}: {self._say_live(c)}")
 
@@ -100,7 +112,8 @@ class PicturePanel(RunPanel):
 
     def _describe(self) -> None:
         self.words.value = f'<div style="line-height: 1.4">Chosen: {html.escape(self.in_words())}</div>'
-        self.code.value = ("<details><summary>The lines that make this run without the panel</summary>"
+        which = "the run that is chosen" if self.result is None else "the run shown"
+        self.code.value = (f"<details><summary>The lines that make {which} without the panel</summary>"
                            f"<pre>{html.escape(self.to_code())}</pre></details>")
 
     @property
@@ -116,4 +129,4 @@ class PicturePanel(RunPanel):
         return W.VBox([W.HBox([left, right], layout=wrap), buttons, self.words, self.status, self.frame, self.code, own_keys()])
 
     def told(self):
-        return [self.in_words(), self.message], [self.figure]
+        return [self.in_words(self.ran), self.message], [self.figure]

@@ -30,6 +30,7 @@ WIDTH = 820    # beside JupyterLab's file list on a screen of 1280 x 720
 PAUSE = 0.5    # seconds between two drawings while a run goes on
 TIMES = {"recurring": "visits", "cyclic": "cycles"}  # what other protocols call rounds
 ON_CHOICE = {"open_set": ("unknown_ratio", 1.0), "long_term": ("rounds", 3), "recurring": ("rounds", 3)}  # what shows what the protocol is about
+NO_BORDERS = ("mixed_domains", "mixed_correlated", "reset_each_shift", "label_shift", "batch_of_one")  # that a batch could reach over
 CLUMPED = ("correlated", "mixed_correlated", "recurring")
 
 
@@ -59,9 +60,11 @@ class StreamPanel(RunPanel):
         import plotly.graph_objects as go
 
         self._hand = ByHand(settings)
+        settings |= {name: self._hand.value(name) for name in self._hand.usual if name not in settings}
         controls = {k.name: control(k, label) for k, label in _knobs(settings)}
         controls["shifts"] = W.SelectMultiple(
-            options=[(name.replace("_", " "), name) for name in SHIFTS], value=some_shifts(settings.pop("shifts", FIRST)), rows=6, description="shifts",
+            options=[(name.replace("_", " "), name) for name in SHIFTS], value=some_shifts(settings.pop("shifts", FIRST)), rows=6,
+            description="shifts",
             tooltip="corruption types in the order of the list; with Ctrl or Shift several can be chosen")
         if settings:
             raise ValueError(f"the panel has no control {next(iter(settings))!r}; it has: {', '.join(controls)}")
@@ -71,7 +74,7 @@ class StreamPanel(RunPanel):
         self._busy = False  # controls are being set
         self._call: tuple[str, dict] | None = None  # of the accepted stream
         self.traces, self.table, self._frame = {}, pandas.DataFrame(), pandas.DataFrame
-        self._drawn, self._total, self._ran = 0.0, 0, ""
+        self._drawn, self._total, self._ran, self._ran_words = 0.0, 0, "", ""
         self.code, self.numbers = W.HTML(), W.HTML()
         self.stream_figure, self.error_figure = live_figure(None, interactive), live_figure(_empty_bars(go), interactive)
         self._say("Nothing has run yet: press Run.")
@@ -103,6 +106,8 @@ class StreamPanel(RunPanel):
         if self.stream is None or stream.hash != self.stream.hash:
             self.stream = stream
             self._draw_stream()
+            if self._ran and not self.running:  # the errors below are of another stream
+                self._age()
         self._describe(html.escape(self.in_words()))
         self.code.value = (f"<details><summary>The cell that rebuilds this stream</summary><pre>{html.escape(self.to_code())}</pre>"
                            "</details>")
@@ -112,8 +117,13 @@ class StreamPanel(RunPanel):
             return f"Nothing was run, because these settings make no stream: {self.refusal}."
         return ""
 
+    def _of_run(self):
+        return [self.numbers, *([self.error_figure.widget] if self.interactive else [])]
+
     def _begin(self):
-        self.traces, self.table = {}, self._frame()
+        if self._ran:
+            self._age()
+        self.traces, self.table, self._ran_words = {}, self._frame(), self.in_words()
         return self._call[0], self.stream, float(self.controls["lr"].value)
 
     # --- the stream
@@ -240,7 +250,7 @@ class StreamPanel(RunPanel):
         return W.VBox([W.HBox([left, right], layout=wrap), self.words, self.status, *figures, self.numbers, self.code, own_keys()])
 
     def told(self):
-        return [self.in_words(), self.message], [self.stream_figure, self.error_figure]
+        return [self._ran_words or self.in_words(), self.message], [self.stream_figure, self.error_figure]
 
 
 class ByHand:
@@ -284,10 +294,8 @@ class ByHand:
 
 
 def means(protocol: str, name: str) -> bool:
-    """Whether a value that was set under another protocol still has a meaning under this one."""
-    if protocol not in protocols.PROTOCOLS:
-        return False
-    return applies(protocol, name) and not (name == "straddle" and protocol in ("mixed_domains", "mixed_correlated"))
+    """Whether a value that was set under another protocol still has a meaning under this one (or does no harm there: it is neither shown nor used)."""
+    return name != "straddle" or protocol not in NO_BORDERS
 
 
 def protocol_call(c: dict, seed: int, unknown: str = "digits") -> tuple[str, dict]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import html
 import json
 
+from ..arguments import WrongKind, flag, whole
 from ..datasets import DataError, load
 from ..doctor import check_up
-from ..model_texts import open_model
+from ..model_texts import code_of, open_model, refuse_code
 from ..models import InputError
 from ..studies import your_model_study as study
 from .explorer import WIDTH, explorer
@@ -18,20 +19,27 @@ from .run_panel import RunPanel, own_keys
 from .run_panel import guarded as caught
 
 EXPECTED = (DataError, InputError, ValueError, TypeError, ImportError, OSError)  # of what was typed; anything else is a failure
+TRUST = "tick 'I trust this Python file; it will be run' (without a browser: trust=True)"
 SHOWN = {  # which fields belong to which source
     "checkpoint": ("checkpoint",), "python": ("checkpoint", "code"), "torchvision": ("name", "weights"), "timm": ("name", "weights"),
     "cifar": ("checkpoint", "name"), "embedded": ("name",)}
 
 
 def your_model(model: str = "", images: str = "", labelled: bool = True, *, interactive: bool = True, device="auto", seed: int = 0, n: int = 512,
-               **settings) -> YourModelPanel:
+               trust: bool = False, **settings) -> YourModelPanel:
     """Fields for a model and a folder of images, a button *Check* for the doctor, and then the explorer on them.
 
     ``model`` is a text for `open_model`, ``images`` the path of a folder or a text for `load`; both are first values of the fields and may be "".
-    ``labelled``: sub-folders are classes. ``n`` images are looked at by the doctor. ``settings`` are first values of the explorer's controls.
+    ``labelled``: sub-folders are classes. ``trust``: the tick box below the name of a Python file, which is run only when it is ticked. ``n``
+    images are looked at by the doctor. ``settings`` are first values of the explorer's controls.
     ``interactive`` False returns a panel that has checked and run once, in the caller's thread, with every callback fired from Python.
     """
-    panel = YourModelPanel(model, images, labelled, interactive, device, seed, n, settings)
+    for name, value in (("model", model), ("images", images)):
+        if not isinstance(value, str):
+            raise WrongKind(f"{name} must be a text, such as 'checkpoint:PATH' or the path of a folder, not a {type(value).__name__}; the "
+                            "explorer takes networks and image sets as they are")
+    labelled, trust, seed, n = flag("labelled", labelled), flag("trust", trust), whole("seed", seed, 0, 10**6), whole("n", n, 1)
+    panel = YourModelPanel(model, images, labelled, interactive, device, seed, n, settings, trust)
     if not interactive:
         panel.fire()
     return panel
@@ -45,7 +53,7 @@ class YourModelPanel(RunPanel):
     check, or the explorer's; None when there was none.
     """
 
-    def __init__(self, model, images, labelled, interactive, device, seed, n, settings):
+    def __init__(self, model, images, labelled, interactive, device, seed, n, settings, trust=False):
         import ipywidgets as W
 
         self.device, self.seed, self.n, self.settings = device, seed, n, settings
@@ -72,6 +80,8 @@ class YourModelPanel(RunPanel):
             "checkpoint": text("checkpoint", "weights file", ".safetensors, or what torch.save wrote: .pt, .pth, .tar; only tensors are read",
                                "/path/to/weights.pt"),
             "code": text("code", "Python file", "FILE.py:NAME; the file is run, and NAME() must return the network", "/path/to/net.py:MyNet"),
+            "trust": W.Checkbox(value=trust, description="I trust this Python file; it will be run", indent=False,
+                                tooltip="a Python file can do whatever you can do: read, write and delete your files"),
             "preset": W.Dropdown(options=[*study.PRESETS.items(), ("the numbers below", "own")], value="own" if fields["mean"] else None,
                                  description="mean and std", tooltip="how the network wants its images: (x - mean) / std, x from 0 to 1"),
             "mean": text("mean", "mean", "one number, or one for each channel", "0.485,0.456,0.406"),
@@ -88,6 +98,7 @@ class YourModelPanel(RunPanel):
         self.run_button.description, self.run_button.layout.width = "Check", "128px"
         self.table, self.code, self.place, self.opened = W.HTML(), W.HTML(), W.VBox(), W.HTML()
         self._busy = False
+        self._file = self._runs() or self.controls["code"].value
         self._arrange()
         self._say("Name a model and a folder of images, then press Check.")
 
@@ -138,13 +149,25 @@ class YourModelPanel(RunPanel):
         for name in ("name", "weights", "checkpoint", "code"):
             there = name in shown or name == "checkpoint" and "weights" in shown and c["weights"].value == "file"
             c[name].layout.display = None if there else "none"
+        c["trust"].layout.display = None if "code" in shown or self._runs() else "none"
         for name in ("mean", "std"):
             c[name].layout.display = None if c["preset"].value == "own" else "none"
+
+    def _runs(self) -> str:
+        """The Python file that the model of these fields would run, or ""."""
+        try:
+            return code_of(self.model_text)
+        except (ValueError, ImportError):
+            return ""
 
     @caught
     def _on_change(self, change=None):
         if self._busy or change is None:
             return
+        file = self._runs() or self.controls["code"].value
+        if change["owner"] is not self.controls["trust"] and file != self._file:  # trust is of one file
+            self.controls["trust"].value = False
+        self._file = file
         if change["owner"] is self.controls["source"]:
             names = study.names_of(change["new"])
             usual = next((n for n in ("resnet18", "fashion_resnet_bn") if n in names), names[0] if names else None)
@@ -157,6 +180,7 @@ class YourModelPanel(RunPanel):
     def fire(self) -> None:
         """Every callback once, a check, and the explorer's own."""
         fields = {name: widget.value for name, widget in self.controls.items()}
+        fields["trust"] = fields.pop("trust")  # last: it is taken back whenever the file changes
         for source in [value for _, value in self.controls["source"].options if value != "timm"]:
             self.controls["source"].value = source
         self.controls["preset"].value = "own"
@@ -168,7 +192,8 @@ class YourModelPanel(RunPanel):
 
     def _refused(self) -> str:
         try:
-            self.refusal, _ = "", self.model_text
+            self.refusal, text = "", self.model_text
+            refuse_code(text, self.controls["trust"].value, TRUST)
             if not self.controls["images"].value.strip():
                 self.refusal = "no folder of images is named: type its path into the field 'image folder'."
         except (ValueError, ImportError) as why:
@@ -181,9 +206,9 @@ class YourModelPanel(RunPanel):
         self.network = self.data = self.report = self.explorer = None
         self.table.value = self.opened.value = self.code.value = ""
         self.place.children = ()
-        return self.model_text, self.controls["images"].value, bool(self.controls["labelled"].value)
+        return self.model_text, self.controls["images"].value, bool(self.controls["labelled"].value), bool(self.controls["trust"].value)
 
-    def _run(self, text, images, labelled):
+    def _run(self, text, images, labelled, trust):
         self.progress.max, self.progress.value = 3, 0
         try:
             self._say("Opening the model.")
@@ -191,7 +216,7 @@ class YourModelPanel(RunPanel):
             self.progress.value = 1
             self._say("Opening the images.")
             found, self.notes = study.images_text(images, self.network, labelled)
-            self.data, self.texts = load(found), (text, found)
+            self.data, self.texts, self._labelled = load(found), (text, found), labelled
             self.data.images(slice(0, 1))
             self.progress.value = 2
             self._say("The doctor looks at both, in several readings of the images. On a processor and with large images this takes minutes.")
@@ -207,7 +232,7 @@ class YourModelPanel(RunPanel):
         self.code.value = (f'<div style="max-width: {WIDTH}px"><p>The same without the panel:</p><pre style="white-space: pre-wrap; overflow-wrap: '
                            f'anywhere">{html.escape(self.to_code())}</pre></div>')
         try:
-            self._explore(*self.texts)
+            self._explore(*self.texts, trust)
         except EXPECTED as why:
             self._refuse(why)
             return
@@ -218,10 +243,11 @@ class YourModelPanel(RunPanel):
         text = self.refusal.rstrip(".")
         self._say(f"{'Nothing was checked' if self.report is None else 'The explorer cannot be opened'}: {text}.")
 
-    def _explore(self, model, images):
+    def _explore(self, model, images, trust):
         labelled = bool((self.data.y >= 0).any())
         first = {"protocol": "continual" if labelled else "recorded", "shifts": ("none",), "per_shift": min(len(self.data), 300), **self.settings}
-        self.explorer = explorer(model=model, images=images, interactive=self.interactive, device=self.device, seed=self.seed, **first)
+        self.explorer = explorer(model=model, images=images, interactive=self.interactive, device=self.device, seed=self.seed, trust=trust,
+                                 **first)
         if self.interactive:
             self.place.children = (self.explorer.widget,)
 
@@ -249,7 +275,8 @@ class YourModelPanel(RunPanel):
         """The same as YAML text, parameters for this notebook."""
         if self.report is None:
             return "# Nothing was checked yet.\n"
-        values = {"model_from": self.texts[0], "images_from": self.texts[1], "labelled": bool(self.controls["labelled"].value), "seed": self.seed}
+        values = {"model_from": self.texts[0], "images_from": self.texts[1], "labelled": self._labelled, "seed": self.seed}
+        values |= {"trust": True} if code_of(self.texts[0]) else {}
         return "".join(f"{name}: {json.dumps(value)}\n" for name, value in values.items())
 
     def _text(self, lines) -> str:
@@ -263,7 +290,7 @@ class YourModelPanel(RunPanel):
         import ipywidgets as W
 
         c, wrap = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}
-        left = W.VBox([c[name] for name in ("source", "name", "weights", "checkpoint", "code", "images", "labelled")])
+        left = W.VBox([c[name] for name in ("source", "name", "weights", "checkpoint", "code", "trust", "images", "labelled")])
         right = W.VBox([c[name] for name in ("preset", "mean", "std", "size", "classes", "more")])
         return W.VBox([W.HBox([left, right], layout=wrap), W.HBox([self.run_button, self.progress], layout=wrap), self.status, self.opened,
                        self.table, self.code, self.place, own_keys()])

@@ -60,14 +60,15 @@ class ZooPanel(RunPanel):
     """What ``zoo_panel`` makes.
 
     ``numbers`` is what the map shows. ``trace`` is the last run, ``beside`` those of BN-1 and source on the same stream, ``result`` the comparison
-    with the stored number (`zoo_study.compared`), or None before the first run. ``error`` is the exception that ended the last run, or None.
+    with the stored number (`zoo_study.compared`), or None before the first run; ``ran`` its source, stream, method, tuning and rate. ``error`` is
+    the exception that ended the last run, or None.
     """
 
     def __init__(self, zoo: Zoo, interactive: bool, device: str, seed: int, settings: dict):
         import ipywidgets as W
 
         self.zoo, self.device, self.seed = zoo, device, seed
-        self.trace, self.beside, self.result, self.numbers = None, {}, None, None
+        self.trace, self.beside, self.result, self.numbers, self.ran = None, {}, None, None, None
         self._known: dict = {}                # (source, stream) -> name -> trace
         self._busy = False  # several controls are being set
         self._speed, self._drawn = 2e-4, 0.0  # seconds an image of the source, measured with every run
@@ -175,9 +176,9 @@ class ZooPanel(RunPanel):
         return ""
 
     def to_code(self) -> str:
-        """The cell that runs the chosen one without the panel."""
-        source, stream, method, tuning = self.cell
-        rate = f", rate={self.rate():g}" if self.rate() != 1 else ""
+        """The lines that make the run shown without the panel; before the first run, that of the chosen cell."""
+        source, stream, method, tuning, rate = (*self.cell, self.rate()) if self.trace is None else self.ran
+        rate = f", rate={rate:g}" if rate != 1 else ""
         return ("from tta_lab.studies import zoo_study\nfrom tta_lab.runner import row\n"
                 f"trace = zoo_study.live({source!r}, {stream!r}, {method!r}{rate}, seed={self.seed})\n"
                 f"row(trace)[\"error\"]  # stored: {self._stored_text(source, stream, method, tuning)}")
@@ -188,9 +189,14 @@ class ZooPanel(RunPanel):
 
     # --- the work
 
+    def _of_run(self):
+        return [figure.widget for figure in (self.errors, self.predictions) if self.interactive]
+
     def _begin(self):
-        self.trace, self.result = None, None
-        return (*self.cell, self.rate())
+        if self.ran is not None:
+            self._age()
+        self.trace, self.result, self.ran = None, None, (*self.cell, self.rate())
+        return self.ran
 
     def _run(self, source, stream, method, tuning, rate):
         images = IMAGES.get(stream, 3000)
@@ -199,7 +205,7 @@ class ZooPanel(RunPanel):
         self.progress.value, self.progress.max = 0, images * (1 + len(missing))
         for i, name in enumerate(missing):
             began = time.perf_counter()
-            self._say(f"Running {name} on {LABELS[stream]}, for comparison.")
+            self._say(f"Running {name} on {LABELS[stream]}, {source}, for comparison.")
             other = live(source, stream, BESIDE[name], 1.0, self.seed, self._stop.is_set, partial(self._count, done=i * images), self.device)
             if not other.meta["complete"]:
                 self._say(f"Stopped while {name} was run for comparison: there is nothing to show.")
@@ -214,7 +220,7 @@ class ZooPanel(RunPanel):
         def each(trace):
             self._count(trace, done)
             if time.monotonic() - self._drawn > PAUSE:
-                self._say(f"Running {method} on {LABELS[stream]}: {len(trace)} of {images} images.{self._stopping}")
+                self._say(f"Running {method} on {LABELS[stream]}, {source}: {len(trace)} of {images} images.{self._stopping}")
                 self._draw_run(numbers_of(trace, self.beside, **names))
 
         try:
@@ -233,6 +239,7 @@ class ZooPanel(RunPanel):
         self.trace = trace
         self.result = compared(self.zoo, source, stream, method, tuning, self.seed, trace, seconds)
         self._draw_run(numbers_of(trace, self.beside, **names))
+        self._describe()
         self._say(self.finding())
 
     def _count(self, trace, done=0):
@@ -273,7 +280,8 @@ class ZooPanel(RunPanel):
 
     def _describe(self):
         self.words.value = f'<div style="line-height: 1.4">{html.escape(self.in_words())}</div>'
-        self.code.value = ("<details><summary>The lines that run this cell without the panel</summary>"
+        which = "run the chosen cell" if self.trace is None else "make the run shown"
+        self.code.value = (f"<details><summary>The lines that {which} without the panel</summary>"
                            f"<pre>{html.escape(self.to_code())}</pre></details>")
 
     # --- figures

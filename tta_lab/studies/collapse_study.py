@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import protocols
-from ..collapse import ALARMS, CollapseDetector, collapse, fitted, watch
+from ..collapse import ALARMS, CollapseDetector, cannot_judge, collapse, fitted, watch
 from ..corruptions import STANDARD_SIX
 from ..datasets import DataError, data_root
 from ..guard import ANSWERS, Guard, actions
@@ -26,6 +26,7 @@ from ..runner import row
 from ..streams import Stream
 from ..trace import Trace
 from ..views import split, stretches
+from .explorer_numbers import say_beside
 from .report import nothing, points, signed, write_numbers
 
 METHODS = ("tent", "eta", "sar", "rpl", "pseudo_label", "slr", "shot_im", "wisdom_of_crowds")    # they learn, and need nothing of the source domain
@@ -258,7 +259,7 @@ def numbers_of(trace: Trace, beside: dict[str, Trace] | None = None, classes=(),
     ``predicted`` and ``true`` (mean entropy of the last images and effective numbers of classes, as shares of ln K and K), each (T,);
     ``errors`` {name: (T,)} of the others as far as this run has come; ``threshold``; ``actions``; ``shares`` of the classes among the last
     ``recent`` images, predicted and true (K,); ``edges`` and ``early`` and ``late``, histograms of the entropy of the first and last images;
-    ``whole``, error of all images (%) by name.
+    ``whole``, error of all images (%) by name; ``cannot_judge``: why the detector cannot judge the run ("": it can).
     """
     steps, samples = trace._columns("steps"), trace._columns("samples")
     step, k = np.asarray(steps["step"], np.int64), max(int(trace.meta.get("classes", 2)), 2)
@@ -288,7 +289,8 @@ def numbers_of(trace: Trace, beside: dict[str, Trace] | None = None, classes=(),
             "true": effective_classes(label, samples["step"], step, recent) / k,
             "classes": [str(c) for c in (classes or range(k))], "shares": {"predicted": share(prediction[last]), "true": share(label[last])},
             "edges": edges, "early": histogram(entropy[:min(recent, n)]), "late": histogram(entropy[last]),
-            "scored": bool(scored.any()), "answered": _answered(steps), "evidence": trace.meta.get("evidence", {"first": "", "now": ""})}
+            "scored": bool(scored.any()), "answered": _answered(steps), "evidence": trace.meta.get("evidence", {"first": "", "now": ""}),
+            "cannot_judge": cannot_judge(trace)}
 
 
 def _error(trace: Trace, n: int) -> float:
@@ -306,22 +308,30 @@ def _answered(steps) -> dict:
     return {name: float((by == i).mean()) for i, name in enumerate(ANSWERS)}
 
 
-LIGHTS = {"none": ("○", "not watched", "#555555"), "calm": ("●", "calm", "#0072B2"), "doubtful": ("▲", "doubtful", "#B35900"),
-          "alarm": ("■", "ALARM", "#C00000")}
+LIGHTS = {"none": ("○", "not watched", "#555555"), "unsure": ("?", "cannot judge", "#555555"), "calm": ("●", "calm", "#0072B2"),
+          "doubtful": ("▲", "doubtful", "#B35900"), "alarm": ("■", "ALARM", "#C00000")}
 
 
 def light(numbers: dict) -> tuple[str, str]:
-    """A name of LIGHTS and what it means, for the last step: alarm; doubtful (probability above 50 %, or an alarm earlier); calm; none."""
+    """A name of LIGHTS and what it means, for the last step: alarm; doubtful (probability above 50 %, or an alarm earlier); unsure (no alarm, and the
+    detector cannot judge); calm; none. With labels the error of the last images stands beside that of the references."""
     if not len(numbers["step"]) or not np.isfinite(numbers["probability"][-1]):
         return "none", "nobody watches this run"
     p, alarm = float(numbers["probability"][-1]), int(numbers["alarm"][-1])
     chance = f"probability of collapse {100 * p:.0f} %, alarm above {100 * numbers['threshold']:.0f} %"
     earlier = np.flatnonzero(numbers["alarm"] > 0)
+    state, said = "calm", f"no alarm; {chance}"
     if alarm:
-        return "alarm", f"{SAID[ALARMS[alarm]]}; {chance}"
-    if len(earlier):
-        return "doubtful", f"first alarm in step {numbers['step'][earlier[0]]}, none now; {chance}"
-    return ("doubtful", f"no alarm yet; {chance}") if p > 0.5 else ("calm", f"no alarm; {chance}")
+        state, said = "alarm", f"{SAID[ALARMS[alarm]]}; {chance}"
+    elif len(earlier):
+        state, said = "doubtful", f"first alarm in step {numbers['step'][earlier[0]]}, none now; {chance}"
+    elif numbers.get("cannot_judge"):
+        state, said = "unsure", numbers["cannot_judge"]
+    elif p > 0.5:
+        state, said = "doubtful", f"no alarm yet; {chance}"
+    errors = {"this run": numbers["error"][-1], **{name: e[-1] for name, e in numbers["errors"].items() if len(e)}}
+    beside = say_beside({name: float(e) for name, e in errors.items()}, f"error of the last {numbers['recent']}").rstrip(".")
+    return state, said + (f"; {beside[0].lower()}{beside[1:]}" if beside else "")
 
 
 def say_run(numbers: dict, name: str = "This run") -> str:
@@ -331,6 +341,8 @@ def say_run(numbers: dict, name: str = "This run") -> str:
     text = f"{name}: error {whole['']:.1f} %" + (f" ({others})" if others else "") + f", {numbers['error'][-1]:.1f} % at the end"
     text += (f"; first alarm in step {numbers['step'][alarms[0]]} of {len(numbers['step'])} ({SAID[ALARMS[numbers['alarm'][alarms[0]]]]})"
              if len(alarms) else "; no alarm")
+    if not len(alarms) and numbers.get("cannot_judge"):
+        text += f", but the detector cannot judge: {numbers['cannot_judge']}"
     if numbers["actions"]:
         listed = ", ".join(f"{what} in step {step}" for step, what in numbers["actions"][:4])
         text += f"; the guard acted {_times(len(numbers['actions']))}: {listed}{', ...' if len(numbers['actions']) > 4 else ''}"

@@ -110,7 +110,8 @@ def last_third(trace) -> float:
 
 def table(traces: dict, lights: Lights, n: int | None = None) -> list[dict]:
     """A row for each run of `named`: ``run``, ``error`` (all images), ``last third``, ``minus BN-1`` (points), ``alarm`` (first batch with
-    one, from 1; 0: none), ``now`` (alarm of the last batch), ``learned from`` (%), ``forwards`` and ``backwards`` per image, ``ms`` per image,
+    one, from 1; 0: none), ``now`` (alarm of the last batch, or "cannot judge"),
+    ``learned from`` (%), ``forwards`` and ``backwards`` per image, ``ms`` per image,
     ``images``, and ``scored``, how many of them are known and have a label."""
     rows, base = [], None
     if "BN-1" in traces and len(traces["BN-1"]):
@@ -119,8 +120,9 @@ def table(traces: dict, lights: Lights, n: int | None = None) -> list[dict]:
         if not len(trace):
             continue
         cost, light, error = metrics.cost(trace), lights.lights.get(name), _error(trace)
+        now = "" if light is None else "cannot judge" if light.why and not light.alarm else ALARMS[light.alarm].replace("_", " ")
         rows.append({"run": name, "error": error, "last third": last_third(trace), "minus BN-1": math.nan if base is None else error - base,
-                     "alarm": 0 if light is None else light.first + 1, "now": "" if light is None else ALARMS[light.alarm].replace("_", " "),
+                     "alarm": 0 if light is None else light.first + 1, "now": now,
                      "learned from": 100 * cost["learned_from"] if light is not None else math.nan,
                      "forwards": cost["forwards"], "backwards": cost["backwards"], "ms": cost["ms_per_image"],
                      "images": len(trace), "scored": int(E.scored(trace).sum())})
@@ -171,7 +173,11 @@ def say_rows(rows: list[dict]) -> str:
     others = [f"{r['run']} {r['error']:.1f} %" for r in rows[1:]]
     text += (": " + ", ".join(others) if others else "") + "."
     alarmed = [f"{r['run']} (batch {r['alarm']})" for r in rows if r["alarm"]]
-    return text + (f" The detector of collapse alarms for {', '.join(alarmed)}." if alarmed else " The detector of collapse is silent.")
+    unjudged = [r["run"] for r in rows if r["now"] == "cannot judge"]
+    quiet = [r["run"] for r in rows if r["now"] and r["now"] != "cannot judge" and not r["alarm"]]
+    said = [f"alarms for {', '.join(alarmed)}"] * bool(alarmed) + [f"cannot judge {', '.join(unjudged)}"] * bool(unjudged)
+    said += ["sees no run that learns"] * (not said and not quiet)
+    return f"{text} The detector of collapse {' and '.join(said)}." if said else f"{text} The detector of collapse is silent."
 
 
 def impossible(choice: Choice, start: str, *changes: tuple) -> str:

@@ -208,13 +208,13 @@ class Light:
         return ALARMS[self.alarm].replace("_", " ") if self.alarm else ""
 
 
-def say_beside(errors: dict) -> str:
-    """The errors so far of a run and its references (name -> per cent, the run first), for a place beside the light; "" without labels."""
+def say_beside(errors: dict, what: str = "error so far") -> str:
+    """The errors of a run and its references (name -> per cent, the run first), for a place beside the light; "" without labels."""
     found = [(name, value) for name, value in errors.items() if math.isfinite(value)]
     if not found or found[0][0] != next(iter(errors)):
         return ""
     others = ", ".join(f"{name} {value:.1f} %" for name, value in found[1:])
-    return f"With labels: error {found[0][1]:.1f} %" + (f" beside {others}." if others else ".")
+    return f"With labels: {what} {found[0][1]:.1f} %" + (f" beside {others}." if others else ".")
 
 
 # --- A and B

@@ -381,7 +381,8 @@ def say_rounds(result: Study) -> list[str]:
     verdict = ("it gets worse as it goes on, as the papers on long streams report" if seen else
                "the decay that the papers on long streams report is not clearly seen here")
     lines.append(f"Tent at the large rate changes by {points_of(climb)} from the first round to the last, BN-1, which cannot learn, by "
-                 f"{points_of(flat)}: {verdict}" + ("" if settled or not seen else "; how much so differs from seed to seed, and the interval over seeds holds 0") + ".")
+                 f"{points_of(flat)}: {verdict}"
+                 + ("" if settled or not seen else "; how much so differs from seed to seed, and the interval over seeds holds 0") + ".")
     return lines
 
 

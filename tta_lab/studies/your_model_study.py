@@ -14,13 +14,15 @@ import torch
 from torch import nn
 
 from .. import places
+from ..arguments import flag
 from ..corruptions import EXTRA_4, STANDARD_15
 from ..datasets import EMBEDDED, PATH_OPTIONS, DataError, load
 from ..doctor import NORMALISATIONS, Report, check_up
 from ..explore import REFERENCES, Choice, explore, obstacles
+from ..files import write_text, written
 from ..image_files import READABLE, existing_folder, refuse_parts
 from ..methods import METHODS, make
-from ..model_texts import model_text, open_model, outputs_of, parse
+from ..model_texts import model_text, open_model, outputs_of, parse, refuse_code
 from ..models import SourceModel, checkpoints, load_model
 from ..parts import needs_of
 from ..protocols import recorded
@@ -102,7 +104,8 @@ def make_example(folder, images: int = 200, seed: int = 0) -> dict[str, str]:
     """Write an example below ``folder``: ``photos/CLASS/NUMBER.png`` (Fashion-MNIST test images; the numbers run over all classes, as a camera
     would count), ``my_network.py``, ``my_weights.safetensors`` (its names with the prefix "module.", as training on several devices leaves them).
 
-    Returns the texts ``model`` and ``images``. Files that are there already are written again. Raises ValueError for less than one image.
+    Returns the texts ``model`` and ``images``. An example that is there already is written again. Raises ValueError for less than one image, and
+    for a folder that holds files of these names that are not the example's.
     """
     from PIL import Image
     from safetensors.torch import save_file
@@ -110,7 +113,9 @@ def make_example(folder, images: int = 200, seed: int = 0) -> dict[str, str]:
     if images < 1:
         raise ValueError(f"the example needs at least one image, got {images}")
     root, source, data = Path(folder), load_model("fashion_resnet_bn"), load("fashion_mnist")
+    _refuse_strangers(root)
     names = [folder_name(name) for name in data.classes]
+    write_text(root / "my_network.py", NETWORK)  # first: by it the folder is known as an example's
     for name in names:
         (root / "photos" / name).mkdir(parents=True, exist_ok=True)
     deck = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
@@ -118,12 +123,23 @@ def make_example(folder, images: int = 200, seed: int = 0) -> dict[str, str]:
     chosen = first[torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))][:images]
     for number, row in enumerate(chosen.tolist()):
         Image.fromarray(data.x[row, 0].numpy()).save(root / "photos" / names[data.y[row]] / f"{number:05d}.png")
-    (root / "my_network.py").write_text(NETWORK, encoding="utf-8")
-    save_file({f"module.{_renamed(k)}": v.contiguous() for k, v in source.net.state_dict().items()}, root / "my_weights.safetensors")
+    with written(root / "my_weights.safetensors") as part:
+        save_file({f"module.{_renamed(k)}": v.contiguous() for k, v in source.net.state_dict().items()}, part)
     card = source.card
     model = model_text("checkpoint", (root / "my_weights.safetensors").absolute(), architecture=f"{(root / 'my_network.py').absolute()}:MyNetwork",
                        mean=card.mean, std=card.std, size="x".join(map(str, card.size)), classes=names)
     return {"model": model, "images": f"folder:{places.joined((root / 'photos').absolute(), 'order=file')}"}
+
+
+def _refuse_strangers(root: Path) -> None:
+    """Raise ValueError where files of somebody else would be written over."""
+    code, others = root / "my_network.py", [root / "photos", root / "my_weights.safetensors"]
+    if code.exists():
+        strange = [code] if not code.is_file() or code.read_bytes() != NETWORK.encode() else []
+    else:
+        strange = [p for p in others if p.is_file() or p.is_dir() and any(p.iterdir())]
+    if strange:
+        raise ValueError(f"{strange[0]} is there already and is not the example's, so nothing was written: name another folder for the example")
 
 
 def _renamed(name: str) -> str:
@@ -134,13 +150,15 @@ def _renamed(name: str) -> str:
 
 # --- naming a case --------------------------------------------------------------------------------------------
 
-def open_case(model: str = "", images: str = "", labelled: bool = True, folder=None, n: int = 200, seed: int = 0) -> Case:
+def open_case(model: str = "", images: str = "", labelled: bool = True, folder=None, n: int = 200, seed: int = 0, trust: bool = False) -> Case:
     """A case from texts; what is "" is taken from the example, which then is written into ``folder`` ("" or None: a new temporary one).
 
     ``images``: the path of a folder of your own, or a text for `datasets.load`. Size and colour are those of the model's card where the text does not
     say them; ``labelled``: sub-folders are classes, else all images count as unlabelled. See `images_text` for the classes.
+    A model's text that names a Python file runs it, and is refused unless ``trust`` says that you trust it; the example's own file needs no word.
     Raises DataError or ValueError naming what does not fit, and the remedy.
     """
+    refuse_code(model, flag("trust", trust))
     notes, folder = [], Path(folder or tempfile.mkdtemp(prefix="tta_lab_")).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     if not model or not images:
