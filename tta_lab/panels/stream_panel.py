@@ -254,7 +254,7 @@ class StreamPanel(RunPanel):
 
 
 class ByHand:
-    """What the controls of a stream say when a protocol is chosen: the protocol's own values, and what was set by hand where it still has a meaning.
+    """What the controls of a stream say when a protocol is chosen: the protocol's own values, and what was set by hand where that has a meaning.
 
     A value of `ON_CHOICE`, which belongs to what the protocol is about, stays with that protocol when set there, and comes back with it.
     ``settings`` are first values, which count as set by hand; ``usual`` the values of a fresh panel where they are other than those of `_knobs`.
