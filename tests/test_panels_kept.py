@@ -190,7 +190,8 @@ def test_streams_never_share_a_name(light):
     panel, names = P.explorer(**SMALL), {}
     for name, value in (("severity", 3.0), ("per_shift", 30), ("batch", 5), ("rounds", 2), ("seed", 1), ("straddle", True),
                         ("straddle", False),
-                        ("unknown_ratio", 0.5), ("unknown_mode", "burst"), ("shifts", ("fog", "snow")), ("shifts", ("fog", "snow", "frost", "pixelate")),
+                        ("unknown_ratio", 0.5), ("unknown_mode", "burst"), ("shifts", ("fog", "snow")),
+                        ("shifts", ("fog", "snow", "frost", "pixelate")),
                         ("shifts", ("fog", "snow", "frost", "contrast")), ("protocol", "correlated"), ("delta", 1.0), ("protocol", "label_shift"),
                         ("ratio", 10.0), ("protocol", "class_imbalance"), ("exponent", 1.0), ("protocol", "recurring"), ("protocol", "cyclic"),
                         ("model", "fashion8_resnet_bn")):
@@ -251,7 +252,8 @@ def test_code_of_picture_panels_is_that_of_the_run():
                                                ({"method": "t3a"}, "no weight"),
                                                ({"method": "eata", "protocol": "batch_of_one"}, "no weight"),
                                                ({"method": "tent", "protocol": "batch_of_one"}, "single images"),
-                                               ({"method": "tent", "batch": 4}, "batches of 4.0 images"), ({"method": "tent"}, "too short a history")])
+                                               ({"method": "tent", "batch": 4}, "batches of 4.0 images"),
+                                               ({"method": "tent"}, "too short a history")])
 def test_the_lamp_does_not_say_calm_where_it_cannot_judge(settings, why):
     panel = P.explorer(interactive=False, device="cpu", **{"per_shift": 20, "shifts": ("gaussian_noise", "contrast"), **settings})
     assert panel.error is None and panel.lamp == "unsure" and "calm" not in panel.lamp_box.value

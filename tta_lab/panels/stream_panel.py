@@ -294,7 +294,7 @@ class ByHand:
 
 
 def means(protocol: str, name: str) -> bool:
-    """Whether a value that was set under another protocol still has a meaning under this one (or does no harm there: it is neither shown nor used)."""
+    """Whether a value that was set under another protocol may stand under this one: it has a meaning there, or is neither shown nor used."""
     return name != "straddle" or protocol not in NO_BORDERS
 
 
