@@ -378,14 +378,17 @@ def test_the_tick_box_is_for_one_file(python_file, tmp_path):
 # --- texts and objects
 
 @pytest.mark.parametrize(("given", "why"), [
-    ({"model": "fashion_resnet_bm"}, "nearest: .*fashion_resnet_bn"), ({"model": 3}, "model must be a network"),
-    ({"images": "fashion_mnits"}, "nearest: "),
-    ({"images": 7}, "images must be an image set"), ({"unknown": "digitz"}, "nearest: digits"), ({"source_images": [1]}, "source_images must be"),
-    ({"method": "tnet"}, "nearest: .*tent"), ({"method": 3}, "method must be a method"), ({"method": type(make("tent"))}, "not the class"),
-    ({"protocol": "continaul"}, "nearest: continual"), ({"stream": "continual"}, "protocol='continual'"), ({"stream": 3}, "stream must be a stream"),
+    ({"model": "fashion_resnet_bm"}, "did you mean 'fashion_resnet_bn'"), ({"model": 3}, "model must be a network"),
+    ({"images": "fashion_mnits"}, "did you mean 'fashion_mnist'"),
+    ({"images": 7}, "images must be an image set"), ({"unknown": "digitz"}, "did you mean 'digits'"),
+    ({"source_images": [1]}, "source_images must be"),
+    ({"method": "tnet"}, "did you mean 'tent'"), ({"method": 3}, "method must be a method"), ({"method": type(make("tent"))}, "not the class"),
+    ({"protocol": "continaul"}, "did you mean 'continual'"), ({"stream": "continual"}, "protocol='continual'"),
+    ({"stream": 3}, "stream must be a stream"),
     ({"per_shift": "many"}, "per_shift must be a whole number"), ({"batch": 2.5}, "batch must be a whole number"),
     ({"severity": "x"}, "severity must be"),
-    ({"shifts": ("fgo",)}, "nearest: fog"), ({"selectors": "low_entropi"}, "nearest: low_entropy"), ({"guard": "yes"}, "guard must be True or False"),
+    ({"shifts": ("fgo",)}, "did you mean 'fog'"), ({"selectors": "low_entropi"}, "did you mean 'low_entropy'"),
+    ({"guard": "yes"}, "guard must be True or False"),
     ({"seed": -1}, "seed must be"), ({"straddle": 1}, "straddle must be True or False")])
 def test_wrong_texts_and_objects_get_a_sentence(given, why):
     with pytest.raises(ValueError, match=why):
