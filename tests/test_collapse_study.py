@@ -55,6 +55,9 @@ def test_the_light_says_what_is_seen():
     n = S.numbers_of(hand_made(), recent=2)
     assert S.light(n)[0] == "alarm" and S.light(n)[1].startswith("weights drift; probability of collapse 90 %")
     quiet = {**n, "alarm": np.zeros(3, int), "probability": np.array([0.1, 0.1, 0.2])}
+    assert S.light(quiet)[0] == "unsure" and "batches of 2.0 images" in S.light(quiet)[1]     # six images are nothing to judge by
+    assert "with labels: error of the last 2 50.0 %" in S.light(quiet)[1]
+    quiet["cannot_judge"] = ""
     assert S.light(quiet)[0] == "calm" and S.light({**quiet, "probability": np.array([0.6])})[0] == "doubtful"
     assert S.light({**quiet, "alarm": np.array([0, 3, 0])}) [0] == "doubtful"
     assert S.light({**quiet, "probability": np.array([np.nan])})[0] == "none"

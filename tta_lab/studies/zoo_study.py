@@ -106,6 +106,9 @@ class Kept:
     def __getattr__(self, name):
         return getattr(self._stream, name)
 
+    def __len__(self) -> int:
+        return len(self._stream)
+
     def batches(self, device="cpu"):
         if self._batches is None:
             self._batches = list(self._stream.batches(device))
