@@ -156,6 +156,40 @@ def test_wrappings_are_taken_off():
     assert type(inside[0]).__name__ == "OptimizedModule", "the caller's model is never changed"
 
 
+class Bypassing(nn.Module):
+    """Uses the tensors of its layer, not the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = nn.functional.batch_norm(self.conv(x), self.bn.running_mean, self.bn.running_var, self.bn.weight, self.bn.bias)
+        return self.head(x.relu().mean((2, 3)))
+
+
+class Detaching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x):
+        with torch.no_grad():
+            return self.net(x)
+
+
+def test_a_forward_that_passes_its_layers_by_is_named():
+    with pytest.raises(NeedsError, match="Bypassing answered without calling one of its 1 batch-norm layers"):
+        Adapter(Bypassing().eval(), make("batch_norm"), device="cpu")(X)
+    closed = net()
+    closed.forward = lambda x, own=nn.Sequential.forward: own(closed, x)  # on the copy this calls the original
+    with pytest.raises(NeedsError, match="without calling one of its 1 batch-norm layers|does not depend on what it tunes"):
+        Adapter(closed, make("tent"), device="cpu")(X)
+    with pytest.raises(NeedsError, match="does not depend on what it tunes.*no_grad"):
+        Adapter(Detaching(), make("tent"), device="cpu")(X)
+    assert Adapter(Detaching(), make("batch_norm"), device="cpu")(X).shape == (8, 5)
+
+
 # --- answers that are not finite --------------------------------------------------------------------------------------------
 
 class Steep(LossMethod):
@@ -352,7 +386,8 @@ def test_one_quantity_of_a_paper_moves_as_one(name, short, value, leader, follow
 
 @pytest.mark.parametrize(("given", "message"), [
     ({"model": 3}, "model must be a network"), ({"recipe": 3}, "recipe must be a method"), ({"images": [1, 2]}, "images must be an image set"),
-    ({"images": "no_such_set"}, "no embedded image set"), ({"images": (X * 255).byte()}, "float in"), ({"labels": torch.zeros(3).long()}, "labels must be 8"),
+    ({"images": "no_such_set"}, "no embedded image set"), ({"images": (X * 255).byte()}, "float in"),
+    ({"labels": torch.zeros(3).long()}, "labels must be 8"),
     ({"labels": torch.zeros(8)}, "labels must be 8 whole numbers"), ({"batch": 0}, "batch must be"), ({"limit": "all"}, "limit must be"),
     ({"cache": 3}, "cache must be a path"),
 ])

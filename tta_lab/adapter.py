@@ -12,7 +12,7 @@ from . import scores
 from .arguments import choice, flag, model_of, recipe_of, whole
 from .copying import own_copy, precision_of
 from .models import InputError, SourceModel, check_finite
-from .norms import BATCH_NORM, BatchStatistics
+from .norms import BATCH_NORM, BatchStatistics, check_asked
 from .parts import SCOPES, Method, NeedsError, needs_of
 from .source import GIVEN, digest
 from .trace import Trace
@@ -396,6 +396,8 @@ class Adapter:
                 logits = recipe.output(view.again() if lessons else view, self.states["method"])
                 self.finite(logits, view.ids, "the network", AFTER if lessons else BEFORE)
             logits = logits.detach() if rows is None else logits.detach()[rows]
+            if not self.steps:
+                check_asked(self.model)
             was_reset, self.was_reset, said = self.was_reset, False, {}
             if self._watching:
                 samples, said = self._facts(view, rows, ids, logits, lessons, cost, started, was_reset, False)
@@ -456,6 +458,9 @@ class Adapter:
         return Lesson(view, losses, weights, kept, loss, n_kept, bool(n_kept) or recipe.when_empty == "step")
 
     def _backward(self, lesson: Lesson) -> None:
+        if not lesson.loss.requires_grad:
+            raise NeedsError(f"the loss of {type(self.recipe).__name__} does not depend on what it tunes ({', '.join(list(self.tuned)[:3])}, ...): "
+                             "the network's forward detaches, runs under no_grad, or uses other layers than its own")
         lesson.loss.backward(inputs=self._params)
         self.cost["backwards"] += len(lesson.view.x)
         if self._watching or self.record != "off":  # before the update rule, which may write into the gradients

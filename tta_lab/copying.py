@@ -37,7 +37,11 @@ def own_copy(model: nn.Module) -> nn.Module:
                 setattr(parent, name, _unwrapped(child))
     if any(t.is_floating_point() and t.dtype not in FULL for t in (*copy.parameters(), *copy.buffers())):
         copy = copy.float()
-    return copy.eval().requires_grad_(False)
+    try:
+        return copy.eval().requires_grad_(False)
+    except NotImplementedError as why:  # torch.export
+        raise NeedsError(f"{type(model).__name__} has no eval mode ({why}); an exported program is fixed: adapt the network that it was made "
+                         "from") from why
 
 
 def precision_of(model: nn.Module) -> torch.dtype:
@@ -59,7 +63,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 def _check_kind(path: str, module: nn.Module) -> None:
     """Raise NeedsError for a layer whose inside torch does not show."""
     where = f"{type(module).__name__}{f' at {path!r}' if path else ''}"
-    if isinstance(module, torch.jit.ScriptModule) or type(module).__module__.startswith("torch.fx.experimental.proxy"):
+    if isinstance(module, torch.jit.ScriptModule):
         raise NeedsError(f"{where} is TorchScript, whose layers cannot be changed or copied apart; build the network in Python and load its "
                          "weights (loaded.state_dict() has them)")
     if ".quantized" in type(module).__module__:

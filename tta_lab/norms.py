@@ -44,6 +44,7 @@ class TestTimeNorm:
     layer_class: type = BATCH_NORM      # what the layer is without the rule
     own_forward: Callable | None = None  # a forward that somebody put on this one layer
     commit = False
+    asked = False  # whether the layer was ever called
 
     def normalise(self, x: Tensor, affine: Affine) -> Tensor:
         """x (B, C, *S) normalised, scaled and shifted."""
@@ -51,6 +52,7 @@ class TestTimeNorm:
 
     def forward(self, *args, **kwargs):
         """The layer's own forward, in which the rule stands for torch's batch_norm."""
+        self.asked = True
         if self.own_forward is None and self.layer_class.forward in (BATCH_NORM.forward, nn.SyncBatchNorm.forward):
             x, = args
             self._check_input_dim(x)
@@ -124,6 +126,15 @@ def become_(layer: BATCH_NORM, rule: type) -> TestTimeNorm:
     if layer.momentum is None:
         layer.momentum = 0.1  # torch: a plain average, which has no meaning for a stream
     return layer
+
+
+def check_asked(model: nn.Module) -> None:
+    """Raise NeedsError after a forward in which no layer with a rule was called: the statistics are then set nowhere."""
+    layers = [m for m in model.modules() if isinstance(m, TestTimeNorm)]
+    if layers and not any(m.asked for m in layers):
+        raise NeedsError(f"{type(model).__name__} answered without calling one of its {len(layers)} batch-norm layers, so their statistics cannot be "
+                         "set: its forward uses their tensors directly, or layers of the network that it was copied from (a function put on "
+                         "the object in place of a method); call the layers themselves, as self.bn(x)")
 
 
 def lone(x: Tensor) -> bool:
