@@ -418,3 +418,15 @@ def test_no_sentence_calls_nothing_a_difference():
     assert nothing(0.049) and not nothing(0.051) and not nothing(float("nan")) and signed(float("nan")) == "+nan" or signed(float("nan")) == "nan"
     said = crowds.sentence({"difference": -0.01, "low": -0.04, "high": 0.02, "n": 3}, "The filter")
     assert "by less than 0.05 points" in said and "0.0 points" not in said and "lowers" not in said and "-0.0" not in said
+
+
+def test_one_quantity_of_a_paper_moves_as_one_slider():
+    def fractions(panel):
+        return [getattr(s, "fraction", None) for s in panel.choice.recipe.select]
+
+    panel = P.explorer(method="eta", **SMALL)
+    panel.knobs["select.0.fraction"].value = 0.5
+    assert fractions(panel) == [0.5, None, 0.5] and panel.knobs["select.2.fraction"].value == 0.5
+    panel.knobs["select.2.fraction"].value = 0.3
+    assert fractions(panel) == [0.5, None, 0.3], "unless it is set"
+    assert fractions(P.explorer(method="eata", fraction=0.6, **SMALL)) == [0.6, None, 0.6]

@@ -44,7 +44,7 @@ from .composed import (
 )
 from .controllers import CollapseRecovery, ResetEvery
 from .datasets import load
-from .explore import Choice, _choice, _references, obstacles, stream_code
+from .explore import Choice, _choice, _references, model_key, obstacles, stream_code
 from .guard import Guard
 from .knobs import Knob, followers, knobs, own_knobs, with_knobs
 from .methods import METHODS, make
@@ -272,7 +272,7 @@ def _given(recipe: Method, choice: Choice, made: dict) -> dict | None:
     wanted = needs_of(recipe) & source.GIVEN.keys()
     if not wanted:
         return None
-    key = (frozenset(wanted), recipe.norm, recipe.train, choice.model if isinstance(choice.model, str) else id(choice.model))
+    key = (frozenset(wanted), recipe.norm, recipe.train, model_key(choice))
     if key not in made:
         images = load(choice.source_images) if isinstance(choice.source_images, str) else choice.source_images
         made[key] = source.prepare(choice.network, recipe, images, limit=SOURCE_SAMPLE, device="cpu")

@@ -23,7 +23,7 @@ from .datasets import load
 from .guard import Guard
 from .knobs import knobs
 from .methods import METHODS, from_json, make, to_json
-from .model_texts import open_model
+from .model_texts import facts_of, open_model
 from .models import checkpoints
 from .orders import ClassImbalance, Dirichlet, LabelShift, Order, SortedByClass
 from .parts import LossMethod, Method, NeedsError, needs_of
@@ -356,6 +356,11 @@ def _adapter(choice: Choice, recipe: Method, device, probe: bool = False) -> Ada
             images = load(choice.source_images) if isinstance(choice.source_images, str) else choice.source_images
             given = source.prepare(model, recipe, images, device=device)
     return Adapter(model, recipe, seed=choice.seed, device=device, record="source", given=given)
+
+
+def model_key(choice: Choice) -> tuple:
+    """What tells one model from another in a session: of a text also the state of the files that it names, else weights, settings and code."""
+    return (choice.model, facts_of(choice.model)) if isinstance(choice.model, str) else (source.described(choice.model),)
 
 
 def _key(choice: Choice) -> tuple:

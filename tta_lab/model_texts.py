@@ -138,6 +138,11 @@ def open_model(text: str) -> SourceModel:
     return model
 
 
+def facts_of(text: str) -> tuple:
+    """Sizes and times of the files that a text names: they change when a file does. Raises ValueError as `parse` does."""
+    return _facts(*parse(text))
+
+
 def code_of(text: str) -> str:
     """The Python file that `open_model` would run for this text, or "". Raises ValueError as `parse` does."""
     kind, name, options = parse(text)

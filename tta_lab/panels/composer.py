@@ -15,7 +15,7 @@ from .. import compose as C
 from .. import plots
 from ..arguments import flag, model_of, nearest, path_of, recipe_of
 from ..composed import Nothing
-from ..explore import Choice, Session, needs
+from ..explore import Choice, Session, model_key, needs
 from ..files import write_text
 from ..guard import Guard
 from ..methods import METHODS, from_json, make, to_json
@@ -194,7 +194,7 @@ class ComposerPanel(RunPanel):
 
     def _asked_about(self, base: Choice) -> tuple:
         """The images of a rehearsal, and the answers known so far, for this model and stream."""
-        key = base.model if isinstance(base.model, str) else id(base.model), base.stream.hash
+        key = model_key(base), base.stream.hash
         if key not in self._images:
             self._images[key], self._asked[key] = C.rehearsal(base), {"made": self._made}
         return self._images[key], self._asked[key]

@@ -17,9 +17,9 @@ from ..arguments import WrongKind, flag, images_of, model_of, nearest, recipe_of
 from ..collapse import CollapseDetector
 from ..controls import control, hint
 from ..datasets import EMBEDDED, load
-from ..explore import REFERENCES, SOURCE_IMAGES, Choice, Session, needs, obstacles
+from ..explore import REFERENCES, SOURCE_IMAGES, Choice, Session, model_key, needs, obstacles
 from ..guard import Guard, actions, guarded
-from ..knobs import Knob, knobs, with_knobs
+from ..knobs import Knob, followers, knobs, with_knobs
 from ..methods import METHODS, make, to_json
 from ..model_texts import parse, refuse_code
 from ..models import checkpoints
@@ -286,7 +286,7 @@ class ExplorerPanel(RunPanel):
         """Read the controls: what they make, or why they make nothing."""
         try:
             self.choice = self._build()
-            key = self.choice.model if isinstance(self.choice.model, str) else id(self.choice.model), self.choice.stream.hash, to_json(self.base())
+            key = model_key(self.choice), self.choice.stream.hash, to_json(self.base())
             if key not in self._obstacle:
                 self._obstacle[key] = " ".join(obstacles(self.choice))
             self.refusal = self._obstacle[key]
@@ -322,8 +322,12 @@ class ExplorerPanel(RunPanel):
     def _on_knob(self, change=None):
         if not self._busy:
             name = next(n for n, widget in self.knobs.items() if widget is change["owner"])
-            key, short = _home(name, self.base(), *self._method_key())
-            self._values.setdefault(key, {})[short] = self._knob_values()[name]
+            value = self._knob_values()[name]
+            for each in (name, *followers(list(self._knob_of.values()), name)):  # one quantity of a paper moves as one
+                key, short = _home(each, self.base(), *self._method_key())
+                self._values.setdefault(key, {})[short] = value
+            if len(followers(list(self._knob_of.values()), name)):
+                self._set_knobs({})
             self._settle()
 
     @caught
@@ -425,8 +429,11 @@ class ExplorerPanel(RunPanel):
         paper, homes = {k.name: k for k in knobs(recipe)}, {k.name: _home(k.name, recipe, *self._method_key()) for k in knobs(recipe)}
         for name in list(settings):
             full = [n for n in paper if n == name or n.endswith("." + name)]
-            if len(full) == 1:
-                self._values.setdefault(homes[full[0]][0], {})[homes[full[0]][1]] = settings.pop(name)
+            led = {follower for n in full for follower in followers(list(paper.values()), n, whatever=True)}
+            if len(full) - len(led) == 1:  # one knob, and those that are the same quantity
+                value = settings.pop(name)
+                for key, short in (homes[n] for n in full):
+                    self._values.setdefault(key, {})[short] = value
         recipe = with_knobs(recipe, **{name: self._values[key][short] for name, (key, short) in homes.items() if short in self._values.get(key, {})})
         own = len(self._base.select if self.controls["method"].value == GIVEN else make(self.controls["method"].value).select) \
             if isinstance(recipe, LossMethod) else 0
@@ -977,7 +984,7 @@ def _home(name: str, recipe, method: str, form: str) -> tuple[tuple, str]:
 
 
 def _signature(choice: Choice) -> tuple:
-    return (choice.model if isinstance(choice.model, str) else id(choice.model), choice.stream.hash, to_json(choice.recipe), choice.seed)
+    return (model_key(choice), choice.stream.hash, to_json(choice.recipe), choice.seed)
 
 
 def _nothing() -> dict:

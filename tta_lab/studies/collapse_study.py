@@ -17,6 +17,7 @@ from .. import protocols
 from ..collapse import ALARMS, CollapseDetector, cannot_judge, collapse, fitted, watch
 from ..corruptions import STANDARD_SIX
 from ..datasets import DataError, data_root
+from ..files import write_text
 from ..guard import ANSWERS, Guard, actions
 from ..knobs import knobs
 from ..methods import make
@@ -564,8 +565,7 @@ def _value(text: str):
 def save_evaluation(results: str | Path, path: str | Path | None = None) -> Path:
     """Write `evaluation_of` into the data folder, where the notebook finds it."""
     path = data_root() / EVALUATION if path is None else Path(path)
-    path.write_text(json.dumps(evaluation_of(results), allow_nan=False) + "\n", encoding="utf-8")
-    return path
+    return write_text(path, json.dumps(evaluation_of(results), allow_nan=False) + "\n")
 
 
 def load_evaluation(path: str | Path | None = None) -> dict:

@@ -19,6 +19,7 @@ from .. import protocols
 from ..adapter import Adapter
 from ..corruptions import STANDARD_15
 from ..datasets import data_root, load
+from ..files import written
 from ..knobs import knobs
 from ..methods import METHODS, make
 from ..models import load_model
@@ -268,9 +269,7 @@ def save_cells(made: list[dict], path) -> None:
             return " ".join(map(text, value))
         return "" if isinstance(value, float) and math.isnan(value) else f"{value:.5g}" if isinstance(value, float) else str(value)
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as f:
+    with written(path) as part, open(part, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: text(v) for k, v in cell.items()} for cell in made)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..bootstrap import Problem
+from ..files import write_text
 
 REGION = re.compile(r"^(?P<indent>[ \t]*)# solution(?::(?P<text>[^\n]*))?\n.*?^[ \t]*# end of solution[ \t]*$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"^[ \t]*# (solution\b|end of solution)", re.MULTILINE)
@@ -80,7 +81,7 @@ def write_students(to: str | Path | None = None, say: Callable = print) -> list[
         place = target / path.name
         changed = not place.is_file() or place.read_text(encoding="utf-8") != text
         if changed:
-            place.write_text(text, encoding="utf-8")
+            write_text(place, text)
         say(f"{place.name:<28} {'written' if changed else 'up to date'}")
         written.append(place)
     return written
@@ -301,7 +302,7 @@ def slides(module: str, out: str | Path = "runs", say: Callable = print) -> Path
         raise Problem(f"there is no module {module!r}; there are: {', '.join(p.stem for p in solutions())}")
     result = headless.execute(named[0], out=out, say=say)
     page = result.html.with_name(f"{named[0].stem}.slides.html")
-    page.write_text(deck(nbformat.read(result.notebook, as_version=4), named[0].stem), encoding="utf-8")
+    write_text(page, deck(nbformat.read(result.notebook, as_version=4), named[0].stem))
     say(f"\nSlides: {page}")
     return page
 

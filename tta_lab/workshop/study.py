@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..norms import BatchStatistics
 from ..parts import NormAffine
-from ..studies.report import write_numbers
+from ..studies.report import signed, write_numbers
 
 
 def ready_to_adapt(network: nn.Module, device="cpu") -> tuple[nn.Module, list[nn.Parameter]]:
@@ -44,7 +44,8 @@ def say_errors(errors: Mapping[str, float], against: str = "") -> str:
     """One line a run, aligned: name, error in per cent, and the difference to the run named ``against``."""
     width = max(map(len, errors))
     base = errors.get(against)
-    beside = {name: "" if base is None or name == against else f"  ({value - base:+.1f} points against {against})" for name, value in errors.items()}
+    beside = {name: "" if base is None or name == against else f"  ({signed(value - base)} points against {against})"
+              for name, value in errors.items()}
     return "\n".join(f"{name:<{width}}  {value:5.1f} %{beside[name]}" for name, value in errors.items())
 
 
