@@ -69,6 +69,7 @@ def test_names_shapes_and_logits_are_those_of_the_public_code(name):
     torch.testing.assert_close(net.head(features), torch.tensor(golden["logits"]), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow  # with robustbench, which belongs to no group: pip install --no-deps robustbench
 @pytest.mark.parametrize("file, name, build", [
     ("wide_resnet", "wrn_40_2", lambda m: m.WideResNet(40, 100, 2)),
     ("resnext", "resnext_29", lambda m: m.CifarResNeXt(m.ResNeXtBottleneck, 29, 4, 32, 100)),

@@ -112,3 +112,23 @@ def test_a_module_whose_function_has_its_name_is_one_to_its_importer():
 def test_unknown_public_name_lists_what_exists():
     with pytest.raises(AttributeError, match="no attribute 'adaptor'; it has: Adapter, "):
         tta_lab.adaptor  # noqa: B018
+
+
+@pytest.mark.parametrize("place", ["file", "test"])
+def test_a_skip_for_a_missing_package_is_a_failure_where_all_are_required(tmp_path, place):
+    """In .ci/run; elsewhere it is a skip."""
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    missing = "pytest.importorskip('no_such_package')"
+    (tmp_path / "test_it.py").write_text(f"import pytest\n{missing}\ndef test_it(): pass\n" if place == "file" else
+                                         f"import pytest\ndef test_it():\n    {missing}\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+
+    def run(**more):
+        env = {k: v for k, v in os.environ.items() if k not in ("TTA_LAB_PACKAGES", "PYTEST_ADDOPTS")} | more
+        return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(tmp_path)], env=env, cwd=tmp_path,
+                              capture_output=True, text=True)
+
+    assert "1 skipped" in run().stdout
+    required = run(TTA_LAB_PACKAGES="required")
+    assert required.returncode and "could not import 'no_such_package'" in required.stdout and "1 skipped" not in required.stdout
+    assert "TTA_LAB_PACKAGES=required" in (ROOT / ".ci" / "run").read_text()
