@@ -1,34 +1,45 @@
 """Conjugate pseudo-labels, hard pseudo-labels and RPL in the authors' code of the former; the closed form by hand."""
+from dataclasses import dataclass
+
 import pytest
 import torch
-from reference_runs import Runs
+from reference_runs import Runs, step
 from tiny import stream, tiny
 
 from tta_lab import scores
 from tta_lab.adapter import Adapter
 from tta_lab.methods import make
-from tta_lab.parts import Step
+from tta_lab.parts import Controller, Step
 from tta_lab.selectors import Confident
 
 RUNS = Runs("conjugate")
 
 
+@dataclass(frozen=True)
+class Before(Controller):
+    """Remembers the logits that a batch was learned from."""
+
+    def decide(self, lessons, state):
+        state["logits"] = lessons[-1].view.logits.detach().numpy()
+
+
 def play(run, batches=None, **changes):
     h = RUNS.settings(run)
-    step = Step(rule="sgd", lr=h["lr"], momentum=h["momentum"], nesterov=h["nesterov"])
+    settings = {"update": step(h), "controllers": (Before(),)}
     if h["adapt"] == "conjugate":
-        recipe = make("conjugate", **{"update": step, "eps": h["poly_epsilon"], "temperature": h["temperature"], **changes})
+        recipe = make("conjugate", **{**settings, "eps": h["poly_epsilon"], "temperature": h["temperature"], **changes})
     elif h["adapt"] == "rpl":
-        recipe = make("rpl", **{"update": step, "q": h["q"], "answer": "after", **changes})
+        recipe = make("rpl", **{**settings, "q": h["q"], "answer": "after", **changes})
     else:
-        recipe = make("pseudo_label", **{"update": step, "select": (Confident(h["threshold"]),), **changes})
-    outputs, adapter, _ = RUNS.play(run, recipe, batches=batches)
-    return RUNS.deviations(run, outputs, adapter)
+        recipe = make("pseudo_label", **{**settings, "select": (Confident(h["threshold"]),), **changes})
+    assert h["adapt"] == "conjugate" or (h["poly_epsilon"], h["temperature"]) == (0, 1), "of conjugate alone"
+    outputs, adapter, before = RUNS.play(run, recipe, batches=batches, watch=lambda adapter: adapter.states["controllers"][0]["logits"])
+    return RUNS.deviations(run, outputs, adapter, seen={"extra/outputs_before": before})
 
 
 @pytest.mark.parametrize("run", RUNS.fixed)
 def test_matches_the_reference(run):
-    assert play(run) == []
+    assert play(run) == [] and RUNS.unused(run) == []
 
 
 POLY, HARD = "conjugate-official-poly__tinybn__s1", "conjugate-official-hardpl__tinybn__s1"

@@ -1,16 +1,17 @@
 """AdaMixBN and GEM against the authors' code, and by their defining properties."""
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 
 import pytest
 import torch
-from reference_runs import Runs
+from reference_runs import Runs, step
 from tiny import stream, tiny
 from torch import nn
 
 from tta_lab import scores
 from tta_lab.adapter import Adapter
-from tta_lab.adaptive_norms import AdaptiveMixture
+from tta_lab.adaptive_norms import AdaptiveMixture, _Adaptive
 from tta_lab.augment import Augmentation
 from tta_lab.controllers import ResetEvery
 from tta_lab.methods import make
@@ -32,12 +33,30 @@ class Rolls(Augmentation):
         return x.roll(1, next(TURNS))
 
 
+@contextmanager
+def weights_found():
+    """(layer, weight of the source statistics) as often as a layer finds it."""
+    calls, find = [], _Adaptive._weight
+
+    def spy(self, *args):
+        calls.append((self, find(self, *args)))
+        return calls[-1][1]
+
+    _Adaptive._weight = spy
+    try:
+        yield calls
+    finally:
+        _Adaptive._weight = find
+
+
 def play(run, batches=None, norm=None, **changes):
     h = RUNS.settings(run)
+    learns, alone = "loss" in h, not h.get("AdaMixBN", True)
+    assert (h["steps"], h.get("online", False)) == (int(learns), alone), "AdaMixBN alone learns nothing, GEM alone is not reset"
     mix = {"adaptive": h["mix_lambda"] == "adaptive", "fold": h["transform"]} if "mix_lambda" in h else {}
     mix |= {} if mix.get("adaptive", True) else {"source_weight": h["mix_lambda"]}
     if "loss" in h:
-        settings = {"update": Step(rule="sgd", lr=h["lr"], momentum=h["momentum"]), "target": TARGETS[h["loss"]], "augment": Rolls(), "views": 2,
+        settings = {"update": step(h), "target": TARGETS[h["loss"]], "augment": Rolls(), "views": 2,
                     **({"norm": norm or AdaptiveMixture(**mix)} if mix else {})}
         recipe = make("domain_adaptor" if mix else "gem", **{**settings, **changes})
     else:
@@ -47,14 +66,24 @@ def play(run, batches=None, norm=None, **changes):
         rewind = adapter.rewind
         adapter.rewind = lambda what: rewind(what) if adapter.steps < 11 else None
 
-    outputs, adapter, _ = RUNS.play(run, recipe, batches=batches, prepare=keep_the_last)
-    wrong = RUNS.deviations(run, outputs, adapter)
-    return wrong if recipe.learns else [w for w in wrong if not w.startswith("tuned")]
+    def watch(adapter):
+        """The weights found before the step, on the images themselves: views come first, and are not noted there."""
+        found = {}
+        for layer, share in calls:
+            found.setdefault(id(layer), []).append(share.item())
+        calls.clear()
+        return [shares[h.get("loss") == "gem-aug"] for shares in found.values()]
+
+    with weights_found() as calls:
+        outputs, adapter, shares = RUNS.play(run, recipe, batches=batches, prepare=keep_the_last, watch=watch)
+    shares = {f"info/lambda{i}": values for i, values in enumerate(zip(*shares, strict=True))}
+    wrong = RUNS.deviations(run, outputs, adapter, seen=shares)
+    return wrong if recipe.learns else [w for w in wrong if not w.startswith("param_names")]
 
 
 @pytest.mark.parametrize("run", RUNS.fixed)
 def test_matches_the_reference(run):
-    assert play(run) == []
+    assert play(run) == [] and RUNS.unused(run) == []
 
 
 GEM, AUG, ALONE, MIX = (f"{name}__tinybn__s1" for name in ("domainadaptor-official-gem", "domainadaptor-official-gem-aug",

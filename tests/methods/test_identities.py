@@ -1,4 +1,6 @@
 """Methods that must agree: what one becomes when its difference from another is switched off."""
+import math
+
 import pytest
 import torch
 from tiny import around, given, stream, tiny
@@ -172,6 +174,23 @@ def test_running_mean_prediction_follows_the_survivors(batches):
     torch.testing.assert_close(adapter.states["select"][1]["mean"], mean)
     assert mean.sum().item() == pytest.approx(1, abs=1e-5) and not kept.all()
     assert (adapter.trace["weight"][adapter.trace["kept"]] > 1).all()
+
+
+@pytest.mark.parametrize("name", ["eta", "eata", "rdumb"])
+@pytest.mark.parametrize("fraction", [0.25, 0.4, 0.6])
+def test_loss_of_eta_by_hand_at_any_margin(name, fraction, batches):
+    """sum over S of exp(E0 - H_i) H_i / |S| with one E0, however the margin is set; at the source, where the Fisher anchor is 0."""
+    x, limit = batches[0], fraction * math.log(10)
+    found = []
+    for setting in ({"fraction": fraction}, {"select.0.fraction": fraction}):
+        recipe = make(name, lr=0.0, **setting)
+        adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given(recipe, "tinybn"))
+        h = scores.entropy(adapter(x))
+        found.append(adapter.trace.step("loss")[0])
+        kept = h < limit                                                       # of a first batch nothing is redundant
+        assert adapter.trace.step("n_kept")[0] == kept.sum() and 0 < kept.sum() < len(x)
+        assert found[-1] == pytest.approx(((limit - h[kept]).exp() * h[kept]).mean().item(), rel=1e-5)
+    assert found[0] == found[1]
 
 
 def test_anchor_is_zero_at_the_source_and_by_hand_elsewhere(batches):

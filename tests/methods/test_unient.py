@@ -1,7 +1,7 @@
 """UniEnt and UniEnt+ against the authors' code, alone and with the wisdom-of-crowds filter; the mixture by its own properties."""
 import pytest
 import torch
-from reference_runs import Runs, adam
+from reference_runs import Runs, step
 from tiny import stream, tiny
 
 from tta_lab import scores, unknowns
@@ -21,21 +21,23 @@ STARTS = [39, 24, 18, 27, 29, 35, 42, 36, 34, 40, 39, 36]
 def recipe(run, **changes):
     h, soft = RUNS.settings(run), "plus" in run
     penalties = (Diversity(h["lambda_max"]), *([] if "inlier" in run else [UnknownEntropy(h["lambda_ood"], soft)]))
-    found = make("unient_plus" if soft else "unient", **{"update": adam(h), "penalties": penalties, **changes})
+    found = make("unient_plus" if soft else "unient", **{"update": step(h), "penalties": penalties, **changes})
     return found.where(ConfidenceRise()) if "ostta" in run else found
 
 
 def play(run, monkeypatch, batches=None, **changes):
-    starts = iter(STARTS)
+    starts, risen, ask = iter(STARTS), [], ConfidenceRise.weights
     monkeypatch.setattr(unknowns, "best_split", lambda ordered: next(starts))
+    # what passed this filter of the whole batch, whoever else drops images
+    monkeypatch.setattr(ConfidenceRise, "weights", lambda self, *args: risen.append(w := ask(self, *args)) or w)
     found = changes.pop("recipe", None) or recipe(run, **changes)
-    outputs, adapter, _ = RUNS.play(run, found, batches=batches)
-    return RUNS.deviations(run, outputs, adapter)
+    outputs, adapter, seen = RUNS.play(run, found, batches=batches, watch=lambda adapter: int((risen[-1] > 0).sum()) if risen else None)
+    return RUNS.deviations(run, outputs, adapter, seen={"info/n_selected": seen} if risen else ())
 
 
 @pytest.mark.parametrize("run", RUNS.fixed)
 def test_matches_the_reference(run, monkeypatch):
-    assert play(run, monkeypatch) == []
+    assert play(run, monkeypatch) == [] and RUNS.unused(run, *["lambda_ood"] * ("inlier" in run)) == []
 
 
 def test_the_best_split_differs_from_the_random_starts_in_few_batches():
