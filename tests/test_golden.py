@@ -4,7 +4,7 @@ from dataclasses import replace
 import golden_runs
 import numpy as np
 import pytest
-from golden_runs import INDEX, RECIPES, SPARED, STOCHASTIC, FixedViews, cotta, deviations, memo, play, roid, stored
+from golden_runs import INDEX, RECIPES, SPARED, STOCHASTIC, FixedViews, cotta, deviations, given, memo, play, roid, stored
 from stored import spoiled, unused
 from tiny import GOLDEN, source_images, stream, tiny
 
@@ -128,6 +128,20 @@ def test_the_comparison_can_fail_at_each_number(run, monkeypatch):
             monkeypatch.setattr(golden_runs, "stored", lambda run, key=key: spoiled(true, key))
             missed += [] if any(key in text for text in deviations(run, *played)) else [key]
     assert missed == []
+
+
+def test_a_setting_that_no_recipe_takes_is_named():
+    stored.cache_clear()
+    run = "eata-om__tinybn__s1"
+    assert unused(stored(run), SPARED)[:3] == ["EATA.D_MARGIN", "EATA.FISHER_ALPHA", "EATA.MARGIN_E0"]
+    RECIPES["eta-om"]({**stored(run)["hparams"], "EATA.FISHER_ALPHA": 0.0})                 # of a copy
+    h = stored(run)["hparams"]
+    make("eata", lr=h["OPTIM.LR"], fraction=h["EATA.MARGIN_E0"])
+    left = unused(stored(run), SPARED)
+    assert left[:4] == ["EATA.D_MARGIN", "EATA.FISHER_ALPHA", "OPTIM.BETA", "OPTIM.WD"] and "extra/fisher/features.1.bias" in left
+    RECIPES["eata-om"](h)
+    given(run)
+    assert unused(stored(run), SPARED) == []
 
 
 def fisher_runs():
