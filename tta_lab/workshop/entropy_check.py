@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..scores import entropy as right_entropy
-from .judging import Wrong, call, first_difference, kind, name, numbers, same, two, variants
+from .judging import Instead, Wrong, call, first_difference, kind, name, numbers, same, two, variants
 
 SURE = torch.tensor(
     [[200.0, 0.0, -200.0], [0.0, 0.0, -200.0], [0.0, 0.0, 0.0], [1.0, 0.5, -0.5]]
@@ -235,18 +235,21 @@ def check(fn: Callable) -> None:
         raise Wrong("random")
     rights = [right_entropy(z) for (z,) in PROBES]
     if not all(map(same, found, rights)):
-        _name_values(found, rights)
+        _name_values(fn, found, rights)
     _check_sure(fn)
     for z in (PROBES[0][0], SURE):
         _check_gradient(fn, z)
 
 
-def _name_values(found: list[Tensor], rights: list[Tensor]) -> None:
+def _name_values(fn: Callable, found: list[Tensor], rights: list[Tensor]) -> None:
     values = torch.cat([f.double().flatten() for f in found])
     if (
         bool(torch.isfinite(values).all()) and float(values.max() - values.min()) < 1e-3
-    ):  # equals too many things to be named
-        raise Wrong("constant", value=f"{values.mean():.4g}")
+    ):  # equals too many things to be named, but for a sum that doubles with the probabilities
+        with Instead(("softmax",), lambda z, *axis, **how: 2 * z.softmax(*axis, **how)):
+            doubled = call(fn, PROBES[0][0].clone())
+        ones = abs(abs(float(values.mean())) - 1) < 1e-4 and same(doubled, 2 * found[0])
+        raise Wrong("sum_of_probabilities" if ones else "constant", value=f"{values.mean():.4g}")
     name(
         found,
         PROBES,

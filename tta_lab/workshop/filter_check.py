@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..scores import entropy as right_entropy
-from .judging import Wrong, call, kind, name, numbers, two, variants
+from .judging import Instead, Wrong, call, kind, name, numbers, two, variants
 
 
 def right_filter(adapted: Tensor, source: Tensor) -> Tensor:
@@ -168,11 +168,32 @@ def check(fn: Callable) -> None:
     if all(f.shape == r.shape and f.dtype == r.dtype and torch.equal(f, r) for f, r in zip(found, rights, strict=True)):
         return
     _check_form(found, rights)
+    if all(bool(f.all()) for f in found):
+        _check_all(fn, rights)
     decided = [f.float() for f in found]
     if all(torch.equal(f, r.float()) for f, r in zip(decided, rights, strict=True)):
         raise Wrong("not_bool", dtype=str(found[0].dtype).removeprefix("torch."))
     name(decided, PROBES, mutants())
     raise Wrong("other", compare=_compare(decided, rights))
+
+
+def _check_all(fn: Callable, rights: list[Tensor]) -> None:
+    """Why every image is kept: a cause is named if without it the decisions are others."""
+    if _decides(fn, Instead(("abs", "__abs__", "absolute"), lambda x: x), rights):
+        raise Wrong("absolute")
+    every = [(a.softmax(1) >= s.softmax(1)).all(1) for a, s in PROBES]
+    if _decides(fn, Instead(("any",), torch.all), every):
+        raise Wrong("any_class")
+
+
+def _decides(fn: Callable, instead: Instead, wanted: list[Tensor]) -> bool:
+    """Whether a function decides as ``wanted`` with another function in place of one that it calls."""
+    try:
+        with instead:
+            made = [fn(*(t.clone() for t in probe)).float() for probe in PROBES]
+    except Exception:  # what does not run with the other function is not explained by it
+        return False
+    return all(torch.equal(m, w.float()) for m, w in zip(made, wanted, strict=True))
 
 
 def _check_form(found: list[Tensor], rights: list[Tensor]) -> None:
@@ -195,6 +216,10 @@ def _check_form(found: list[Tensor], rights: list[Tensor]) -> None:
         for f, kinds in zip(found, kept, strict=True)
     ):
         raise Wrong("kept_rows")
+    if all(f.shape == (len(r), 1) and torch.equal(f[:, 0].float(), r.float()) for f, r in zip(found, rights, strict=True)):
+        raise Wrong("keepdim")
+    if all(f.shape == a[0].shape for f, (a, _) in zip(found, PROBES, strict=True)):
+        raise Wrong("one_per_class")
     for f, r, (a, _) in zip(found, rights, PROBES, strict=True):
         n = len(r)
         if f.numel() == 1:

@@ -14,6 +14,7 @@ from itertools import combinations, product
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 CLOSE = 1e-4  # largest difference of two results that count as the same
 
@@ -24,6 +25,17 @@ class Wrong(Exception):  # noqa: N818
     def __init__(self, *mistakes: str, **values):
         super().__init__(*mistakes)
         self.mistakes, self.values = mistakes, values
+
+
+class Instead(TorchFunctionMode):
+    """Another function in place of those with one of the ``names``: whether a result hangs on one of them."""
+
+    def __init__(self, names: tuple[str, ...], other: Callable):
+        super().__init__()
+        self.names, self.other = names, other
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return (self.other if func.__name__ in self.names else func)(*args, **(kwargs or {}))
 
 
 def kind(value) -> str:

@@ -37,13 +37,15 @@ class Fading:
 
     def __init__(self, stream: Stream):
         self.stream, self.log, self.sizes, self.age = stream, [], [], 0
+        self.gave: list[Tensor] = []  # logits of each call
 
     def __call__(self, images: Tensor) -> Tensor:
         self.log.append(int(images[0, 0]) if images.ndim == 2 else int(images[0]))
         self.sizes.append(len(images) if images.ndim == 2 else 1)
         said = torch.tensor(self.stream.at(self.age, len(images)))
         self.age += 1
-        return torch.nn.functional.one_hot(said, self.stream.classes).float() * 3 - 1
+        self.gave.append(torch.nn.functional.one_hot(said, self.stream.classes).float() * 3 - 1)
+        return self.gave[-1].clone()
 
     def reset(self) -> None:
         self.log.append("reset")
@@ -80,7 +82,18 @@ def effective(said: list[int]) -> float:
     return _effective(tuple(sorted(Counter(said).values()))) if said else math.inf
 
 
+def different(said: list[int]) -> float:
+    """Number of classes that appear at all."""
+    return len(set(said)) if said else math.inf
+
+
+def inverse_simpson(said: list[int]) -> float:
+    """1 / sum of squared shares."""
+    return len(said) ** 2 / sum(n * n for n in Counter(said).values()) if said else math.inf
+
+
 KNOBS = {
+    "measure": [("", effective), ("different_classes", different), ("inverse_simpson", inverse_simpson)],
     "low": [
         ("", lambda n, least, c: n < least),
         ("reversed", lambda n, least, c: n >= least),
@@ -133,6 +146,7 @@ KNOBS = {
 
 
 STREAMS = [stream(seed) for seed in SEEDS]
+MORE = [stream(seed) for seed in range(2000, 2020)]  # a mistake is named only if it does the same on these, too
 
 
 def _flat(recent: list) -> list[int]:
@@ -177,7 +191,7 @@ def _due(stream: Stream, recent: list, everything: list, how: dict) -> bool:
     if not how["full"](recent, stream.window, everything):
         return False
     part = how["part"](recent, stream.window)
-    return bool(how["low"](effective(part), stream.least, stream.classes))
+    return bool(how["low"](how["measure"](part), stream.least, stream.classes))
 
 
 RIGHT = {place: choices[0][1] for place, choices in KNOBS.items()}
@@ -196,6 +210,7 @@ def right_answers(stream: Stream) -> tuple[list, list[int]]:
 
 
 def check(fn: Callable) -> None:
+    _check_memory(fn)
     logs, results, models = [], [], []
     for given in STREAMS:
         models.append(Fading(given))
@@ -203,11 +218,26 @@ def check(fn: Callable) -> None:
         logs.append(models[-1].log)
     ours = [right_answers(s) for s in STREAMS]
     _check_asked(models)
+    for mistake, picked in (("argmax_axis", lambda z: z.argmax(0)), ("least_class", lambda z: z.argmin(1))):
+        wrong = [torch.cat([picked(z) for z in m.gave]) for m in models]
+        if all(isinstance(r, Tensor) and torch.equal(r.cpu(), w) for r, w in zip(results, wrong, strict=True)):
+            raise Wrong(mistake)
     if logs != [log for log, _ in ours]:
         _name_resets(fn, logs, [log for log, _ in ours])
     for given, result, (_, said) in zip(STREAMS, results, ours, strict=True):
         _check_result(given, result, said)
     _check_equal(fn)
+
+
+def _check_memory(fn: Callable) -> None:
+    """The same half window, always with a new model: nothing may be left of the calls before."""
+    seen = []
+    for _ in range(3):
+        model = Fading(short := Stream(((0,) * 4,), (4,), 2.0, 8, 3))
+        result = call(fn, model, short.batches(), short.least, short.window)
+        seen.append((model.log, result.tolist() if isinstance(result, Tensor) else repr(result)))
+    if any(other != seen[0] for other in seen):
+        raise Wrong("remembers_calls")
 
 
 def _check_asked(models: list[Fading]) -> None:
@@ -232,8 +262,13 @@ def _check_asked(models: list[Fading]) -> None:
 def _name_resets(fn: Callable, logs: list, right: list) -> None:
     if not any("reset" in log for log in logs) and "reset" in getattr(getattr(fn, "__code__", None), "co_names", ()):
         raise Wrong("reset_without_brackets" if not _calls_reset(fn) else "never")
+    more = []
+    for given in MORE:
+        model = Fading(given)
+        call(fn, model, given.batches(), given.least, given.window)
+        more.append(model.log)
     for names, how in variants(KNOBS):
-        if all(simulate(s, how) == log for s, log in zip(STREAMS, logs, strict=True)):
+        if all(simulate(s, how) == log for s, log in zip(STREAMS + MORE, logs + more, strict=True)):
             raise Wrong(*names)
     at = next(i for i, log in enumerate(logs) if log != right[i])
     seen, wanted = (_after(log) for log in (logs[at], right[at]))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,22 @@ KNOWN = [(r"does not require grad|does not have a grad_fn", "no_history"), ("onl
 RATE = 0.3
 
 
+class Events(list):
+    """What a network was asked. Its copy is asked in silence, but the first learns that there was one."""
+
+    def __init__(self, first: Events | None = None):
+        super().__init__()
+        self.first = first
+
+    def __deepcopy__(self, memo):
+        return Events(self)
+
+    def append(self, event: str) -> None:
+        super().append(event)
+        if self.first is not None and event.startswith("forward"):
+            self.first.append("copy asked")
+
+
 class Tiny(nn.Module):
     """4 numbers to 3 classes; a normalisation with the statistics of the batch, whose scale and shift alone are tuned."""
 
@@ -33,10 +50,10 @@ class Tiny(nn.Module):
         first, last, scale, shift = numbers(4, 5, 5, seed=seed, scale=0.8)
         self.first, self.last = (nn.Parameter(w, requires_grad=False) for w in (first[:, :4].clone(), last[:3].clone()))
         self.scale, self.shift = nn.Parameter(1 + 0.5 * scale[0]), nn.Parameter(0.5 * shift[0])
-        self.events: list[str] = []
+        self.events: list[str] = Events()
 
     def forward(self, x):
-        self.events.append(f"forward {'train' if self.training else 'eval'}")
+        self.events.append(f"forward {'train' if self.training else 'eval'} {len(x)}")
         h = x @ self.first.T
         h = (h - h.mean(0)) / (h.var(0, unbiased=False) + 1e-5).sqrt()
         out = (h * self.scale + self.shift) @ self.last.T
@@ -52,7 +69,7 @@ class Tiny(nn.Module):
     def copy(self) -> Tiny:
         """The same network with nobody watching."""
         made = deepcopy(self)
-        made.events = []
+        made.events = Events()
         for p in made.parameters():
             p.grad = None
         return made
@@ -215,24 +232,37 @@ def _check_source(made: Call, source: Tiny) -> None:
 def check_way(made: Call) -> None:
     """Mistakes in the order of backward and step, seen in a call in which something should be learned."""
     events, steps = made.events, made.events.count("step")
-    if not any(e.startswith("forward") for e in events):
-        raise Wrong("never_asked")
+    sizes = [int(e.split()[2]) for e in events if e.startswith("forward")]
+    if not sizes:
+        raise Wrong("copy_asked" if "copy asked" in events else "never_asked")
     if not bool(torch.isfinite(made.after.numbers()).all()):
         raise Wrong("nan")
     if steps == 0 and made.moved:
         raise Wrong("own_optimizer")
     if steps > 1:
         raise Wrong("many_steps", steps=steps)
+    if len(made.x) > 1 and set(sizes) == {1}:
+        raise Wrong("batch_of_one")
     if "backward" not in events:
         raise Wrong("no_backward" if steps else "nothing_learned")
     if "gradient" not in events:
-        raise Wrong("zero_gradient" if "zeros" in events else "no_gradient")
+        raise Wrong("zero_gradient" if "zeros" in events else _why_no_gradient(made))
     if steps == 0:
         raise Wrong("no_step")
     if made.gradients[0] is None or not bool(made.gradients[0].any()):
         raise Wrong("step_before_backward" if events.index("step") < events.index("gradient") else "zeroed_before_step")
     if events.index("step") < events.index("gradient"):
         raise Wrong("step_before_backward")
+
+
+def _why_no_gradient(made: Call) -> str:
+    """Where the history was lost, if the loss has the right value: it was made of the logits, then."""
+    H = entropy(made.logits())
+    keep = torch.ones(len(H)) if made.source is None else right_filter(made.logits(), made.logits("source"))
+    values = float(H.mean()), float((H * keep).sum() / keep.sum())
+    if not any(math.isclose(loss, v, rel_tol=1e-4) for loss in made.losses for v in values):
+        return "no_gradient"
+    return "cut_off" if "recorded" in made.events else "not_recorded"
 
 
 # --- the gradient -----------------------------------------------------------------------------------------------------
@@ -289,6 +319,10 @@ def _scale(
             if all(math.isclose(k, sign * w, rel_tol=2e-3) for k, w in zip(factors, wanted, strict=True)):
                 return ((*names, name) if name else names), sign
     return None, 1.0
+
+
+def _backwards(made: Call) -> float:
+    return float(made.events.count("backward"))
 
 
 def _unknown_scale(
@@ -399,7 +433,7 @@ def check_answers(calls: list[Call], where: str = "") -> None:
     right = [c.logits() for c in calls]
     if all(a.shape == r.shape and same(a, r) for a, r in zip(answers, right, strict=True)):
         if any(a.requires_grad for a in answers):
-            raise Wrong("attached")
+            raise Wrong("attached", where=where)
         return
     for mistake, makers in ANSWERS.items():
         for maker in makers:
@@ -498,6 +532,7 @@ def check_step(fn: Callable) -> None:
         "divided_twice": lambda c: 1 / len(c.x),
     }
     scales |= {
+        "backward_twice": _backwards,
         "sum_of_classes": lambda c: len(c.x) / 3,
         "base_2": lambda c: 1 / math.log(2),
         "divided_by_ln_classes": lambda c: 1 / math.log(3),
@@ -534,12 +569,27 @@ def check_filtered_step(fn: Callable) -> None:
     batches = [x[:n] for x, n in zip(numbers(3, 12, 4, seed=34, scale=1.0), (10, 12, 9), strict=True)]
     scales = {"": lambda c: 1.0, "divides_by_all": lambda c: _share(c), "not_divided": lambda c: _share(c) * len(c.x)}
     scales |= {"mean_over_classes": lambda c: 1 / 3, "divided_twice": lambda c: 1 / (_share(c) * len(c.x))}
+    scales["backward_twice"] = _backwards
     for optimiser, training in ((torch.optim.SGD, False), (torch.optim.Adam, True)):
         source = Tiny()
         calls = watch(fn, optimiser, training, batches, [source] * 3)
-        for made in calls:
-            check_way(made)
-        _name_filtered(calls, scales)
+        try:
+            for made in calls:
+                check_way(made)
+        except Wrong as found:
+            if found.mistakes == ("nothing_learned",):
+                _check_demands(fn)
+            raise
+        asked = any(e.startswith(("forward", "copy")) for e in source.events)
+        try:
+            _name_filtered(calls, scales)
+        except Wrong as found:
+            if asked:
+                raise
+            others = [m for m in found.mistakes if m != "other_gradient"]
+            raise Wrong("source_never_asked", *others, **found.values) from found
+        if not asked:
+            raise Wrong("source_never_asked")
         _check_moves(calls, optimiser)
         check_answers(calls)
         if "recorded" in source.events:
@@ -550,17 +600,7 @@ def check_filtered_step(fn: Callable) -> None:
 
 def _check_few_and_all(fn: Callable) -> None:
     """Batches of which one image is kept, and all: in the first step both networks are the same."""
-    source, moved = (
-        Tiny(),
-        watch(lambda m, s, x, o: m(x).detach(), torch.optim.SGD, False, numbers(1, 6, 4), [Tiny()])[0].model,
-    )
-    one = next(
-        x
-        for seed in range(1000)
-        for x in numbers(1, 6, 4, seed=seed, scale=1.0)
-        if int(right_filter(moved(x), source(x)).sum()) == 1
-    )
-    for x, start, kept in ((one, 0.4, "one image"), (numbers(1, 7, 4, seed=2)[0], 0.0, "every image")):
+    for x, start, kept in ((_batch(1), 0.4, "one image"), (numbers(1, 7, 4, seed=2)[0], 0.0, "every image")):
         made = watch(fn, torch.optim.SGD, False, [x], [Tiny()], f" on a batch of which {kept} is kept", start)[0]
         right = made.gradient(_mean_over(right_filter))
         found = made.gradients[0] if made.gradients else None
@@ -571,6 +611,25 @@ def _check_few_and_all(fn: Callable) -> None:
             seen, wanted = two(found[i], right[i])
             raise Wrong("kept_but_other", kept=kept, seen=seen, wanted=wanted)
         check_answers([made], f" on a batch of which {kept} is kept")
+
+
+@cache
+def _batch(kept: int, images: int = 6) -> Tensor:
+    """Images of which so many are kept by a network that has moved a little."""
+    made = watch(lambda m, s, x, o: m(x).detach(), torch.optim.SGD, False, numbers(1, 6, 4), [Tiny()])[0]
+    drawn = (numbers(1, images, 4, seed=seed, scale=1.0)[0] for seed in range(10_000))
+    return next(x for x in drawn if int(right_filter(made.model(x), made.source(x)).sum()) == kept)
+
+
+def _check_demands(fn: Callable) -> None:
+    """How many of 6 images must be kept so that something is learned: one is enough."""
+    tried = [
+        [watch(fn, torch.optim.SGD, False, [x], [Tiny()])[0].moved for x in (_batch(k), _batch(k).flip(0))]
+        for k in range(1, 7)
+    ]
+    least = tried.index([True, True]) + 1 if [True, True] in tried else 0
+    if least and tried == [[False, False]] * (least - 1) + [[True, True]] * (7 - least):
+        raise Wrong("all_in_place_of_any" if least == 6 else "asks_for_many", few=least - 1, least=least)
 
 
 def _share(made: Call) -> float:

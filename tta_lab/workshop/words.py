@@ -193,6 +193,10 @@ ENTROPY = {
     "same_for_all": ("Every image gets the same number.", "Do not reduce over axis 0."),
     "one_image": ("Only one image of the batch is answered.", "One number for each row."),
     "order": ("The numbers are right but not in the order of the images.", "No sorting: entry i belongs to image i."),
+    "sum_of_probabilities": (
+        "Every image gets the same number, {value}: the probabilities of an image add up to 1, and no ln p is left.",
+        "Each p is multiplied by its own *logarithm* before the sum.",
+    ),
     "constant": (
         "Every image gets the same number, {value}, whatever its logits are.",
         "What is left of the logits in the last line?",
@@ -242,6 +246,10 @@ ENTROPY = {
 
 STEP = {
     "never_asked": ("The model was never asked.", "`model(images)` gives the logits."),
+    "copy_asked": (
+        "You asked a copy of the model, not the model itself: what the copy learns is lost.",
+        "No `deepcopy`: `model(images)` gives the logits.",
+    ),
     "ascent": (
         "The gradient has the wrong sign: the step makes the loss larger.",
         "`backward` and `step` make smaller whatever you call `backward` on: the mean entropy itself.",
@@ -270,6 +278,15 @@ STEP = {
     "no_gradient": (
         "`backward` was called, but no gradient reached the scale and shift of the normalisation layers.",
         "The loss must be made of `model(images)`, with its history: no detach, no `requires_grad_()` on the loss.",
+    ),
+    "cut_off": (
+        "The loss has the right value, but the logits were cut off from their history on the way to it: no gradient "
+        "reached the weights.",
+        "Detach only what you return; the loss is made of `model(images)` as it is.",
+    ),
+    "not_recorded": (
+        "The loss has the right value, but the forward was not recorded, so no gradient reached the weights.",
+        "Call `model(images)` outside of `torch.no_grad()`; no `requires_grad_()` on the loss.",
     ),
     "zero_gradient": (
         "The gradient that reached the weights is exactly 0: the loss does not depend on any image that should teach.",
@@ -353,6 +370,10 @@ STEP = {
     ),
     "uncertain_left_out": ("Images with a large entropy are left out of the loss.", "All images of the batch count."),
     "norm": ("The loss is another function of the entropies than their mean.", "`.mean()`."),
+    "backward_twice": (
+        "`backward` was called more than once before the step: the gradients add up, and the step is too long.",
+        "One `backward` for one step.",
+    ),
     "batch_of_one": (
         "The images were sent through the network one by one: batch statistics need the batch.",
         "One forward of the whole batch.",
@@ -394,7 +415,7 @@ STEP = {
         "The loss is the mean over the images of `entropy(logits)`, with the logits of the one forward.",
     ),
     "attached": (
-        "Everything is learned as it should be, but the returned logits still carry their history. Keep a few "
+        "Everything is learned as it should be, but the logits returned{where} still carry their history. Keep a few "
         "thousand and memory is full.",
         "Return `logits.detach()`.",
     ),
@@ -530,6 +551,18 @@ FILTER = {
         "Every image is kept, whatever the models say.",
         "Something makes d at least 0 always: an absolute value, or twice the same model?",
     ),
+    "absolute": (
+        "Every image is kept, whatever the models say: an absolute value is never negative.",
+        "d itself, with its sign, is compared with 0.",
+    ),
+    "keepdim": (
+        "The decisions are right, but an axis of length 1 is left in the shape: (images, 1) instead of (images,).",
+        "`[:, 0]` or `.squeeze(1)` takes it away.",
+    ),
+    "one_per_class": (
+        "You return one decision per class: something ran over the images where it should run over the classes.",
+        "Classes are axis 1, also in `argmax`, `max`, `all` and `gather`.",
+    ),
     "none": (
         "No image is ever kept.",
         "Check the comparison with a batch on which both models agree exactly: all must be kept.",
@@ -662,6 +695,18 @@ FILTERED = {
         "Everything is right, but the forward of the original model recorded what only a gradient would need: "
         "memory and time for nothing.",
         "Put the call of `source` under `with torch.no_grad():`.",
+    ),
+    "source_never_asked": (
+        "The original model was never asked.",
+        "`source(images)` gives its logits; put the call under `with torch.no_grad():`.",
+    ),
+    "all_in_place_of_any": (
+        "Something is learned only where *every* image is kept; with 5 of 6 kept, nothing is.",
+        "Only if *nobody* is kept no step is made: ask `keep.any()`.",
+    ),
+    "asks_for_many": (
+        "With {few} of 6 images kept nothing is learned, with {least} something is. One kept image is enough.",
+        "Only if *nobody* is kept no step is made: ask `keep.any()`.",
     ),
     "kept_but_idle": (
         "On a batch of which {kept} is kept nothing was learned.",
@@ -921,6 +966,24 @@ RESETS = {
     ),
     "tumbling": ("After each full window you start a new one; the window must slide.", "Forget only at a reset."),
     "only_once": ("You reset once and never again.", "Whenever the number is too small, also the second time."),
+    "different_classes": (
+        "You count how many classes appear at all; one stray image then counts as much as a hundred.",
+        "Use your `effective_classes`.",
+    ),
+    "inverse_simpson": (
+        "Your number of classes is made of the sum of s squared; exp of the entropy is wanted.",
+        "Use your `effective_classes`.",
+    ),
+    "argmax_axis": (
+        "You return one number per class of each batch: the most probable *image* of a class, not the class of an "
+        "image.",
+        "Logits are (images, classes); the class is found along axis 1.",
+    ),
+    "least_class": ("You take the *least* probable class.", "The most probable one: `argmax(1)`."),
+    "remembers_calls": (
+        "On the same batch with a new model a later call comes out differently: something is kept from call to call.",
+        "A list as default value (`recent=[]`) or outside of the function lives on; make it new in the first line.",
+    ),
     "at_most": ("You reset at exactly `least` too.", "*Fewer than* `least`: use <."),
     "never_asked": ("The model is never asked.", "`model(images)` for each batch."),
     "image_by_image": (
@@ -942,7 +1005,7 @@ RESETS = {
         "Keep the logits of one call and use them twice.",
     ),
     "lost_answers": (
-        "Some answers are missing from the result: {got} of {images} images.",
+        "Some answers are missing: the result holds {got} for {images} images.",
         "Remember for the alarm and collect for the result in two lists: only one is emptied.",
     ),
     "returns_logits": ("You return logits; class numbers are wanted, one per image.", "`argmax(1)`."),
