@@ -125,8 +125,8 @@ def test_a_skip_for_a_missing_package_is_a_failure_where_all_are_required(tmp_pa
 
     def run(**more):
         env = {k: v for k, v in os.environ.items() if k not in ("TTA_LAB_PACKAGES", "PYTEST_ADDOPTS")} | more
-        return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(tmp_path)], env=env, cwd=tmp_path,
-                              capture_output=True, text=True)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(tmp_path)]
+        return subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
 
     assert "1 skipped" in run().stdout
     required = run(TTA_LAB_PACKAGES="required")

@@ -120,7 +120,7 @@ class Adapter:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(self.seed)  # of the CPU alone: those of accelerators stay as they are
                 self.extra = recipe.extra(self.model)
-        extra = nn.ModuleDict() if self.extra is None else nn.ModuleDict({"extra": self.extra.to(self.device)})
+        extra = nn.ModuleDict() if self.extra is None else nn.ModuleDict({"extra": self.extra.to(self.device, self.precision)})
         self.tuned |= dict(extra.named_parameters())
         self._params = list(self.tuned.values())
         self._owned = {**self.tuned, **dict(self.model.named_buffers()), **dict(extra.named_buffers())}
