@@ -431,6 +431,22 @@ def test_relative_paths_mean_the_folder_of_the_command_and_modules_beside_the_no
     assert (tmp_path / "here" / "results" / "n-fast" / "n.html").is_file()
 
 
+def test_numbers_of_an_earlier_run_do_not_stay_beside_a_later_one(tmp_path):
+    path = write(tmp_path / "tiny.ipynb", LAST)
+    first = headless.execute(path, out=tmp_path / "runs", say=quiet)
+    assert first.json.is_file()
+    second = headless.execute(path, {"out_json": str(tmp_path / "mine.json")}, out=tmp_path / "runs", say=quiet)
+    assert second.json is None and (tmp_path / "mine.json").is_file() and not first.json.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_with_the_remedy(tmp_path):
+    path = write(tmp_path / "tiny.ipynb", LAST)
+    with pytest.raises(headless.NotebookError, match=r"no folder for results can be made at .*tiny.ipynb.*--out"):
+        headless.execute(path, out=path, say=quiet)
+    with pytest.raises(headless.NotebookError, match=r"notebooks\. There are: 00_explorer"):
+        headless.find("qqqq")
+
+
 def test_a_folder_of_results_has_one_run_at_a_time_and_a_dead_one_leaves_no_lock(tmp_path):
     path = write(tmp_path / "tiny.ipynb", LAST)
     folder = tmp_path / "runs" / "tiny-fast"

@@ -120,6 +120,12 @@ def test_contract(name, chain, model, amp, batches):
         assert (resumed.trace[column] == adapter.trace[column]).all()
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"tent"', None, 3])
+def test_what_is_no_json_of_a_recipe_is_refused(text):
+    with pytest.raises(ValueError, match=r"JSON of a recipe.*write it with to_json\(recipe\)"):
+        from_json(text)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_recipe_prints_compares_and_saves(name):
     recipe = make(name)

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 import tta_lab
-from tta_lab import Choice, check_up, continual, guarded, knobs, load, load_model, make, safety_report, with_classes, with_input_card
+from tta_lab import Adapter, Choice, check_up, continual, guarded, knobs, load, load_model, make, run, safety_report, with_classes, with_input_card
 from tta_lab.cifar_networks import load_cifar
 from tta_lab.collapse import CollapseDetector, collapse, watch
 from tta_lab.compose import decompose, differences
+from tta_lab.datasets import ImageSet
 from tta_lab.explore import Session, explore, needs, obstacles
 from tta_lab.model_selection import ordered, rank, reference, regret, scores, threshold
 from tta_lab.models import InputCard, SourceModel, from_timm, from_torchvision, read_state_dict
@@ -22,6 +23,8 @@ from tta_lab.training import accuracy, train
 NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
 FEW = load("fashion_mnist").take(torch.arange(8))
 carded = partial(with_input_card, NET, channels=3)
+GREY = nn.Sequential(nn.Conv2d(1, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+COLOUR = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), tuple("abcdefghij")
 report = partial(safety_report, "fashion_resnet_bn", "tent", FEW, progress=False)
 look = partial(check_up, "fashion_resnet_bn", FEW)
 
@@ -79,6 +82,9 @@ WRONG = {  # what is called -> what the message must say; ValueError, of which D
     "doctor: model": (lambda: check_up(3, FEW), "model must be a network"),
     "doctor: model path": (lambda: check_up(Path("a.pt"), FEW), "model must be a network.*checkpoint:PATH"),
     "doctor: data": (lambda: check_up("fashion_resnet_bn", torch.rand(4, 1, 28, 28)), "data must be an image set.*wrap"),
+    "doctor: loader": (lambda: check_up("fashion_resnet_bn", torch.utils.data.DataLoader([1])), r"wrap its data set, tta_lab.wrap\(loader.dataset\)"),
+    "doctor: stream": (lambda: check_up("fashion_resnet_bn", continual(FEW, ["fog"], per_shift=2)), "take its images, stream.known_set"),
+    "doctor: items": (lambda: check_up("fashion_resnet_bn", iter([1])), "collect its items in a list and make one of that"),
     "doctor: data path": (lambda: check_up("fashion_resnet_bn", Path("photos")), "data must be an image set.*folder:PATH"),
     "doctor: n": (lambda: look(n="12"), "n must be a whole number"),
     "doctor: batch": (lambda: look(batch=0), "batch must be a whole number of at least 1"),
@@ -86,6 +92,9 @@ WRONG = {  # what is called -> what the message must say; ValueError, of which D
     "doctor: device": (lambda: look(device="gpu"), "device must be 'auto' or a device"),
     "safety: model": (lambda: safety_report(3, "tent", FEW), "model must be a network"),
     "safety: recipe": (lambda: safety_report("fashion_resnet_bn", 3, FEW), "recipe must be a method"),
+    "safety: needs": (lambda: safety_report("fashion_resnet_bn", "eata", FEW), "Eata needs the Fisher.*source_images=, an image set"),
+    "safety: a network as recipe": (lambda: safety_report("fashion_resnet_bn", load_model(), FEW), "or its name, not a SourceModel$"),
+    "run: other images": (lambda: run(Adapter(GREY, "source"), ImageSet("tall", *COLOUR)), "cannot take the images of tall, 3 x 8 x 8"),
     "safety: recipe class": (lambda: safety_report("fashion_resnet_bn", type(make("tent")), FEW), "not the class Tent itself"),
     "safety: recipe name": (lambda: safety_report("fashion_resnet_bn", "tnt", FEW), "no method 'tnt'"),
     "safety: images": (lambda: safety_report("fashion_resnet_bn", "tent", Path("photos")), "images must be an image set.*folder:PATH"),

@@ -513,7 +513,8 @@ PROBABILITIES = np.random.default_rng(0).dirichlet(np.ones(3), 5)
     lambda p: M.nll(p, [0, 1, 2, 0, 1]), lambda p: M.brier(p, [0, 1, 2, 0, 1]), lambda p: M.classification(p, [0, 1, 2, 0, 1]),
     lambda p: M.classwise_ece(p, [0, 1, 2, 0, 1]), M.msp, M.max_logit, M.energy, M.negative_entropy, M.mean_prediction_entropy,
     lambda p: M.confidence_difference(-5 * p, p), lambda p: M.msp(torch.from_numpy(p).float().requires_grad_()),
-    lambda p: M.msp(np.vstack([p, [np.nan] * 3]))])
+    lambda p: M.msp(np.vstack([p, [np.nan] * 3])), lambda p: M.nll(p.astype(np.float16), [0, 1, 2, 0, 1]),
+    lambda p: M.energy(torch.from_numpy(p).bfloat16())])
 def test_probabilities_are_not_taken_for_logits(call):
     with pytest.raises(ValueError, match=r"must be logits, .* these are probabilities; pass np.log\(p\)"):
         call(PROBABILITIES)
@@ -549,6 +550,7 @@ def test_probabilities_are_not_taken_for_logits(call):
     (lambda: M.unnormalised_mce({"fog": [1, 2, 3, 4, math.nan]}), r"those of \['fog'\] are not"),
     (lambda: M.error_curve([0, 1], [0, 1], [1, 0]), "batch numbers fall"), (lambda: M.error_curve([0, 1], [0, 1], [0, math.nan]), "batch numbers"),
     (lambda: M.error_curve([0], [0], [0], window=2.5), "window"), (lambda: M.classes_seen([0, 1], [0, 1], last=0), "last must be"),
+    (lambda: M.error_per_group([0, 1], [0, 1], [0.0, math.nan]), "1 of 2 images have NaN as their group"),
     (lambda: M.top_class_share([0.3, 0.7]), "prediction must hold class indices"),
     (lambda: M.alternating([1.0, 2.0], [0, 2]), "clean must hold True"),
     (lambda: M.max_cosine(np.ones((2, 3)), np.ones((2, 4))), r"prototypes \(K, D\)"),
@@ -562,6 +564,16 @@ def test_probabilities_are_not_taken_for_logits(call):
 def test_what_would_be_misread_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_no_function_hides_the_module_it_stands_in():
+    import importlib
+    import pkgutil
+    import types
+
+    for found in pkgutil.iter_modules(M.__path__):
+        importlib.import_module(f"tta_lab.metrics.{found.name}")
+        assert isinstance(getattr(M, found.name), types.ModuleType), found.name
 
 
 def test_the_same_numbers_in_other_forms():

@@ -347,7 +347,10 @@ def _average(state):
 @pytest.mark.parametrize(("spoil", "message"), [
     (_shape, r"'1.weight' of shape \(1,\), this adapter \(8,\)"), (_average, "exp_avg"), (lambda s: s.pop("rng"), "lacks rng"),
     (lambda s: s["tensors"].pop("1.bias"), "other tensors"), (lambda s: s.update(rng=torch.zeros(3, dtype=torch.uint8)), "damaged"),
-    (lambda s: s.update(trace={"nonsense": 1}), "damaged"), (lambda s: s.update(states={}), "damaged"), (lambda s: s.clear(), "belongs to another"),
+    (lambda s: s.update(trace={"nonsense": 1}), "damaged"), (lambda s: s.update(states={}), "damaged"),
+    (lambda s: s.update(errors=None), "errors must be of the type list, not NoneType"),
+    (lambda s: s.update(seen="many"), "seen must be"), (lambda s: s.update(meta=None), "meta must be"),
+    (lambda s: s.update(cost={"a": 1}), "it counts"), (lambda s: s.clear(), "belongs to another"),
 ])
 def test_a_damaged_state_changes_nothing(spoil, message):
     adapter = Adapter(net(), make("tent"), device="cpu", seed=0)
@@ -355,6 +358,7 @@ def test_a_damaged_state_changes_nothing(spoil, message):
     before, rows = adapter._snapshot(), len(adapter.trace)
     with pytest.raises(ValueError, match=message):
         adapter.load_state_dict(state_of(spoil))
+    assert all(before[k] == getattr(adapter, k) for k in ("steps", "was_reset", "cost")) and adapter.errors == []
     after = adapter._snapshot()
     assert all(torch.equal(after["tensors"][k], v) for k, v in before["tensors"].items()) and torch.equal(after["rng"], before["rng"])
     assert len(adapter.trace) == rows and after["seen"] == before["seen"]

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from tta_lab import Adapter, compare, contents, load_model, make, recorded, run
 from tta_lab.datasets import DataError, ImageSet, canonical, load, load_kept
-from tta_lab.image_files import as_classes, lists, wrap
+from tta_lab.image_files import as_classes, lists, part_of, wrap
 from tta_lab.image_files import folder as image_folder
 from tta_lab.model_texts import model_text, open_model, parse
 from tta_lab.models import with_input_card
@@ -268,23 +268,42 @@ def test_labels_of_wrapped_sets_are_not_cut_to_numbers(labels, words):
 
 # --- parts of a data set --------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("parts", [("train", "val", "test"), ("Train", "Test"), ("training", "validation", "extra"), ("val",)])
+@pytest.mark.parametrize("parts", [("train", "val", "test"), ("Train", "Test"), ("training", "validation", "extra"), ("val",),
+                                   ("train2017", "val2017"), ("training_set", "test_set"), ("split-train", "split-dev"), ("TrainImages", "test")])
 def test_the_parts_of_a_data_set_are_not_classes(tmp_path, parts):
     for part in parts:
         pets(tmp_path / part)
-    with pytest.raises(DataError, match=rf"not classes: name one part, as in folder:{tmp_path}/\w+, or say that these are the classes with classes="):
+    with pytest.raises(DataError, match=rf"not classes: name one part, as in folder:{tmp_path}/[\w-]+, or say that these are the classes"):
         image_folder(tmp_path)
     assert image_folder(tmp_path / parts[-1]).classes == ("ape", "dog")
     assert image_folder(tmp_path, classes=sorted(parts)).classes == tuple(sorted(parts)) and not image_folder(tmp_path, flat=True).classes
 
 
 def test_a_class_called_train_is_a_class(tmp_path):
+    assert not any(map(part_of, ("train_station", "data", "2017", "contest", "testbed", "valley", "trainer2", "set")))
     for name in ("train/1.png", "plane/1.png"):
         picture(tmp_path / name)
     assert image_folder(tmp_path).classes == ("plane", "train")
     (tmp_path / "plane/1.png").unlink()
     (tmp_path / "plane").rmdir()
     assert image_folder(tmp_path).classes == ("train",)
+
+
+def test_a_link_to_a_folder_around_it_is_named(tmp_path):
+    pets(tmp_path / "pets")
+    (tmp_path / "cats").mkdir()
+    picture(tmp_path / "cats/1.png")
+    (tmp_path / "pets/cat").symlink_to(tmp_path / "cats")                               # another folder is one more class
+    assert load(f"folder:{tmp_path / 'pets'}").classes == ("ape", "cat", "dog")
+    (tmp_path / "pets/ape/all").symlink_to(tmp_path / "pets")
+    with pytest.raises(DataError, match="ape/all is a link to a folder that it lies in.*remove it"):
+        load(f"folder:{tmp_path / 'pets'}")
+
+
+def test_names_of_classes_are_composed_as_those_of_files_are(tmp_path):
+    table = "ape/1.png,caf\u00e9\nape/2.png,cafe\u0301\ndog/3.png,bar\n"
+    assert labelled(pets(tmp_path), table) == ([1, 1, 0], ("bar", "caf\u00e9"))
+    assert labelled(tmp_path, table, classes="cafe\u0301,bar")[0] == [0, 0, 1]
 
 
 def test_pictures_without_labels_run_with_a_model_of_any_number_of_classes(tmp_path):
@@ -414,6 +433,32 @@ def test_digests_are_read_once_and_kept_in_a_manifest(tmp_path, monkeypatch):
     (root / "a").unlink()
     with pytest.raises(OSError):
         contents.digests(root, ["a"])
+
+
+def test_one_item_of_many_that_a_data_set_holds_or_names_is_not_overlooked(tmp_path, settled):
+    class Held(torch.utils.data.Dataset):
+        def __init__(self):
+            self.parts, self.paths = {"a": torch.zeros(200, 1, 4, 4)}, [(tmp_path / f"{k}.png", 0) for k in range(200)]
+
+        def __len__(self):
+            return 200
+
+        def __getitem__(self, k):
+            return self.parts["a"][k], 0
+
+    class Named(Held):
+        def __getitem__(self, k):
+            return Image.open(self.paths[k][0]).convert("L"), 0
+
+    for k in range(200):
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / f"{k}.png")
+    sets = wrap(Held()), wrap(Named()), wrap(torch.utils.data.Subset(Held(), range(1, 190)))
+    before = [one.fingerprint() for one in sets]
+    settled()
+    assert before == [one.fingerprint() for one in sets]
+    sets[0].source.dataset.parts["a"][1] = sets[2].source.dataset.dataset.parts["a"][2] = 0.5     # not among the 64
+    Image.fromarray(np.ones((4, 4), np.uint8)).save(tmp_path / "1.png")
+    assert all(one.fingerprint() != old for one, old in zip(sets, before, strict=True))
 
 
 def test_sets_in_memory_and_wrapped_ones_are_what_they_now_are():

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from test_streams import toy
@@ -245,6 +246,11 @@ def test_spread_reads_what_it_is_given():
                                (3, "error", "that compare")):
         with pytest.raises(ValueError, match=words):
             spread(given, what)
+    others = compare(["source", "tent"], stream("snow"), net(), (0, 1), device="cpu")
+    with pytest.raises(ValueError, match="names several runs in the table, with another stream; give each a name") as why:
+        spread(pandas.concat([table, others]))
+    assert "drop" not in str(why.value), "none of the two is one too many"
+    assert np.isnan(spread(table.assign(error=[1, np.nan, 3, 4]))["error"]).any(), "a seed without a number is not left out"
     with pytest.raises(ValueError, match="trace of a run"):
         row(3)
     with pytest.raises(ValueError, match="does not say its reset"):
@@ -316,7 +322,7 @@ def test_the_code_of_a_method_or_order_of_ones_own_counts():
     assert key(net(), shown=stream("fog", order=Turned())) != key(net(), shown=stream("fog", order=Straight()))
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "text", "folder", "foreign", "other"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "folder", "foreign", "other", "label", "words", "steps"])
 def test_damaged_runs_in_a_cache_are_named(tmp_path, damage):
     call = dict(recipes=["source", "tent"], streams=stream("fog"), model=net(), cache=tmp_path, device="cpu")
     first = compare(**call)
@@ -333,6 +339,11 @@ def test_damaged_runs_in_a_cache_are_named(tmp_path, damage):
         path.unlink(), path.mkdir()
     elif damage == "foreign":
         np.savez(path, a=np.arange(3))
+    elif damage in ("label", "words", "steps"):
+        columns = dict(np.load(path))
+        gone = [name for name in columns if name.startswith("steps/" if damage == "steps" else "samples/label")]
+        kept = {name: value for name, value in columns.items() if name not in gone}
+        np.savez(path, **kept, **({gone[0]: columns[gone[0]].astype(str)} if damage == "words" else {}))
     else:
         shutil.copyfile(files[0], path)
     with pytest.raises(ValueError, match=f"delete .*{path.name}, and the run is made anew") as why:

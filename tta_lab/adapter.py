@@ -279,6 +279,11 @@ class Adapter:
             raise ValueError(f"this state lacks {', '.join(sorted(missing))}: it is damaged, or was not written by state_dict()")
         before = self._snapshot()
         try:
+            for name, kind in (("seen", int), ("steps", int), ("was_reset", bool), ("cost", dict), ("errors", list), ("meta", dict)):
+                if not isinstance(state[name], kind):
+                    raise ValueError(f"{name} must be of the type {kind.__name__}, not {type(state[name]).__name__}")
+            if state["cost"].keys() != self.cost.keys():
+                raise ValueError(f"it counts {sorted(state['cost'])}, not {sorted(self.cost)}")
             trace = Trace(deepcopy(state["meta"]))
             trace.load_state_dict(state["trace"])
             self._check_optimizer(state["optimizer"])

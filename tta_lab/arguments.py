@@ -116,7 +116,7 @@ def recipe_of(value, name: str = "recipe"):
     if isinstance(value, type) and issubclass(value, Method):
         raise WrongKind(f"{name} must be a method such as make('tent') or {value.__name__}(), not the class {value.__name__} itself")
     if not isinstance(value, Method):
-        what = f"the part {value!r}, which is only a piece of one" if isinstance(value, Part) else repr(value)
+        what = f"the part {value!r}, which is only a piece of one" if isinstance(value, Part) else _say(value)
         raise WrongKind(f"{name} must be a method such as make('tent'), or its name, not {what}")
     return value
 
@@ -146,7 +146,10 @@ def images_of(value, name: str = "images"):
         return load(value)
     if not isinstance(value, BaseSet):
         hint = (": a folder is written as a text, 'folder:PATH'" if isinstance(value, os.PathLike) else
-                ": make one of it with tta_lab.wrap(...)" if hasattr(value, "__getitem__") or hasattr(value, "__iter__") else "")
+                ": take its images, stream.known_set" if hasattr(value, "known_set") else
+                ": wrap its data set, tta_lab.wrap(loader.dataset)" if hasattr(value, "dataset") and hasattr(value, "batch_size") else
+                ": make one of it with tta_lab.wrap(...)" if hasattr(value, "__getitem__") else
+                ": collect its items in a list and make one of that with tta_lab.wrap(...)" if hasattr(value, "__iter__") else "")
         raise WrongKind(f"{name} must be an image set, or a text such as 'fashion_mnist' or 'folder:photos', not {_say(value)}{hint}")
     return value
 

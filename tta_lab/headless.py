@@ -137,7 +137,7 @@ def find(name: str | Path) -> Path:
                    if ".ipynb_checkpoints" not in p.parts)
     near = difflib.get_close_matches(place.stem, there, 1)
     raise NotebookError(f"there is no notebook {str(name)!r}, neither here nor in {notebook_folder()}"
-                        f"{f'; did you mean {near[0]}?' if near else ''} There are: {', '.join(there) or 'none'}")
+                        f"{f'; did you mean {near[0]}?' if near else '.'} There are: {', '.join(there) or 'none'}")
 
 
 def _argument(check: Callable, name: str, value, *bounds):
@@ -275,7 +275,10 @@ def alone(folder: Path):
     The lock is the system's, on a file beside the folder, and ends with the process however that ends.
     """
     path = folder.with_name(f".{folder.name}.lock")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as why:
+        raise NotebookError(f"no folder for results can be made at {folder} ({why}); name another with --out (in Python out=...)") from why
     while True:
         file = path.open("a+")
         try:
@@ -379,6 +382,8 @@ def _executed(source: Path, content, known: dict, values: dict, folder: Path, ti
             where = f"\nThe notebook up to there: {failed}"
         raise NotebookFailed(f"{source.name} failed{_reason(why, progress)}{where}") from why
     failed.unlink(missing_ok=True)
+    if not has_json:
+        final["json"].unlink(missing_ok=True)  # the numbers of an earlier run
     for kind, path in part.items():
         if path.is_file():
             os.replace(path, final[kind])

@@ -378,6 +378,10 @@ def image_names(folder: Path) -> list[str]:
     for place, folders, files in os.walk(folder, followlinks=True):
         note(place)
         folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = os.path.join(os.path.realpath(place), "")
+        for link in (os.path.join(place, name) for name in folders if os.path.islink(os.path.join(place, name))):
+            if inside.startswith(os.path.join(os.path.realpath(link), "")):
+                raise DataError(f"{link} is a link to a folder that it lies in, so there is no end of images; remove it")
         below = os.path.relpath(place, folder).replace(os.sep, "/")
         for name in files:
             ending = os.path.splitext(name)[1].lower()
@@ -570,13 +574,20 @@ def _is_flat(flat) -> bool:
 
 PARTS = {**dict.fromkeys(("train", "training", "trn"), "train"), **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
          **dict.fromkeys(("test", "testing", "tst"), "test")}
+AROUND = re.compile(r"(split|fold|set|data|dataset|images|imgs|[0-9]{1,4})")  # as in train2017, test_set, split_val
+
+
+def part_of(folder: str) -> str | None:
+    """"train", "val" or "test" for the name of a folder that says so, else None."""
+    words = [word for word in re.split(r"[\s_.-]+|(?<=[a-z])(?=[A-Z0-9])", folder) if word and not AROUND.fullmatch(word.lower())]
+    return PARTS.get(words[0].lower()) if len(words) == 1 else None
 
 
 def refuse_parts(root: Path, folders: Sequence[str], names: Sequence[str]) -> None:
     """Raise DataError where subfolders are the parts of a data set (two of train, val and test; or one, alone, with class folders in it)."""
-    parts = [name for name in folders if name.lower() in PARTS]
+    parts = [name for name in folders if part_of(name)]
     alone = len(folders) == 1 and all(name.count("/") > 1 for name in names)
-    if len({PARTS[name.lower()] for name in parts}) > 1 or parts and alone:
+    if len({part_of(name) for name in parts}) > 1 or parts and alone:
         raise DataError(f"{root} holds the folder{'s' * (len(parts) > 1)} {', '.join(parts)}, which {'are parts' if len(parts) > 1 else 'is a part'} "
                         f"of a data set and not classes: name one part, as in folder:{root / parts[-1]}, or say that these are the classes with "
                         f"classes={','.join(folders)}, or leave labels out with flat=1")
@@ -626,7 +637,7 @@ def _table(path: Path, places_: dict[str, str], root: Path) -> dict[str, tuple[i
             raise DataError(f"{path}: row {number} names {row[0].strip()!r}, which is no image below {root}")
         if file in given:
             raise DataError(f"{path}: row {number} names {file!r} a second time, after row {given[file][0]}")
-        given[file] = number, row[1].strip()
+        given[file] = number, _composed(row[1].strip())
     if not given:
         raise DataError(f"{path} holds no labels")
     return given
@@ -647,6 +658,7 @@ def _composed(text: str) -> str:
 
 def _labels_from_csv(root, labels, names, classes):
     path = side_file(labels, root, "the table of labels")
+    classes = classes and tuple(map(_composed, classes))
     given = _table(path, {_composed(name): name for name in names} | {name: name for name in names}, root)
     lines = {file: (number, label, _index_in(path, number, label, classes)) for file, (number, label) in given.items()}
     known = {file: found for file, found in lines.items() if found[1] and found[2] != -1}
@@ -832,17 +844,18 @@ class Wrapped:
 
     def facts(self, rows):
         """What the data set makes its images from (`_stored_content`) and 64 images; where that is not known, all images, read again
-        when one of the 64 has changed."""
+        when one of the 64 has changed, or an array or a file that it holds (`_held`)."""
         few = [rows[k] for k in spread(len(rows), 64)]
         seen = hashed(repr(rows), _stored_content(self.dataset) or "", *(self.item(row)[0].tobytes() for row in few)).encode()
         if _stored_content(self.dataset) is not None or len(few) == len(rows):
             return seen
-        if seen not in self._kept:
+        key = seen, _held(self.dataset)
+        if key not in self._kept:
             digest = hashlib.sha256(seen)
             for row in rows:
                 digest.update(self.item(row)[0])
-            self._kept = {seen: digest.digest()}
-        return self._kept[seen]
+            self._kept = {key: digest.digest()}
+        return self._kept[key]
 
     def check(self, rows):
         for row in rows:
@@ -884,6 +897,21 @@ def _stored_content(dataset) -> str | None:
     return None
 
 
+def _held(value, depth: int = 4) -> str:
+    """A digest of the arrays and tensors in what an object holds, and of size and times of the files that it names, as they now are."""
+    if isinstance(value, Tensor) or isinstance(value, np.ndarray) and value.dtype.kind not in "OUS":
+        return hashed(_bytes(value))
+    if isinstance(value, str | os.PathLike):
+        return repr(signature(value))
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, torch.utils.data.Dataset):
+        value = vars(value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    return hashed(*(_held(one, depth - 1) for one in value)) if depth and isinstance(value, list | tuple) else ""
+
+
 def _bytes(values) -> bytes:
     array = np.ascontiguousarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values)
     return repr((array.shape, str(array.dtype))).encode() + array.tobytes()
@@ -913,8 +941,8 @@ def wrap(dataset, *, labels=None, classes=None, name: str | None = None) -> File
     Labels: ``labels`` (N,), else the data set's own ``targets`` where they agree with its first, middle and last item,
     else every item is read once. Class names: ``classes``, else the data set's, else the numbers up to the largest label.
     The fingerprint covers the labels and all images. For data sets of tensors, of an array ``data`` or of files in ``samples`` it is
-    made from that content and 64 items; of others every item is read, once for this set as long as 64 items spread over it stay. A
-    stream over it cannot be rebuilt from text.
+    made from that content and 64 items; of others every item is read, once for this set as long as 64 items spread over it stay, and
+    the arrays and files that the data set's attributes hold or name. A stream over it cannot be rebuilt from text.
 
     Raises DataError for values outside [0, 1] (normalisation belongs into the model), shapes that differ, items that
     change from one reading to the next, labels out of range.

@@ -179,7 +179,15 @@ def _cut_record(record: dict, start: int, stop: int) -> dict:
 
 def _check_classes(adapter: Adapter, stream: Arrivals, batch) -> None:
     """Raise ValueError when the model does not answer in the classes that the labels are counted in; images without any label have none."""
-    logits, images = adapter.predict_source(batch.x[:1]), stream.known_set
+    images = stream.known_set
+    try:
+        logits = adapter.predict_source(batch.x[:1])
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as why:
+        shape = " x ".join(map(str, batch.x.shape[1:]))
+        raise ValueError(f"the model cannot take the images of {images.name}, {shape} (channels, height, width): {why}; "
+                         "check_up(model, images) says what does not fit") from why
     if not (images.y >= 0).any():
         return
     if logits.ndim == 2 and logits.shape[1] != len(stream.classes):
@@ -376,6 +384,9 @@ class _Runs:
             bar.close()
 
 
+NEEDED = ("prediction", "confidence", "energy", "source_prediction", "label", "known", "domain")  # columns that `row` reads
+
+
 def _kept(path: Path, adapter: Adapter, stream: Arrivals) -> Trace:
     """The finished run in a file of the cache; ValueError, which names it, for one that is damaged or holds another run."""
     remedy = f"delete {path}, and the run is made anew"
@@ -383,6 +394,10 @@ def _kept(path: Path, adapter: Adapter, stream: Arrivals) -> Trace:
         trace = Trace.load(path)
     except (ValueError, OSError) as why:
         raise ValueError(f"the cache holds a damaged run ({why}); {remedy}") from None
+    lacking = [name for name in NEEDED if name not in trace or trace[name].dtype.kind not in "biuf"]
+    lacking += ["steps"] if not trace._length("steps") else []
+    if lacking:
+        raise ValueError(f"the cache holds a damaged run ({path} lacks the numbers {', '.join(lacking)}); {remedy}")
     mine = {"recipe": repr(adapter.recipe), "seed": adapter.seed, "weights": adapter.fingerprint, "complete": True}
     wrong = [name for name, value in mine.items() if trace.meta.get(name) != value]
     wrong += ["stream"] if trace.meta.get("stream", {}).get("hash") != stream.hash else []
@@ -491,10 +506,13 @@ def row(trace: Trace) -> dict:
     return values
 
 
+SAYS = {"stream_hash": "stream", "settings": "recipe", "weights": "model"}  # columns of `row` that tell runs of one name apart
+
+
 def spread(table, what: Sequence[str] = ("error",)):
     """Mean and standard deviation (ddof = 1) over the seeds of each stream and recipe: columns NAME, NAME_sd and ``seeds``, in the
     order of the table. ``what``: a column of numbers, or several. Raises ValueError for a table that `compare` did not make, a column that it
-    lacks, and a run that stands in it twice."""
+    lacks, a run that stands in it twice, and several runs of one name."""
     if not all(name in getattr(table, "columns", ()) for name in ("stream", "recipe", "seed")):
         raise WrongKind(f"spread needs the table that compare() makes, with the columns stream, recipe and seed, not {_say(table)}")
     what = [what] if isinstance(what, str) else list(what)
@@ -502,15 +520,21 @@ def spread(table, what: Sequence[str] = ("error",)):
         if name not in table.columns or table[name].dtype.kind not in "bif":
             numeric = [c for c in table.columns if table[c].dtype.kind in "bif" and c != "seed"]
             raise ValueError(f"there is no column of numbers {name!r}; there are: {', '.join(numeric)}")
-    twice = table[table.duplicated(["stream", "recipe", "seed"])]
+    key_of = ("stream", "recipe", "seed")
+    twice = table[table.duplicated(list(key_of))]
     if len(twice):
-        key = ", ".join(str(twice.iloc[0][name]) for name in ("stream", "recipe", "seed"))
+        key = ", ".join(str(twice.iloc[0][name]) for name in key_of)
+        same = (table[list(key_of)] == twice.iloc[0][list(key_of)]).all(axis=1)
+        other = [what for name, what in SAYS.items() if name in table.columns and table.loc[same, name].nunique() > 1]
+        if other:
+            raise ValueError(f"({key}) names several runs in the table, with another {', another '.join(other)}; give each a name of its "
+                             "own, as in compare({'tent, my model': 'tent'}, {'continual': stream}, ...)")
         raise ValueError(f"the run ({key}) stands in the table more than once and would count as several seeds; drop it: "
                          "table.drop_duplicates(['stream', 'recipe', 'seed'])")
-    grouped = table.groupby(["stream", "recipe"], sort=False)
-    out = grouped[what].mean()
+    grouped = table.astype(dict.fromkeys(what, float)).groupby(["stream", "recipe"], sort=False)
+    out = grouped[what].agg(lambda values: values.mean(skipna=False))  # a seed without a number is not left out unasked
     for name in what:
-        out[f"{name}_sd"] = grouped[name].std(ddof=1)
+        out[f"{name}_sd"] = grouped[name].agg(lambda values: values.std(ddof=1, skipna=False))
     out["seeds"] = grouped["seed"].nunique()
     return out.reset_index()
 

@@ -30,7 +30,7 @@ from .doctor import _device, wilson
 from .files import write_text, written
 from .methods import make
 from .orders import Recorded, Shuffled
-from .parts import needs_of
+from .parts import NeedsError, needs_of
 from .runner import Progress, run
 from .source import GIVEN, prepare
 from .streams import Arrivals, Stream
@@ -123,6 +123,10 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     data = stream.known_set if stream is not None else _with_all_classes(_as_set(images), frozen)
     other, made_up = _unknown(unknown, data, seed, limit)
     wanted = _wanted(situations, stream is not None, batch)
+    lacking = sorted(needs_of(recipe) & GIVEN.keys() - (given or {}).keys())
+    if lacking and source_images is None:
+        raise NeedsError(f"{type(recipe).__name__} needs {GIVEN[lacking[0]]}, made of images that must be given here: source_images=, an image "
+                         "set of the source domain such as 'fashion_mnist_train_slice'")
     if given is None and source_images is not None and needs_of(recipe) & GIVEN.keys():
         given = prepare(model, recipe, source_images, device=device)
     streams = {name: _stream(name, stream, data, other, limit, batch, singles, shifts, seed) for name in wanted}

@@ -73,8 +73,15 @@ def to_json(recipe: Part) -> str:
 
 
 def from_json(text: str) -> Part:
-    """The recipe written by ``to_json``. Raises ValueError for a part that does not exist here."""
-    return _unpack(json.loads(text))
+    """The recipe written by ``to_json``. Raises ValueError for a part that does not exist here, and for what is no JSON of a recipe."""
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError) as why:
+        raise ValueError(f"this is not the JSON of a recipe ({why}); write it with to_json(recipe)") from why
+    if not isinstance(found, dict):
+        raise ValueError(f"the JSON of a recipe has an entry 'part' and its settings, this one is {type(found).__name__}; write it with "
+                         "to_json(recipe)")
+    return _unpack(found)
 
 
 def _pack(value):

@@ -17,7 +17,22 @@ import numpy as np
 
 from ..arguments import number, whole
 from .inputs import labelled, log_softmax, logits_and_labels, mean, percents, predictions, reals, same_length, whole_log_softmax
-from .open_set import (
+from .segmentation import confusion, iou, miou, pixel_accuracy
+from .streams import (
+    alternating,
+    backward_forgetting,
+    classes_seen,
+    collapse_curve,
+    cost,
+    effective_rank,
+    error_curve,
+    flip_rates,
+    mean_prediction_entropy,
+    source_retention,
+    top_class_share,
+)
+from .table import definitions
+from .unknown_classes import (
     auroc,
     confidence_difference,
     energy,
@@ -34,21 +49,6 @@ from .open_set import (
     roc,
     split_threshold,
 )
-from .segmentation import confusion, iou, miou, pixel_accuracy
-from .streams import (
-    alternating,
-    backward_forgetting,
-    classes_seen,
-    collapse_curve,
-    cost,
-    effective_rank,
-    error_curve,
-    flip_rates,
-    mean_prediction_entropy,
-    source_retention,
-    top_class_share,
-)
-from .table import definitions
 
 __all__ = [
     "ALEXNET_ERRORS", "adaptive_ece", "alternating", "auroc", "backward_forgetting", "binary_brier", "brier", "classes_seen", "classification",
@@ -78,9 +78,15 @@ def error(prediction, label, where=None) -> float:
 
 
 def error_per_group(prediction, label, group, where=None) -> dict:
-    """The error in per cent of each value of ``group`` (a domain, a round, a class), in sorted order."""
+    """The error in per cent of each value of ``group`` (a domain, a round, a class), in sorted order.
+
+    Raises ValueError for images whose group is NaN.
+    """
     prediction, label, group = same_length(prediction=prediction, label=label, group=group)
     label, prediction, group = labelled(where, label, prediction, group)
+    if group.dtype.kind == "f" and np.isnan(group).any():
+        raise ValueError(f"{int(np.isnan(group).sum())} of {len(group)} images have NaN as their group, so they belong to none; leave them out "
+                         "with where=~np.isnan(group)")
     return {value.item(): error(prediction[group == value], label[group == value]) for value in np.unique(group)}
 
 

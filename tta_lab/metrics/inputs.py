@@ -142,11 +142,12 @@ def broken(logits: np.ndarray) -> np.ndarray:
 
 def rows_of_logits(logits, name: str = "logits") -> np.ndarray:
     """Logits as float64 (N, C); raises ValueError for another shape, and for probabilities, whose softmax is something else."""
+    half = "16" in str(getattr(logits, "dtype", ""))  # the sum of rounded probabilities
     logits = reals(name, logits)
     if logits.ndim != 2 or not logits.shape[1]:
         raise ValueError(f"expected logits (N, C), got {logits.shape}" + (f" as {name}" if name != "logits" else ""))
     whole = logits[~broken(logits)]
-    sums = len(whole) and whole.shape[1] > 1 and whole.min() >= 0 and np.allclose(whole.sum(1), 1, atol=1e-4)
+    sums = len(whole) and whole.shape[1] > 1 and whole.min() >= 0 and np.allclose(whole.sum(1), 1, atol=5e-3 if half else 1e-4)
     if sums and ((whole > 0) & (whole < 1)).any():
         raise ValueError(f"{name} must be logits, but every row lies in [0, 1] and sums to 1: these are probabilities; "
                          "pass np.log(p), which has them as its softmax")
