@@ -74,6 +74,9 @@ def test_a_short_name_reaches_the_inner_knob():
     (lambda: make("tent", repeats=1.5), "must be a whole number"),
     (lambda: make("tent", rule="lion"), "not one of 'adam', 'sgd'"),
     (lambda: make("tent", nesterov=True).update.build([nn.Parameter(torch.zeros(1))]), "needs rule='sgd'"),
+    (lambda: make("tent", rule="sgd", nesterov=True, momentum=0).update.build([nn.Parameter(torch.zeros(1))]), "a momentum above 0"),
+    (lambda: make("tent", momentum=1).update.build([nn.Parameter(torch.zeros(1))]), "stay below 1"),
+    (lambda: make("tent", preset=["cifar10_c"]), "tent has no preset"),
     (lambda: make("tent").where(LowEntropy(), LowEntropy(0.1)) and with_knobs(make("tent").where(LowEntropy(), LowEntropy(0.1)), fraction=0.2),
      "several knobs called 'fraction': select.0.fraction, select.1.fraction"),
 ])

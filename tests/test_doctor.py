@@ -347,3 +347,36 @@ def test_distance_of_batch_norm_statistics_by_hand():
     net(torch.tensor([0.0, 1.0, 0.0, 1.0]).view(1, 1, 2, 2))           # mean 0.5, variance 0.25
     assert watch.stop() == {"0": pytest.approx((1 + 0.25**2 / 0.25 - 1 - math.log(1)) / 2)}
     assert not net[0]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_of_any_precision_are_looked_at(dtype, model, data):
+    other = copy.deepcopy(model).to(dtype)
+    report = check(other, data)
+    assert report.ok, str(report)
+    assert next(other.parameters()).dtype == dtype
+
+
+def test_old_weight_norm_after_a_forward_is_copied_and_torchscript_refused_with_the_remedy(model, data):
+    normed = copy.deepcopy(model.net)
+    normed.head = nn.utils.weight_norm(normed.head)
+    normed.eval()(data.x[:2].float() / 255 if data.x.dtype == torch.uint8 else data.x[:2])
+    assert finding(check(SourceModel(normed, model.card).eval(), data), "accuracy").severity == "ok"
+    with pytest.raises(ValueError, match="TorchScript.*build the network in Python"):
+        check(torch.jit.trace(model.net, torch.rand(2, 1, 28, 28)), data)
+
+
+class Decides(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return nn.functional.one_hot(self.net(x).argmax(1), 10).float()
+
+
+def test_decisions_and_single_images_are_not_taken_for_logits(model, data):
+    found = finding(check(SourceModel(Decides(model.net), model.card).eval(), data), "scores")
+    assert found.severity == "error" and "decisions" in found.what and "argmax" in found.remedy
+    one = check_up(model, data, n=1)
+    assert not [f for f in one.findings if f.check == "scores"] and any("scores: too few images" in u for u in one.unchecked)

@@ -8,7 +8,8 @@ from torch import nn
 
 from tta_lab import Adapter, make
 from tta_lab.norms import BATCH_NORM, TestTimeNorm
-from tta_lab.parts import NeedsError
+from tta_lab.parts import NORM_LAYERS, AllParameters, NeedsError
+from tta_lab.source import prepare
 
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
@@ -122,8 +123,9 @@ def test_networks_without_batch_norm_answer_as_their_own_forward(name):
     x = batch(net, 2)
     with torch.no_grad():
         expected = net(x)
-    for method in ("source", "tent"):
-        torch.testing.assert_close(Adapter(net, make(method), device="cpu")(x), expected, atol=1e-5, rtol=1e-5)
+    tent = make("tent") if any(isinstance(m, NORM_LAYERS) for m in net.modules()) else make("tent", train=AllParameters())
+    for method in (make("source"), tent):
+        torch.testing.assert_close(Adapter(net, method, device="cpu")(x), expected, atol=1e-5, rtol=1e-5)
 
 
 # --- layers of one's own -------------------------------------------------------------------------------------------------
@@ -254,6 +256,20 @@ def test_a_layer_in_two_places_is_one_layer(method):
     for _ in range(3):
         torch.testing.assert_close(a(IMAGES), b(IMAGES), atol=1e-5, rtol=1e-5)
     assert len(a.tuned) == len(b.tuned)
+
+
+@pytest.mark.parametrize("method", ["cotta", "psmt", "rotta", "paf_kip"])
+def test_a_teacher_leaves_the_student_its_own_tensors(method):
+    layer = nn.BatchNorm2d(8)
+    shared = drawn(conv_net(layer, layer))
+    recipe = make(method)
+    given = prepare(shared, recipe, IMAGES, batch=4, device="cpu")
+    a, b = (Adapter(shared, recipe, device="cpu", given=given) for _ in range(2))
+    a(IMAGES)
+    own = dict(a.model.named_parameters())
+    assert all(own[name] is p for name, p in a.tuned.items())
+    b.load_state_dict(a.state_dict())
+    assert torch.equal(a(IMAGES), b(IMAGES))
 
 
 def test_one_parameter_under_two_names_is_tuned_once():

@@ -8,12 +8,13 @@ import torch
 from tiny import tiny
 from torch import nn
 
-from tta_lab import Adapter, make, source
+from tta_lab import Adapter, make, source, wrap
 from tta_lab.adapter import AdaptationError
+from tta_lab.doctor import check_up
 from tta_lab.methods import METHODS
-from tta_lab.models import InputError
+from tta_lab.models import InputError, with_input_card
 from tta_lab.norms import BatchStatistics
-from tta_lab.parts import LossMethod, NeedsError, Part, Step, needs_of
+from tta_lab.parts import AllParameters, LossMethod, NeedsError, Part, Step, needs_of
 from tta_lab.source import GIVEN
 
 X = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -326,6 +327,175 @@ def test_rejected_images_keep_their_ids_under_on_error_source():
     assert adapter.trace["id"].tolist() == [*range(100, 108), *range(200, 208)] and len(adapter.errors) == 1
 
 
+# --- modes around a call ---------------------------------------------------------------------------------------------------------
+
+class Headed(nn.Module):
+    """A network with features and head, 5 classes."""
+
+    def __init__(self, head: nn.Module | None = None):
+        super().__init__()
+        self.body, self.head = net()[:5], head or nn.Linear(8, 5)
+
+    def features(self, x):
+        return self.body(x)
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+def headed(kind=Headed, **settings) -> nn.Module:
+    torch.manual_seed(0)
+    model = kind(**settings)
+    model.eval()
+    return model
+
+
+@pytest.mark.parametrize("name", ["t3a", "lame", "rotta", "adanpc", "santa"])
+def test_autocast_around_the_caller_changes_nothing(name):
+    model, labels, around = headed(), torch.arange(8) % 5, torch.autocast("cpu", dtype=torch.bfloat16)
+    given = source.prepare(model, name, X, labels, batch=4, device="cpu")
+    with around:
+        same = source.prepare(model, name, X, labels, batch=4, device="cpu")
+    a, b = (Adapter(model, make(name), device="cpu", given=g) for g in (given, same))
+    for _ in range(2):
+        expected = a(X)
+        with around:
+            answer = b(X)
+        assert answer.dtype == torch.float32 and torch.equal(answer, expected)
+    with around:
+        assert torch.equal(b.predict_source(X), a.predict_source(X)) and torch.equal(b.predict(X), a.predict(X))
+
+
+@pytest.mark.parametrize("name", ["tent", "sar"])
+def test_weights_cast_by_autocast_are_those_after_the_step(name):
+    recipe = make(name, lr=0.1, answer="after", train=AllParameters())
+    a, b = (Adapter(net(), recipe, device="cpu", amp="bf16") for _ in range(2))
+    for _ in range(2):
+        expected = a(X)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(b(X), expected)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", ["eata", "petal"])
+def test_prepare_takes_gradients_whatever_mode_surrounds_it(name, mode):
+    expected = source.prepare(headed(), name, X, torch.arange(8) % 5, batch=4, device="cpu")
+    with mode():
+        given = source.prepare(headed(), name, X.clone(), torch.arange(8) % 5, batch=4, device="cpu")
+    assert all(torch.equal(given[what][k], v) for what in expected for k, v in expected[what].items())
+
+
+# --- networks as people write them -----------------------------------------------------------------------------------------------
+
+class Forgets(Headed):
+    def train(self, mode=True):  # a common slip: nothing is returned
+        super().train(mode)
+        self.body[1].eval()
+
+
+class ByKeyword(Headed):
+    def features(self, x):
+        for layer in self.body:
+            x = layer(input=x)
+        return x
+
+    def forward(self, x):
+        return self.head(input=self.features(x))
+
+
+class ExtraState(Headed):
+    def get_extra_state(self):
+        return "version 1"
+
+    def set_extra_state(self, state):
+        assert state == "version 1"
+
+
+@pytest.mark.parametrize("kind", [Forgets, ByKeyword, ExtraState])
+def test_networks_as_people_write_them_are_adapted_and_looked_at(kind):
+    model, same = headed(kind), headed()
+    for name in ("tent", "t3a", "cotta"):
+        a, b = Adapter(model, make(name), device="cpu"), Adapter(same, make(name), device="cpu")
+        assert all(torch.equal(a(X), b(X)) for _ in range(2))
+        a.load_state_dict(a.state_dict())
+    assert torch.equal(with_input_card(model, size=16)(X), with_input_card(same, size=16)(X))
+    images = wrap([(x, i % 5) for i, x in enumerate(X)], classes=list("abcde"))
+    assert {f.check for f in check_up(model, images, device="cpu").findings} == {f.check for f in check_up(same, images, device="cpu").findings}
+
+
+class Whole(nn.Module):
+    """No ``features``; a linear layer of K outputs after the classifier, and one that is never called."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.fc, self.rotation, self.unused = net()[:5], nn.Linear(8, 5), nn.Linear(8, 5), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.body(x)
+        self.turned = self.rotation(x)
+        return self.fc(x)
+
+
+def test_the_classifier_is_found_before_other_linear_layers_and_in_compiled_networks():
+    model = headed(Whole)
+    for given in (model, torch.compile(model, backend="eager"), nn.DataParallel(model)):
+        carded = with_input_card(given, size=16)
+        assert carded.head is model.fc and torch.equal(carded(X), model(X))
+        assert Adapter(carded, make("t3a"), device="cpu")(X).shape == (8, 5)
+
+
+def test_the_remedy_for_missing_features_is_not_what_was_done_already():
+    model = nn.Sequential(*net()[:4], nn.Conv2d(8, 5, 1), nn.Flatten())
+    with pytest.raises(NeedsError, match="with_input_card"):
+        Adapter(model, make("t3a"), device="cpu")
+    with pytest.raises(NeedsError, match="looked for in front of its linear layers") as why:
+        Adapter(with_input_card(model, size=16), make("t3a"), device="cpu")
+    assert "with_input_card" not in str(why.value)
+
+
+@pytest.mark.parametrize("wrapped", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_a_head_whose_weight_is_computed_is_read_as_it_will_be(wrapped):
+    trained, loaded = (headed(head=wrapped(nn.Linear(8, 5))) for _ in range(2))
+    nn.init.normal_(trained.head.weight_v if hasattr(trained.head, "weight_v") else trained.head.weight_orig)
+    loaded.load_state_dict(trained.state_dict())  # the weight itself is that of before until a forward
+    trained(X)
+    a, b = (Adapter(model, make("t3a"), device="cpu") for model in (trained, loaded))
+    assert all(torch.equal(a(X), b(X)) for _ in range(2))
+
+
+@pytest.mark.parametrize("name", ["rmt", "santa"])
+def test_what_a_method_brings_along_is_in_the_precision_of_the_model(name):
+    model = headed().double()
+    given = source.prepare(model, name, X, torch.arange(8) % 5, batch=4, device="cpu")
+    adapter = Adapter(model, make(name), device="cpu", given=given)
+    assert all(adapter(X).dtype == torch.float64 for _ in range(2))
+
+
+def test_other_answers_than_logits_are_named():
+    class Named(Headed):
+        def __init__(self, *names):
+            super().__init__()
+            self.names = names
+
+        def forward(self, x):
+            z = super().forward(x)
+            return {name: z if name == "logits" else z * 0 for name in self.names}
+
+    with pytest.raises(NeedsError, match="a dict of pred, aux"):
+        Adapter(Named("pred", "aux"), make("tent"), device="cpu")(X)
+    assert Adapter(Named("out", "logits"), make("source"), device="cpu")(X).abs().max() > 0
+
+
+def test_the_adapted_network_can_be_saved_whole(tmp_path):
+    adapter = Adapter(net(), make("tent"), device="cpu")
+    adapter(X)
+    torch.save(adapter.model, tmp_path / "net.pt")
+    found = torch.load(tmp_path / "net.pt", weights_only=False)
+    assert torch.equal(found(X), adapter.model(X)) and not torch.equal(found(X), net()(X))
+    twin = copy.deepcopy(adapter)
+    assert torch.equal(twin(X), adapter(X))
+
+
 # --- states -------------------------------------------------------------------------------------------------------------------
 
 def state_of(spoil) -> dict:
@@ -364,6 +534,37 @@ def test_a_damaged_state_changes_nothing(spoil, message):
     assert len(adapter.trace) == rows and after["seen"] == before["seen"]
     with pytest.raises(ValueError, match="expected what state_dict"):
         adapter.load_state_dict([1])
+
+
+def _replaced(path, value):
+    def spoil(state):
+        *way, last = path
+        for key in way:
+            state = state[key]
+        state[last] = value
+    return spoil
+
+
+@pytest.mark.parametrize(("name", "path", "value", "message"), [
+    ("cotta", ("states", "method", "teacher", "body.1.weight"), torch.ones(9), r"teacher body.1.weight should be of shape \(8,\), not \(9,\)"),
+    ("cotta", ("states", "method", "teacher", "body.1.bias"), None, "teacher body.1.bias should be of shape"),
+    ("cotta", ("states", "method", "teacher"), {}, "teacher should hold body.0.weight"),
+    ("t3a", ("states", "method", "supports"), torch.ones(5, 3), "supports should be of shape"),
+    ("tent", ("seen",), "x", "seen must be a whole number"), ("tent", ("steps",), -1, "steps must be"),
+    ("tent", ("cost",), {}, "cost should hold forwards"), ("tent", ("errors",), 3, "errors are no list"), ("tent", ("was_reset",), 2, "was_reset"),
+])
+def test_what_parts_remember_is_compared_too(name, path, value, message):
+    a, b = (Adapter(headed(), make(name), device="cpu") for _ in range(2))
+    a(X), a(X), b(X)
+    state, before = a.state_dict(), b.state_dict()
+    _replaced(path, value)(state)
+    with pytest.raises(ValueError, match="damaged.*" + message):
+        b.load_state_dict(state)
+    twin = Adapter(headed(), make(name), device="cpu")
+    twin.load_state_dict(before)
+    assert torch.equal(twin(X), b(X)), "the adapter was left as it was"
+    b.load_state_dict(a.state_dict())
+    assert torch.equal(a(X), b(X))
 
 
 # --- one quantity, one knob -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from .norms import BATCH_NORM, BatchStatistics, check_asked
 from .parts import SCOPES, Method, NeedsError, needs_of
 from .source import GIVEN, digest
 from .trace import Trace
-from .view import View, as_logits
+from .view import View, as_logits, undisturbed
 
 STATE = {"tensors", "optimizer", "states", "rng", "seen", "steps", "was_reset", "cost", "errors", "trace", "meta"}  # beside what names its owner
 WATCHED = ("alarm", "alarm_probability", "action", "answered_by")  # step columns that a watching controller writes
@@ -83,7 +83,7 @@ class Adapter:
     copied, InputError for images the model cannot mean, AdaptationError when a loss or an answer is not finite.
     """
 
-    @torch.inference_mode(False)  # tensors made in inference mode could never be trained
+    @undisturbed
     def __init__(self, model: nn.Module, recipe: Method, seed: int = 0, device="auto", *, amp: torch.dtype | None = None,
                  record: str = "light", on_error: str = "raise", validate: str = "now", channels_last: bool = False,
                  given: dict | None = None):
@@ -107,7 +107,7 @@ class Adapter:
         for m in self.source.modules():
             if isinstance(m, SourceModel):
                 m.check_input = False  # the adapter checks once, before any state is touched
-        self.given = _to_device(dict(given or {}), self.device)
+        self.given = _to_device(dict(given or {}), self.device, self.precision)
         self._watching = any(controller.watches for controller in recipe.controllers)
         self.needs = needs_of(recipe)
         _check_needs(recipe, self.needs, self.source, self.given)
@@ -141,7 +141,7 @@ class Adapter:
 
     # --- using it -----------------------------------------------------------------------------------------------
 
-    @torch.inference_mode(False)
+    @undisturbed
     def __call__(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
         """Logits (B, K, *S), float32, on the device of ``x``; adapts on the way."""
         ids = self._ids(x, ids)
@@ -163,7 +163,7 @@ class Adapter:
             self._restore(before)
             return self._answer_with_source(x, ids, why).to(where)
 
-    @torch.inference_mode(False)
+    @undisturbed
     def reset(self, keep_trace: bool = False, what: tuple = SCOPES) -> None:
         """Weights, statistics, optimiser, states and generator go back to the start, values in place; or those in ``what``."""
         self.rewind(what)
@@ -200,7 +200,7 @@ class Adapter:
             self.rng.manual_seed(self.seed)
         self.recipe.begin(self, what)
 
-    @torch.inference_mode(False)
+    @undisturbed
     def predict(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
         """The logits that the adapter would answer now, without learning from these images: whatever they change is put back."""
         ids = self._ids(x, ids)
@@ -214,6 +214,7 @@ class Adapter:
         finally:
             self._restore(before)
 
+    @undisturbed
     @torch.no_grad()
     def predict_source(self, x: Tensor) -> Tensor:
         """The logits of the frozen source with its stored statistics."""
@@ -240,7 +241,7 @@ class Adapter:
     def fingerprint(self) -> str:
         """First 12 hex digits of the sha256 of the source model's weights and buffers."""
         if not hasattr(self, "_fingerprint"):
-            self._fingerprint = digest(self.source.state_dict())
+            self._fingerprint = digest({k: v for k, v in self.source.state_dict().items() if isinstance(v, Tensor)})
         return self._fingerprint
 
     def source_network(self, statistics: str) -> nn.Module:
@@ -265,7 +266,7 @@ class Adapter:
                 "given": digest(self.given) if self.given else "", **self._snapshot(),
                 "errors": list(self.errors), "trace": self.trace.state_dict(), "meta": deepcopy(self.trace.meta)}
 
-    @torch.inference_mode(False)
+    @undisturbed
     def load_state_dict(self, state: dict) -> None:
         """Go on where ``state_dict`` was taken. Raises ValueError when it belongs to another recipe or source model."""
         if not isinstance(state, dict):
@@ -287,8 +288,14 @@ class Adapter:
             trace = Trace(deepcopy(state["meta"]))
             trace.load_state_dict(state["trace"])
             self._check_optimizer(state["optimizer"])
-            if state["states"].keys() != self.states.keys():
-                raise ValueError(f"it holds the states of {sorted(state['states'])}, not of {sorted(self.states)}")
+            for key in ("seen", "steps"):
+                whole(key, state[key], 0)
+            flag("was_reset", state["was_reset"])
+            _check_alike("cost", self.cost, state["cost"])
+            if not isinstance(state["errors"], list):
+                raise ValueError(f"its errors are no list but {state['errors']!r}")
+            self.rewind(SCOPES)
+            _check_alike("states", self.states, state["states"], self._owned)
             self._restore(state)
         except Exception as why:
             self._restore(before)
@@ -564,12 +571,38 @@ def _per_image(values: Tensor) -> Tensor:
     return values if values.ndim == 1 else values.flatten(1).mean(1)
 
 
-def _to_device(value, device):
+def _to_device(value, device, precision=None):
+    """Tensors in dicts and lists on a device, those of floating numbers in a precision (None: their own)."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        return value.to(device, precision if value.is_floating_point() else None)
     if isinstance(value, dict):
-        return {k: _to_device(v, device) for k, v in value.items()}
-    return [_to_device(v, device) for v in value] if isinstance(value, list) else value
+        return {k: _to_device(v, device, precision) for k, v in value.items()}
+    return [_to_device(v, device, precision) for v in value] if isinstance(value, list) else value
+
+
+def _check_alike(where: str, start, found, fixed=(), name=None) -> None:
+    """Raise ValueError where a state is not one that can have come of this start: another kind, keys or shape. What starts as None, as an empty dict
+    or in a list may become anything, and rows may be added to tensors, but not to those called as in ``fixed``."""
+    if start is None or start == {}:
+        return
+    if isinstance(start, dict):
+        if not isinstance(found, dict) or start.keys() - found.keys():
+            raise ValueError(f"its {where} should hold {', '.join(map(str, start))}")
+        for key, value in start.items():
+            _check_alike(f"{where} {key}", value, found[key], fixed, key)
+    elif isinstance(start, Tensor):
+        grown = (isinstance(found, Tensor) and start.ndim == found.ndim > 0 and start.shape[1:] == found.shape[1:]
+                 and len(found) >= len(start) and name not in fixed)
+        if not isinstance(found, Tensor) or start.shape != found.shape and not grown:
+            raise ValueError(f"its {where} should be of shape {tuple(start.shape)}, not "
+                             f"{tuple(found.shape) if isinstance(found, Tensor) else repr(found)}")
+    elif isinstance(start, list):
+        if not isinstance(found, list) or len(start) > len(found):
+            raise ValueError(f"its {where} should be a list of at least {len(start)}, not {found!r}")
+        for i, value in enumerate(start):
+            _check_alike(f"{where} {i}", value, found[i], fixed)
+    elif isinstance(start, str) != isinstance(found, str) or not isinstance(found, str | int | float | Tensor):
+        raise ValueError(f"its {where} should be like {start!r}, not {found!r}")
 
 
 def _device(model: nn.Module, device) -> torch.device:
@@ -590,8 +623,10 @@ def _check_needs(recipe: Method, needs: frozenset, model: nn.Module, given: dict
         raise NeedsError(f"{name} needs batch-norm layers, whose statistics it sets anew, but {type(model).__name__} has no batch-norm layer; "
                          "choose a model with BatchNorm, or another method such as tent")
     if "features" in needs and not (hasattr(model, "features") and isinstance(getattr(model, "head", None), nn.Module)):
-        raise NeedsError(f"{name} needs a model with 'features' and 'head'; {type(model).__name__} has not: "
-                         "tta_lab.with_input_card(net, ...) finds them in most classifiers, or wrap it so that logits = head(features(x))")
+        finder = ("they were looked for in front of its linear layers, none of which makes the logits of its input; give the network inside both"
+                  if isinstance(model, SourceModel) else "tta_lab.with_input_card(net, ...) finds them in most classifiers, or wrap it")
+        raise NeedsError(f"{name} needs a model with 'features' and 'head'; {type(model).__name__} has not: {finder}, so that logits = "
+                         "head(features(x))")
     for missing in sorted(needs & GIVEN.keys() - given.keys()):
         raise NeedsError(f"{name} needs {GIVEN[missing]} from the source domain; make it once with "
                          f"given = tta_lab.source.prepare(model, recipe, images, labels) and hand it over: Adapter(..., given=given)")

@@ -6,6 +6,8 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from .parts import NeedsError
 
@@ -19,11 +21,25 @@ def own_copy(model: nn.Module) -> nn.Module:
     infinite; float32 and float64 stay. Raises NeedsError for what cannot be copied or traced (TorchScript, quantised layers, layers without
     shapes, tensors on the meta device) and for weights that are not finite.
     """
-    model = _unwrapped(model)
-    for path, module in model.named_modules():
-        _check_kind(path, module)
+    model = unwrapped(model)
     for name, p in (*model.named_parameters(), *model.named_buffers()):
         _check_tensor(name, p)
+    copy = whole_copy(model)
+    if any(t.is_floating_point() and t.dtype not in FULL for t in (*copy.parameters(), *copy.buffers())):
+        copy = copy.float()
+    with torch.no_grad():
+        for module in copy.modules():
+            for hook in module._forward_pre_hooks.values():
+                if isinstance(hook, WeightNorm | SpectralNorm):
+                    hook(module, ())  # else their weight is that of before the last load_state_dict until a forward
+    return copy.requires_grad_(False)
+
+
+def whole_copy(model: nn.Module) -> nn.Module:
+    """A copy of a network in eval mode, not compiled, without wrappers. Raises NeedsError for what cannot be copied or traced."""
+    model = unwrapped(model)
+    for path, module in model.named_modules():
+        _check_kind(path, module)
     # a tensor that was computed from others (the weight under weight norm or spectral norm) cannot be copied with its history, and need not
     computed = {id(t): t.detach().clone() for m in model.modules() for t in _tensors(vars(m)) if t.grad_fn is not None}
     try:
@@ -33,15 +49,14 @@ def own_copy(model: nn.Module) -> nn.Module:
                          "remove what holds open files, locks, processes or hooks to them, or build the network anew and load its weights") from why
     for parent in list(copy.modules()):
         for name, child in list(parent.named_children()):
-            if _unwrapped(child) is not child:
-                setattr(parent, name, _unwrapped(child))
-    if any(t.is_floating_point() and t.dtype not in FULL for t in (*copy.parameters(), *copy.buffers())):
-        copy = copy.float()
+            if unwrapped(child) is not child:
+                setattr(parent, name, unwrapped(child))
     try:
-        return copy.eval().requires_grad_(False)
+        copy.eval()  # what it returns is not asked: a train() of one's own easily forgets it
     except NotImplementedError as why:  # torch.export
         raise NeedsError(f"{type(model).__name__} has no eval mode ({why}); an exported program is fixed: adapt the network that it was made "
                          "from") from why
+    return copy
 
 
 def precision_of(model: nn.Module) -> torch.dtype:
@@ -49,7 +64,7 @@ def precision_of(model: nn.Module) -> torch.dtype:
     return next((t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), torch.float32)
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside torch.compile, DataParallel or DistributedDataParallel."""
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):

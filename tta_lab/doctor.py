@@ -6,7 +6,6 @@ the labels, the input card and the batch-norm statistics say, and reports findin
 """
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,9 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .arguments import images_of, model_of, whole
 from .cifar_networks import CIFAR10_MEAN, CIFAR10_STD
+from .copying import FULL, precision_of, whole_copy
 from .datasets import class_logits
 from .models import IMAGENET_MEAN, IMAGENET_STD
-from .view import as_logits
+from .norms import first_input
+from .view import as_logits, undisturbed
 
 FIRST = 128                # images on which every reading is tried; those that could be better see the rest too
 SURE = 1e-4                # probability below which a difference is not taken for chance, divided by the number of readings
@@ -208,10 +209,13 @@ class _Refused(Exception):
 
 
 class _Subject:
-    """A copy of the model in eval mode, asked in different readings."""
+    """A copy of the model in eval mode, in at least single precision as an adapter has it, asked in different readings."""
 
     def __init__(self, model: nn.Module, data, x: Tensor, batch: int, device: torch.device):
-        self.net = copy.deepcopy(getattr(model, "net", model) if hasattr(model, "card") else model).eval().to(device)
+        self.net = whole_copy(getattr(model, "net", model) if hasattr(model, "card") else model).to(device)
+        if any(t.is_floating_point() and t.dtype not in FULL for t in (*self.net.parameters(), *self.net.buffers())):
+            self.net = self.net.float()
+        self.precision = precision_of(self.net)
         self.x, self.batch, self.device, self.map = x, batch, device, getattr(data, "model_classes", None)
         self.outputs = None
 
@@ -227,7 +231,7 @@ class _Subject:
         try:
             for x in self.x[rows].split(self.batch):
                 try:
-                    answer = self.net(reading.feed(x.to(self.device)))
+                    answer = self.net(reading.feed(x.to(self.device, self.precision)))
                 except Exception as why:
                     raise _Refused(str(why)) from why
                 logits.append(as_logits(answer, self.net).cpu())
@@ -246,10 +250,13 @@ class _Subject:
 
 
 def _scale(logits: Tensor) -> str:
-    """What rows of numbers (N, K) are that should be logits: "probabilities", "log-probabilities", "sigmoids" or "logits"."""
+    """What rows of numbers (N, K) are that should be logits: "probabilities", "log-probabilities", "sigmoids" or "logits"; "" where they are too
+    few to tell."""
     z = logits.double()[torch.isfinite(logits).all(1)]
     if len(z) < 2 or z.shape[1] < 2:
-        return "logits"
+        return ""
+    if ((z == 0) | (z == 1)).all() and (z.sum(1) == 1).all():
+        return "decisions"
     if z.min() >= 0 and (z.sum(1) - 1).abs().max() < EXACT:
         return "probabilities"
     if z.max() <= EXACT and z.logsumexp(1).abs().max() < EXACT:
@@ -267,11 +274,11 @@ class Watch:
     def __init__(self, net: nn.Module):
         self.layers = {n: m for n, m in net.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
         self.sums = {name: [0, 0.0, 0.0] for name in self.layers}
-        self.handles = [m.register_forward_pre_hook(self._hook(name)) for name, m in self.layers.items()]
+        self.handles = [m.register_forward_pre_hook(self._hook(name), with_kwargs=True) for name, m in self.layers.items()]
 
     def _hook(self, name):
-        def look(module, inputs):
-            x = inputs[0].double().transpose(0, 1).flatten(1)
+        def look(module, args, kwargs):
+            x = first_input(args, kwargs).double().transpose(0, 1).flatten(1)
             total = self.sums[name]
             total[0], total[1], total[2] = total[0] + x.shape[1], total[1] + x.sum(1), total[2] + (x * x).sum(1)
         return look
@@ -292,6 +299,7 @@ class Watch:
 
 # --- the check-up -------------------------------------------------------------------------------------------------
 
+@undisturbed
 def check_up(model: nn.Module | str, data, n: int = 512, batch: int = 128, device="auto", seed: int = 0) -> Report:
     """Look at a model and clean images of an image set together, and say what does not fit.
 
@@ -306,7 +314,7 @@ def check_up(model: nn.Module | str, data, n: int = 512, batch: int = 128, devic
     against chance and the one on the card. On images that are not clean the doctor may take a shift in brightness or contrast for a wrong
     normalisation. Without labels the readings are compared by batch-norm statistics, then by the mutual information of image and predicted
     class.
-    Raises ValueError for an empty set, n < 1, or a model that is no classifier; TypeError, which is a ValueError, for arguments of another kind.
+    Raises ValueError for an empty set, n < 1, or a model that is no classifier or cannot be copied; TypeError, which is a ValueError, for arguments of another kind.
     """
     model = model_of(model)
     if not all(hasattr(data, name) for name in ("images", "y", "classes")):
@@ -326,13 +334,14 @@ def check_up(model: nn.Module | str, data, n: int = 512, batch: int = 128, devic
     def report():
         return Report(str(name), str(getattr(data, "name", "images")), len(x), tuple(findings), tuple(unchecked))
 
+    subject = _Subject(model, data, x, batch, device)
     _modes(model, add)
     _batch_norms(model, add)
     fits, x = _pixels(model, x, add)
     if not fits:
         unchecked.append("everything that needs the network: the images have the wrong shape for it")
         return report()
-    subject = _Subject(model, data, x, batch, device)
+    subject.x = x
     readings = _readings(model, tuple(x.shape[1:]))
     try:
         as_given = subject.ask(readings[0], slice(None), statistics=True)
@@ -343,7 +352,7 @@ def check_up(model: nn.Module | str, data, n: int = 512, batch: int = 128, devic
         return report()
     _finite(as_given, subject, add)
     labelled = _labels(y, data, as_given["classes"], subject.outputs, add, unchecked)
-    _scores(as_given["scale"], add)
+    _scores(as_given["scale"], add, unchecked)
     if not as_given["finite"].any():
         unchecked.append("readings, class order and accuracy: no prediction is usable")
         return report()
@@ -421,19 +430,26 @@ def _refused(net, shape, why, add):
         "the size it takes in its input card (with_input_card(net, size=...))", images=said)
 
 
-def _scores(scale, add):
+def _scores(scale, add, unchecked):
+    if not scale:
+        return unchecked.append("scores: too few images to tell logits from probabilities")
     if scale == "logits":
         return add("scores", "ok", "the outputs are logits, not probabilities")
     what = {"probabilities": ("error", "the model ends in softmax: its outputs are probabilities, each row sums to 1; methods take softmax of them "
                               "once more, so entropies and confidences would be those of nearly even predictions"),
             "log-probabilities": ("warning", "the model ends in log_softmax: its outputs are logarithms of probabilities; entropies are right, but "
                                   "energies and the size of logits are lost"),
+            "decisions": ("error", "each row of the outputs is 0 but for one 1: these are decisions, not logits, and tell nothing of how sure the "
+                          "model is"),
             "sigmoids": ("warning", "all outputs lie within 0 and 1, as behind a sigmoid: softmax of them is nearly even, so entropies and "
                          "confidences say little")}
     severity, text = what[scale]
-    layer = {"probabilities": "softmax", "log-probabilities": "log_softmax", "sigmoids": "sigmoid"}[scale]
-    add("scores", severity, text, f"return what the network hands to its last {layer}: nn.Identity() in place of that layer, or leave the call out",
-        outputs=scale)
+    layer = {"probabilities": "softmax", "log-probabilities": "log_softmax", "sigmoids": "sigmoid",
+             "decisions": "argmax"}[scale]
+    remedy = f"return what the network hands to its last {layer}: nn.Identity() in place of that layer, or leave the call out"
+    if scale == "decisions":
+        remedy += "; where there is none, its logits are so large that softmax has no other values: look at their scale"
+    add("scores", severity, text, remedy, outputs=scale)
 
 
 def _pixels(model, x, add):
@@ -482,7 +498,7 @@ def _pixels(model, x, add):
 
 def _finite(answer, subject, add):
     bad = int((~answer["finite"]).sum())
-    weights = [n for n, t in subject.net.state_dict().items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    weights = [n for n, t in subject.net.state_dict().items() if isinstance(t, Tensor) and t.is_floating_point() and not torch.isfinite(t).all()]
     if bad or weights:
         add("logits", "error", f"{bad} of {len(answer['finite'])} images give NaN or infinite logits", "load the checkpoint again" +
             (f"; NaN or Inf in {', '.join(weights[:3])}" if weights else "; the inputs may be far too large"), broken=bad, weights=len(weights))

@@ -156,7 +156,7 @@ def check(part) -> None:
             k = replace(k, value=k.value.item())
         where = f"{type(part).__name__}.{k.name} = {k.value!r}"
         if k.choices is not None:
-            if k.value not in k.choices:
+            if not any(isinstance(k.value, type(c)) and k.value == c for c in k.choices):
                 raise ValueError(f"{where} is not one of {', '.join(map(repr, k.choices))} ({k.why})")
         elif isinstance(k.default, bool):
             if not isinstance(k.value, bool):

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .arguments import WrongKind, _plain, _say, choice, flag, model_of, number, path_of, whole
+from .copying import unwrapped
 from .datasets import DataError, checked_bytes, class_logits, data_root, refuse_html
 from .files import write_text, written
 
@@ -223,8 +224,9 @@ def with_input_card(net: nn.Module, *, channels: int = 3, size=None, mean=0.0, s
                     num_classes: int | None = None, classes: Iterable[str] | None = None) -> SourceModel:
     """Give any classifier an input card, so that it takes images in [0, 1] and refuses everything else.
 
-    net           a network from images to logits (B, K). One without ``features`` and ``head`` (with logits = head(features(x))) is cut in
-                  front of its last linear layer, as `from_torchvision` does, where that changes no answer, bit for bit
+    net           a network from images to logits (B, K), compiled and parallel ones without their wrapping. One without ``features`` and
+                  ``head`` (with logits = head(features(x))) is cut in front of its classifier, the last linear layer of K outputs, as
+                  `from_torchvision` does, where that changes no answer, bit for bit
     channels, size, mean, std   of the `InputCard`; size: one side, (height, width) or None for any
     num_classes   K, checked against the network's; ``classes``: the names of the K outputs
 
@@ -238,7 +240,7 @@ def with_input_card(net: nn.Module, *, channels: int = 3, size=None, mean=0.0, s
     _check_normalisation(normalisation)
     if isinstance(net, SourceModel):
         raise ValueError("net has an input card already; give the network inside, model.net, where you want another one")
-    net, _, found = split(SourceModel(net, card).net, card)
+    net, _, found = split(unwrapped(SourceModel(net, card).net), card)
     for name, wanted in (("num_classes", count), ("classes", names and len(names))):
         if wanted is not None and found is not None and wanted != found:
             raise ValueError(f"{name} says {wanted} classes, but the network answers in {found}; models.with_classes(model, ...) keeps some of them")
@@ -299,14 +301,14 @@ def _last_linear(net: nn.Module) -> str | None:
 def split(net: nn.Module, card: InputCard) -> tuple[nn.Module, str, int | None]:
     """A network with ``features`` and ``head``, the path of the layer it was cut at ("": it was not), and the number of its classes, or None.
 
-    A network whose own ``head(features(x))`` are its logits stays as it is; else it is cut in front of its last linear layer where the logits stay
-    the same, bit for bit, on two random images of the card (of 64, 32 and 224 pixels where any size will do); else it stays as it is.
+    A network whose own ``head(features(x))`` are its logits stays as it is; else it is cut in front of the last linear layer (of as many outputs as
+    there are classes) where the logits stay the same, bit for bit, on two random images of the card (of 64, 32 and 224 pixels where any size
+    will do); else it stays as it is.
     """
     from .view import as_logits
 
-    net = net.eval()
+    net.eval()
     first = next((p for p in (*net.parameters(), *net.buffers()) if p.is_floating_point()), torch.zeros(()))
-    path = _last_linear(net)
     for size in [card.size] if card.size else [(64, 64), (32, 32), (224, 224)]:
         x = torch.rand(2, card.channels, *size, generator=torch.Generator().manual_seed(0)).to(first)
         try:
@@ -315,11 +317,14 @@ def split(net: nn.Module, card: InputCard) -> tuple[nn.Module, str, int | None]:
             continue
         if logits.ndim != 2:
             return net, "", None
-        for cut, way in ((net, ""), *([(Cut(net, path), path)] if path else ())):
+        paths = [p for p, m in net.named_modules() if p and isinstance(m, nn.Linear) and m.out_features == logits.shape[1]]
+        for way in ("", *reversed(paths)):
+            cut = Cut(net, way) if way else net
             try:
                 features = cut.features(x)
                 if features.ndim == 2 and isinstance(cut.head, nn.Module) and torch.equal(as_logits(cut.head(features), cut), logits):
-                    return cut.eval(), way, logits.shape[1]
+                    cut.eval()
+                    return cut, way, logits.shape[1]
             except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError):
                 continue
         return net, "", logits.shape[1]
@@ -539,6 +544,7 @@ def from_torchvision(model: str | nn.Module, weights: str | Path | None = None, 
         raise ValueError("model has an input card already; give the network inside, model.net")
     _card_size(size, None)
     names, count = _names(classes), None if num_classes is None else whole("num_classes", num_classes, 1)
+    model = model if isinstance(model, str) else unwrapped(model)
     name = model if isinstance(model, str) else type(model).__name__
     entries = ()
     if isinstance(model, str):

@@ -50,11 +50,15 @@ class TestTimeNorm:
         """x (B, C, *S) normalised, scaled and shifted."""
         raise NotImplementedError
 
+    def __reduce_ex__(self, protocol):
+        rule, layer_class = type(self).__bases__  # a joined class has no name in a module, by which pickle could find it
+        return _anew, (rule, layer_class), vars(self)
+
     def forward(self, *args, **kwargs):
         """The layer's own forward, in which the rule stands for torch's batch_norm."""
         self.asked = True
         if self.own_forward is None and self.layer_class.forward in (BATCH_NORM.forward, nn.SyncBatchNorm.forward):
-            x, = args
+            x = first_input(args, kwargs)
             self._check_input_dim(x)
             return self.normalise(x, Affine(self.weight, self.bias, self.eps))
         with _Redirected(self) as calls:
@@ -117,6 +121,10 @@ def _joined(rule: type, layer_class: type) -> type:
     return type(layer_class.__name__, (rule, layer_class), {"layer_class": layer_class, "__module__": layer_class.__module__})
 
 
+def _anew(rule: type, layer_class: type) -> TestTimeNorm:
+    return (joined := _joined(rule, layer_class)).__new__(joined)
+
+
 def become_(layer: BATCH_NORM, rule: type) -> TestTimeNorm:
     """Give a batch-norm layer a rule for its statistics, in place; the layer keeps its class (as a base), forward, tensors and hooks."""
     layer.__class__ = _joined(rule, layer.layer_class if isinstance(layer, TestTimeNorm) else type(layer))
@@ -135,6 +143,11 @@ def check_asked(model: nn.Module) -> None:
         raise NeedsError(f"{type(model).__name__} answered without calling one of its {len(layers)} batch-norm layers, so their statistics cannot be "
                          "set: its forward uses their tensors directly, or layers of the network that it was copied from (a function put on "
                          "the object in place of a method); call the layers themselves, as self.bn(x)")
+
+
+def first_input(args: tuple, kwargs: dict):
+    """What a layer of one input was called with, layer(x) or layer(input=x)."""
+    return args[0] if args else next(iter(kwargs.values()))
 
 
 def lone(x: Tensor) -> bool:

@@ -171,9 +171,11 @@ class Step(Part):
 
     def build(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser on these parameters."""
+        if self.nesterov and (self.rule != "sgd" or not self.momentum):
+            raise ValueError("Step.nesterov = True needs " + ("rule='sgd'" if self.rule != "sgd" else "a momentum above 0"))
         if self.rule == "adam":
-            if self.nesterov:
-                raise ValueError("Step.nesterov = True needs rule='sgd'")
+            if self.momentum == 1:
+                raise ValueError("Step.momentum = 1 is too large for Adam, whose running mean of gradients would never move; stay below 1")
             return torch.optim.Adam(params, lr=self.lr, betas=(self.momentum, 0.999), weight_decay=self.weight_decay, foreach=True)
         return torch.optim.SGD(params, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov,
                                weight_decay=self.weight_decay, foreach=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 from .arguments import images_of, model_of, path_of, recipe_of, whole
 from .datasets import DataError
 from .files import written
+from .view import undisturbed
 
 GIVEN = {  # name -> what it is, for messages
     "fisher": "the Fisher information of its tuned parameters on unlabelled source images",
@@ -98,6 +99,7 @@ class Images:
         return f"{content} {digest({'labels': self.labels}) if self.labels is not None else ''} {self.batch} {self.n}"
 
 
+@undisturbed
 def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int = 64, limit: int = 2000, cache: str | Path | None = None,
             device="auto") -> dict:
     """Everything that ``recipe`` declares to need from the source domain, for ``Adapter(..., given=...)``.

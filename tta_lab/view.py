@@ -2,26 +2,49 @@
 from __future__ import annotations
 
 import re
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, wraps
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .norms import set_commit_
+from .norms import first_input, set_commit_
 from .parts import NeedsError
 from .scores import upcast
 
 NUMBER_TYPES = re.compile(r"\bdtype\b|scalar type|must have the same type|should be the same", re.I)
 
 
+def undisturbed(call: Callable) -> Callable:
+    """The function, run as if its caller had set no mode: neither inference mode nor autocast, and with gradients. Tensors made in inference
+    mode could never be trained, and autocast would change losses, steps and augmentations."""
+    @wraps(call)
+    def alone(*args, **kwargs):
+        with (torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)):
+            return call(*args, **kwargs)
+    return alone
+
+
+def everywhere(net: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names of all places that hold one: a shared weight has several, a layer in two places one for each of its tensors.
+
+    ``functional_call`` ties names by itself, but swaps the tensor of such a layer twice and puts back the wrong one."""
+    first = {id(t): name for name, t in (*net.named_parameters(), *net.named_buffers())}
+    places = {f"{path}.{name}".lstrip("."): first[id(t)] for path, module in net.named_modules()
+              for name, t in (*module._parameters.items(), *module._buffers.items()) if t is not None}
+    return {place: tensors[name] for place, name in places.items() if name in tensors}
+
+
 def as_logits(output, model: nn.Module) -> Tensor:
-    """The logits in what a model returned: a tensor, a dict with "out" or "logits", or an object with ``.logits``."""
+    """The logits in what a model returned: a tensor, a dict with "logits" or "out", or an object with ``.logits``."""
+    found = type(output).__name__
     if isinstance(output, dict):
-        output = output.get("out", output.get("logits"))
+        found = f"a dict of {', '.join(map(str, output)) or 'nothing'}"
+        output = output.get("logits", output.get("out"))
     output = getattr(output, "logits", output)
     if not isinstance(output, Tensor) or output.ndim < 2:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        found = tuple(output.shape) if isinstance(output, Tensor) else found
         raise NeedsError(f"{type(model).__name__} returned {found}; logits of shape (batch, classes, ...) are needed: "
                          "wrap the model so that it returns them")
     return upcast(output)
@@ -55,8 +78,10 @@ class View:
         adapter = self.adapter
         set_commit_(net, commit)
         try:
-            with torch.autocast(x.device.type, dtype=adapter.amp, enabled=adapter.amp is not None):
-                logits = as_logits(net(x) if tensors is None else functional_call(net, tensors, (x,)), net)
+            # no cache: within another autocast it would keep weights from before a step
+            with torch.autocast(x.device.type, dtype=adapter.amp, enabled=adapter.amp is not None, cache_enabled=False):
+                answer = net(x) if tensors is None else functional_call(net, everywhere(net, tensors), (x,), tie_weights=False)
+            logits = as_logits(answer, net)
         except RuntimeError as why:
             if NUMBER_TYPES.search(str(why)):
                 raise NeedsError(f"{type(net).__name__} mixes number types in its forward ({str(why).splitlines()[0]}); an adapter keeps its weights "
@@ -77,7 +102,7 @@ class View:
                          tensors: dict | None = None) -> tuple[Tensor, Tensor]:
         """Features (B, D), the input of the network's head, and logits, of one forward."""
         net, found = self.model if net is None else net, []
-        handle = net.head.register_forward_pre_hook(lambda module, args: found.append(args[0]))
+        handle = net.head.register_forward_pre_hook(lambda module, args, kwargs: found.append(first_input(args, kwargs)), with_kwargs=True)
         try:
             logits = self.forward(net, x, commit, tensors)
         finally:

@@ -8,8 +8,10 @@ from . import scores
 from .arguments import images_of, model_of, recipe_of, whole
 from .source import GIVEN, Images
 from .teachers import follow_
+from .view import View, undisturbed
 
 
+@undisturbed
 def warm_up(model, recipe, images, *, n: int = 50_000, batch: int = 200, seed: int = 0, device="auto") -> dict[str, Tensor]:
     """Student, teacher and optimiser after n // batch steps of mean SCE(z, z') on source images, for ``given | {"warm_up": ...}``.
 
@@ -18,7 +20,6 @@ def warm_up(model, recipe, images, *, n: int = 50_000, batch: int = 200, seed: i
     begins there, and goes back there on reset; the distance that its trace records stays that from the source. RMT (2211.13081): n = 50 000.
     """
     from .adapter import Adapter
-    from .view import View
 
     model, recipe = model_of(model), recipe_of(recipe)
     n, batch = whole("n", n, 1), whole("batch", batch, 1)

@@ -39,7 +39,7 @@ def make(name: str, *, form: str = "paper", preset: str | None = None, **setting
     kind = METHODS[name]
     if form not in ("paper", "reference", *kind.forms):
         raise ValueError(f"{name} has no form {form!r}; it has: {', '.join(dict.fromkeys(('paper', 'reference', *kind.forms)))}")
-    if preset is not None and preset not in kind.presets:
+    if preset is not None and preset not in list(kind.presets):
         raise ValueError(f"{name} has no preset {preset!r}; it has: {', '.join(kind.presets) or '(none)'}")
     published = {**(kind.presets[preset] if preset else {}), **kind.forms.get(form, {})}
     own = {f.name for f in fields(kind) if not f.metadata.get("knob")}
