@@ -314,7 +314,8 @@ def check_up(model: nn.Module | str, data, n: int = 512, batch: int = 128, devic
     against chance and the one on the card. On images that are not clean the doctor may take a shift in brightness or contrast for a wrong
     normalisation. Without labels the readings are compared by batch-norm statistics, then by the mutual information of image and predicted
     class.
-    Raises ValueError for an empty set, n < 1, or a model that is no classifier or cannot be copied; TypeError, which is a ValueError, for arguments of another kind.
+    Raises ValueError for an empty set, n < 1, or a model that is no classifier or cannot be copied; TypeError, which is a ValueError, for
+    arguments of another kind.
     """
     model = model_of(model)
     if not all(hasattr(data, name) for name in ("images", "y", "classes")):
