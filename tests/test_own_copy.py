@@ -550,8 +550,8 @@ def _replaced(path, value):
     ("cotta", ("states", "method", "teacher", "body.1.bias"), None, "teacher body.1.bias should be of shape"),
     ("cotta", ("states", "method", "teacher"), {}, "teacher should hold body.0.weight"),
     ("t3a", ("states", "method", "supports"), torch.ones(5, 3), "supports should be of shape"),
-    ("tent", ("seen",), "x", "seen must be a whole number"), ("tent", ("steps",), -1, "steps must be"),
-    ("tent", ("cost",), {}, "cost should hold forwards"), ("tent", ("errors",), 3, "errors are no list"), ("tent", ("was_reset",), 2, "was_reset"),
+    ("tent", ("seen",), "x", "seen must be of the type int"), ("tent", ("steps",), -1, "steps must be"),
+    ("tent", ("cost",), {}, "it counts"), ("tent", ("errors",), 3, "errors must be of the type list"), ("tent", ("was_reset",), 2, "was_reset"),
 ])
 def test_what_parts_remember_is_compared_too(name, path, value, message):
     a, b = (Adapter(headed(), make(name), device="cpu") for _ in range(2))

@@ -290,10 +290,7 @@ class Adapter:
             self._check_optimizer(state["optimizer"])
             for key in ("seen", "steps"):
                 whole(key, state[key], 0)
-            flag("was_reset", state["was_reset"])
             _check_alike("cost", self.cost, state["cost"])
-            if not isinstance(state["errors"], list):
-                raise ValueError(f"its errors are no list but {state['errors']!r}")
             self.rewind(SCOPES)
             _check_alike("states", self.states, state["states"], self._owned)
             self._restore(state)
