@@ -592,7 +592,7 @@ def test_one_quantity_of_a_paper_moves_as_one(name, short, value, leader, follow
 @pytest.mark.parametrize(("given", "message"), [
     ({"model": 3}, "model must be a network"), ({"recipe": 3}, "recipe must be a method"), ({"images": [1, 2]}, "images must be an image set"),
     ({"images": "no_such_set"}, "no embedded image set"), ({"images": (X * 255).byte()}, "float in"),
-    ({"labels": torch.zeros(3).long()}, "labels must be 8"),
+    ({"labels": torch.zeros(3).long()}, "8 source images but 3 labels"),
     ({"labels": torch.zeros(8)}, "labels must be 8 whole numbers"), ({"batch": 0}, "batch must be"), ({"limit": "all"}, "limit must be"),
     ({"cache": 3}, "cache must be a path"),
 ])

@@ -73,7 +73,9 @@ class Images:
             raise ValueError("there are no source images")
         if self.labels is not None:
             self.labels = torch.as_tensor(self.labels)
-            if self.labels.shape != (len(self.images),) or self.labels.is_floating_point():
+            if self.labels.ndim and len(self.labels) != len(self.images):
+                raise ValueError(f"{len(self.images)} source images but {len(self.labels)} labels")
+            if self.labels.ndim != 1 or self.labels.is_floating_point():
                 raise ValueError(f"labels must be {len(self.images)} whole numbers, one a source image, not {self.labels.dtype} of shape "
                                  f"{tuple(self.labels.shape)}")
         if isinstance(self.images, Tensor) and not self.images.is_floating_point():
