@@ -70,7 +70,7 @@ def test_composer_in_jupyterlab(tmp_path):
         says(page, "This composition is no method of the catalogue")
 
         button(page, "Run").press("Enter")
-        after(page, "Running the composition beside")
+        after(page, "Running the composition")
         button(page, "Stop").press("Enter")
         held = after(page, "Stopped after batch")
         assert re.search(r"Stopped after batch \d+ of 40\. The composition errs on \d+\.\d %", held)
