@@ -56,7 +56,7 @@ def test_lifelong_and_its_panel(tmp_path):
         page.keyboard.press("ArrowDown")                                 # nothing -> reset, and not to another cell
         page.locator(".jupyter-widgets", has_text="held by reset now and then").last.wait_for(timeout=15_000)
         page.locator(".jupyter-button", has_text="Run").press("Enter")
-        page.locator("[role=status]", has_text="Running ").wait_for(timeout=120_000)
+        page.locator("[role=status]", has_text="Running Tent at 80 times").wait_for(timeout=120_000)
         page.locator(".jupyter-button", has_text="Stop").press("Enter")
         page.locator("[role=status]", has_text="Stopped: Tent at 80 times").wait_for(timeout=30_000)
         page.locator(".jupyter-button", has_text="Run").press("Enter")
