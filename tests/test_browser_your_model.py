@@ -40,7 +40,7 @@ def test_your_model_in_jupyterlab(tmp_path):
         after("The fields were changed: press Check.")
         button("Check").press("Enter")
         assert "nothing wrong. The explorer is below." in after("Checked 200 images")
-        assert page.locator(".jupyter-widgets table", has_text="looked at").locator("tr").count() == 14
+        assert page.locator(".jupyter-widgets table", has_text="looked at").locator("tr").count() == 15
 
         button("Run").press("Enter")
         assert re.search(r"40 images: error \d+\.\d %.*source \d+\.\d %, BN-1 \d+\.\d %", after("Done, tent"))
