@@ -56,7 +56,7 @@ def test_your_model_in_jupyterlab(tmp_path):
         button("Run").press("Enter")
         after("Running cotta")
         button("Stop").press("Enter")
-        assert re.search(r"Held, cotta, \d+ images", after("Held, cotta", 60))
+        assert re.search(r"Held, cotta on .*, \d+ images", after("Held, cotta", 60))
 
         page.locator(".jupyter-widgets.widget-checkbox", has_text="sub-folders are classes").locator("input").press("Space")
         button("Check").press("Enter")
