@@ -329,7 +329,8 @@ def test_explorer_in_jupyterlab(tmp_path):
         button("Step").press("Enter")
         assert "20 images (batch 1 of 8" in after("Held, tent lr 0.00126")
         button("Go on").press("Enter")
-        assert re.search(r"160 images: error \d+\.\d %.*source \d+\.\d %, BN-1 \d+\.\d %\. The alarm light cannot judge:", after("Done, tent lr 0.00126"))
+        done = after("Done, tent lr 0.00126")
+        assert re.search(r"160 images: error \d+\.\d %.*source \d+\.\d %, BN-1 \d+\.\d %\. The alarm light cannot judge:", done)
         picture = page.locator(".jupyter-widgets img[alt*='this run']")
         assert picture.evaluate("e => e.naturalWidth") > 400
         button("Keep as A").press("Enter")

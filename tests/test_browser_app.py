@@ -40,7 +40,8 @@ def test_the_explorer_as_a_page(tmp_path):
         page.locator(".jupyter-widgets pre", has_text="'update.lr': 0.00126").wait_for(state="attached", timeout=15_000)
         button("Run").press("Enter")
         page.locator("[role=status]", has_text=re.compile("Running|Done")).wait_for(timeout=60_000)
-        page.locator("[role=status]", has_text=re.compile(r"Done, tent lr 0.00126 on fashion_resnet_bn, continual, 400 images: error \d+\.\d %")).wait_for(timeout=120_000)
+        done = re.compile(r"Done, tent lr 0.00126 on fashion_resnet_bn, continual, 400 images: error \d+\.\d %")
+        page.locator("[role=status]", has_text=done).wait_for(timeout=120_000)
         picture = page.locator(".jupyter-widgets img[alt*='this run']")
         assert picture.evaluate("e => e.naturalWidth") > 400
 

@@ -53,8 +53,10 @@ def linked_copy(model: nn.Module) -> nn.Module:
 
 def _own_parameters_(model: nn.Module, chosen: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     """Replace the chosen parameters of a linked copy by trainable clones, wherever they appear."""
-    chosen = {name: p for name, p in {id(p): (name, p) for name, p in reversed(chosen.items())}.values()}  # each once, by its first name
-    chosen = dict(reversed(chosen.items()))
+    first: dict[int, str] = {}  # a parameter under two names is one, by its first name
+    for name, p in chosen.items():
+        first.setdefault(id(p), name)
+    chosen = {name: chosen[name] for name in first.values()}
     clones = {id(p): nn.Parameter(p.detach().clone()) for p in chosen.values()}
     for module in model.modules():
         for name, p in module._parameters.items():
