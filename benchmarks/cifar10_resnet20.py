@@ -16,12 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from tta_lab.cifar_networks import load_cifar
-from tta_lab.corruptions import STANDARD_15
-from tta_lab.datasets import load
+from tta_lab.data.corruptions import STANDARD_15
+from tta_lab.data.image_set import load
+from tta_lab.experiments.runner import compare, spread
 from tta_lab.methods import make
-from tta_lab.protocols import continual, reset_each_shift
-from tta_lab.runner import compare, spread
+from tta_lab.models.cifar_networks import load_cifar
+from tta_lab.streams.protocols import continual, reset_each_shift
 
 
 def main():

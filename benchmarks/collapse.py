@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from collapse_corpus import DEVELOPMENT, HELD_OUT, STREAMS, Models, make_runs, start_of
 
-from tta_lab import collapse as detection
-from tta_lab.collapse import SIGNALS, SOURCE_SIGNALS
-from tta_lab.parts import Controller
-from tta_lab.trace import Trace
+from tta_lab.components.controllers import collapse_detector as detection
+from tta_lab.components.controllers.collapse_detector import SIGNALS, SOURCE_SIGNALS
+from tta_lab.core.parts import Controller
+from tta_lab.core.trace import Trace
 
 NAMES = tuple(SIGNALS)
 LIGHT = tuple(n for n in NAMES if n not in SOURCE_SIGNALS)
@@ -51,7 +51,7 @@ class Run:
     source: str
     stream: str
     label: str
-    truth: dict         # of tta_lab.collapse.collapse
+    truth: dict         # of tta_lab.components.controllers.collapse_detector.collapse
     signals: np.ndarray  # (T, S)
     columns: dict       # entropy, marginal, disagreement, each (T,)
     classes: int

@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 from quality import Kept
 
-from tta_lab import Adapter, datasets, load_model, make, protocols
-from tta_lab.corruptions import STANDARD_SIX
-from tta_lab.knobs import knobs, with_knobs
-from tta_lab.norms import SourceStatistics, TestTimeNorm
-from tta_lab.runner import run
-from tta_lab.source import prepare
-from tta_lab.streams import Stream
-from tta_lab.trace import Trace
+from tta_lab import Adapter, load_model, make
+from tta_lab.components.norms.batch_norm import SourceStatistics, TestTimeNorm
+from tta_lab.components.source.prepare import prepare
+from tta_lab.core.knobs import knobs, with_knobs
+from tta_lab.core.trace import Trace
+from tta_lab.data import image_set as datasets
+from tta_lab.data.corruptions import STANDARD_SIX
+from tta_lab.experiments.runner import run
+from tta_lab.streams import protocols
+from tta_lab.streams.stream import Stream
 
 DEVELOPMENT = ("fashion_resnet_bn", "fashion_resnet_bn_1", "fashion_resnet_gn")
 HELD_OUT = ("fashion_vit_ln", "fashion_resnet_bn_2", "fashion8_resnet_bn", "cifar10_resnet20")
@@ -111,7 +113,7 @@ class Models:
     def __getitem__(self, name):
         if name not in self.made:
             if name == "cifar10_resnet20":
-                from tta_lab.cifar_networks import load_cifar
+                from tta_lab.models.cifar_networks import load_cifar
                 test, train = (datasets.load(f"folder:{self.cifar / part}") for part in ("test", "train"))
                 self.made[name] = load_cifar(self.checkpoint), test, None, train
             elif name == "fashion8_resnet_bn":

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from tta_lab.corruptions import EXTRA_4, NOTES, STANDARD_15, corrupt
+from tta_lab.data.corruptions import EXTRA_4, NOTES, STANDARD_15, corrupt
 
 
 def smooth_images(n, side, seed=0):

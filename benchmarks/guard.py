@@ -31,13 +31,15 @@ from collapse_corpus import Models, recipe_of
 from quality import Kept
 from rows import Rows
 
-from tta_lab import Adapter, datasets, make, protocols
-from tta_lab.controllers import CollapseRecovery, ResetEvery
-from tta_lab.corruptions import STANDARD_SIX
-from tta_lab.guard import ACTIONS, Guard
-from tta_lab.runner import run
-from tta_lab.source import prepare
-from tta_lab.streams import Stream
+from tta_lab import Adapter, make
+from tta_lab.components.controllers.guard import ACTIONS, Guard
+from tta_lab.components.controllers.resets import CollapseRecovery, ResetEvery
+from tta_lab.components.source.prepare import prepare
+from tta_lab.data import image_set as datasets
+from tta_lab.data.corruptions import STANDARD_SIX
+from tta_lab.experiments.runner import run
+from tta_lab.streams import protocols
+from tta_lab.streams.stream import Stream
 
 DEVELOPMENT = ("fashion_resnet_bn", "fashion_resnet_bn_1", "fashion_resnet_gn")
 HELD_OUT = ("fashion_resnet_bn_2", "fashion_vit_ln", "fashion8_resnet_bn", "cifar10_resnet20")

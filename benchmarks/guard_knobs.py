@@ -23,12 +23,14 @@ from collapse_corpus import Models, recipe_of
 from guard import DEVELOPMENT, SIX, STREAMS, errors, guards, recipes_on, worst_window
 from quality import Kept
 
-from tta_lab import Adapter, datasets, protocols
-from tta_lab.corruptions import STANDARD_SIX
-from tta_lab.guard import Guard, _references
-from tta_lab.runner import run
-from tta_lab.source import prepare
-from tta_lab.streams import Stream
+from tta_lab import Adapter
+from tta_lab.components.controllers.guard import Guard, _references
+from tta_lab.components.source.prepare import prepare
+from tta_lab.data import image_set as datasets
+from tta_lab.data.corruptions import STANDARD_SIX
+from tta_lab.experiments.runner import run
+from tta_lab.streams import protocols
+from tta_lab.streams.stream import Stream
 
 SMALL = {  # more streams of small batches, where the choice is hardest; recorded with seed 0 and three recipes
     "tiny2": lambda k, u, s: protocols.continual(k, STANDARD_SIX, per_shift=100, batch=2, seed=s),
@@ -111,7 +113,7 @@ class Seen:
 
 
 def answered(found: dict, guard: Guard, sharper: float = 1.0) -> np.ndarray:
-    """Index into `tta_lab.guard.ANSWERS` for each image, (N,): who would have answered; all logits are multiplied by ``sharper``."""
+    """Index into `tta_lab.components.controllers.guard.ANSWERS` for each image, (N,): who would have answered; all logits are multiplied by ``sharper``."""
     state = {"evidence": {}, "best": 0, "batch_norm": bool(found["both"])}
     ends, by = np.cumsum(found["n"]), []
     for t, end in enumerate(ends):

@@ -6,7 +6,7 @@
 
 Candidates: eight methods at 0.1 0.3 1 3 10 times their default rate, BN-1 and the source, over the streams of ``quality.py``; source k sees
 the streams of seed k. Every finished run is a row of ``results/model_selection.csv``: its error and its label-free scores
-(``tta_lab.model_selection``). Runs that stop because the loss is not finite are no candidates: that is seen without labels.
+(``tta_lab.analysis.model_selection``). Runs that stop because the loss is not finite are no candidates: that is seen without labels.
 
 Which score would have been chosen? Two answers are fixed before the numbers are looked at: ``AHEAD`` below, written before the first run,
 and the score with the least mean regret on the first source. Both are reported on the other two sources, whose runs they have not seen.
@@ -29,11 +29,12 @@ import torch
 from quality import RATES, SOURCES, Kept, recipe_of, streams
 from rows import Rows
 
-from tta_lab import Adapter, load_model, make, model_selection
-from tta_lab.datasets import load
-from tta_lab.model_selection import GOOD, NAMES
-from tta_lab.runner import row, run
-from tta_lab.source import prepare
+from tta_lab import Adapter, load_model, make
+from tta_lab.analysis import model_selection
+from tta_lab.analysis.model_selection import GOOD, NAMES
+from tta_lab.components.source.prepare import prepare
+from tta_lab.data.image_set import load
+from tta_lab.experiments.runner import row, run
 
 METHODS = ("tent", "eata", "sar", "shot_im", "slr", "deyo", "rpl", "wisdom_of_crowds")
 ORDER = ("continual", "correlated", "batch_of_one", "open_set", "mixed_domains", "long_term", "reset_each_shift")
@@ -122,7 +123,7 @@ def corpus(options) -> None:
     """Scores of the traces that ``collapse.py runs`` left in a folder; two or more candidates make a pool."""
     from collapse_corpus import Models
 
-    from tta_lab.trace import Trace
+    from tta_lab.core.trace import Trace
     models, rows = Models(options.images, options.checkpoint), []
     for folder in sorted(p for p in options.runs.iterdir() if p.is_dir() and p.name != "given"):
         files: dict = {}

@@ -29,10 +29,10 @@ import torch
 from rows import Rows
 
 from tta_lab import load_model
-from tta_lab.datasets import load
+from tta_lab.data.image_set import load
+from tta_lab.experiments.runner import row
 from tta_lab.methods import METHODS
-from tta_lab.runner import row
-from tta_lab.studies.zoo_study import (
+from tta_lab.studies.zoo.study import (
     KINDS,
     ONLY,
     RATES,
@@ -143,7 +143,7 @@ def unknowns(options):
 
 def cifar(options):
     """ResNet-20 and CIFAR-10 from picture folders: the model, the streams' settings and the images of the source domain."""
-    from tta_lab.cifar_networks import load_cifar
+    from tta_lab.models.cifar_networks import load_cifar
     model = load_cifar(options.checkpoint)
     test, train = (load(f"folder:{options.images / part}") for part in ("test", "train"))
     return model, {"known": test, "unknown": None, "slice_of": train, "per_shift": 100,

@@ -5,7 +5,7 @@
 
 Prints Markdown and writes it to ``quality_table.md``, with ``quality_table.csv`` (means over sources and seeds), ``quality_heat_map.png`` and
 ``quality_unknowns.png``. Of the results of a checkout it also writes ``data/quality/cells.csv`` and ``unknowns.csv``: the cells that notebook 03
-shows, which travel with the package. Everything is computed in ``tta_lab.studies.zoo_study`` and told in ``tta_lab.studies.zoo_words``.
+shows, which travel with the package. Everything is computed in ``tta_lab.studies.zoo.study`` and told in ``tta_lab.studies.zoo.text``.
 """
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import math
 import sys
 from pathlib import Path
 
-from tta_lab.plots import zoo as P
-from tta_lab.studies import zoo_study as S
-from tta_lab.studies import zoo_words as W
+from tta_lab.studies.zoo import figures as P
+from tta_lab.studies.zoo import study as S
+from tta_lab.studies.zoo import text as W
 
 HERE = Path(__file__).resolve().parent
 UNKNOWN_COLUMNS = ("source", "stream", "method", "rate", "seed", "error", "auroc")

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tta_lab import Adapter, ConfidenceRise, make
-from tta_lab.scores import entropy
+from tta_lab.core.scores import entropy
 
 
 class Block(nn.Module):

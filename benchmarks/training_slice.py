@@ -19,9 +19,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-from tta_lab import ConfidenceRise, LowEntropy, RandomKeep, Stream, diagnose, load_model, make
-from tta_lab.penalties import Diversity
-from tta_lab.runner import runs
+from tta_lab import ConfidenceRise, LowEntropy, RandomKeep, Stream, load_model, make
+from tta_lab.analysis import diagnose
+from tta_lab.components.penalties import Diversity
+from tta_lab.experiments.runner import runs
 
 SLICE = Stream("fashion_mnist_train_slice")
 

@@ -9,15 +9,15 @@ from stored import changes as ending
 from stored import differences, load, rows
 from tiny import GOLDEN, stream, tiny
 
-from tta_lab import updates
-from tta_lab.adapter import Adapter
-from tta_lab.augment import Augmentation, ColourAffine, Occlude, ShufflePatches, ShufflePixels
+from tta_lab.components import updates
+from tta_lab.components.augment import Augmentation, ColourAffine, Occlude, ShufflePatches, ShufflePixels
+from tta_lab.components.norms.batch_norm import BatchStatistics, SourceStatistics
+from tta_lab.components.penalties import AugmentedAgreement, Diversity
+from tta_lab.components.selectors import DestroyedObject, LowEntropy
+from tta_lab.components.updates import Anchored
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import SlidingWindow, Step
 from tta_lab.methods import make
-from tta_lab.norms import BatchStatistics, SourceStatistics
-from tta_lab.parts import SlidingWindow, Step
-from tta_lab.penalties import AugmentedAgreement, Diversity
-from tta_lab.selectors import DestroyedObject, LowEntropy
-from tta_lab.updates import Anchored
 
 INDEX = rows(GOLDEN / "index.csv")
 STOCHASTIC = {run for run, row in INDEX.items() if row["kind"] == "stochastic-error"}

@@ -6,7 +6,7 @@ import secrets
 import pytest
 from test_browser import ERRORS, ROOT, chromium, console_errors, page_of, serving
 
-from tta_lab import app
+from tta_lab.cli import app
 
 pytestmark = pytest.mark.browser
 

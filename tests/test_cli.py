@@ -18,8 +18,8 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tta_lab import __main__ as cli
-from tta_lab import bootstrap, headless
-from tta_lab.bootstrap import Interpreter, Problem
+from tta_lab.cli import bootstrap, headless
+from tta_lab.cli.bootstrap import Interpreter, Problem
 
 ROOT = Path(__file__).resolve().parents[1]
 BARE = Interpreter("/usr/bin/python3", "/usr", "", "3.11")
@@ -217,7 +217,7 @@ def test_pytest_and_jupyter_arguments_are_passed_on(monkeypatch, capsys):
     assert calls[3][0] == [sys.executable, "-m", "jupyterlab", str(ROOT / "notebooks"), "--no-browser"]
     assert calls[3][1]["JUPYTER_PREFER_ENV_PATH"] == "1"
     assert calls[4][0] == [sys.executable, "-m", "pytest", "-m", "browser", "-x"]
-    assert calls[5][0] == [sys.executable, "-m", "tta_lab.app", str(ROOT / "notebooks" / "04_collapse.ipynb"), "--template=offline",
+    assert calls[5][0] == [sys.executable, "-m", "tta_lab.cli.app", str(ROOT / "notebooks" / "04_collapse.ipynb"), "--template=offline",
                            "--Voila.auto_token=True", "--VoilaConfiguration.file_denylist=.*", "--port=8899"]
     assert os.path.isfile(os.path.join(calls[5][1]["JUPYTER_PATH"].split(os.pathsep)[0], "voila", "templates", "offline", "index.html.j2"))
     assert calls[6][0][3].endswith("explorer.ipynb") and os.path.isfile(calls[6][0][3])
@@ -263,7 +263,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 @pytest.mark.parametrize("given", [[], ["--token=of-my-own"]], ids=["by default", "given"])
 def test_the_app_answers_nobody_without_its_token(given, tmp_path):
     pytest.importorskip("voila")
-    from tta_lab import app
+    from tta_lab.cli import app
 
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=[new_code_cell(PAGE)], metadata=kernel), tmp_path / "page.ipynb")

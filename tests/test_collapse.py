@@ -9,11 +9,11 @@ import torch
 
 from tta_lab import Adapter, load_model, make
 from tta_lab import plots as P
-from tta_lab.collapse import ALARMS, FIRST, LONG, SHORT, SIGNALS, SLOW, TAU, CollapseDetector, collapse, fitted, watch
-from tta_lab.datasets import DataError
-from tta_lab.runner import run
-from tta_lab.streams import Stream
-from tta_lab.trace import Trace
+from tta_lab.components.controllers.collapse_detector import ALARMS, FIRST, LONG, SHORT, SIGNALS, SLOW, TAU, CollapseDetector, collapse, fitted, watch
+from tta_lab.core.trace import Trace
+from tta_lab.data.image_set import DataError
+from tta_lab.experiments.runner import run
+from tta_lab.streams.stream import Stream
 
 DETECTOR = CollapseDetector()
 
@@ -318,8 +318,8 @@ LIVE = {"shifts": ("gaussian_noise", "fog", "contrast", "pixelate"), "batch": 25
                                               ("batch_norm", "no weight"), ("tent", ""), ("sar", "")])
 def test_what_moves_no_weight_cannot_be_judged(method, said):
     from tta_lab import Adapter, load_model, run
-    from tta_lab.collapse import cannot_judge
-    from tta_lab.protocols import continual
+    from tta_lab.components.controllers.collapse_detector import cannot_judge
+    from tta_lab.streams.protocols import continual
 
     trace = run(Adapter(load_model("fashion_resnet_bn"), make(method), record="source", device="cpu"), continual(per_shift=75, **LIVE))
     why = cannot_judge(trace)
@@ -333,7 +333,7 @@ def test_what_moves_no_weight_cannot_be_judged(method, said):
     (1, 400, (), "single images"), (4, 400, (), "batches of 4.0 images"), (25, 250, (), "250 images are too short a history"),
     (25, 300, (), ""), (25, 400, (13,), "75 images since the last reset"), (25, 400, (5,), ""), (25, 400, range(16), "25 images since")])
 def test_small_batches_and_short_histories_cannot_be_judged(batch, images, reset, said):
-    from tta_lab.collapse import cannot_judge
+    from tta_lab.components.controllers.collapse_detector import cannot_judge
 
     n = images // batch
     samples = {"step": np.repeat(np.arange(n), batch), "id": np.arange(images), "entropy": np.full(images, 0.5), "confidence": np.full(images, 0.8),
@@ -348,7 +348,7 @@ def test_small_batches_and_short_histories_cannot_be_judged(batch, images, reset
 
 
 def test_a_state_of_an_older_version_is_judged_and_goes_on():
-    from tta_lab.collapse import why_not
+    from tta_lab.components.controllers.collapse_detector import why_not
 
     state = DETECTOR.init()
     for name in ("images", "since", "moved"):

@@ -13,21 +13,22 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab import Adapter, compose, load_model, make
-from tta_lab import composed as P
-from tta_lab.adaptive_norms import AdaptiveMixture
-from tta_lab.explore import Choice, Session, explore
-from tta_lab.guard import Guard, guarded
-from tta_lab.knobs import knobs, own_knobs, with_knobs
+from tta_lab import Adapter, load_model, make
+from tta_lab.components.controllers.guard import Guard, guarded
+from tta_lab.components.norms.adaptive import AdaptiveMixture
+from tta_lab.components.norms.batch_norm import BatchStatistics, RunningStatistics, SourceStatistics
+from tta_lab.components.penalties import Diversity
+from tta_lab.components.selectors import ConfidenceRise, LowEntropy
+from tta_lab.components.updates import Anchored, Sam
+from tta_lab.core.knobs import knobs, own_knobs, with_knobs
+from tta_lab.core.parts import AllParameters, NoParameters, Step, needs_of
+from tta_lab.core.trace import Trace
+from tta_lab.experiments import compose
+from tta_lab.experiments.experiment import Choice, Session, explore
 from tta_lab.methods import METHODS, from_json, to_json
-from tta_lab.norms import BatchStatistics, RunningStatistics, SourceStatistics
-from tta_lab.parts import AllParameters, NoParameters, Step, needs_of
-from tta_lab.penalties import Diversity
-from tta_lab.protocols import continual
-from tta_lab.selectors import ConfidenceRise, LowEntropy
-from tta_lab.studies import compose_study as study
-from tta_lab.trace import Trace
-from tta_lab.updates import Anchored, Sam
+from tta_lab.methods import composed as P
+from tta_lab.streams.protocols import continual
+from tta_lab.studies.compose import study
 
 APART = [name for name in METHODS if name not in compose.WHOLE]
 QUICK = ("tent", "eta", "sar", "wisdom_of_crowds", "slr", "roid", "lame", "source")
@@ -375,7 +376,7 @@ def test_what_the_notebook_says_is_refused_is_refused():
 
 @pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
 def test_figure_of_nothing_and_of_a_run(backend):
-    from tta_lab.plots.composer import plot_composer_runs
+    from tta_lab.studies.compose.figures import plot_composer_runs
     nothing = {"so_far": study.E.so_far({}), "collapse": study.collapse_of({}, study.Lights())}
     assert plot_composer_runs(nothing, backend) is not None
     traces = study.named(explore(Choice(stream=STREAM), ("source",), device="cpu").references | {"choice": answers(make("tent"))[1]})

@@ -7,13 +7,13 @@ import pytest
 import torch
 from tiny import around, given, source_images, stream, tiny
 
-from tta_lab import source
-from tta_lab.adapter import Adapter
-from tta_lab.knobs import knobs
+from tta_lab.components.selectors import SELECTORS
+from tta_lab.components.source import prepare as source
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.knobs import knobs
+from tta_lab.core.parts import AllParameters, NeedsError, NormAffine, Selector, needs_of
 from tta_lab.methods import METHODS, PARTS, from_json, make, to_json
-from tta_lab.models import InputError
-from tta_lab.parts import AllParameters, NeedsError, NormAffine, Selector, needs_of
-from tta_lab.selectors import SELECTORS
+from tta_lab.models.wrapping import InputError
 
 MODELS = ("tinybn", "tinygn", "tinyvit", "tinyseg")
 ENDS_AT_THE_SOURCE = {"memo"}       # every image is an episode of its own

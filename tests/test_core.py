@@ -9,16 +9,16 @@ import torch
 from tiny import given, stream, tiny
 from torch import nn
 
-from tta_lab import scores
-from tta_lab.adapter import AdaptationError, Adapter
-from tta_lab.knobs import knobs, with_knobs
+from tta_lab.components.norms.batch_norm import MixedStatistics, SourceStatistics
+from tta_lab.components.penalties import Diversity
+from tta_lab.components.selectors import ConfidenceRise, LowEntropy, RandomKeep
+from tta_lab.core import scores
+from tta_lab.core.adapter import AdaptationError, Adapter
+from tta_lab.core.knobs import knobs, with_knobs
+from tta_lab.core.parts import AllParameters, Controller, NeedsError, Selector, SlidingWindow, Step
+from tta_lab.core.trace import Trace
 from tta_lab.methods import catalogue, make
-from tta_lab.models import InputError, with_input_card
-from tta_lab.norms import MixedStatistics, SourceStatistics
-from tta_lab.parts import AllParameters, Controller, NeedsError, Selector, SlidingWindow, Step
-from tta_lab.penalties import Diversity
-from tta_lab.selectors import ConfidenceRise, LowEntropy, RandomKeep
-from tta_lab.trace import Trace
+from tta_lab.models.wrapping import InputError, with_input_card
 
 
 @pytest.fixture(scope="module")
@@ -574,7 +574,7 @@ def test_trace_columns_agree_with_the_logits(batches):
 
 
 def test_trace_survives_a_file_and_long_streams(tmp_path, monkeypatch):
-    from tta_lab import trace as module
+    from tta_lab.core import trace as module
     monkeypatch.setattr(module, "MOVE_EVERY", 3)
     trace = Trace({"classes": 2})
     for i in range(10):

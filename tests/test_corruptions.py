@@ -10,8 +10,8 @@ import pytest
 import torch
 from torchvision.io import decode_jpeg, encode_jpeg
 
-from tta_lab import corruptions
-from tta_lab.corruptions import (
+from tta_lab.data import corruptions
+from tta_lab.data.corruptions import (
     CORRUPTIONS,
     EXTRA_4,
     STANDARD_15,
@@ -24,7 +24,7 @@ from tta_lab.corruptions import (
     parse_shift,
     quantisation,
 )
-from tta_lab.datasets import load
+from tta_lab.data.image_set import load
 
 GOLDEN = Path(__file__).parent / "golden" / "corruptions"
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding")  # torchvision announces a successor of its codec

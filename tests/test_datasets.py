@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab.datasets import (
+from tta_lab.data.image_set import (
     DIGIT_CLASSES,
     EMBEDDED,
     FASHION_CLASSES,

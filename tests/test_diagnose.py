@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
-from tta_lab import diagnose as D
-from tta_lab.trace import Trace
+from tta_lab.analysis import diagnose as D
+from tta_lab.core.trace import Trace
 
 NAN = math.nan
 # row:                   0     1     2     3     4     5     6     7     8     9    10    11

@@ -9,15 +9,16 @@ import torch
 from tiny import around, given, source_images, stream, tiny
 from torch import nn
 
-from tta_lab import scores, source
-from tta_lab.adapter import Adapter
-from tta_lab.knobs import knobs
-from tta_lab.method_table import PLACE
+from tta_lab.components.source import prepare as source
+from tta_lab.core import scores
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.knobs import knobs
+from tta_lab.core.parts import NeedsError, Selector, SlidingWindow, needs_of
+from tta_lab.experiments.catalogue import PLACE
+from tta_lab.experiments.runner import row, run
 from tta_lab.methods import METHODS, PARTS, make
-from tta_lab.models import InputError, with_input_card
-from tta_lab.parts import NeedsError, Selector, SlidingWindow, needs_of
-from tta_lab.runner import row, run
-from tta_lab.streams import Stream
+from tta_lab.models.wrapping import InputError, with_input_card
+from tta_lab.streams.stream import Stream
 
 LEARN = [name for name in METHODS if METHODS[name]().learns]
 NEED = {what: [name for name in METHODS if what in needs_of(METHODS[name]())] for what in ("batch_norm", "features", "source_logits", *source.GIVEN)}

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from tta_lab import load, load_model, make
-from tta_lab.compose import to_code as compose_code
-from tta_lab.explore import Choice, Session, explore, needs, obstacles, stream_code
-from tta_lab.guard import guarded
-from tta_lab.orders import Dirichlet
-from tta_lab.parts import Step
-from tta_lab.penalties import Diversity
-from tta_lab.protocols import PROTOCOLS, continual, correlated, cyclic, gradual, open_set, recurring, reset_each_shift
-from tta_lab.selectors import ConfidenceRise, LowEntropy
-from tta_lab.source import described
-from tta_lab.streams import Stream
+from tta_lab.components.controllers.guard import guarded
+from tta_lab.components.penalties import Diversity
+from tta_lab.components.selectors import ConfidenceRise, LowEntropy
+from tta_lab.components.source.prepare import described
+from tta_lab.core.parts import Step
+from tta_lab.experiments.compose import to_code as compose_code
+from tta_lab.experiments.experiment import Choice, Session, explore, needs, obstacles, stream_code
+from tta_lab.streams.orders import Dirichlet
+from tta_lab.streams.protocols import PROTOCOLS, continual, correlated, cyclic, gradual, open_set, recurring, reset_each_shift
+from tta_lab.streams.stream import Stream
 
 STREAM = correlated(shifts=("fog", "gaussian_noise"), per_shift=30, seed=1)
 RECIPES = [make("tent"), make("tent", lr=1e-2, average="all"), make("eata"), make("tent").where(ConfidenceRise(), LowEntropy(0.3)),

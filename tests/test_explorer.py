@@ -12,14 +12,16 @@ import pytest
 import torch
 
 from tta_lab import load, load_model, make, plots
-from tta_lab.collapse import CollapseDetector, watch
-from tta_lab.explore import Choice, Session, explore
-from tta_lab.guard import guarded
+from tta_lab.components.controllers.collapse_detector import CollapseDetector, watch
+from tta_lab.components.controllers.guard import guarded
+from tta_lab.components.selectors import ConfidenceRise, LowEntropy
+from tta_lab.core import knobs as P_knobs
+from tta_lab.core.trace import Trace
+from tta_lab.experiments.experiment import Choice, Session, explore
 from tta_lab.panels import explorer as P
-from tta_lab.protocols import continual
-from tta_lab.selectors import ConfidenceRise, LowEntropy
-from tta_lab.studies import explorer_numbers as N
-from tta_lab.trace import Trace
+from tta_lab.streams.protocols import continual
+from tta_lab.studies.explorer import figures as plots_figures
+from tta_lab.studies.explorer import study as N
 
 W = pytest.importorskip("ipywidgets")
 go = pytest.importorskip("plotly.graph_objects")
@@ -172,7 +174,7 @@ def test_figures_draw_the_numbers_and_a_sentence_where_there_are_none(backend):
         if backend == "plotly":
             assert len(drawn.data) and not len(empty.data) and any(a.text for a in empty.layout.annotations)
     if backend == "plotly":
-        lines = plots.plot_explorer_errors(numbers["errors"], "plotly").data
+        lines = plots_figures.plot_explorer_errors(numbers["errors"], "plotly").data
         np.testing.assert_allclose(lines[0].y, [50, 50])
 
 
@@ -220,7 +222,7 @@ def test_a_choice_as_text_sets_every_control(headless):
                                     make("cotta", form="reference")], ids=lambda r: type(r).__name__)
 def test_recipes_are_taken_apart_and_put_together(recipe):
     found = P.decomposed(recipe)
-    assert P.with_knobs(P.composed(found), **found["values"]) == recipe
+    assert P_knobs.with_knobs(P.composed(found), **found["values"]) == recipe
     assert P.decomposed(make("tent").where(*[LowEntropy()] * 3)) is None      # the panel has room for two
 
 
@@ -237,7 +239,7 @@ def press(panel, button):
 
 
 def test_sliders_follow_the_method_and_paper_defaults_come_back(panel):
-    assert set(panel.knobs) == {k.name for k in P.knobs(make("tent"))} and len(panel._simple.children) == 1
+    assert set(panel.knobs) == {k.name for k in P_knobs.knobs(make("tent"))} and len(panel._simple.children) == 1
     assert isinstance(panel.knobs["update.lr"], W.FloatLogSlider) and "paper" in panel.knobs["update.lr"].tooltip
     panel.knobs["update.lr"].value = 0.0123456
     assert panel.choice.recipe == make("tent", lr=0.0123) and panel.changed() == {"update.lr": 0.0123}

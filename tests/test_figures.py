@@ -13,8 +13,9 @@ from test_plots import plot as drawn
 from test_view_plots import CASES as VIEWS
 
 from tta_lab import plots as P
-from tta_lab.collapse import SIGNALS
-from tta_lab.plots import Panel, Series, drawing, fitting, zoo
+from tta_lab.components.controllers.collapse_detector import SIGNALS
+from tta_lab.plots import Panel, Series, drawing, fitting
+from tta_lab.studies.zoo import figures as zoo
 from tta_lab.workshop.study import plot_classes
 
 Figure = pytest.importorskip("matplotlib.figure").Figure
@@ -362,7 +363,7 @@ def test_another_size_is_fitted_anew():
 
 
 def test_a_map_of_many_methods_is_readable():
-    from tta_lab.studies import zoo_study
+    from tta_lab.studies.zoo import study as zoo_study
 
     numbers = zoo_study.heat_map(zoo_study.load_zoo(None))
     for backend in BACKENDS:

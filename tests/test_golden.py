@@ -8,11 +8,11 @@ from golden_runs import INDEX, RECIPES, SPARED, STOCHASTIC, FixedViews, cotta, d
 from stored import spoiled, unused
 from tiny import GOLDEN, source_images, stream, tiny
 
-from tta_lab import source
-from tta_lab.augment import Occlude
+from tta_lab.components.augment import Occlude
+from tta_lab.components.selectors import CertainWeight, ConfidenceRise, DestroyedObject, DiverseCertain, LowEntropy, NonRedundant
+from tta_lab.components.source import prepare as source
+from tta_lab.core.parts import SlidingWindow, Step
 from tta_lab.methods import make
-from tta_lab.parts import SlidingWindow, Step
-from tta_lab.selectors import CertainWeight, ConfidenceRise, DestroyedObject, DiverseCertain, LowEntropy, NonRedundant
 
 
 @pytest.mark.parametrize("run", sorted(INDEX.keys() - STOCHASTIC))

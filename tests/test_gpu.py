@@ -5,13 +5,13 @@ import pytest
 import torch
 from tiny import given, stream, tiny
 
-from tta_lab.adapter import Adapter
+from tta_lab.components.selectors import ConfidenceRise, RandomKeep
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import Step
+from tta_lab.experiments.runner import run
 from tta_lab.methods import METHODS, make
-from tta_lab.models import load_model
-from tta_lab.parts import Step
-from tta_lab.runner import run
-from tta_lab.selectors import ConfidenceRise, RandomKeep
-from tta_lab.streams import Stream
+from tta_lab.models.wrapping import load_model
+from tta_lab.streams.stream import Stream
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -10,14 +10,26 @@ import torch
 from tiny import given, stream, tiny
 
 from tta_lab import plots
-from tta_lab.adapter import Adapter
-from tta_lab.controllers import ResetEvery
-from tta_lab.guard import ACTIONS, ANSWERS, Guard, close, clumping, gather_, guarded, guarding, information, snapshot_bytes, unexplained
-from tta_lab.guard import actions as taken
-from tta_lab.knobs import knobs, with_knobs
+from tta_lab.components.controllers.guard import (
+    ACTIONS,
+    ANSWERS,
+    Guard,
+    close,
+    clumping,
+    gather_,
+    guarded,
+    guarding,
+    information,
+    snapshot_bytes,
+    unexplained,
+)
+from tta_lab.components.controllers.guard import actions as taken
+from tta_lab.components.controllers.resets import ResetEvery
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.knobs import knobs, with_knobs
+from tta_lab.core.parts import Part, SlidingWindow, needs_of
+from tta_lab.core.trace import Trace
 from tta_lab.methods import METHODS, PARTS, from_json, make, to_json
-from tta_lab.parts import Part, SlidingWindow, needs_of
-from tta_lab.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -514,7 +526,8 @@ def test_figures(backend):
 @pytest.mark.slow
 def test_the_real_detector_and_the_guard_together():
     """Tent with a step size that destroys the model: with the guard the run ends near the references."""
-    from tta_lab import load_model, protocols, run
+    from tta_lab import load_model, run
+    from tta_lab.streams import protocols
     model, stream_ = load_model("fashion_resnet_bn"), protocols.continual(per_shift=60, batch=30, shifts=("gaussian_noise", "fog", "pixelate") * 4)
     wrong = {}
     for name, recipe in (("source", make("source")), ("bn", make("batch_norm")), ("tent", make("tent", lr=0.1)),

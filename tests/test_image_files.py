@@ -13,14 +13,13 @@ from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 from torchvision import transforms
 
-from tta_lab import image_files
-from tta_lab.datasets import BaseSet, DataError, ImageSet, class_logits, data_root, load
-from tta_lab.image_files import Cache, Decoder, FileSet, as_size, lists, natural, spread, wrap
-from tta_lab.image_files import folder as image_folder
-from tta_lab.published_sets import (
+from tta_lab.data import folders as image_files
+from tta_lab.data.folders import KINDS, Cache, Decoder, FileSet, as_size, lists, natural, spread, wrap
+from tta_lab.data.folders import folder as image_folder
+from tta_lab.data.image_set import BaseSet, DataError, ImageSet, class_logits, data_root, load
+from tta_lab.data.published import (
     CIFAR10_CLASSES,
     CIFAR100_CLASSES,
-    KINDS,
     cifar10,
     cifar10_c,
     cifar100,

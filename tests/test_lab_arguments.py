@@ -8,17 +8,18 @@ import torch
 from torch import nn
 
 import tta_lab
-from tta_lab import Adapter, Choice, check_up, continual, guarded, knobs, load, load_model, make, run, safety_report, with_classes, with_input_card
-from tta_lab.cifar_networks import load_cifar
-from tta_lab.collapse import CollapseDetector, collapse, watch
-from tta_lab.compose import decompose, differences
-from tta_lab.datasets import ImageSet
-from tta_lab.explore import Session, explore, needs, obstacles
-from tta_lab.model_selection import ordered, rank, reference, regret, scores, threshold
-from tta_lab.models import InputCard, SourceModel, from_timm, from_torchvision, read_state_dict
-from tta_lab.safety import Rule, compare
-from tta_lab.trace import Trace
-from tta_lab.training import accuracy, train
+from tta_lab import Adapter, Choice, check_up, continual, guarded, load, load_model, make, run, safety_report, with_classes, with_input_card
+from tta_lab.analysis.model_selection import ordered, rank, reference, regret, scores, threshold
+from tta_lab.components.controllers.collapse_detector import CollapseDetector, collapse, watch
+from tta_lab.core import knobs
+from tta_lab.core.trace import Trace
+from tta_lab.data.image_set import ImageSet
+from tta_lab.experiments.compose import decompose, differences
+from tta_lab.experiments.experiment import Session, explore, needs, obstacles
+from tta_lab.models.cifar_networks import load_cifar
+from tta_lab.models.training import accuracy, train
+from tta_lab.models.wrapping import InputCard, SourceModel, from_timm, from_torchvision, read_state_dict
+from tta_lab.safety.report import Rule, compare
 
 NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
 FEW = load("fashion_mnist").take(torch.arange(8))

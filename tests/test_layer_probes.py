@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab import Adapter, Trace, load_model, make, protocols, run
-from tta_lab import layer_probes as L
-from tta_lab.adaptive_norms import AdaptiveMixture
-from tta_lab.norms import BatchStatistics, MixedStatistics, RunningStatistics, SourceStatistics
-from tta_lab.stream_norms import InstanceAware, RobustStatistics
+from tta_lab import Adapter, Trace, load_model, make, run
+from tta_lab.analysis import layer_probes as L
+from tta_lab.components.norms.adaptive import AdaptiveMixture
+from tta_lab.components.norms.batch_norm import BatchStatistics, MixedStatistics, RunningStatistics, SourceStatistics
+from tta_lab.components.norms.stream import InstanceAware, RobustStatistics
+from tta_lab.streams import protocols
 
 STREAM = protocols.continual(shifts=("fog", "contrast:3"), per_shift=30, batch=10)
 
@@ -243,7 +244,7 @@ def test_gradient_of_an_image_is_that_of_the_image_alone_with_group_norm():
 
 
 def test_gradients_agree_with_the_probe_of_the_crowd_and_leave_no_trace():
-    from tta_lab.probes import gradient_crowd
+    from tta_lab.analysis.probes import gradient_crowd
 
     a = adapter("tent", lr=0.03)
     run(a, STREAM.cut(0, 2))

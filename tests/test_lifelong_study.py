@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tta_lab.guard import Guard
-from tta_lab.plots import lifelong_study as pictures
-from tta_lab.runner import row
-from tta_lab.studies import lifelong_study as S
-from tta_lab.trace import Trace
+from tta_lab.components.controllers.guard import Guard
+from tta_lab.core.trace import Trace
+from tta_lab.experiments.runner import row
+from tta_lab.studies.lifelong import figures as pictures
+from tta_lab.studies.lifelong import study as S
 
 TINY = replace(S.FAST, rounds=2, per_shift=10, batch=5, clean=1, arms=("source", "batch_norm", "tent", "tent_large", "rdumb_large", "guard_large"))
 

@@ -6,9 +6,9 @@ import torch
 from golden_runs import INDEX, RECIPES, deviations, play, stored
 from tiny import given, stream, tiny
 
-from tta_lab.adapter import Adapter
-from tta_lab.knobs import knobs, resolve
-from tta_lab.method_table import PLACE, _span, cost_of, document
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.knobs import knobs, resolve
+from tta_lab.experiments.catalogue import PLACE, _span, cost_of, document
 from tta_lab.methods import METHODS, catalogue, from_json, make, to_json
 
 ROWS = {row["name"]: row for row in catalogue()}
@@ -17,7 +17,7 @@ VARIANTS = [(name, {"form": form}) for name, kind in METHODS.items() for form in
 
 
 def test_the_committed_file_is_up_to_date():
-    assert PLACE.read_text() == document(), "run: python -m tta_lab.method_table"
+    assert PLACE.read_text() == document(), "run: python -m tta_lab.experiments.catalogue"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab import metrics as M
+from tta_lab.analysis import metrics as M
 
 
 @pytest.fixture(autouse=True)
@@ -286,7 +286,7 @@ def test_scores_of_known_logits():
 
 def test_scores_agree_with_torch_and_know_which_constants_do_not_matter():
 
-    from tta_lab import scores
+    from tta_lab.core import scores
 
     rng = np.random.default_rng(0)
     logits, c = rng.normal(size=(40, 6)) * 3, rng.normal(size=(40, 1)) * 10
@@ -450,7 +450,7 @@ def test_collapse_indicators():
 
 
 def test_cost_of_a_trace():
-    from tta_lab.trace import Trace
+    from tta_lab.core.trace import Trace
 
     steps = {"n": [10, 10, 10, 10, 5], "seconds": [9, 9, 9, 0.02, 0.02], "forwards": [20, 20, 20, 20, 10], "backwards": [10, 10, 0, 0, 5],
              "n_kept": [10, 4, 0, 0, 5]}
@@ -572,7 +572,7 @@ def test_no_function_hides_the_module_it_stands_in():
     import types
 
     for found in pkgutil.iter_modules(M.__path__):
-        importlib.import_module(f"tta_lab.metrics.{found.name}")
+        importlib.import_module(f"tta_lab.analysis.metrics.{found.name}")
         assert isinstance(getattr(M, found.name), types.ModuleType), found.name
 
 

@@ -7,8 +7,7 @@ import torch
 
 from tests.tiny import source_images, tiny
 from tta_lab import Adapter, make, recorded, run
-from tta_lab.datasets import ImageSet
-from tta_lab.model_selection import (
+from tta_lab.analysis.model_selection import (
     GOOD,
     NAMES,
     definitions,
@@ -22,7 +21,8 @@ from tta_lab.model_selection import (
     threshold,
     votes,
 )
-from tta_lab.trace import Trace
+from tta_lab.core.trace import Trace
+from tta_lab.data.image_set import ImageSet
 
 SHARP = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 0, 9], [9, 0, 0]])
 
@@ -65,7 +65,7 @@ def test_a_broken_run_never_looks_sure():
     broken = scores(trace([0, 1, 0, 0], confidence=[0.8, 0.8, np.nan, np.nan], entropy=[0.5, 0.5, np.nan, np.nan]))
     assert broken["confidence"] == pytest.approx((0.8 + 0.25) / 2) and broken["entropy"] == pytest.approx((0.5 + math.log(4)) / 2)
     assert broken["effective_classes"] == pytest.approx(2)
-    from tta_lab.model_selection import _information
+    from tta_lab.analysis.model_selection import _information
     assert _information(trace([0, 1], entropy=np.nan), np.array([1.0, 1.0])) == pytest.approx(0.0)
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torchvision
 
-from tta_lab import training
-from tta_lab.adapter import Adapter
-from tta_lab.datasets import DataError, data_root, load
+from tta_lab.core.adapter import Adapter
+from tta_lab.data.image_set import DataError, data_root, load
 from tta_lab.methods import make
-from tta_lab.models import (
+from tta_lab.models import training
+from tta_lab.models.wrapping import (
     ARCHITECTURES,
     Cut,
     InputCard,

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from tta_lab import Adapter, make
-from tta_lab.norms import BATCH_NORM, TestTimeNorm
-from tta_lab.parts import NORM_LAYERS, AllParameters, NeedsError
-from tta_lab.source import prepare
+from tta_lab.components.norms.batch_norm import BATCH_NORM, TestTimeNorm
+from tta_lab.components.source.prepare import prepare
+from tta_lab.core.parts import NORM_LAYERS, AllParameters, NeedsError
 
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from tta_lab import Adapter, run
+from tta_lab.components.norms.batch_norm import BatchStatistics
+from tta_lab.experiments.runner import row
 from tta_lab.methods import make
-from tta_lab.norms import BatchStatistics
-from tta_lab.plots import norm_study as pictures
-from tta_lab.runner import row
-from tta_lab.studies import norm_study as S
+from tta_lab.studies.norms import figures as pictures
+from tta_lab.studies.norms import study as S
 
 TINY = replace(S.FAST, per_shift=20, alone=2, batch=10, long=10, small=10, looked_at=6, sources=("fashion_resnet_bn", "fashion_resnet_gn"),
                shifts=("gaussian_noise", "contrast"), methods=("source", "batch_norm", "tent", "iabn"))

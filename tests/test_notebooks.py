@@ -10,10 +10,11 @@ import nbformat
 import pytest
 from figure_check import faults_of, hooked, records
 
-from tta_lab import headless
-from tta_lab.explore import Choice
+from tta_lab.cli import headless
+from tta_lab.experiments.experiment import Choice
 from tta_lab.methods import from_json
-from tta_lab.studies import crowds, stream_study
+from tta_lab.studies.crowds import study as crowds
+from tta_lab.studies.streams import study as stream_study
 
 pytest.importorskip("papermill")
 ROOT = Path(__file__).resolve().parents[1]

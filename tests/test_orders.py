@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from tta_lab.orders import ORDERS, ClassImbalance, Dice, Dirichlet, LabelShift, Recorded, Shuffled, SortedByClass, from_dict
+from tta_lab.streams.orders import ORDERS, ClassImbalance, Dice, Dirichlet, LabelShift, Recorded, Shuffled, SortedByClass, from_dict
 
 LABELS = torch.arange(10).repeat(200)          # 2 000 images, 10 classes
 

@@ -9,14 +9,15 @@ import torch
 from tiny import tiny
 from torch import nn
 
-from tta_lab import Adapter, make, source, wrap
-from tta_lab.adapter import AdaptationError
-from tta_lab.doctor import check_up
+from tta_lab import Adapter, make, wrap
+from tta_lab.components.norms.batch_norm import BatchStatistics
+from tta_lab.components.source import prepare as source
+from tta_lab.components.source.prepare import GIVEN
+from tta_lab.core.adapter import AdaptationError
+from tta_lab.core.parts import AllParameters, LossMethod, NeedsError, Part, Step, needs_of
 from tta_lab.methods import METHODS
-from tta_lab.models import InputError, with_input_card
-from tta_lab.norms import BatchStatistics
-from tta_lab.parts import AllParameters, LossMethod, NeedsError, Part, Step, needs_of
-from tta_lab.source import GIVEN
+from tta_lab.models.doctor import check_up
+from tta_lab.models.wrapping import InputError, with_input_card
 
 X = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 FREE = [name for name, kind in METHODS.items() if not needs_of(kind()) & (GIVEN.keys() | {"features"})]
@@ -576,7 +577,7 @@ def test_what_parts_remember_is_compared_too(name, path, value, message):
 ])
 def test_one_quantity_of_a_paper_moves_as_one(name, short, value, leader, follower):
     def values(recipe: Part) -> list:
-        from tta_lab.knobs import knobs
+        from tta_lab.core.knobs import knobs
         found = {k.name: k.value for k in knobs(recipe)}
         return [found[leader], found[follower]]
 

@@ -5,18 +5,20 @@ import threading
 
 import pytest
 
-from tta_lab import compose, protocols
-from tta_lab.explore import Choice, Session
-from tta_lab.guard import guarded
+from tta_lab.components.controllers.guard import guarded
+from tta_lab.components.selectors import SELECTORS
+from tta_lab.experiments import compose
+from tta_lab.experiments.experiment import Choice, Session
 from tta_lab.methods import METHODS, make, to_json
 from tta_lab.panels import stream_panel as S
-from tta_lab.selectors import SELECTORS
+from tta_lab.streams import protocols
 
 W = pytest.importorskip("ipywidgets")
 pytest.importorskip("plotly.graph_objects")
 pytest.importorskip("anywidget")
 pytest.importorskip("pandas")
-from tta_lab.panels import explorer as P  # noqa: E402
+from tta_lab.panels import explorer as P
+from tta_lab.panels import run_panel as P_run_panel  # noqa: E402
 from tta_lab.panels.collapse_panel import collapse_panel  # noqa: E402
 from tta_lab.panels.composer import composer  # noqa: E402
 from tta_lab.panels.composer import save as save_runs  # noqa: E402
@@ -99,8 +101,8 @@ def test_after_any_method_any_other_is_as_in_a_fresh_panel(light):
     for i, a in enumerate(names):
         panel.controls["method"].value = a
         for widget in panel.knobs.values():
-            widget.value = P.another(widget)
-        panel.controls["form"].value = P.another(panel.controls["form"])
+            widget.value = P_run_panel.another(widget)
+        panel.controls["form"].value = P_run_panel.another(panel.controls["form"])
         for b in names[i + 1:] if i < 3 else names[i + 1:i + 2]:
             panel.controls["method"].value = b
             assert said(panel) == fresh[b], (a, b)
@@ -112,7 +114,7 @@ def test_a_selector_does_not_take_over_the_knobs_of_another(light, way):
         panel = P.explorer(**SMALL, selectors=(a, "") if way == "first" else ("confidence_rise", a))
         for name, widget in panel.knobs.items():
             if name.startswith("select.0." if way == "first" else "select.1."):
-                widget.value = P.another(widget)
+                widget.value = P_run_panel.another(widget)
         panel.knobs["update.lr"].value = 0.01
         for b in SELECTORS:
             if b != a:
@@ -131,7 +133,7 @@ def test_the_composer_begins_anew_with_each_method(monkeypatch):
         panel.controls["start"].value = a
         for widget in list(panel.knobs.values()):
             if widget in panel.knobs.values():
-                widget.value = P.another(widget)
+                widget.value = P_run_panel.another(widget)
         panel.controls["start"].value = b
         assert compose.recognise(panel.recipe) == (b, []), (a, b)
     panel.knobs["update.lr"].value = 0.5
@@ -222,7 +224,7 @@ def test_old_figures_and_the_lamp_are_marked_at_once(monkeypatch):
 
 
 def test_the_first_run_marks_nothing_and_live_figures_are_marked_too(monkeypatch):
-    from tta_lab.studies.collapse_study import Bench, Setting
+    from tta_lab.studies.collapse.study import Bench, Setting
     panel = collapse_panel(Setting(per_shift=20, batch=20), bench=Bench(), at_once=False)
     begun, go_on = slowly(monkeypatch, Bench, "run")
     panel.run_button.click()
@@ -315,7 +317,7 @@ def test_runs_are_saved_with_the_recipe_that_ran(tmp_path, monkeypatch):
 
 
 def test_an_example_is_not_written_over_files_of_somebody_else(tmp_path):
-    from tta_lab.studies.your_model_study import make_example
+    from tta_lab.studies.your_model.study import make_example
     (tmp_path / "my_network.py").write_text("# mine")
     with pytest.raises(ValueError, match=r"my_network.py is there already and is not the example's"):
         make_example(tmp_path, 10)
@@ -341,8 +343,8 @@ def python_file(tmp_path):
 
 
 def test_no_panel_runs_a_python_file_unasked(python_file, tmp_path):
-    from tta_lab.model_texts import code_of
-    from tta_lab.studies.your_model_study import open_case
+    from tta_lab.models.names import code_of
+    from tta_lab.studies.your_model.study import open_case
     text = f"python:{python_file}:build"
     weights = f"checkpoint:{tmp_path / 'w.pt'}?architecture={python_file}:build"
     assert code_of(text) == code_of(weights) == str(python_file) and code_of("fashion_resnet_bn") == code_of("torchvision:resnet18") == ""
@@ -411,7 +413,7 @@ def test_texts_and_objects_are_taken_alike():
 # --- differences that are nothing
 
 def test_no_sentence_calls_nothing_a_difference():
-    from tta_lab.studies import crowds
+    from tta_lab.studies.crowds import study as crowds
     from tta_lab.studies.report import nothing, points, signed
     assert [signed(v) for v in (0.04, -0.04, -0.0, 0.06, -1.25)] == ["0.0", "0.0", "0.0", "+0.1", "-1.2"] and signed(-0.004, 2) == "0.00"
     assert points(0.04) == points(-0.04) == "less than 0.05 points" and points(0.3) == "+0.3 points" and points(-0.4, 0) == "less than 0.5 points"

@@ -8,8 +8,8 @@ import warnings
 import numpy as np
 import pytest
 
-from tta_lab import diagnose as D
 from tta_lab import plots as P
+from tta_lab.analysis import diagnose as D
 from tta_lab.plots import drawing
 
 Figure = pytest.importorskip("matplotlib.figure").Figure
@@ -187,7 +187,7 @@ def test_numbers_without_a_finite_value_are_explained(name, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_trace_without_images_is_explained(backend):
-    from tta_lab.trace import Trace
+    from tta_lab.core.trace import Trace
 
     columns = ("step", "round", "domain", "label", "known", "prediction", "confidence", "entropy", "max_logit", "energy", "rise_source",
                "source_prediction", "kept")

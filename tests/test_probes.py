@@ -13,13 +13,13 @@ from torch import nn
 
 from tta_lab import Stream, load_model, run
 from tta_lab import plots as P
-from tta_lab import probes as Q
-from tta_lab.adapter import Adapter
+from tta_lab.analysis import probes as Q
+from tta_lab.components.norms.batch_norm import RunningStatistics, SourceStatistics
+from tta_lab.components.selectors import SELECTORS, ConfidenceRise, LowEntropy, RandomKeep
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import AllParameters, Selector, SlidingWindow, Step
 from tta_lab.methods import METHODS, make
-from tta_lab.norms import RunningStatistics, SourceStatistics
-from tta_lab.parts import AllParameters, Selector, SlidingWindow, Step
 from tta_lab.plots import probes as drawn
-from tta_lab.selectors import SELECTORS, ConfidenceRise, LowEntropy, RandomKeep
 
 
 class Line(nn.Module):

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tta_lab import progress
-from tta_lab.progress import Progress
+from tta_lab.experiments import progress
+from tta_lab.experiments.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 WITHOUT = "import sys; sys.modules['tqdm'] = sys.modules['tqdm.std'] = sys.modules['tqdm.notebook'] = None\n"
 BAR = """
-from tta_lab.progress import Progress
+from tta_lab.experiments.progress import Progress
 bar = Progress(1000, True, every=0)
 for i in range(10):
     bar.step(50, f"stream, method, seed {i}")
@@ -43,7 +43,7 @@ def test_a_comparison_shows_one_line_and_the_package_needs_no_tqdm():
     code = """
 import torch
 from tta_lab import Stream, runs
-from tta_lab.datasets import ImageSet
+from tta_lab.data.image_set import ImageSet
 images = ImageSet("toy", torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.arange(40) % 4, tuple("abcd"))
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
 stream = Stream(images, ("none", "fog"), per_shift=20, batch=10)

@@ -50,7 +50,7 @@ def test_notebook_is_committed_clean(path):
     assert "widgets" not in notebook.metadata and "papermill" not in notebook.metadata
     tagged = [i for i, c in enumerate(code) if "parameters" in c.metadata.get("tags", [])]
     assert tagged == [0], "the first code cell, and only that, is tagged 'parameters'"
-    from tta_lab.headless import parameters_of
+    from tta_lab.cli.headless import parameters_of
 
     defaults = {p.name: p.default for p in parameters_of(notebook).values()}
     assert {"seed", "fast", "device", "interactive", "out_json"} <= set(defaults)
@@ -78,35 +78,12 @@ def test_importing_the_package_imports_nothing_else():
 
 
 def test_public_names_are_light_and_never_modules():
-    code = ("import sys, types, tta_lab.knobs, tta_lab\n"  # a submodule imported first must not hide the function of its name
+    code = ("import sys, types, tta_lab.core.knobs, tta_lab\n"  # a submodule imported first must not hide the function of its name
             "values = [getattr(tta_lab, n) for n in tta_lab.__all__]\n"
             "print(*sys.modules, *['MODULE' for v in values if isinstance(v, types.ModuleType)])")
     loaded = in_fresh_python(code)
     assert "torch" in loaded and "MODULE" not in loaded
     assert not {"pandas", "matplotlib", "plotly", "ipywidgets", "papermill", "IPython", "dask", "sklearn"} & set(loaded)
-
-
-def test_public_name_wins_over_the_submodule_of_the_same_name():
-    from tta_lab.knobs import knobs
-
-    assert tta_lab.knobs is knobs
-
-
-def test_a_module_whose_function_has_its_name_is_one_to_its_importer():
-    """``import tta_lab.knobs as k`` asks for the attribute, which is the function: it has the names of its module."""
-    import importlib
-    import pkgutil
-
-    both = {m.name for m in pkgutil.iter_modules(tta_lab.__path__)} & set(tta_lab.__all__)
-    assert {"knobs", "published", "doctor"} <= both
-    for name in both:
-        code = (f"import tta_lab.{name} as m\nimport importlib, tta_lab\nfrom tta_lab import {name} as f\n"
-                f"whole = importlib.import_module('tta_lab.{name}')\n"
-                "print(f is m is whole." + name + ", callable(m), all(getattr(m, n) is v for n, v in vars(whole).items() if n[:2] != '__'))")
-        first, second = in_fresh_python(code), in_fresh_python("import tta_lab\n" + f"tta_lab.{name}\n" + code)
-        assert first == second == ["True"] * 3
-    import tta_lab.knobs as k
-    assert k.knob is importlib.import_module("tta_lab.knobs").knob and k(tta_lab.make("tent"))
 
 
 def test_unknown_public_name_lists_what_exists():

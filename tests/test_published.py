@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-P = importlib.import_module("tta_lab.published")    # tta_lab.published may be the function of that name
+P = importlib.import_module("tta_lab.experiments.published_numbers")    # tta_lab.experiments.published_numbers may be the function of that name
 
 CIFAR = {"data": "cifar10_c", "model": "Standard", "protocol": "continual", "samples": 10000}
 
@@ -150,8 +150,8 @@ def test_streams_of_cells_fit_our_protocols():
     import inspect
     from dataclasses import fields
 
-    from tta_lab import protocols
-    from tta_lab.streams import Stream
+    from tta_lab.streams import protocols
+    from tta_lab.streams.stream import Stream
 
     settings = {f.name for f in fields(Stream)}
     for row in P.published():

@@ -2,9 +2,9 @@
 import pytest
 import torch
 
-from tta_lab import reproduce
-from tta_lab.corruptions import STANDARD_15
-from tta_lab.datasets import DataError, ImageSet
+from tta_lab.data.corruptions import STANDARD_15
+from tta_lab.data.image_set import DataError, ImageSet
+from tta_lab.experiments import reproduce
 
 
 class Files(ImageSet):

@@ -11,14 +11,16 @@ from test_streams import toy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tta_lab import diagnose, runner
-from tta_lab.adapter import Adapter
+from tta_lab.analysis import diagnose
+from tta_lab.core import trace as runner_trace
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import NeedsError
+from tta_lab.experiments import runner
+from tta_lab.experiments.runner import _key, compare, forgetting, row, run, runs, spread
 from tta_lab.methods import make
 from tta_lab.methods.tent import Tent
-from tta_lab.orders import Shuffled
-from tta_lab.parts import NeedsError
-from tta_lab.runner import _key, compare, forgetting, row, run, runs, spread
-from tta_lab.streams import Arrivals, Stream
+from tta_lab.streams.orders import Shuffled
+from tta_lab.streams.stream import Arrivals, Stream
 
 KNOWN = toy(60)
 
@@ -254,7 +256,7 @@ def test_spread_reads_what_it_is_given():
     with pytest.raises(ValueError, match="trace of a run"):
         row(3)
     with pytest.raises(ValueError, match="does not say its reset"):
-        row(runner.Trace.from_columns({"prediction": [1]}))
+        row(runner_trace.Trace.from_columns({"prediction": [1]}))
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------

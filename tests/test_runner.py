@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab import diagnose, metrics
-from tta_lab.adapter import Adapter
+from tta_lab.analysis import diagnose, metrics
+from tta_lab.components.selectors import ConfidenceRise, RandomKeep
+from tta_lab.core.adapter import Adapter
+from tta_lab.experiments.runner import code_digest, compare, forgetting, proper_scores, row, run, runs, spread
 from tta_lab.methods import make
-from tta_lab.models import load_model
-from tta_lab.runner import code_digest, compare, forgetting, proper_scores, row, run, runs, spread
-from tta_lab.selectors import ConfidenceRise, RandomKeep
-from tta_lab.streams import Stream
-from tta_lab.studies import crowds
+from tta_lab.models.wrapping import load_model
+from tta_lab.streams.stream import Stream
+from tta_lab.studies.crowds import study as crowds
 
 SMALL = Stream(shifts=("contrast", "brightness"), per_shift=40, batch=20, rounds=2, unknown="digits", unknown_ratio=0.5)
 
@@ -127,7 +127,7 @@ def test_forgetting_leaves_the_adapter_as_it_was(model):
 
 
 def test_an_interrupt_keeps_what_is_finished(model, tmp_path, monkeypatch):
-    from tta_lab import runner
+    from tta_lab.experiments import runner
     real, seen = runner.run, []
 
     def interrupted(adapter, stream, **settings):
@@ -147,8 +147,8 @@ def test_an_interrupt_keeps_what_is_finished(model, tmp_path, monkeypatch):
 def test_a_stream_without_labels(model):
     from dataclasses import replace
 
-    from tta_lab.datasets import load
-    from tta_lab.protocols import recorded
+    from tta_lab.data.image_set import load
+    from tta_lab.streams.protocols import recorded
     frames = load("fashion_mnist").take(slice(0, 80))
     frames = replace(frames, y=torch.full((80,), -1))
     table = compare(["source", "tent"], recorded(frames, batch=20), model, device="cpu")
@@ -169,10 +169,11 @@ def test_a_cached_run_belongs_to_the_code_that_made_it(tmp_path):
     """A comment, a docstring or a plot changes nothing; a number in the code does."""
     digests = []
     for i, (inside, plots) in enumerate([("x = 1", "y = 1"), ('"""What."""\nx = 1  # why', "y = 1"), ("x = 1", "y = 2"), ("x = 2", "y = 1")]):
-        (tmp_path / str(i)).mkdir()
-        (tmp_path / str(i) / "runner.py").write_text("from .adapter import x")
-        (tmp_path / str(i) / "adapter.py").write_text(inside)
-        (tmp_path / str(i) / "shown.py").write_text(plots)
+        for package in ("core", "experiments", "plots"):
+            (tmp_path / str(i) / package).mkdir(parents=True)
+        (tmp_path / str(i) / "experiments" / "runner.py").write_text("from ..core.adapter import x")
+        (tmp_path / str(i) / "core" / "adapter.py").write_text(inside)
+        (tmp_path / str(i) / "plots" / "shown.py").write_text(plots)
         digests.append(code_digest(tmp_path / str(i)))
     assert digests[0] == digests[1] == digests[2] != digests[3] and len(digests[0]) == 12
 

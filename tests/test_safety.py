@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from tests.tiny import source_images, tiny
-from tta_lab import make, safety
-from tta_lab.datasets import ImageSet
-from tta_lab.safety import Rule, compare, design_effect, judge, labels_needed, paired_difference, scrambled, tango, worst_window
-from tta_lab.trace import Trace
+from tta_lab import make
+from tta_lab.core import adapter as safety_adapter
+from tta_lab.core.trace import Trace
+from tta_lab.data.image_set import ImageSet
+from tta_lab.experiments import runner as safety_runner
+from tta_lab.safety import report as safety
+from tta_lab.safety.report import Rule, compare, design_effect, judge, labels_needed, paired_difference, scrambled, tango, worst_window
 
 CLASSES = 10
 
@@ -43,7 +46,7 @@ def test_interval_turns_with_the_flips_and_holds_the_estimate():
 
 def test_interval_agrees_with_the_exact_test_of_mcnemar():
     """Where McNemar's exact test finds no difference at 5 %, nor does the interval when the counts are not on the edge."""
-    from tta_lab.doctor import binomial_tail
+    from tta_lab.models.doctor import binomial_tail
     for worse, better in ((10, 10), (14, 8), (12, 9), (25, 3), (30, 8)):
         p = min(1.0, 2 * binomial_tail(max(worse, better), worse + better, 0.5))
         low, high = tango(worse, better, 400)
@@ -330,12 +333,12 @@ def test_a_wild_learning_rate_is_refused(images):
 
 
 def test_a_run_that_stops_with_an_error_is_refused(images, monkeypatch):
-    run, calls = safety.run, []
+    run, calls = safety_runner.run, []
 
     def breaking(adapter, stream, progress):
         calls.append(adapter)
         if len(calls) == 2:
-            raise safety.AdaptationError("the loss became nan")
+            raise safety_adapter.AdaptationError("the loss became nan")
         return run(adapter, stream, progress=progress)
 
     monkeypatch.setattr(safety, "run", breaking)
@@ -364,7 +367,8 @@ def test_scrambled_copies_keep_the_spectrum_and_lose_the_object(images):
 
 
 def test_figure_of_nothing_has_a_sentence():
-    from tta_lab.plots import HOW_TO_READ, plot_safety
+    from tta_lab.plots import HOW_TO_READ
+    from tta_lab.safety.figures import plot_safety
     assert all(HOW_TO_READ[name].endswith(".") and ". " not in HOW_TO_READ[name] for name in ("safety", "safety_page", "regret"))
     figure = plot_safety({"situations": []})
     assert len(figure.axes) == 2 and all("Nothing to draw" in a.texts[0].get_text() for a in figure.axes)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab import load, protocols
+from tta_lab import load
 from tta_lab.panels import stream_panel as P
-from tta_lab.streams import Stream
-from tta_lab.studies import stream_study as S
+from tta_lab.streams import protocols
+from tta_lab.streams.stream import Stream
+from tta_lab.studies.streams import study as P_study
+from tta_lab.studies.streams import study as S
 
 W = pytest.importorskip("ipywidgets")
 go = pytest.importorskip("plotly.graph_objects")
@@ -185,7 +187,7 @@ def test_second_run_is_ignored_and_stop_ends_within_one_batch(monkeypatch):
 
 
 def test_stop_before_the_first_batch_is_not_an_error(monkeypatch, panel):
-    real = P.one_run
+    real = P_study.one_run
 
     def stopped(*args, stop, **more):
         panel._stop.set()
@@ -201,7 +203,7 @@ def test_an_error_is_shown_kept_and_overcome(monkeypatch):
     def broken(*args, **kwargs):
         raise ValueError("the <disk> is full.")
 
-    real = P.one_run
+    real = P_study.one_run
     monkeypatch.setattr(P, "one_run", broken)
     panel = P.stream_panel(interactive=False, device="cpu", **SMALL)
     assert isinstance(panel.error, ValueError) and panel.message.startswith("Failed with ValueError: the <disk> is full. ")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab import protocols
-from tta_lab.orders import SortedByClass
-from tta_lab.published import published
-from tta_lab.streams import UNKNOWN_ID
-from tta_lab.studies import stream_study as S
+from tta_lab.experiments.published_numbers import published
+from tta_lab.streams import protocols
+from tta_lab.streams.orders import SortedByClass
+from tta_lab.streams.stream import UNKNOWN_ID
+from tta_lab.studies.streams import study as S
 
 pytest.importorskip("pandas")
 TINY = S.Plan(per_shift=4, batch=8, lr=1e-2, seeds=2, alone=1)

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab import orders, streams
-from tta_lab.corruptions import STANDARD_SIX, corrupt
-from tta_lab.datasets import ImageSet, load
-from tta_lab.orders import Dirichlet, Shuffled
-from tta_lab.protocols import closed_set, long_term, open_set
-from tta_lab.streams import UNKNOWN_ID, Stream, deal, deck, shuffled
+from tta_lab.data import corruptions as streams_corruptions
+from tta_lab.data.corruptions import STANDARD_SIX, corrupt
+from tta_lab.data.image_set import ImageSet, load
+from tta_lab.streams import orders
+from tta_lab.streams import stream as streams
+from tta_lab.streams.orders import Dirichlet, Shuffled
+from tta_lab.streams.protocols import closed_set, long_term, open_set
+from tta_lab.streams.stream import UNKNOWN_ID, Stream, deal, deck, shuffled
 
 
 def toy(n=60, classes=4, side=8, seed=0, name="toy"):
@@ -284,7 +286,7 @@ def test_a_shift_is_the_same_however_it_is_spaced():
         assert other.hash == plain.hash and other.to_dict() == plain.to_dict()
         assert all(torch.equal(a.x, b.x) for a, b in zip(other, plain, strict=True))
     x = toy().images(slice(0, 4))
-    assert torch.equal(streams.corrupt(x, " fog : 3 "), streams.corrupt(x, "fog:3")) and torch.equal(streams.corrupt(x, " none "), x)
+    assert torch.equal(streams_corruptions.corrupt(x, " fog : 3 "), streams_corruptions.corrupt(x, "fog:3")) and torch.equal(streams_corruptions.corrupt(x, " none "), x)
 
 
 def test_the_hash_of_streams_that_were_valid_stays():

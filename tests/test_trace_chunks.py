@@ -9,13 +9,14 @@ import pytest
 import torch
 from tiny import stream, tiny
 
-from tta_lab import diagnose, protocols
-from tta_lab.adapter import Adapter
+from tta_lab.analysis import diagnose
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.trace import Trace
+from tta_lab.core.trace_chunks import TABLES, Chunks
+from tta_lab.experiments.runner import row, run
 from tta_lab.methods import make
-from tta_lab.models import load_model
-from tta_lab.runner import row, run
-from tta_lab.trace import Trace
-from tta_lab.trace_chunks import TABLES, Chunks
+from tta_lab.models.wrapping import load_model
+from tta_lab.streams import protocols
 
 pytest.importorskip("pyarrow")
 

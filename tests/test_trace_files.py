@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab.trace import Trace
+from tta_lab.core.trace import Trace
 
 RAN = []
 

@@ -8,9 +8,9 @@ import pytest
 from test_views import ROWS, STEPS, trace, unlabelled
 
 from tta_lab import Trace
-from tta_lab import layer_probes as L
 from tta_lab import plots as P
-from tta_lab import views as V
+from tta_lab.analysis import layer_probes as L
+from tta_lab.analysis import timelines as V
 from tta_lab.plots import drawing
 from tta_lab.plots import views as PV
 

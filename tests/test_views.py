@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab import Adapter, Trace, load_model, make, protocols, run
-from tta_lab import views as V
+from tta_lab import Adapter, Trace, load_model, make, run
+from tta_lab.analysis import timelines as V
+from tta_lab.streams import protocols
 
 # eight images in four steps of two; classes 0 and 1, label 2 is unknown, -1 none
 ROWS = {"step": [0, 0, 1, 1, 2, 2, 3, 3], "id": np.arange(8), "label": [0, 1, 0, 2, 1, 1, -1, 0], "known": [1, 1, 1, 0, 1, 1, 1, 1],

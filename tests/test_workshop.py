@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, softmax
 
-from tta_lab import headless
-from tta_lab.bootstrap import Problem
+from tta_lab.cli import headless
+from tta_lab.cli.bootstrap import Problem
+from tta_lab.core import scores as entropy_check_scores
 from tta_lab.workshop import EXERCISES, MODULES, entropy_check, filter_check, judge, judging, lists_check, resets_check, steps_check, study, words
 from tta_lab.workshop import checks as workshop
 from tta_lab.workshop import day as workshop_day
@@ -1078,7 +1079,7 @@ def single(mutants):
 
 def test_no_known_mistake_is_right_on_all_probes():
     """A mutant that the probes cannot tell from the right answer would be accepted."""
-    assert behaviours(single(entropy_check.mutants()), entropy_check.PROBES, entropy_check.right_entropy) == []
+    assert behaviours(single(entropy_check.mutants()), entropy_check.PROBES, entropy_check_scores.right_entropy) == []
     assert behaviours(single(filter_check.mutants()), filter_check.PROBES, filter_check.right_filter) == []
     lists, votes = lists_check, [(torch.stack(list(d.values())),) for d in lists_check.tables()]
     assert behaviours(single(lists._count_mutants()), lists.LISTS, lists.right_effective_classes) == []
@@ -1147,7 +1148,7 @@ def test_whatever_comes_back_is_refused_in_words(exercise):
 
 
 def a_trace(correct, ids, known=None):
-    from tta_lab.trace import Trace
+    from tta_lab.core.trace import Trace
 
     n = len(ids)
     columns = {"id": ids, "correct": correct, "known": np.ones(n, bool) if known is None else known, "label": np.zeros(n, int)}
@@ -1336,7 +1337,7 @@ def test_solutions_run_without_a_browser_within_a_minute(path, tmp_path, quiet):
 def test_the_collapse_of_module_3_does_not_hang_on_its_seed(seed):
     """On each of five streams the fast run collapses, its classes show it, and resets help."""
     from tta_lab import Adapter, load_model, make, run
-    from tta_lab.protocols import continual
+    from tta_lab.streams.protocols import continual
 
     cells = nbformat.read(workshop_day.solutions()[2], as_version=4).cells
     text = "\n".join(c.source for c in cells)

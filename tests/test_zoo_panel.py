@@ -3,9 +3,9 @@ import json
 
 import pytest
 
+from tta_lab.experiments.runner import row
 from tta_lab.panels import zoo_panel as P
-from tta_lab.runner import row
-from tta_lab.studies import zoo_study as S
+from tta_lab.studies.zoo import study as S
 
 W = pytest.importorskip("ipywidgets")
 go = pytest.importorskip("plotly.graph_objects")

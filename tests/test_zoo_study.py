@@ -6,11 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tta_lab.plots import zoo as P
-from tta_lab.runner import row as numbers_of_run
-from tta_lab.studies import zoo_study as S
-from tta_lab.studies import zoo_words as W
-from tta_lab.trace import Trace
+from tta_lab.core.trace import Trace
+from tta_lab.experiments.runner import row as numbers_of_run
+from tta_lab.studies.zoo import figures as P
+from tta_lab.studies.zoo import study as S
+from tta_lab.studies.zoo import text as W
 
 A, B, C = S.SOURCES
 

@@ -123,8 +123,8 @@ def around(net):
 @cache
 def given(recipe, model):
     """What a recipe needs from the source domain, from the first 64 training images; a posterior is one around the weights."""
-    from tta_lab import source
-    from tta_lab.parts import needs_of
+    from tta_lab.components.source import prepare as source
+    from tta_lab.core.parts import needs_of
     if "posterior" in needs_of(recipe):
         return {"posterior": around(tiny(model))}
     x, y = source_images()

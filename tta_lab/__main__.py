@@ -3,7 +3,8 @@ import argparse
 import os
 import sys
 
-from tta_lab import __version__, bootstrap
+from tta_lab import __version__
+from tta_lab.cli import bootstrap
 
 FIRST = "01_wisdom_of_crowds"
 
@@ -50,7 +51,7 @@ def parser():
 
 
 def run_notebook(options):
-    from tta_lab import headless
+    from tta_lab.cli import headless
 
     if options.name and options.notebook and options.name != options.notebook:
         raise bootstrap.Problem(f"two notebooks are named, {options.name} and {options.notebook}; run one after the other")
@@ -91,7 +92,7 @@ def open_lab(options, rest):
 
 
 def open_app(options, rest):
-    from tta_lab import app, headless
+    from tta_lab.cli import app, headless
 
     try:
         app.serve(options.name, rest, options.slides, not options.no_token)
@@ -103,7 +104,7 @@ def copied_notebooks(folder="tta-lab-notebooks"):
     """Installed notebooks should not be edited in place: copy those that are not there yet into a folder here."""
     import shutil
 
-    from tta_lab.files import written
+    from tta_lab.core.files import written
 
     packaged = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_notebooks")
     for place, _, names in os.walk(packaged):
@@ -117,7 +118,8 @@ def copied_notebooks(folder="tta-lab-notebooks"):
 
 
 def train_model(options):
-    from tta_lab import datasets, training
+    from tta_lab.data import image_set as datasets
+    from tta_lab.models import training
 
     try:
         training.train(options.name, options.data or datasets.DEBIAN_FASHION, options.out, options.seed, options.epochs)
@@ -149,7 +151,7 @@ def info(options):
 
     import torch
 
-    from tta_lab import datasets
+    from tta_lab.data import image_set as datasets
 
     print("device      {}".format("cuda: " + torch.cuda.get_device_name() if torch.cuda.is_available() else
                                   f"cpu, {torch.get_num_threads()} threads"))

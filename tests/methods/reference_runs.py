@@ -8,8 +8,8 @@ from golden_runs import first, lame, step  # noqa: F401
 from stored import changes, differences, load, rows, unused
 from tiny import GOLDEN, stream, tiny
 
-from tta_lab.adapter import Adapter
-from tta_lab.augment import Augmentation
+from tta_lab.components.augment import Augmentation
+from tta_lab.core.adapter import Adapter
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import torch
 from reference_runs import Runs
 from tiny import source_images, stream, tiny
 
-from tta_lab import source
-from tta_lab.adapter import Adapter
+from tta_lab.components.norms.batch_norm import BatchStatistics
+from tta_lab.components.source import prepare as source
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import NeedsError
 from tta_lab.methods import make
 from tta_lab.methods.adanpc import Adanpc
-from tta_lab.norms import BatchStatistics
-from tta_lab.parts import NeedsError
 
 RUNS = Runs("adanpc")
 

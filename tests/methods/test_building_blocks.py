@@ -7,14 +7,16 @@ from safetensors.torch import load_file
 from tiny import stream, tiny
 from torch import nn
 
-from tta_lab import augment, scores, source, teachers, updates
-from tta_lab.adapter import Adapter
-from tta_lab.controllers import CollapseRecovery, ResetEvery
+from tta_lab.components import augment, teachers, updates
+from tta_lab.components.controllers.resets import CollapseRecovery, ResetEvery
+from tta_lab.components.selectors import ConfidenceRise, LowEntropy
+from tta_lab.components.source import prepare as source
+from tta_lab.components.updates import Sam
+from tta_lab.core import scores
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import AllParameters, Controller, LossMethod, NeedsError, NormAffine, Selector, Step
 from tta_lab.methods import make
 from tta_lab.methods.tent import Tent
-from tta_lab.parts import AllParameters, Controller, LossMethod, NeedsError, NormAffine, Selector, Step
-from tta_lab.selectors import ConfidenceRise, LowEntropy
-from tta_lab.updates import Sam
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +119,8 @@ def test_every_batch_an_episode_is_a_reset_before_each(batches):
 
 @pytest.mark.parametrize("what", ["weights", "statistics", "optimizer", "states", "generator"])
 def test_a_scope_puts_back_what_it_names_and_nothing_else(what, batches):
-    from tta_lab.norms import BatchStatistics
-    from tta_lab.selectors import NonRedundant, RandomKeep
+    from tta_lab.components.norms.batch_norm import BatchStatistics
+    from tta_lab.components.selectors import NonRedundant, RandomKeep
     recipe = make("tent", norm=BatchStatistics(track=True)).where(RandomKeep(), NonRedundant(10.0))
     _, adapter = play(recipe, batches[:2])
     fresh, before = Adapter(tiny("tinybn"), recipe, device="cpu"), adapter.state_dict()
@@ -139,7 +141,7 @@ def test_a_scope_puts_back_what_it_names_and_nothing_else(what, batches):
 
 
 def test_random_control_follows_its_counts_across_resets(batches):
-    from tta_lab.selectors import RandomKeep
+    from tta_lab.components.selectors import RandomKeep
     counts = (3, 9, 5, 24, 1)
     _, adapter = play(make("tent", controllers=(ResetEvery(2),)).where(RandomKeep(counts=counts)), batches)
     assert tuple(adapter.trace.step("n_kept").astype(int)) == counts
@@ -233,9 +235,9 @@ def test_a_teacher_follows_and_answers_before_it_learns(model, batches):
 
 
 def test_a_teacher_keeps_its_own_statistics(batches):
-    from tta_lab.norms import RunningStatistics
+    from tta_lab.components.norms.batch_norm import RunningStatistics
     adapter = Adapter(tiny("tinybn"), make("bn_ema", norm=RunningStatistics(absorb="one_pass")), device="cpu")
-    from tta_lab.view import View
+    from tta_lab.core.step_context import View
     teacher = teachers.start(adapter.model)
     view = View(adapter, batches[0], torch.arange(24))
     before = {k: v.clone() for k, v in adapter._owned.items()}
@@ -247,7 +249,7 @@ def test_a_teacher_keeps_its_own_statistics(batches):
 
 
 def test_restored_entries_are_those_drawn(batches, monkeypatch):
-    from tta_lab.view import View
+    from tta_lab.core.step_context import View
     adapter = Adapter(tiny("tinybn"), make("tent", lr=0.1, train=AllParameters()), device="cpu")
     adapter(batches[0])
     moved = {k: p.detach().clone() for k, p in adapter.tuned.items()}
@@ -327,7 +329,7 @@ def test_an_extra_module_is_tuned_saved_and_seeded(batches):
 
 @pytest.mark.parametrize("model", ["tinybn", "tinyvit"])
 def test_features_are_the_input_of_the_head(model, batches):
-    from tta_lab.view import View
+    from tta_lab.core.step_context import View
     adapter = Adapter(tiny(model), make("source"), device="cpu")
     with torch.no_grad():
         features, logits = View(adapter, batches[0], torch.arange(24)).forward_features()

@@ -4,11 +4,11 @@ import torch
 from reference_runs import Roll, Runs, step
 from tiny import stream, tiny
 
-from tta_lab.adapter import Adapter
-from tta_lab.augment import ColourAffine
+from tta_lab.components.augment import ColourAffine
+from tta_lab.components.penalties import AugmentedAgreement
+from tta_lab.components.updates import Anchored
+from tta_lab.core.adapter import Adapter
 from tta_lab.methods import make
-from tta_lab.penalties import AugmentedAgreement
-from tta_lab.updates import Anchored
 
 RUNS = Runs("cmf")
 

@@ -6,11 +6,11 @@ import torch
 from reference_runs import Runs, step
 from tiny import stream, tiny
 
-from tta_lab import scores
-from tta_lab.adapter import Adapter
+from tta_lab.components.selectors import Confident
+from tta_lab.core import scores
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import Controller, Step
 from tta_lab.methods import make
-from tta_lab.parts import Controller, Step
-from tta_lab.selectors import Confident
 
 RUNS = Runs("conjugate")
 

@@ -9,14 +9,14 @@ from reference_runs import Runs, step
 from tiny import stream, tiny
 from torch import nn
 
-from tta_lab import scores
-from tta_lab.adapter import Adapter
-from tta_lab.adaptive_norms import AdaptiveMixture, _Adaptive
-from tta_lab.augment import Augmentation
-from tta_lab.controllers import ResetEvery
+from tta_lab.components.augment import Augmentation
+from tta_lab.components.controllers.resets import ResetEvery
+from tta_lab.components.norms.adaptive import AdaptiveMixture, _Adaptive
+from tta_lab.components.norms.batch_norm import BatchStatistics
+from tta_lab.core import scores
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import Step
 from tta_lab.methods import make
-from tta_lab.norms import BatchStatistics
-from tta_lab.parts import Step
 
 RUNS = Runs("domain_adaptor")
 TARGETS = {"gem-t": "itself", "gem-skd": "prediction", "gem-aug": "views"}

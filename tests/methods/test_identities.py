@@ -5,13 +5,13 @@ import pytest
 import torch
 from tiny import around, given, stream, tiny
 
-from tta_lab import scores
-from tta_lab.adapter import Adapter
-from tta_lab.augment import Unchanged
+from tta_lab.components.augment import Unchanged
+from tta_lab.components.selectors import CertainWeight, ConfidenceRise, DestroyedObject, DiverseCertain, LowEntropy, NonRedundant
+from tta_lab.components.updates import Anchored, Sam
+from tta_lab.core import scores
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import AllParameters, NormAffine, Step
 from tta_lab.methods import METHODS, make
-from tta_lab.parts import AllParameters, NormAffine, Step
-from tta_lab.selectors import CertainWeight, ConfidenceRise, DestroyedObject, DiverseCertain, LowEntropy, NonRedundant
-from tta_lab.updates import Anchored, Sam
 
 SGD = {"update": Step(rule="sgd", lr=0.02)}
 CERTAIN, ALL = LowEntropy(1.0), {"select": (LowEntropy(1.0), DestroyedObject(threshold=-1.0, by_certainty=False, by_fall=False))}
@@ -194,8 +194,8 @@ def test_loss_of_eta_by_hand_at_any_margin(name, fraction, batches):
 
 
 def test_anchor_is_zero_at_the_source_and_by_hand_elsewhere(batches):
-    from tta_lab.penalties import FisherAnchor
-    from tta_lab.view import View
+    from tta_lab.components.penalties import FisherAnchor
+    from tta_lab.core.step_context import View
     recipe = make("eata", rule="sgd", lr=0.05, weight=3.0)
     adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given(recipe, "tinybn"))
     view = View(adapter, batches[0], torch.arange(32))

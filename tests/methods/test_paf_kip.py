@@ -3,13 +3,13 @@ import pytest
 import torch
 from tiny import stream, tiny
 
-from tta_lab import scores
-from tta_lab.adapter import Adapter
-from tta_lab.augment import CropFlip, Unchanged
+from tta_lab.components.augment import CropFlip, Unchanged
+from tta_lab.components.selectors import CertainWeight, LowEntropy
+from tta_lab.components.unknowns import BothFail, TwoFilters
+from tta_lab.core import scores
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import NeedsError, Step
 from tta_lab.methods import make
-from tta_lab.parts import NeedsError, Step
-from tta_lab.selectors import CertainWeight, LowEntropy
-from tta_lab.unknowns import BothFail, TwoFilters
 
 BATCHES = stream("s3")[0][:4, :32]
 PLAIN = {"augment": Unchanged(), "update": Step(rule="sgd", lr=0.02)}

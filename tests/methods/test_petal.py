@@ -6,14 +6,15 @@ import torch
 from reference_runs import Roll, Runs, by_key, step
 from tiny import around, source_images, stream, tiny
 
-from tta_lab import source, teachers, updates
-from tta_lab.adapter import Adapter
-from tta_lab.augment import Unchanged
+from tta_lab.components import teachers, updates
+from tta_lab.components.augment import Unchanged
+from tta_lab.components.penalties import PosteriorAnchor
+from tta_lab.components.source import prepare as source
+from tta_lab.components.updates import least_informative, restore_where_
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import AllParameters, NeedsError, NormAffine, Step
 from tta_lab.methods import make
 from tta_lab.methods.petal import Petal
-from tta_lab.parts import AllParameters, NeedsError, NormAffine, Step
-from tta_lab.penalties import PosteriorAnchor
-from tta_lab.updates import least_informative, restore_where_
 
 RUNS = Runs("petal")
 BARE = {"augment": Unchanged(), "views": 1}

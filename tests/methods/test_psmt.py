@@ -4,11 +4,12 @@ import torch
 from reference_runs import Roll, Runs, by_key, extra, step
 from tiny import given, source_images, stream, tiny
 
-from tta_lab import source, teachers
-from tta_lab.adapter import Adapter
+from tta_lab.components import teachers
+from tta_lab.components.source import prepare as source
+from tta_lab.components.updates import least_informative, restore_where_
+from tta_lab.core.adapter import Adapter
 from tta_lab.methods import make
 from tta_lab.methods.psmt import Psmt
-from tta_lab.updates import least_informative, restore_where_
 
 RUNS = Runs("psmt")
 

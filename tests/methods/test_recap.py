@@ -5,12 +5,12 @@ import pytest
 import torch
 from tiny import given, stream, tiny
 
-from tta_lab import scores
-from tta_lab.adapter import Adapter
+from tta_lab.components.selectors import DestroyedObject
+from tta_lab.core import scores
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import NeedsError, NormAffine, Step
 from tta_lab.methods import make
 from tta_lab.methods.recap import StableRegion, regional
-from tta_lab.parts import NeedsError, NormAffine, Step
-from tta_lab.selectors import DestroyedObject
 
 BATCHES = stream("s1")[0][:3, :32]
 SGD = {"update": Step(rule="sgd", lr=0.01)}

@@ -6,7 +6,7 @@ from reference_runs import Runs
 from stored import spoiled
 from tiny import source_images, tiny
 
-from tta_lab import source
+from tta_lab.components.source import prepare as source
 from tta_lab.methods import make
 
 RUNS = {  # test module, its comparing function -> a run that has everything which is stored of that method

@@ -6,14 +6,15 @@ import torch
 from reference_runs import Roll, Runs, extra, step
 from tiny import source_images, stream, tiny
 
-from tta_lab import scores, source
-from tta_lab.adapter import Adapter
-from tta_lab.augment import Unchanged
+from tta_lab.components.augment import Unchanged
+from tta_lab.components.norms.batch_norm import SourceStatistics
+from tta_lab.components.objectives import SourceReplay, contrast, cross_entropy, nearest_prototype
+from tta_lab.components.source import prepare as source
+from tta_lab.components.source.warm_up import warm_up
+from tta_lab.core import scores
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import AllParameters, Step
 from tta_lab.methods import make
-from tta_lab.norms import SourceStatistics
-from tta_lab.objectives import SourceReplay, contrast, cross_entropy, nearest_prototype
-from tta_lab.parts import AllParameters, Step
-from tta_lab.warm_up import warm_up
 
 RMT, SANTA = Runs("rmt"), Runs("santa")
 

@@ -6,11 +6,11 @@ import torch
 from reference_runs import Roll, Runs, by_key, first, step
 from tiny import stream, tiny
 
-from tta_lab.adapter import Adapter
-from tta_lab.memories import BalancedMemory
+from tta_lab.components.memories import BalancedMemory
+from tta_lab.components.norms.batch_norm import BatchStatistics
+from tta_lab.components.norms.stream import RobustStatistics
+from tta_lab.core.adapter import Adapter
 from tta_lab.methods import make
-from tta_lab.norms import BatchStatistics
-from tta_lab.stream_norms import RobustStatistics
 
 RUNS = Runs("rotta")
 

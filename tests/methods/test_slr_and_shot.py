@@ -5,10 +5,10 @@ import pytest
 import torch
 from tiny import stream, tiny
 
-from tta_lab.adapter import Adapter
+from tta_lab.components.penalties import Diversity
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import AllParameters, NeedsError, Step
 from tta_lab.methods import make
-from tta_lab.parts import AllParameters, NeedsError, Step
-from tta_lab.penalties import Diversity
 
 
 def gradient(name, z):

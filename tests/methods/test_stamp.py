@@ -9,13 +9,13 @@ import torch
 from reference_runs import Runs
 from tiny import stream, tiny
 
-from tta_lab import scores
-from tta_lab.adapter import Adapter
-from tta_lab.augment import Augmentation, CropFlip, Unchanged
-from tta_lab.memories import ClassMemory
+from tta_lab.components.augment import Augmentation, CropFlip, Unchanged
+from tta_lab.components.memories import ClassMemory
+from tta_lab.components.updates import CosineSam, Sam
+from tta_lab.core import scores
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import NormAffine, Step
 from tta_lab.methods import make
-from tta_lab.parts import NormAffine, Step
-from tta_lab.updates import CosineSam, Sam
 
 RUNS = Runs("stamp")
 

@@ -7,11 +7,11 @@ from reference_runs import Runs, lame, step
 from tiny import stream, tiny
 from torch import nn
 
-from tta_lab.adapter import Adapter
+from tta_lab.components.norms.batch_norm import BatchStatistics, SourceStatistics
+from tta_lab.components.norms.stream import InstanceAware, UnmixedStatistics
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import NeedsError
 from tta_lab.methods import make
-from tta_lab.norms import BatchStatistics, SourceStatistics
-from tta_lab.parts import NeedsError
-from tta_lab.stream_norms import InstanceAware, UnmixedStatistics
 
 IABN, UNMIX = Runs("iabn"), Runs("unmix_tns")
 

@@ -4,14 +4,15 @@ import torch
 from reference_runs import Runs, step
 from tiny import stream, tiny
 
-from tta_lab import scores, unknowns
-from tta_lab.adapter import Adapter
+from tta_lab.components import unknowns
+from tta_lab.components.penalties import Diversity
+from tta_lab.components.selectors import ConfidenceRise
+from tta_lab.components.unknowns import LikelyKnown, UnknownEntropy, best_split, two_gaussians
+from tta_lab.core import scores
+from tta_lab.core.adapter import Adapter
+from tta_lab.core.parts import NeedsError
+from tta_lab.core.step_context import View
 from tta_lab.methods import make
-from tta_lab.parts import NeedsError
-from tta_lab.penalties import Diversity
-from tta_lab.selectors import ConfidenceRise
-from tta_lab.unknowns import LikelyKnown, UnknownEntropy, best_split, two_gaussians
-from tta_lab.view import View
 
 RUNS = Runs("unient")
 # sizes of the lower part from which the runs' mixtures started, one for each batch: a random draw in the authors' code

@@ -3,12 +3,12 @@ import pytest
 import torch
 from tiny import tiny
 
-from tta_lab import protocols
-from tta_lab.adapter import Adapter
+from tta_lab.components.norms.stream import _Unmixed
+from tta_lab.core.adapter import Adapter
+from tta_lab.experiments.runner import run
 from tta_lab.methods import make
-from tta_lab.models import load_model
-from tta_lab.runner import run
-from tta_lab.stream_norms import _Unmixed
+from tta_lab.models.wrapping import load_model
+from tta_lab.streams import protocols
 
 
 def layers(model, **settings):

@@ -7,13 +7,18 @@ import sys
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 
-from .. import augment, composed, controllers, guard, norms, parts, penalties, selectors, updates
-from ..arguments import WrongKind
-from ..knobs import knobs, with_knobs
-from ..parts import Method, Part, needs_of
-from ..registry import find_parts
+from ..components import augment, penalties, selectors, updates
+from ..components.controllers import guard
+from ..components.controllers import resets as controllers
+from ..components.norms import batch_norm as norms
+from ..core import parts
+from ..core.arguments import WrongKind
+from ..core.knobs import knobs, with_knobs
+from ..core.parts import Method, Part, needs_of
+from ..core.registry import find_parts
+from . import composed
 
-METHODS = find_parts(__name__, __path__, "Method")
+METHODS = find_parts(__name__, __path__, "Method", but=("composed",))
 PARTS: dict[str, type] = {  # of the modules for parts, and whatever else a method's file uses
     value.__name__: value
     for place in (parts, norms, penalties, selectors, updates, controllers, guard, augment, composed,
@@ -55,7 +60,7 @@ def catalogue(cost: bool = False) -> list[dict]:
     ``cost`` adds forwards and backwards per image, (least, most), measured on tiny networks in some seconds. docs/methods.md is made of these rows.
     """
     if cost:
-        from ..method_table import cost_of
+        from ..experiments.catalogue import cost_of
     rows = []
     for name, kind in METHODS.items():
         recipe, found = kind(), re.search(r"\d{4}\.\d{5}", kind.paper)

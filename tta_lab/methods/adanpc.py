@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..knobs import knob
-from ..norms import SourceStatistics
-from ..objectives import of_this_model
-from ..parts import Method, NeedsError, Part
+from ..components.norms.batch_norm import SourceStatistics
+from ..components.objectives import of_this_model
+from ..core.knobs import knob
+from ..core.parts import Method, NeedsError, Part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..knobs import knob
+from ..core.knobs import knob
 from .roid import Roid
 
 

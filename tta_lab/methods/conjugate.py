@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..knobs import knob
-from ..norms import BatchStatistics
-from ..parts import LossMethod, NormAffine, Part, Step
-from ..selectors.confident import Confident
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.selectors.confident import Confident
+from ..core.knobs import knob
+from ..core.parts import LossMethod, NormAffine, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)

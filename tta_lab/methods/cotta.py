@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import teachers
-from ..augment import ColourAffine
-from ..knobs import knob
-from ..norms import BatchStatistics
-from ..parts import AllParameters, LossMethod, Part, Step
-from ..updates import restore_
+from ..components import teachers
+from ..components.augment import ColourAffine
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.updates import restore_
+from ..core.knobs import knob
+from ..core.parts import AllParameters, LossMethod, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import scores
-from ..norms import BatchStatistics
-from ..parts import LossMethod, NormAffine, Part, Step
-from ..selectors.destroyed_object import DestroyedObject
-from ..selectors.low_entropy import LowEntropy
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.selectors.destroyed_object import DestroyedObject
+from ..components.selectors.low_entropy import LowEntropy
+from ..core import scores
+from ..core.parts import LossMethod, NormAffine, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)

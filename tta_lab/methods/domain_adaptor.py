@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ..adaptive_norms import AdaptiveMixture
-from ..augment import ColourAffine
-from ..controllers import ResetEvery
-from ..knobs import knob
-from ..norms import BatchStatistics
-from ..objectives import cross_entropy
-from ..parts import LossMethod, Method, NormAffine, Part, Step
+from ..components.augment import ColourAffine
+from ..components.controllers.resets import ResetEvery
+from ..components.norms.adaptive import AdaptiveMixture
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.objectives import cross_entropy
+from ..core.knobs import knob
+from ..core.parts import LossMethod, Method, NormAffine, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)

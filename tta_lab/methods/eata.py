@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import scores
-from ..norms import BatchStatistics
-from ..parts import LossMethod, NormAffine, Part, Step
-from ..penalties import FisherAnchor
-from ..selectors.certain_weight import CertainWeight
-from ..selectors.low_entropy import LowEntropy
-from ..selectors.non_redundant import NonRedundant
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.penalties import FisherAnchor
+from ..components.selectors.certain_weight import CertainWeight
+from ..components.selectors.low_entropy import LowEntropy
+from ..components.selectors.non_redundant import NonRedundant
+from ..core import scores
+from ..core.parts import LossMethod, NormAffine, Part, Step
 
 CIFAR = {"rule": "adam", "lr": 1e-3, "margin": 0.4}
 IMAGENET = {"rule": "sgd", "lr": 2.5e-4, "margin": 0.05}

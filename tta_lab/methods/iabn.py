@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..parts import Method, Part
-from ..stream_norms import InstanceAware
+from ..components.norms.stream import InstanceAware
+from ..core.parts import Method, Part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..knobs import knob
-from ..norms import SourceStatistics
-from ..parts import Method, Part
+from ..components.norms.batch_norm import SourceStatistics
+from ..core.knobs import knob
+from ..core.parts import Method, Part
 
 
 @dataclass(frozen=True, kw_only=True)

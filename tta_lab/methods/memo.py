@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..augment import AugMix
-from ..knobs import knob
-from ..norms import MixedStatistics
-from ..parts import AllParameters, LossMethod, Part, Step
+from ..components.augment import AugMix
+from ..components.norms.batch_norm import MixedStatistics
+from ..core.knobs import knob
+from ..core.parts import AllParameters, LossMethod, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import scores, teachers
-from ..augment import CropFlip
-from ..knobs import knob
-from ..norms import BatchStatistics
-from ..parts import LossMethod, NormAffine, Part, Step
-from ..unknowns import BothFail, TwoFilters
+from ..components import teachers
+from ..components.augment import CropFlip
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.unknowns import BothFail, TwoFilters
+from ..core import scores
+from ..core.knobs import knob
+from ..core.parts import LossMethod, NormAffine, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import teachers
-from ..knobs import knob
-from ..parts import NeedsError
-from ..penalties import PosteriorAnchor
-from ..updates import least_informative, restore_, restore_where_
+from ..components import teachers
+from ..components.penalties import PosteriorAnchor
+from ..components.updates import least_informative, restore_, restore_where_
+from ..core.knobs import knob
+from ..core.parts import NeedsError
 from .cotta import Cotta
 
 

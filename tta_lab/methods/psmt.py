@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import scores, teachers
-from ..augment import Unchanged
-from ..knobs import knob
-from ..norms import BatchStatistics
-from ..parts import AllParameters, LossMethod, Part, Step
-from ..penalties import FisherAnchor
-from ..updates import least_informative, restore_where_
+from ..components import teachers
+from ..components.augment import Unchanged
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.penalties import FisherAnchor
+from ..components.updates import least_informative, restore_where_
+from ..core import scores
+from ..core.knobs import knob
+from ..core.parts import AllParameters, LossMethod, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..controllers import ResetEvery
+from ..components.controllers.resets import ResetEvery
 from .eata import CIFAR, IMAGENET, Eta
 
 

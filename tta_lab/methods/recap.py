@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..controllers import CollapseRecovery
-from ..knobs import knob
-from ..norms import BatchStatistics
-from ..objectives import head_rows, of_this_model
-from ..parts import LossMethod, NeedsError, NormAffine, Part, Selector, Step
-from ..selectors.destroyed_object import DestroyedObject
+from ..components.controllers.resets import CollapseRecovery
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.objectives import head_rows, of_this_model
+from ..components.selectors.destroyed_object import DestroyedObject
+from ..core.knobs import knob
+from ..core.parts import LossMethod, NeedsError, NormAffine, Part, Selector, Step
 
 
 def regional(logits: Tensor, log_a: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import scores, warm_up
-from ..augment import ColourAffine
-from ..knobs import knob
-from ..norms import BatchStatistics
-from ..objectives import SourceReplay, contrast, nearest_prototype, projector
-from ..parts import AllParameters, LossMethod, Part, Step
-from ..teachers import follow_, start
+from ..components.augment import ColourAffine
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.objectives import SourceReplay, contrast, nearest_prototype, projector
+from ..components.source import warm_up
+from ..components.teachers import follow_, start
+from ..core import scores
+from ..core.knobs import knob
+from ..core.parts import AllParameters, LossMethod, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Rmt(LossMethod):
     projected views of a sample - its features, those of A x_i, and the nearest class prototype of the source - with all others, at
     temperature 0.1. All parameters move; theta' <- 0.999 theta' + 0.001 theta after the step. The answer is z + z', from before it (twice the
     scale of one prediction). ``penalties=()`` leaves the replay out. The authors first warm student and teacher up on source images;
-    here this is done where asked for, ``given | {"warm_up": warm_up(model, recipe, images)}`` with ``tta_lab.warm_up``, else the stream begins at the
+    here this is done where asked for, ``given | {"warm_up": warm_up(model, recipe, images)}`` with ``tta_lab.components.source.warm_up``, else the stream begins at the
     source. ``form="reference"`` tunes weights and biases alone.
     Paper: Robust Mean Teacher for Continual and Gradual Test-Time Adaptation (2211.13081); from the authors' code.
     """

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ..knobs import knob
-from ..norms import BatchStatistics
-from ..parts import LossMethod, NormAffine, Part, Step
-from ..penalties import AugmentedAgreement
-from ..selectors.diverse_certain import DiverseCertain
-from ..updates import Anchored
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.penalties import AugmentedAgreement
+from ..components.selectors.diverse_certain import DiverseCertain
+from ..components.updates import Anchored
+from ..core.knobs import knob
+from ..core.parts import LossMethod, NormAffine, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)

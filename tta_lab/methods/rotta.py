@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ..augment import ColourAffine
-from ..knobs import knob
-from ..memories import BalancedMemory
-from ..parts import LossMethod, NormAffine, Part, Step
-from ..stream_norms import RobustStatistics
-from ..teachers import follow_, start
+from ..components.augment import ColourAffine
+from ..components.memories import BalancedMemory
+from ..components.norms.stream import RobustStatistics
+from ..components.teachers import follow_, start
+from ..core.knobs import knob
+from ..core.parts import LossMethod, NormAffine, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import scores
-from ..knobs import knob
-from ..norms import BatchStatistics
-from ..parts import LossMethod, NormAffine, Part, Step
+from ..components.norms.batch_norm import BatchStatistics
+from ..core import scores
+from ..core.knobs import knob
+from ..core.parts import LossMethod, NormAffine, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)

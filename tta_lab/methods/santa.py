@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..augment import ColourAffine
-from ..knobs import knob
-from ..norms import BatchStatistics
-from ..objectives import contrast, cross_entropy, nearest_prototype, projector
-from ..parts import LossMethod, NormAffine, Part, Step
+from ..components.augment import ColourAffine
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.objectives import contrast, cross_entropy, nearest_prototype, projector
+from ..core.knobs import knob
+from ..core.parts import LossMethod, NormAffine, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)

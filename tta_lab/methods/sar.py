@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import scores
-from ..controllers import CollapseRecovery
-from ..norms import BatchStatistics
-from ..parts import LossMethod, NormAffine, Part
-from ..selectors.low_entropy import LowEntropy
-from ..updates import Sam
+from ..components.controllers.resets import CollapseRecovery
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.selectors.low_entropy import LowEntropy
+from ..components.updates import Sam
+from ..core import scores
+from ..core.parts import LossMethod, NormAffine, Part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import scores
-from ..norms import BatchStatistics
-from ..parts import AllParameters, LossMethod, Part, Step
-from ..penalties import Diversity
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.penalties import Diversity
+from ..core import scores
+from ..core.parts import AllParameters, LossMethod, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..norms import BatchStatistics
-from ..parts import LossMethod, NormAffine, Part, Step
+from ..components.norms.batch_norm import BatchStatistics
+from ..core.parts import LossMethod, NormAffine, Part, Step
 from .roid import Roid
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..norms import SourceStatistics
-from ..parts import Method, Part
+from ..components.norms.batch_norm import SourceStatistics
+from ..core.parts import Method, Part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import scores
-from ..augment import ColourAffine, CropFlip
-from ..knobs import knob
-from ..memories import ClassMemory
-from ..norms import BatchStatistics
-from ..parts import LossMethod, NormAffine, Part
-from ..updates import CosineSam
+from ..components.augment import ColourAffine, CropFlip
+from ..components.memories import ClassMemory
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.updates import CosineSam
+from ..core import scores
+from ..core.knobs import knob
+from ..core.parts import LossMethod, NormAffine, Part
 
 
 @dataclass(frozen=True, kw_only=True)

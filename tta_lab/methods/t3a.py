@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .. import scores
-from ..knobs import knob
-from ..norms import SourceStatistics
-from ..parts import Method, NeedsError, Part
+from ..components.norms.batch_norm import SourceStatistics
+from ..core import scores
+from ..core.knobs import knob
+from ..core.parts import Method, NeedsError, Part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import scores
-from ..norms import BatchStatistics
-from ..parts import LossMethod, NormAffine, Part, Step
+from ..components.norms.batch_norm import BatchStatistics
+from ..core import scores
+from ..core.parts import LossMethod, NormAffine, Part, Step
 
 
 @dataclass(frozen=True, kw_only=True)

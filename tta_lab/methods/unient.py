@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import scores
-from ..knobs import knob
-from ..norms import BatchStatistics
-from ..parts import LossMethod, NormAffine, Part, Step
-from ..penalties import Diversity
-from ..unknowns import LikelyKnown, UnknownEntropy
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.penalties import Diversity
+from ..components.unknowns import LikelyKnown, UnknownEntropy
+from ..core import scores
+from ..core.knobs import knob
+from ..core.parts import LossMethod, NormAffine, Part, Step
 
 PRESETS = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}, "tiny_imagenet_c": {"rule": "adam", "lr": 1e-3},
            "imagenet_c": {"rule": "sgd", "lr": 1e-3}}

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import scores
-from ..knobs import knob
-from ..norms import BatchStatistics
-from ..parts import LossMethod, NormAffine, Part, Step
-from ..penalties import Diversity
-from ..selectors.confidence_rise import ConfidenceRise
+from ..components.norms.batch_norm import BatchStatistics
+from ..components.penalties import Diversity
+from ..components.selectors.confidence_rise import ConfidenceRise
+from ..core import scores
+from ..core.knobs import knob
+from ..core.parts import LossMethod, NormAffine, Part, Step
 
 ADAM = {"rule": "adam", "lr": 1e-3, "weight": 0.5}
 

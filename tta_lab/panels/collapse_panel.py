@@ -9,20 +9,8 @@ import time
 from dataclasses import replace
 
 from ..plots import FONT, fit
-from ..plots import collapse_study as pictures
-from ..studies.collapse_study import (
-    FACTORS,
-    GUARDS,
-    LIGHTS,
-    METHODS,
-    STATISTICS,
-    STREAMS,
-    Bench,
-    Setting,
-    light,
-    numbers_of,
-    say_run,
-)
+from ..studies.collapse import figures as pictures
+from ..studies.collapse.study import FACTORS, GUARDS, LIGHTS, METHODS, STATISTICS, STREAMS, Bench, Setting, light, numbers_of, say_run
 from .live import live_figure
 from .run_panel import RunPanel, guarded, own_keys
 

@@ -11,19 +11,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from .. import compose as C
 from .. import plots
-from ..arguments import flag, model_of, nearest, path_of, recipe_of
-from ..composed import Nothing
-from ..explore import Choice, Session, model_key, needs
-from ..files import write_text
-from ..guard import Guard
+from ..components.controllers.guard import Guard
+from ..core.arguments import flag, model_of, nearest, path_of, recipe_of
+from ..core.files import write_text
+from ..core.parts import Method
+from ..experiments import compose as C
+from ..experiments.experiment import Choice, Session, model_key, needs
 from ..methods import METHODS, from_json, make, to_json
-from ..model_texts import parse, refuse_code
-from ..models import checkpoints
-from ..parts import Method
-from ..plots.composer import plot_composer_runs
-from ..studies import compose_study as S
+from ..methods.composed import Nothing
+from ..models.names import parse, refuse_code
+from ..models.wrapping import checkpoints
+from ..studies.compose import study as S
+from ..studies.compose.figures import plot_composer_runs
 from ..studies.report import signed, write_numbers
 from .explorer import GIVEN, IMAGES, USUAL, first_images, knob_widget
 from .run_panel import RunPanel, another, guarded, own_keys

@@ -6,12 +6,12 @@ import html
 
 import numpy as np
 
-from .. import diagnose
-from ..controls import control, find, narrow
-from ..knobs import Knob
+from ..analysis import diagnose
+from ..core.knobs import Knob
 from ..methods import make
 from ..plots import FONT, GROUP_LABELS, GROUP_LOOKS, look
-from ..studies import crowds
+from ..studies.crowds import study as crowds
+from .controls import control, find, narrow
 from .live import live_figure
 from .run_panel import RunPanel, guarded
 

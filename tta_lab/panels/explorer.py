@@ -12,26 +12,29 @@ from dataclasses import replace
 
 import numpy as np
 
-from .. import plots, protocols, views
-from ..arguments import WrongKind, flag, images_of, model_of, nearest, recipe_of, whole
-from ..collapse import CollapseDetector
-from ..controls import control, hint
-from ..datasets import EMBEDDED, load
-from ..explore import REFERENCES, SOURCE_IMAGES, Choice, Session, model_key, needs, obstacles
-from ..guard import Guard, actions, guarded
-from ..knobs import Knob, followers, knobs, with_knobs
+from .. import plots
+from ..analysis import timelines as views
+from ..components.controllers import collapse_detector as E_collapse_detector
+from ..components.controllers.collapse_detector import CollapseDetector
+from ..components.controllers.guard import Guard, actions, guarded
+from ..components.selectors import SELECTORS
+from ..core.arguments import WrongKind, flag, images_of, model_of, nearest, recipe_of, whole
+from ..core.knobs import Knob, followers, knobs, with_knobs
+from ..core.parts import LossMethod
+from ..core.trace import Trace
+from ..data.image_set import EMBEDDED, load
+from ..experiments.experiment import REFERENCES, SOURCE_IMAGES, Choice, Session, model_key, needs, obstacles
+from ..experiments.runner import row
 from ..methods import METHODS, make, to_json
-from ..model_texts import parse, refuse_code
-from ..models import checkpoints
-from ..parts import LossMethod
+from ..models.names import parse, refuse_code
+from ..models.wrapping import checkpoints
 from ..plots import FONT
-from ..runner import row
-from ..selectors import SELECTORS
-from ..streams import Arrivals
-from ..studies import explorer_numbers as E
+from ..streams import protocols
+from ..streams.stream import Arrivals
+from ..studies.explorer import study as E
 from ..studies.report import write_numbers
-from ..studies.stream_study import first_sentence, say_statistics
-from ..trace import Trace
+from ..studies.streams.study import first_sentence, say_statistics
+from .controls import control, hint
 from .run_panel import RunPanel, another, own_keys
 from .run_panel import guarded as caught
 from .stream_panel import FIRST, SHIFTS, ByHand, _knobs, _short, applies, protocol_call, some_shifts, stream_label
@@ -538,7 +541,7 @@ class ExplorerPanel(RunPanel):
         self._rows[self.number] = {
             "run": self.number, "method": self._label(choice.recipe), "model": self.model_name(choice.model), "stream": self.stream_name(choice),
             **(errors if labelled else {}), **self.label_free(), "labelled": labelled,
-            "alarm": "cannot judge" if self.lamp == "unsure" and self.light.first < 0 else E.ALARMS[self.light.alarm],
+            "alarm": "cannot judge" if self.lamp == "unsure" and self.light.first < 0 else E_collapse_detector.ALARMS[self.light.alarm],
             "first alarm": self.light.first, "images": r["images"], "complete": r["complete"],
             "ms_per_image": r["ms_per_image"], "seed": choice.seed, "settings": repr(choice.recipe), "stream_hash": r["stream_hash"], "choice": text}
         missing = next((E.say_missing(self.trace) for line in self._rows.values() if not line["labelled"]), "")

@@ -4,8 +4,8 @@ A run is ``lifelong_study.one_run``, its numbers ``lifelong_study.live_numbers``
 """
 from __future__ import annotations
 
-from ..plots import lifelong_study as pictures
-from ..studies import lifelong_study as study
+from ..studies.lifelong import figures as pictures
+from ..studies.lifelong import study
 from .picture_panel import PicturePanel
 
 RATES = (1.0, 3.0, 10.0, 20.0, 40.0, 80.0)
@@ -58,7 +58,7 @@ class LifelongPanel(PicturePanel):
     def to_code(self) -> str:
         """The lines that make the run shown without the panel; before the first run, the one that is chosen."""
         c = self.shown
-        return ("from tta_lab.studies import lifelong_study\nfrom tta_lab.runner import row\n\n"
+        return ("from tta_lab.studies import lifelong_study\nfrom tta_lab.experiments.runner import row\n\n"
                 f"trace = lifelong_study.one_run({c['rate']:g}, {c['anchor']!r}, {c['stream']!r}, rounds={c['rounds']}, seed={self.seed})\n"
                 "row(trace)[\"error\"], trace.meta[\"clean\"]")
 

@@ -4,8 +4,8 @@ A run is ``norm_study.one_run``, its numbers ``norm_study.live_numbers``: both w
 """
 from __future__ import annotations
 
-from ..plots import norm_study as pictures
-from ..studies import norm_study as study
+from ..studies.norms import figures as pictures
+from ..studies.norms import study
 from .picture_panel import PicturePanel
 
 BATCHES = (2, 4, 8, 16, 32, 64)
@@ -59,7 +59,7 @@ class NormPanel(PicturePanel):
     def to_code(self) -> str:
         """The lines that make the run shown without the panel; before the first run, the one that is chosen."""
         c = self.shown
-        return ("from tta_lab.studies import norm_study\nfrom tta_lab.runner import row\n\n"
+        return ("from tta_lab.studies import norm_study\nfrom tta_lab.experiments.runner import row\n\n"
                 f"trace = norm_study.one_run({c['source']!r}, {c['setting']!r}, {c['method']!r}, batch={c['batch']}, lr={c['lr']:g}, "
                 f"seed={self.seed})\n"
                 "row(trace)[\"error\"]")

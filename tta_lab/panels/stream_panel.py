@@ -10,16 +10,18 @@ import time
 
 import numpy as np
 
-from .. import arguments, diagnose, protocols
-from ..controls import control, find, narrow
-from ..corruptions import EXTRA_4, STANDARD_15
-from ..knobs import Knob, own_knobs
+from ..analysis import diagnose
+from ..core import arguments
+from ..core.knobs import Knob, own_knobs
+from ..data.corruptions import EXTRA_4, STANDARD_15
+from ..experiments.runner import row
 from ..methods import make
-from ..orders import ClassImbalance, Dirichlet, LabelShift
 from ..plots import FONT, fit, look, plot_stream
-from ..runner import row
-from ..streams import MIXING, Arrivals
-from ..studies.stream_study import FAST, LOOKS, METHODS, clumps, first_sentence, one_run, say_statistics
+from ..streams import protocols
+from ..streams.orders import ClassImbalance, Dirichlet, LabelShift
+from ..streams.stream import MIXING, Arrivals
+from ..studies.streams.study import FAST, LOOKS, METHODS, clumps, first_sentence, one_run, say_statistics
+from .controls import control, find, narrow
 from .crowd_panel import HEIGHT
 from .live import live_figure
 from .run_panel import RunPanel, guarded, own_keys
@@ -138,7 +140,7 @@ class StreamPanel(RunPanel):
             return "# no stream has been made yet"
         name, given = self._call
         arguments = [repr(self.known), *(f"{key}={value!r}" for key, value in given.items())]
-        imports = "from tta_lab import protocols\n" + ("from tta_lab.orders import Dirichlet\n" if name in CLUMPED else "")
+        imports = "from tta_lab.streams import protocols\n" + ("from tta_lab.streams.orders import Dirichlet\n" if name in CLUMPED else "")
         lines, line = [], f"stream = protocols.{name}("
         for i, argument in enumerate(arguments):
             argument += ")" if i == len(arguments) - 1 else ", "

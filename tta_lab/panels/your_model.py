@@ -8,12 +8,12 @@ from __future__ import annotations
 import html
 import json
 
-from ..arguments import WrongKind, flag, whole
-from ..datasets import DataError, load
-from ..doctor import check_up
-from ..model_texts import code_of, open_model, refuse_code
-from ..models import InputError
-from ..studies import your_model_study as study
+from ..core.arguments import WrongKind, flag, whole
+from ..data.image_set import DataError, load
+from ..models.doctor import check_up
+from ..models.names import code_of, open_model, refuse_code
+from ..models.wrapping import InputError
+from ..studies.your_model import study
 from .explorer import WIDTH, explorer
 from .run_panel import RunPanel, own_keys
 from .run_panel import guarded as caught
@@ -267,7 +267,7 @@ class YourModelPanel(RunPanel):
         if self.report is None:
             return "# Nothing was checked yet."
         model, images = self.texts
-        lines = ["from tta_lab import check_up, load", "from tta_lab.model_texts import open_model", "", f"model = open_model({model!r})",
+        lines = ["from tta_lab import check_up, load", "from tta_lab.models.names import open_model", "", f"model = open_model({model!r})",
                  f"images = load({images!r})", f"print(check_up(model, images, n={self.n}, seed={self.seed}))"]
         return "\n".join(lines) + (f"\n\n{self.explorer.to_code()}" if self.explorer is not None and self.explorer.ran is not None else "")
 

@@ -12,9 +12,9 @@ from functools import partial
 
 from ..methods import METHODS
 from ..plots import FONT, fit
-from ..plots import zoo as plots
 from ..studies.report import points
-from ..studies.zoo_study import (
+from ..studies.zoo import figures as plots
+from ..studies.zoo.study import (
     LABELS,
     MEAN,
     METRICS,
@@ -179,7 +179,7 @@ class ZooPanel(RunPanel):
         """The lines that make the run shown without the panel; before the first run, that of the chosen cell."""
         source, stream, method, tuning, rate = (*self.cell, self.rate()) if self.trace is None else self.ran
         rate = f", rate={rate:g}" if rate != 1 else ""
-        return ("from tta_lab.studies import zoo_study\nfrom tta_lab.runner import row\n"
+        return ("from tta_lab.studies import zoo_study\nfrom tta_lab.experiments.runner import row\n"
                 f"trace = zoo_study.live({source!r}, {stream!r}, {method!r}{rate}, seed={self.seed})\n"
                 f"row(trace)[\"error\"]  # stored: {self._stored_text(source, stream, method, tuning)}")
 
@@ -246,7 +246,7 @@ class ZooPanel(RunPanel):
         self.progress.value = done + len(trace)
 
     def _classes(self, stream) -> tuple:
-        from ..studies.zoo_study import _stream
+        from ..studies.zoo.study import _stream
         return _stream(stream, self.seed)[0].classes
 
     # --- words
@@ -254,7 +254,7 @@ class ZooPanel(RunPanel):
     def finding(self) -> str:
         """What the last run found."""
         r = self.result
-        from ..runner import row
+        from ..experiments.runner import row
         rate = f" at {r['rate']:g} times its rate" if math.isfinite(r["rate"]) and r["rate"] != 1 else ""
         complete = "Done" if self.trace.meta["complete"] else "Stopped"
         others = ", ".join(f"{name} {row(trace)['error']:.2f} %" for name, trace in self.beside.items())

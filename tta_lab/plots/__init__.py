@@ -6,19 +6,25 @@ in a notebook); ``ax`` draws into given axes instead: one for a single panel, a 
 returns a ``plotly.graph_objects.Figure``.  Numbers with nothing finite in them give an empty figure holding a sentence. ``HOW_TO_READ[x]``
 says in a sentence how to read the figure.
 """
+from ..safety.figures import HOW_TO_READ as _safety
+from ..safety.figures import plot_safety, plot_safety_page  # noqa: F401
+from ..studies.explorer.figures import HOW_TO_READ as _explorer
+from ..studies.explorer.figures import (  # noqa: F401
+    plot_explorer_errors,
+    plot_explorer_images,
+    plot_explorer_predictions,
+    plot_explorer_probabilities,
+    plot_explorer_threshold,
+)
 from .collapse import HOW_TO_READ as _collapse
 from .collapse import plot_collapse, plot_collapse_detector  # noqa: F401
 from .drawing import COLOURS, FONT, GROUP_LABELS, GROUP_LOOKS, MARKERS, Panel, Series, captioned, draw, fit, look, png  # noqa: F401
-from .explorer import HOW_TO_READ as _explorer
-from .explorer import plot_explorer_errors, plot_explorer_images, plot_explorer_predictions, plot_explorer_probabilities, plot_explorer_threshold  # noqa: F401
 from .guard import HOW_TO_READ as _guard
 from .guard import plot_guard_runs, plot_guarding  # noqa: F401
 from .probes import HOW_TO_READ as _probes
 from .probes import plot_counterfactual_vote, plot_crowd_vote, plot_gradient_crowd, plot_open_set_picture, plot_procedure  # noqa: F401
 from .runs import *  # noqa: F403
 from .runs import HOW_TO_READ as _runs
-from .safety import HOW_TO_READ as _safety
-from .safety import plot_safety, plot_safety_page  # noqa: F401
 from .selection import HOW_TO_READ as _selection
 from .selection import plot_regret  # noqa: F401
 from .views import *  # noqa: F403

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..collapse import ALARMS, SIGNALS
+from ..components.controllers.collapse_detector import ALARMS, SIGNALS
 from .drawing import Panel, Series, draw
 
 HOW_TO_READ = {

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..guard import ACTIONS, ANSWERS
+from ..components.controllers.guard import ACTIONS, ANSWERS
 from .drawing import Panel, Series, draw
 
 HOW_TO_READ = {

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ..parts import LossMethod, Method
-from ..probes import COSINES, summary
+from ..analysis.probes import COSINES, summary
+from ..core.parts import LossMethod, Method
 from .drawing import COLOURS, FONT, GROUP_LABELS, GROUP_LOOKS, TITLE, Panel, Series, draw, draw_pictures, png
 
 HOW_TO_READ = {
@@ -284,7 +284,7 @@ def _looks_at_source(selector) -> bool:
 
 def _rule(selector) -> tuple[str, ...]:
     """What a selector does, in words; the comparison of the wisdom of crowds in its own terms."""
-    from ..selectors import ConfidenceRise
+    from ..components.selectors import ConfidenceRise
 
     if isinstance(selector, ConfidenceRise):
         limit = f"-{selector.tolerance:g}" if selector.tolerance else "0"

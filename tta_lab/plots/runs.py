@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from .. import metrics
-from ..diagnose import GROUPS, RULES
+from ..analysis import metrics
+from ..analysis.diagnose import GROUPS, RULES
 from .drawing import COLUMNS, FONT, GROUP_LABELS, GROUP_LOOKS, MANY, ROWS, Panel, Series, draw, matplotlib_images
 
 HOW_TO_READ = {

@@ -1,4 +1,4 @@
-"""Figures of the numbers of `tta_lab.views` and `tta_lab.layer_probes`: a run over time, early against late, layers, features, images."""
+"""Figures of the numbers of `tta_lab.analysis.timelines` and `tta_lab.analysis.layer_probes`: a run over time, early against late, layers, features, images."""
 from __future__ import annotations
 
 import math
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..views import GROUPS, KINDS
+from ..analysis.timelines import GROUPS, KINDS
 from .drawing import COLUMNS, GROUP_LABELS, GROUP_LOOKS, ROWS, Panel, Series, draw, draw_frames, draw_pictures
 from .fitting import common
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..files import write_text
+from ..core.files import write_text
 
 
 def paragraphs(lines) -> str:

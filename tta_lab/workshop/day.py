@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..bootstrap import Problem
-from ..files import write_text
+from ..cli.bootstrap import Problem
+from ..core.files import write_text
 
 REGION = re.compile(r"^(?P<indent>[ \t]*)# solution(?::(?P<text>[^\n]*))?\n.*?^[ \t]*# end of solution[ \t]*$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"^[ \t]*# (solution\b|end of solution)", re.MULTILINE)
@@ -32,7 +32,7 @@ MEMORY = 4.0  # GiB that should be free for a notebook and a browser
 
 def folder() -> Path:
     """``notebooks/workshop`` of the checkout or of the installed package."""
-    from ..headless import notebook_folder
+    from ..cli.headless import notebook_folder
 
     return notebook_folder() / "workshop"
 
@@ -112,7 +112,7 @@ def check(trial_seconds: float = 20.0, say: Callable = print) -> int:
 
 
 def _versions() -> str:
-    from .. import bootstrap
+    from ..cli import bootstrap
 
     wanted = bootstrap.requirements(bootstrap.requirement_groups(bootstrap.checkout()), "notebooks")
     lacks = bootstrap.lacking(wanted)
@@ -126,7 +126,7 @@ def _versions() -> str:
 def _data() -> str:
     import json
 
-    from .. import datasets
+    from ..data import image_set as datasets
 
     place = datasets.data_root()
     names = json.loads((place / "index.json").read_text())
@@ -171,7 +171,7 @@ def _kernel() -> str:
     """Start the kernel that JupyterLab would start, ask it for a sum, stop it."""
     import asyncio
 
-    from ..headless import kernel_manager
+    from ..cli.headless import kernel_manager
 
     async def ask():
         manager = kernel_manager()()
@@ -209,7 +209,7 @@ print(f"{len(trace['correct'])} images in {seconds:.1f} s, error {100 * (1 - tra
 
 def _trial(seconds: float) -> str:
     """Tent on a short stream, in a process of its own that is refused every connection; ends after ``seconds`` at the latest."""
-    from ..bootstrap import checkout, child_environment
+    from ..cli.bootstrap import checkout, child_environment
 
     done = subprocess.run(
         [sys.executable, "-c", TRIAL, str(seconds)], env=child_environment(checkout()), capture_output=True, text=True, timeout=seconds + 120
@@ -228,7 +228,7 @@ def _trial(seconds: float) -> str:
 
 def wheel_commands(to: str | Path, root: str | None) -> tuple[list[str], list[str], list[str]]:
     """The commands that collect wheels into a folder: (download, build the lab's own wheel, install offline). Raises Problem without a checkout."""
-    from ..bootstrap import requirement_groups, requirements
+    from ..cli.bootstrap import requirement_groups, requirements
 
     if root is None:
         raise Problem("wheels are collected from a checkout of the repository; the installed package does not hold what is needed to build it")
@@ -243,7 +243,7 @@ def wheel_commands(to: str | Path, root: str | None) -> tuple[list[str], list[st
 
 def wheels(to: str | Path, say: Callable = print, call: Callable = subprocess.call) -> int:
     """Collect everything that a laptop without network needs into ``to`` and print the install command; the exit code of pip where it fails."""
-    from ..bootstrap import checkout
+    from ..cli.bootstrap import checkout
 
     download, build, install = wheel_commands(to, checkout())
     Path(to).mkdir(parents=True, exist_ok=True)
@@ -279,7 +279,7 @@ def slides_of(notebook):
 
 def deck(notebook, title: str) -> str:
     """The slides of an executed notebook as one HTML page: text and figures, no code, nothing from a network; arrow keys turn."""
-    from ..headless import to_offline_html
+    from ..cli.headless import to_offline_html
 
     shown = slides_of(notebook)
     shown.cells[0].source = shown.cells[0].source.replace(SOLVED, "", 1).split("\n| ")[0]     # without the timetable and what follows it
@@ -295,7 +295,7 @@ def slides(module: str, out: str | Path = "runs", say: Callable = print) -> Path
     """
     import nbformat
 
-    from .. import headless
+    from ..cli import headless
 
     named = [p for p in solutions() if p.stem.startswith((module, f"module_{module}"))]
     if len(named) != 1:
@@ -336,7 +336,7 @@ def main(options) -> int:
         )
     if options.what == "wheels":
         return wheels(options.where)
-    from ..headless import NotebookError, NotebookFailed
+    from ..cli.headless import NotebookError, NotebookFailed
 
     try:
         slides(options.where)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..scores import entropy as right_entropy
+from ..core.scores import entropy as right_entropy
 from .judging import Instead, Wrong, call, first_difference, kind, name, numbers, same, two, variants
 
 SURE = torch.tensor(

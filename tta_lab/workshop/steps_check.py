@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..scores import entropy
+from ..core.scores import entropy
 from .filter_check import right_filter
 from .judging import Wrong, call, first_difference, kind, numbers, same, two
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..norms import BatchStatistics
-from ..parts import NormAffine
+from ..components.norms.batch_norm import BatchStatistics
+from ..core.parts import NormAffine
 from ..studies.report import signed, write_numbers
 
 
@@ -57,7 +57,7 @@ def say_rank(table: list[tuple[str, float]], errors: Mapping[str, float], unit: 
 
 def groups(trace, values: Tensor) -> dict[str, float]:
     """Mean of one value per image among correct, wrong and unknown images; NaN for a group without images."""
-    from .. import diagnose
+    from ..analysis import diagnose
 
     values = np.asarray(values)
     return {name: float(values[mask].mean()) if mask.any() else float("nan") for name, mask in diagnose.groups(trace).items()}

@@ -1,0 +1,1 @@
+"""Traces in, plain numbers out: metrics, diagnoses, timelines, probes, collapse."""

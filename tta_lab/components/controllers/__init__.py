@@ -1,0 +1,1 @@
+"""What watches a stream and resets: plain resets, the collapse detector, the guard."""

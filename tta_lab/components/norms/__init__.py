@@ -1,0 +1,1 @@
+"""What normalisation layers do at test time."""

@@ -1,0 +1,1 @@
+"""What is taken from the source domain before a stream."""

@@ -1,0 +1,233 @@
+"""What may be taken from the source domain before a stream: Fisher information, class prototypes, feature moments, images to replay.
+
+Labels and source images never reach an adapter by themselves: the caller makes what a recipe declares to need with ``prepare`` and
+hands it over, ``Adapter(model, recipe, given=prepare(model, recipe, images, labels))``. It depends on model, images and settings alone
+and can be kept on disk under the hash of all three.
+"""
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ...core.arguments import images_of, model_of, path_of, recipe_of, whole
+from ...core.files import written
+from ...core.step_context import undisturbed
+from ...data.image_set import DataError
+
+GIVEN = {  # name -> what it is, for messages
+    "fisher": "the Fisher information of its tuned parameters on unlabelled source images",
+    "prototypes": "the mean source features of every class, from labelled source images",
+    "moments": "mean and covariance of source features, from unlabelled source images",
+    "replay": "labelled source images to replay",
+    "neighbours": "the features of labelled source images",
+    "posterior": "mean and variance of its tuned parameters, from training on labelled source images",
+}
+
+
+def digest(tensors: dict) -> str:
+    """First 12 hex digits of the sha256 of names and values; inner dicts are walked through."""
+    sha = hashlib.sha256()
+
+    def add(name, value):
+        if isinstance(value, dict):
+            for key in sorted(value):
+                add(f"{name}/{key}", value[key])
+        else:
+            sha.update(name.encode())
+            sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+
+    for key in sorted(tensors):
+        add(key, tensors[key])
+    return sha.hexdigest()[:12]
+
+
+def described(model) -> str:
+    """First 12 hex digits of the sha256 of all that a network's answers depend on: weights and buffers, also those that are not saved, the
+    plain settings of its layers, its input card, hooks, and the code of layers that are not torch's own."""
+    from ...core.run_keys import architecture
+
+    found = [digest(dict(model.named_parameters())), digest(dict(model.named_buffers())), architecture(model)]
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
+
+
+@dataclass
+class Images:
+    """Source images in memory (N, C, H, W) or as an image set, labels (N,) or None, at most ``limit`` of them, in stored order."""
+
+    images: object
+    labels: Tensor | None
+    batch: int
+    limit: int
+
+    def __post_init__(self):
+        if self.labels is None and not isinstance(self.images, Tensor):
+            self.labels = self.images.y
+        self.n = min(len(self.images), self.limit)
+        if not self.n:
+            raise ValueError("there are no source images")
+        if self.labels is not None:
+            self.labels = torch.as_tensor(self.labels)
+            if self.labels.ndim and len(self.labels) != len(self.images):
+                raise ValueError(f"{len(self.images)} source images but {len(self.labels)} labels")
+            if self.labels.ndim != 1 or self.labels.is_floating_point():
+                raise ValueError(f"labels must be {len(self.images)} whole numbers, one a source image, not {self.labels.dtype} of shape "
+                                 f"{tuple(self.labels.shape)}")
+        if isinstance(self.images, Tensor) and not self.images.is_floating_point():
+            raise ValueError(f"source images must be float in [0, 1], got {self.images.dtype}: convert with x.float() / 255")
+
+    def __iter__(self):
+        yield from self.in_order(torch.arange(self.n))
+
+    def in_order(self, order: Tensor):
+        """Batches of images and labels in the order of these rows."""
+        for rows in order.split(self.batch):
+            x = self.images[rows] if isinstance(self.images, Tensor) else self.images.images(rows)
+            yield x, None if self.labels is None else self.labels[rows]
+
+    def labelled(self, what: str):
+        """Raise ValueError when an image has no label."""
+        if self.labels is None or (self.labels[:self.n] < 0).any():
+            raise ValueError(f"{what} need a label for every source image; pass labels (N,) of 0 .. K - 1")
+        return self
+
+    def key(self) -> str:
+        content = digest({"images": self.images}) if isinstance(self.images, Tensor) else self.images.fingerprint()
+        return f"{content} {digest({'labels': self.labels}) if self.labels is not None else ''} {self.batch} {self.n}"
+
+
+@undisturbed
+def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int = 64, limit: int = 2000, cache: str | Path | None = None,
+            device="auto") -> dict:
+    """Everything that ``recipe`` declares to need from the source domain, for ``Adapter(..., given=...)``.
+
+    ``images`` (N, C, H, W) in [0, 1], or an image set (or its name), whose own labels are then used; the first ``limit`` are taken, in batches of
+    ``batch`` (which the Fisher information depends on). ``cache`` names a folder that keeps results under a hash of model, recipe, images
+    and settings; two processes may share it. Raises ValueError when labels are needed and missing, NeedsError when the model lacks a layer
+    that the recipe works with.
+    """
+    from ...core.adapter import Adapter, _check_needs
+    from ...core.parts import needs_of
+    from ...methods import make
+
+    model, recipe = model_of(model), recipe_of(recipe)
+    images = images if isinstance(images, Tensor) else images_of(images)
+    batch, limit = whole("batch", batch, 1), whole("limit", limit, 1)
+    cache = None if cache is None else path_of("cache", cache)
+    _check_needs(recipe, needs_of(recipe) - GIVEN.keys(), model, {})
+    wanted = sorted(needs_of(recipe) & GIVEN.keys())
+    data = Images(images, labels, batch, limit)
+    probe = Adapter(model, make("tent", norm=recipe.norm, train=recipe.train), device=device)
+    given = {}
+    for name in wanted:
+        path = None
+        if cache is not None:
+            key = f"{name} {described(model)} {recipe.norm!r} {recipe.train!r} {data.key()}"
+            path = Path(cache) / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+        if path is not None and path.exists():
+            found = _kept(path)
+        else:
+            found = MAKERS[name](probe, data)
+            found = {k: v.detach().cpu().contiguous() for k, v in found.items()}
+            if path is not None:
+                with written(path) as part:
+                    save_file(found, part)
+        given[name] = found
+    return given
+
+
+def _kept(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as why:  # safetensors raises an error of its own
+        raise DataError(f"{path}, kept from an earlier run, is damaged ({why}); delete it, and it is made anew") from why
+
+
+def fisher(probe, data: Images) -> dict[str, Tensor]:
+    """Diagonal Fisher information of the tuned parameters: the squared gradient of the batch-mean cross-entropy against the
+    model's own classes, averaged over batches. It scales with the batch size. EATA (2204.02610)."""
+    from ...core.step_context import as_logits
+    total = {name: torch.zeros_like(p) for name, p in probe.tuned.items()}
+    batches = 0
+    for x, _ in data:
+        logits = as_logits(probe.model(x.to(probe.device, probe.precision)), probe.model)
+        loss = F.cross_entropy(logits, logits.detach().argmax(1))
+        for name, g in zip(total, torch.autograd.grad(loss, list(probe.tuned.values()), allow_unused=True), strict=True):
+            if g is not None:
+                total[name] += g ** 2
+        batches += 1
+    return {name: value / batches for name, value in total.items()}
+
+
+def _features(probe, data):
+    from ...core.step_context import View
+    with torch.no_grad():
+        for x, y in data:
+            x = x.to(probe.device, probe.precision)
+            yield View(probe, x, torch.arange(len(x))).forward_features()[0], y
+
+
+def prototypes(probe, data: Images) -> dict[str, Tensor]:
+    """Mean feature per class (K, D), with the recipe's normalisation. RMT (2211.13081), SANTA. Every class needs an image."""
+    features, y = (torch.cat(v) for v in zip(*_features(probe, data.labelled("class prototypes")), strict=True))
+    y = y.to(features.device)
+    total = F.one_hot(y).to(features.dtype).T @ features  # not index_add_: its order of summation varies on accelerators
+    count = y.bincount()
+    if (count == 0).any():
+        raise ValueError(f"no source image of class {count.argmin().item()} among the {len(y)} given: its prototype does not exist")
+    return {"mean": total / count[:, None]}
+
+
+def moments(probe, data: Images) -> dict[str, Tensor]:
+    """Mean (D,) and unbiased covariance (D, D) of the features over all source images."""
+    features = torch.cat([f for f, _ in _features(probe, data)])
+    return {"mean": features.mean(0), "covariance": features.T.cov()}
+
+
+def replay(probe, data: Images) -> dict[str, Tensor]:
+    """The labelled images themselves, in stored order."""
+    x, y = zip(*data.labelled("images to replay"), strict=True)
+    return {"images": torch.cat(x), "labels": torch.cat(y)}
+
+
+def neighbours(probe, data: Images) -> dict[str, Tensor]:
+    """Features (n, D) and labels (n,) of the images, in stored order, with the recipe's normalisation. AdaNPC (2304.12566): all training images."""
+    features, labels = (torch.cat(v) for v in zip(*_features(probe, data.labelled("neighbours of the stream's images")), strict=True))
+    return {"features": features, "labels": labels}
+
+
+def posterior(probe, data: Images) -> dict[str, Tensor]:
+    """Mean and variance, "mean/<name>" and "variance/<name>", of every tuned parameter over four places of further training (SWAG, diagonal).
+
+    Five epochs of cross-entropy by SGD, momentum 0.9, weight decay 5e-4, in drawn order; the step size is 8e-4 in the first two, then rises
+    linearly to 0.01 in the fifth; a place is taken after each epoch but the first; the variance is the biased one.
+    PETAL (2212.09713), from the authors' code: batches of 200, all training images.
+    """
+    from ...core.step_context import as_logits
+
+    data.labelled("the posterior of a network's weights")
+    params, rng, places = list(probe.tuned.values()), torch.Generator().manual_seed(probe.seed), []
+    optimizer = torch.optim.SGD(params, lr=8e-4, momentum=0.9, weight_decay=5e-4)
+    for epoch in range(5):
+        optimizer.param_groups[0]["lr"] = 8e-4 + (0.01 - 8e-4) * max(epoch - 1, 0) / 3
+        for x, y in data.in_order(torch.randperm(data.n, generator=rng)):
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(as_logits(probe.model(x.to(probe.device, probe.precision)), probe.model), y.to(probe.device)).backward(inputs=params)
+            optimizer.step()
+        if epoch:
+            places.append([p.detach().clone() for p in params])
+    probe.reset()  # others use it too
+    found = {}
+    for name, *values in zip(probe.tuned, *places, strict=True):
+        values = torch.stack(values)
+        found |= {f"mean/{name}": values.mean(0), f"variance/{name}": values.var(0, correction=0)}
+    return found
+
+
+MAKERS = {"fisher": fisher, "prototypes": prototypes, "moments": moments, "replay": replay, "neighbours": neighbours,
+          "posterior": posterior}

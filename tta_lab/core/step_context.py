@@ -1,0 +1,202 @@
+"""View: what one step may look at. Costly things are lazy and computed at most once."""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cached_property, wraps
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..components.norms.batch_norm import first_input, set_commit_
+from .parts import NeedsError
+from .scores import upcast
+
+NUMBER_TYPES = re.compile(r"\bdtype\b|scalar type|must have the same type|should be the same", re.I)
+
+
+def undisturbed(call: Callable) -> Callable:
+    """The function, run as if its caller had set no mode: neither inference mode nor autocast, and with gradients. Tensors made in inference
+    mode could never be trained, and autocast would change losses, steps and augmentations."""
+    @wraps(call)
+    def alone(*args, **kwargs):
+        with (torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)):
+            return call(*args, **kwargs)
+    return alone
+
+
+def everywhere(net: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names of all places that hold one: a shared weight has several, a layer in two places one for each of its tensors.
+
+    ``functional_call`` ties names by itself, but swaps the tensor of such a layer twice and puts back the wrong one."""
+    first = {id(t): name for name, t in (*net.named_parameters(), *net.named_buffers())}
+    places = {f"{path}.{name}".lstrip("."): first[id(t)] for path, module in net.named_modules()
+              for name, t in (*module._parameters.items(), *module._buffers.items()) if t is not None}
+    return {place: tensors[name] for place, name in places.items() if name in tensors}
+
+
+def as_logits(output, model: nn.Module) -> Tensor:
+    """The logits in what a model returned: a tensor, a dict with "logits" or "out", or an object with ``.logits``."""
+    found = type(output).__name__
+    if isinstance(output, dict):
+        found = f"a dict of {', '.join(map(str, output)) or 'nothing'}"
+        output = output.get("logits", output.get("out"))
+    output = getattr(output, "logits", output)
+    if not isinstance(output, Tensor) or output.ndim < 2:
+        found = tuple(output.shape) if isinstance(output, Tensor) else found
+        raise NeedsError(f"{type(model).__name__} returned {found}; logits of shape (batch, classes, ...) are needed: "
+                         "wrap the model so that it returns them")
+    return upcast(output)
+
+
+class View:
+    """One batch, or a part of it, or images from a memory, as a method sees it.
+
+    ``x`` images (B, C, H, W), ``ids`` (B,), ``model`` the adapted network, ``rng`` the adapter's generator, ``given`` what was
+    taken from the source domain, ``extra`` the method's own module, ``tuned`` and ``origin`` name -> current and source value.
+    ``logits`` are those of the adapted network, float32 (B, K, *S), ``features`` the input of its head, (B, D); both are
+    computed when first asked for. ``rows`` says which rows of the incoming batch these are (None: none of them),
+    ``look`` how often this lesson has been looked at before (an update rule may look twice).
+    """
+
+    def __init__(self, adapter, x: Tensor, ids: Tensor, commit: bool = False, draws: dict | None = None, rows: slice | None = slice(None)):
+        self.adapter, self.x, self.ids, self.commit, self.rows = adapter, x, ids, commit, rows
+        self.model, self.rng, self.given, self.extra = adapter.model, adapter.rng, adapter.given, adapter.extra
+        self.tuned, self.origin = adapter.tuned, adapter.origin
+        self.look = 0
+        self._draws = {} if draws is None else draws
+        self._once: dict[int, Tensor] = {}
+        self._source: dict[str, Tensor] = {}
+        self._source_features: dict[str, Tensor] = {}
+        self._checked: set[str] = set()
+
+    def forward(self, net: nn.Module | None = None, x: Tensor | None = None, commit: bool = False, tensors: dict | None = None) -> Tensor:
+        """Logits of ``net`` (the adapted network), with ``tensors`` in place of its own parameters and buffers (a teacher's);
+        counted as cost; statistics of its normalisation layers move only with ``commit``."""
+        net, x = self.model if net is None else net, self.x if x is None else x
+        adapter = self.adapter
+        set_commit_(net, commit)
+        try:
+            # no cache: within another autocast it would keep weights from before a step
+            with torch.autocast(x.device.type, dtype=adapter.amp, enabled=adapter.amp is not None, cache_enabled=False):
+                answer = net(x) if tensors is None else functional_call(net, everywhere(net, tensors), (x,), tie_weights=False)
+            logits = as_logits(answer, net)
+        except RuntimeError as why:
+            if NUMBER_TYPES.search(str(why)):
+                raise NeedsError(f"{type(net).__name__} mixes number types in its forward ({str(why).splitlines()[0]}); an adapter keeps its weights "
+                                 f"in {adapter.precision} and feeds images of that type: let the forward take the type from its input or weights, "
+                                 "and ask for lower precision with amp=torch.bfloat16") from why
+            raise
+        finally:
+            set_commit_(net, False)
+        adapter.cost["forwards"] += len(x)
+        if logits.ndim > 2 and "segmentation" not in adapter.recipe.tasks:
+            raise NeedsError(f"{type(adapter.recipe).__name__} takes classifiers, but {type(net).__name__} returned {tuple(logits.shape)}")
+        if logits.shape[1] < 2:
+            raise NeedsError(f"{type(adapter.recipe).__name__} needs at least 2 classes, but {type(net).__name__} returned {tuple(logits.shape)}: "
+                             "of one class the probability is always 1; let a model with one score z answer with two, (0, z)")
+        return logits
+
+    def forward_features(self, net: nn.Module | None = None, x: Tensor | None = None, commit: bool = False,
+                         tensors: dict | None = None) -> tuple[Tensor, Tensor]:
+        """Features (B, D), the input of the network's head, and logits, of one forward."""
+        net, found = self.model if net is None else net, []
+        handle = net.head.register_forward_pre_hook(lambda module, args, kwargs: found.append(first_input(args, kwargs)), with_kwargs=True)
+        try:
+            logits = self.forward(net, x, commit, tensors)
+        finally:
+            handle.remove()
+        if len(found) != 1 or found[0].ndim != 2:
+            calls = f"was called with {tuple(found[0].shape)}" if len(found) == 1 else f"was called {len(found)} times"
+            raise NeedsError(f"{type(self.adapter.recipe).__name__} needs features (batch, D), the input of the model's head, but the head of "
+                             f"{type(net).__name__} {calls}; wrap the model so that logits = head(features(x))")
+        return upcast(found[0]), logits
+
+    @cached_property
+    def logits(self) -> Tensor:
+        if self.commit and self.adapter.recipe.norm.passes == 2:  # the first pass only moves the statistics
+            with torch.no_grad():
+                self.forward(self.model, commit=True)
+            return self._answer(False)
+        return self._answer(self.commit)
+
+    def _answer(self, commit: bool) -> Tensor:
+        if "features" not in self.adapter.needs:
+            return self.forward(self.model, commit=commit)
+        self._features, logits = self.forward_features(self.model, commit=commit)
+        return logits
+
+    @property
+    def features(self) -> Tensor:
+        """The input of the adapted network's head, from the same forward as ``logits``."""
+        self.logits  # noqa: B018
+        return self._features
+
+    def source_logits(self, statistics: str = "batch", check: bool = True) -> Tensor:
+        """Logits of the frozen source, no gradient. ``statistics="batch"``: its batch-norm layers use this batch
+        (the BN-1 model with source weights); ``"running"``: the statistics stored in the source model. ``check`` raises
+        AdaptationError where they are not finite."""
+        if statistics not in self._source:
+            shared = self.adapter.shared_source if self.rows == slice(None) else None
+            key = statistics, self.adapter.steps
+            if shared is not None and key in shared and torch.equal(shared[key][0], self.ids):
+                self._source[statistics] = shared[key][1]
+                self.adapter.cost["forwards"] += len(self.x)  # the method needs it, whoever computed it
+            else:
+                with torch.no_grad():
+                    self._source[statistics] = self.forward(self.adapter.source_network(statistics))
+                if shared is not None:
+                    shared[key] = self.ids, self._source[statistics]
+        if check and statistics not in self._checked:
+            self.adapter.finite(self._source[statistics], self.ids, "the source model")
+            self._checked.add(statistics)
+        return self._source[statistics]
+
+    def source_features(self, statistics: str = "batch") -> Tensor:
+        """The input of the frozen source's head, (B, D), no gradient; ``source_logits`` are those of the same forward."""
+        if statistics not in self._source_features:
+            with torch.no_grad():
+                found = self.forward_features(self.adapter.source_network(statistics))
+            self._source_features[statistics], self._source[statistics] = found
+        return self._source_features[statistics]
+
+    def draw(self, state: dict, make) -> Tensor:
+        """A random draw that stays the same however often this step asks; ``state`` says whose it is."""
+        if id(state) not in self._draws:
+            self._draws[id(state)] = make(self.rng)
+        return self._draws[id(state)]
+
+    def once(self, state: dict, make):
+        """A value that a lesson fixes once, without gradient, however often an update rule looks: a teacher's answer."""
+        if id(state) not in self._once:
+            with torch.no_grad():
+                self._once[id(state)] = make()
+        return self._once[id(state)]
+
+    def again(self, x: Tensor | None = None, ids: Tensor | None = None) -> View:
+        """A fresh view: of the same images after the weights have moved, or of other images in their place (a window)."""
+        if x is None:
+            view = View(self.adapter, self.x, self.ids, draws=self._draws, rows=self.rows)
+            # frozen: the same at any weights
+            view._source, view._source_features, view._checked = self._source, self._source_features, self._checked
+            return view
+        return View(self.adapter, x, ids, commit=self.commit)
+
+    def look_again(self) -> View:
+        """The same lesson within one update, at other weights."""
+        view = self.again()
+        view._once, view.look = self._once, self.look + 1
+        return view
+
+    def part(self, rows: slice) -> View:
+        """Some rows of this batch as a lesson of their own."""
+        return View(self.adapter, self.x[rows], self.ids[rows], rows=rows)
+
+    def other(self, x: Tensor, ids: Tensor) -> View:
+        """Images that are not of this batch, from a memory; statistics move only where the method says so."""
+        return View(self.adapter, x, ids, rows=None)
+
+    def restart(self, *what: str) -> None:
+        """Put these SCOPES back in the middle of a step, for methods that treat every image as an episode of its own."""
+        self.adapter.rewind(what)

@@ -1,0 +1,1 @@
+"""Image sets: the embedded ones, folders, published sets, and corruptions of them."""

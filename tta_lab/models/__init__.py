@@ -1,0 +1,1 @@
+"""Networks: the embedded ones, wrapping of others, their names as texts, training, the doctor."""

@@ -1,0 +1,1 @@
+"""Streams of shifted images: orders, protocols, continually changing corruptions."""

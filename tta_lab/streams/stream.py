@@ -1,0 +1,906 @@
+"""Streams: which images arrive in which order, under which shift, with which unknowns among them.
+
+A ``Stream`` is a frozen, seeded value: printing it says what will be shown, its JSON rebuilds it, and iterating it twice gives
+the same batches. Streams can be joined (``a + b``), cut (``a.cut(10, 20)``), drawn (``plots.plot_stream(a.picture())``) and measured
+(``a.statistics()``). Labels and domains in a batch are for scoring only. Memory does not grow with the length of a stream.
+The protocols of the literature are functions in ``protocols``.
+"""
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.arguments import WrongKind, flag, nearest, number, whole
+from ..data.corruptions import CLEAN, CORRUPTIONS, STANDARD_SIX, check_severity, corrupt, parameters, parse_shift
+from ..data.image_set import EMBEDDED, BaseSet, data_root, load_kept
+from . import orders
+from .orders import Dice, Order, Shuffled
+
+UNKNOWN_ID = 1_000_000_000  # ids of unknown images start here; a known set is always smaller
+CACHE_BYTES = 512 * 2**20   # corrupted images that one iteration may hold, as bytes per pixel value
+RESETS = ("never", "domain", "batch")
+MIXING = ("batch", "shuffled", "burst")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some images that arrive together. ``x`` is on the asked device, all other tensors are on the CPU."""
+
+    x: Tensor          # float32 (B, C, H, W) in [0, 1]
+    ids: Tensor        # int64 (B,): index in the known set, or UNKNOWN_ID + index in the unknown set
+    label: Tensor      # int64 (B,): K, the number of known classes, for unknown images; -1 where no label is known
+    known: Tensor      # bool (B,)
+    domain: Tensor     # int64 (B,): index into the stream's domains
+    severity: Tensor   # float64 (B,): of the shift; the largest of a composition, 0 for clean images
+    segment: Tensor    # int64 (B,): position in the list of shifts
+    round: int         # from 0
+    new_domain: bool   # first batch of a domain
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """A batch before its images are made: what ``plan`` yields. ``hand`` and ``slot`` say where cached images lie."""
+
+    ids: Tensor
+    segment: Tensor
+    slot: Tensor
+    round: int
+    new_domain: bool
+    hands: dict
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def shuffled(n: int, seed: int, purpose: str, *position: int) -> Tensor:
+    """A permutation of 0 .. n-1 that depends on (seed, purpose, position) only, int64 (n,)."""
+    return Dice(seed, purpose).at(*position).permutation(n) if position else Dice(seed, purpose).permutation(n)
+
+
+def deck(labels: Tensor, seed: int, purpose: str, number: int, last: Tensor | None = None) -> Tensor:
+    """All rows in a class-balanced random order: one row of each class in turn, as long as they last; the rows in ``last``
+    come at the end, in the same manner. Images without a label count as one class.
+
+    Any stretch holds equally many of each class, to within one, while no class has run out.
+    """
+    labels = labels - min(int(labels.min()), 0)
+    order = shuffled(len(labels), seed, purpose, number)
+    late = torch.isin(order, order[:0] if last is None else last)
+    classes = shuffled(int(labels.max()) + 1, seed, purpose + "/classes")[labels[order]]
+    turn = torch.empty_like(order)
+    for c in classes.unique():
+        for part in (late, ~late):
+            rows = part & (classes == c)
+            turn[rows] = torch.arange(int(rows.sum()))
+    turn += late * len(order)
+    return order[torch.argsort(turn * (int(labels.max()) + 1) + classes)]
+
+
+def deal(labels: Tensor, needs: Iterable[int], seed: int, purpose: str) -> Iterator[Tensor]:
+    """Deal hands of the wanted sizes from one deck after another, each when it is asked for.
+
+    Hands share no row until the set is used up; then a new deck is shuffled, and rows already in the unfinished
+    hand go to its end, so that a hand repeats a row only when it is larger than the set.
+    """
+    left, number = labels.new_empty(0), 0
+    for need in needs:
+        hand = left[:need]
+        left = left[need:]
+        while len(hand) < need:
+            left, number = deck(labels, seed, purpose, number, last=hand), number + 1
+            missing = need - len(hand)
+            hand, left = torch.cat([hand, left[:missing]]), left[missing:]
+        yield hand
+
+
+class _Dealer:
+    """Hands of one image set, shift after shift; a domain that has rows of its own has a deck of its own."""
+
+    def __init__(self, images, seed: int, purpose: str, recorded: bool = False):
+        self.images, self.seed, self.purpose, self.recorded = images, seed, purpose, recorded
+        self.decks: dict = {}
+
+    def hand(self, shift: str, need: int) -> Tensor:
+        rows = own_rows(self.images, shift)
+        place = None if rows is None else own_domain(self.images, shift)
+        if place not in self.decks:
+            labels = self.images.y if rows is None else self.images.y[rows]
+            asked: list[int] = []  # filled below, one number for each hand
+            name = self.purpose if rows is None else f"{self.purpose}/{place}"
+            dealt = _in_order(len(labels), asked) if self.recorded else deal(labels, _given(asked), self.seed, name)
+            self.decks[place] = asked, dealt
+        asked, dealt = self.decks[place]
+        asked.append(need)
+        hand = next(dealt)
+        return hand if rows is None else rows[hand]
+
+
+def _given(asked: list[int]) -> Iterator[int]:
+    while True:
+        yield asked.pop()
+
+
+def _in_order(n: int, asked: list[int]) -> Iterator[Tensor]:
+    """Rows in ascending order, from the start again when they are used up."""
+    at = 0
+    for need in _given(asked):
+        yield torch.arange(at, at + need) % n
+        at = (at + need) % n
+
+
+def _image_set(value, role: str):
+    if isinstance(value, str):
+        return load_kept(value, data_root())
+    if isinstance(value, BaseSet) or all(hasattr(value, name) for name in ("images", "y", "classes", "fingerprint")):
+        return value
+    hint = "a path is written as a text, 'folder:PATH'" if isinstance(value, os.PathLike) else "a torch Dataset goes through tta_lab.wrap"
+    raise WrongKind(f"Stream.{role} must be an image set or a text that datasets.load understands ({', '.join(EMBEDDED)}, "
+                    f"'folder:PATH', ...), got {_say(value)}; {hint}")
+
+
+def stream_of(value, name: str = "stream") -> Arrivals:
+    """A stream; an image set, or the text that names one, is shown in the order of its files (`protocols.recorded`)."""
+    from .protocols import recorded
+
+    if isinstance(value, str | BaseSet):
+        return recorded(value)
+    names = ("batches", "shifts", "domains", "known_set", "n_images")
+    if isinstance(value, Arrivals) or not isinstance(value, type) and all(hasattr(value, n) for n in names):
+        return value
+    hint = ""
+    if hasattr(value, "dataset") and hasattr(value, "batch_size"):
+        hint = "; wrap its data set: recorded(wrap(loader.dataset))"
+    elif isinstance(value, os.PathLike):
+        hint = "; a path is written as a text, 'folder:PATH'"
+    elif hasattr(value, "__getitem__") or hasattr(value, "__iter__"):
+        hint = "; wrap a data set of images and labels: recorded(wrap(dataset)), tensors as wrap(TensorDataset(images, labels))"
+    raise WrongKind(f"{name} must be a stream such as continual('fashion_mnist'), or an image set or its name, which is shown in the "
+                    f"order of its files, not {_say(value)}{hint}")
+
+
+def _say(value) -> str:
+    """A value in a message: short ones whole, long ones by their kind."""
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
+
+
+def as_shifts(shifts, name: str = "shifts") -> tuple[str, ...]:
+    """Shifts as a tuple of texts; raises ValueError for one text alone, something without an order, and what is no text."""
+    if isinstance(shifts, str):
+        raise WrongKind(f"{name} must be a list of names; write {name.split('.')[-1]}=[{shifts!r}]")
+    if not isinstance(shifts, Iterable) or isinstance(shifts, Set | Mapping):
+        raise WrongKind(f"{name} must list the shifts in order, such as ('fog', 'snow:3'), not {_say(shifts)}")
+    shifts = tuple(shifts)
+    for shift in shifts:
+        if not isinstance(shift, str):
+            raise WrongKind(f"{name} must list texts such as 'fog', 'snow:3' or 'none', not {shift!r}")
+    return tuple(map(str, shifts))
+
+
+def tidy(shift: str, own=()) -> str:
+    """The shift without spaces around its names and numbers; ``own`` are the domains that an image set holds itself."""
+    name, colon, rest = shift.partition(":")
+    name = name if name in own else name.strip()
+    if name in own and "+" not in rest:
+        return name + colon + rest.strip()
+    return "+".join(":".join(piece.strip() for piece in part.split(":")) for part in shift.split("+"))
+
+
+def own_domain(images, shift: str) -> str | None:
+    """The domain that the set itself holds for this shift; None where it is made here, as every composition is."""
+    name, _, rest = shift.partition(":")
+    return name if name in getattr(images, "domains", ()) and "+" not in rest else None
+
+
+def own_rows(images, shift: str) -> Tensor | None:
+    """Rows of the set that belong to a shift which the set itself holds; None for "all"."""
+    name = own_domain(images, shift)
+    return None if name is None else images.rows(name)
+
+
+def domain_of(shift: str) -> str:
+    """The name of a shift without its severities: "fog:3" is of the domain "fog", "gaussian_noise:2+fog:1" of "gaussian_noise+fog"."""
+    return "+".join(part.split(":")[0] for part in shift.split("+"))
+
+
+def severity_of(shift: str, default: float) -> float:
+    """The severity of a shift; the largest of a composition, 0 for clean images."""
+    if shift in ("none", "clean"):
+        return 0.0
+    parts = [part.partition(":")[2] for part in shift.split("+")]
+    return max(float(part) if part else default for part in parts)
+
+
+def make_images(known, unknown, ids: Tensor, shift: str, severity: float, seed: int, device="cpu") -> Tensor:
+    """The images with these ids under a shift, float32 (B, C, H, W): from the set's own files where it holds the shift, else
+    made here."""
+    is_known = ids < UNKNOWN_ID
+    parts = []
+    for images, chosen, first in ((known, is_known, 0), (unknown, ~is_known, UNKNOWN_ID)):
+        if not chosen.any():
+            continue
+        rows, name = ids[chosen] - first, own_domain(images, shift)
+        if name is not None:
+            x = images.images(rows, device, domain=name, severity=severity_of(shift, severity))
+        else:
+            x = corrupt(images.images(rows, device), shift, severity, ids[chosen], seed)
+        parts.append((chosen, x))
+    if len(parts) == 1:
+        return parts[0][1]
+    x = torch.empty(len(ids), *parts[0][1].shape[1:], device=device)
+    for chosen, part in parts:
+        x[chosen.to(device)] = part
+    return x
+
+
+class Arrivals:
+    """What all streams can do. A subclass has ``plan()``, ``image_source`` and the properties named below."""
+
+    # domains, classes, reset, seed, n_images, __len__, settings(), known_set, unknown_set, shifts, severity, ratio
+
+    def plan(self) -> Iterator[Arrival]:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def __add__(self, other) -> Joined:
+        if not isinstance(other, Arrivals):
+            return NotImplemented
+        parts = [s.parts if isinstance(s, Joined) else (s,) for s in (self, other)]
+        return Joined((*parts[0], *parts[1]))
+
+    def cut(self, start: int, stop: int | None = None) -> Cut:
+        """The batches ``start`` (inclusive) to ``stop`` (exclusive) as a stream of its own."""
+        return Cut(self, whole("start", start), len(self) if stop is None else whole("stop", stop))
+
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains in order of first appearance; a batch's ``domain`` is an index into them."""
+        return tuple(dict.fromkeys(domain_of(shift) for shift in self.shifts))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the known classes; their number K is the label of an unknown image."""
+        return self.known_set.classes
+
+    def labels(self, ids: Tensor) -> Tensor:
+        """Labels of these ids, int64 (B,); K for the unknown, -1 where the set has none."""
+        known = ids < UNKNOWN_ID
+        return torch.where(known, self.known_set.y[torch.where(known, ids, 0)], len(self.classes))
+
+    def _facts(self, arrival: Arrival) -> dict:
+        """What a batch says beside its images."""
+        domain = torch.tensor([self.domains.index(domain_of(shift)) for shift in self.shifts])
+        severity = torch.tensor([severity_of(shift, self.severity) for shift in self.shifts], dtype=torch.float64)
+        return {"ids": arrival.ids, "label": self.labels(arrival.ids), "known": arrival.ids < UNKNOWN_ID, "domain": domain[arrival.segment],
+                "severity": severity[arrival.segment], "segment": arrival.segment, "round": arrival.round, "new_domain": arrival.new_domain}
+
+    def statistics(self) -> dict[str, float]:
+        """What the order is really like: ``classes_per_batch`` (mean number of distinct known classes), ``run_length`` (mean
+        length of runs of one class), ``domains_per_batch``, ``unknown`` (share), ``unlabelled`` (share), ``images``, ``batches``."""
+        classes, domains, runs, unknown, unlabelled, n, batches, last = 0, 0, 0, 0, 0, 0, 0, None
+        for arrival in self.plan():
+            facts = self._facts(arrival)
+            label = facts["label"][facts["known"]]
+            classes += len(label.unique())
+            domains += len(facts["domain"].unique())
+            if len(label):
+                runs += int((label[1:] != label[:-1]).sum()) + (last is None or last != int(label[0]))
+                last = int(label[-1])
+            unknown += int((~facts["known"]).sum())
+            unlabelled += int((facts["label"] < 0).sum())
+            n, batches = n + len(arrival), batches + 1
+        return {"classes_per_batch": classes / batches, "run_length": (n - unknown) / max(runs, 1), "domains_per_batch": domains / batches,
+                "unknown": unknown / n, "unlabelled": unlabelled / n, "images": n, "batches": batches}
+
+    def picture(self, limit: int = 50_000) -> dict:
+        """Order, domains and classes over time as arrays, for ``plots.plot_stream``; the first ``limit`` images."""
+        columns: dict[str, list] = {name: [] for name in ("label", "known", "domain", "severity", "round", "batch")}
+        n = 0
+        for i, arrival in enumerate(self.plan()):
+            facts = {**self._facts(arrival), "batch": i}
+            for name, values in columns.items():
+                value = facts[name]
+                values.append(value.numpy() if isinstance(value, Tensor) else np.full(len(arrival), value))
+            n += len(arrival)
+            if n >= limit:
+                break
+        arrays = {name: np.concatenate(values) for name, values in columns.items()}
+        return {**arrays, "position": np.arange(n), "domains": list(self.domains), "classes": list(self.classes),
+                "images": self.n_images, "window": max(1, n // 100)}
+
+    # --- records ------------------------------------------------------------------------------------------------
+
+    def settings(self) -> dict:
+        """All settings as plain values, without the hash."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict:
+        """All settings as plain values, the sets by name, and the hash; for records. ``to_json`` also promises that the
+        stream can be rebuilt."""
+        return {**self.settings(), "hash": self.hash}
+
+    def to_json(self) -> str:
+        """A text from which ``from_json`` rebuilds exactly this stream; needs sets that ``datasets.load`` finds by name."""
+        self._check_rebuildable()
+        return json.dumps(self.to_dict(), indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Arrivals:
+        """Rebuild a stream from ``to_json``; raises ValueError when the text is damaged or the images have changed."""
+        if not isinstance(text, str | bytes):
+            raise WrongKind(f"the JSON of a stream is a text, as Stream.to_json() writes it, not {_say(text)}")
+        try:
+            values = json.loads(text)
+        except ValueError as why:
+            raise ValueError(f"this is not the JSON of a stream ({why}); write it with Stream.to_json()") from why
+        return _rebuilt(values)
+
+
+def _rebuilt(values) -> Arrivals:
+    kinds = {"stream": Stream, "joined": Joined, "cut": Cut}
+    if not isinstance(values, dict) or values.get("kind") not in kinds:
+        found = sorted(values) if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"the JSON of a stream has an entry 'kind' ({', '.join(kinds)}) and its settings, this one has {found}; "
+                         "write it again with Stream.to_json()")
+    kind = kinds[values["kind"]]
+    names = {f.name for f in fields(kind)} | {"hash", "kind"}
+    if set(values) != names:
+        raise ValueError(f"the JSON of a {values['kind']} has the entries {sorted(names)}, this one has {sorted(values)}; "
+                         "write it again with Stream.to_json()")
+    given = {k: v for k, v in values.items() if k not in ("hash", "kind")}
+    if kind is Joined:
+        if not isinstance(given["parts"], list) or not given["parts"]:
+            raise ValueError("the JSON of a joined stream lists its 'parts'; write it again with Stream.to_json()")
+        given["parts"] = tuple(_rebuilt(part) for part in given["parts"])
+    if kind is Cut:
+        given["stream"] = _rebuilt(given["stream"])
+    stream = kind(**given)
+    as_written = (_hash_as_written(stream, values, which) for which in ("fingerprint", "old_fingerprint"))
+    if values["hash"] not in (stream.hash, stream.old_hash, *as_written):
+        raise ValueError(f"the stream rebuilt from JSON has hash {stream.hash}, the text says {values['hash']}: settings were edited or "
+                         "the image files differ; build the stream anew with Stream(...)")
+    return stream
+
+
+def _hash_as_written(stream, values: dict, which: str) -> str:
+    """The hash of the settings as the text spells them: spaces within its shifts, which mean nothing, once counted."""
+    if isinstance(stream, Joined):
+        return _digest([part["hash"] for part in values["parts"]])
+    if isinstance(stream, Cut):
+        return _digest([values["stream"]["hash"], stream.start, stream.stop])
+    return stream._hash(which, shifts=list(values["shifts"]))
+
+
+def _digest(values) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Stream(Arrivals):
+    """Known images under one shift after another, for one or more rounds, with or without unknown images.
+
+    known          set of the known classes: an image set, or a text for ``datasets.load``
+    shifts         texts in order: a domain that the set itself holds, or a corruption; "fog", "fog:2.5" (its own severity),
+                   "gaussian_noise:2+fog:1" (one on the other), "none" is clean. A name may come more than once; spaces around
+                   names and numbers mean nothing
+    severity       0 to 5, of the shifts that do not name their own
+    per_shift      known images of each shift; None takes all that the set has for it
+    batch          known images of each batch (all images of it with unknown_mode "shuffled" or "burst"); the last batch of a
+                   shift may be shorter and is kept
+    rounds         how often the list of shifts is gone through
+    order          how the images of a shift arrive: an ``Order``, e.g. Shuffled(), SortedByClass(), Dirichlet(0.1), Recorded()
+    mixed          all shifts of a round pooled; the order then is that of the pool
+    straddle       batches may reach over the border of two shifts
+    same_order     one permutation for all shifts, as benchmark code does that seeds each loader alike
+    unknown        set of the unknown images, or None
+    unknown_ratio  rho = unknown / known. None means 1 with unknown images and 0 without
+    unknown_mode   "batch": round(rho n) unknown after the n known of every batch, under the same corruption; "shuffled": all
+                   unknown of a shift anywhere among its known; "burst": all of them in one stretch
+    reset          what the runner does: "never", at each "domain" start, or before each "batch"
+    redraw         False: every round shows the same images again, in another order (the published long-term protocol).
+                   True: every round is dealt new images, as long as the set lasts
+    seed           of the choice, the order and the noise
+
+    Which images: a shuffled, class-balanced deck is dealt to the shifts one after another, so they share no image
+    while the set lasts; when it is used up, a new deck is shuffled. No shift shows a known image twice, but for orders that
+    draw with replacement; unknown images repeat within a shift only where more are wanted than there are. With ``redraw``
+    the dealing goes on from round to round. Within a shift the order is made anew each round. ``Recorded`` order deals rows
+    as they lie.
+    """
+
+    known: str | BaseSet = "fashion_mnist"
+    shifts: tuple[str, ...] = STANDARD_SIX
+    severity: float = 5
+    per_shift: int | None = 300
+    batch: int = 100
+    rounds: int = 1
+    order: Order = Shuffled()
+    mixed: bool = False
+    straddle: bool = False
+    same_order: bool = False
+    unknown: str | BaseSet | None = None
+    unknown_ratio: float | None = None
+    unknown_mode: str = "batch"
+    reset: str = "never"
+    redraw: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        shifts, known = as_shifts(self.shifts, "Stream.shifts"), self.known_set
+        own = tuple(getattr(known, "domains", ()))
+        object.__setattr__(self, "shifts", tuple(tidy(shift, own) for shift in shifts))
+        if not self.shifts:
+            raise ValueError(f"Stream.shifts is empty; name at least one of {', '.join(own or STANDARD_SIX)} or 'none'")
+        check_severity(self.severity)
+        object.__setattr__(self, "severity", float(self.severity))
+        for name in ("batch", "rounds"):
+            object.__setattr__(self, name, whole(f"Stream.{name}", getattr(self, name), 1))
+        if self.per_shift is not None:
+            object.__setattr__(self, "per_shift", whole("Stream.per_shift", self.per_shift, 1))
+        object.__setattr__(self, "order", orders.from_dict(self.order))
+        object.__setattr__(self, "seed", whole("Stream.seed", self.seed, -2**63, 2**63 - 1))
+        for name, allowed in (("reset", RESETS), ("unknown_mode", MIXING)):
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:
+                raise ValueError(f"Stream.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("redraw", "mixed", "straddle", "same_order"):
+            object.__setattr__(self, name, flag(f"Stream.{name}", getattr(self, name)))
+        if not len(known):
+            raise ValueError(f"the known set {known.name} is empty")
+        if len(known) > UNKNOWN_ID:
+            raise ValueError(f"{known.name} has more than {UNKNOWN_ID} images; take a part of it")
+        self._check_shifts(known, own)
+        self._check_combination(known)
+        self._check_unknown(known)
+
+    def _check_shifts(self, known, own):
+        for shift in self.shifts:
+            held = own_domain(known, shift)
+            if held is not None:  # "fog" of a set that holds fog; a composition is always made here
+                try:
+                    severity = severity_of(shift, self.severity)
+                except ValueError:
+                    raise ValueError(f"the severity of {held!r} must be a number from 0 to 5, got {shift!r}") from None
+                check_severity(severity)
+                known.check_domain(held, severity)
+            else:
+                self._check_names(known, own, shift)
+                for name, severity in parse_shift(shift, self.severity):
+                    if severity:
+                        parameters(name, severity, min(known.shape[1:]))
+            available = self._available(shift)
+            if self.per_shift is not None and self.per_shift > available and not self.order.replacement:
+                where = known.name if available == len(known) else f"{known.name} in the domain {shift}"
+                raise ValueError(f"Stream.per_shift is {self.per_shift}, but {where} has {available} images and a shift shows "
+                                 f"each at most once; choose per_shift <= {available} or more rounds")
+
+    @staticmethod
+    def _check_names(known, own, shift):
+        """Of a set that holds domains itself: an unknown name may be meant for one of those."""
+        for name in (part.partition(":")[0] for part in shift.split("+") if own):
+            if name not in CORRUPTIONS and name not in CLEAN:
+                holds = f"holds {name!r} itself, but a composition is made here" if name in own else (
+                    f"holds no domain {name!r}, only {', '.join(own[:20])}{', ...' if len(own) > 20 else ''}")
+                raise ValueError(f"{known.name} {holds}, and there is no corruption {name!r} either; there are: {', '.join(CORRUPTIONS)}, and "
+                                 "'none' for clean images" + ("" if name in own else nearest(name, (*own, *CORRUPTIONS))))
+
+    def _check_combination(self, known):
+        if self.order.needs_labels and (known.y < 0).any():
+            raise ValueError(f"order={type(self.order).__name__} arranges images by their class, but {int((known.y < 0).sum())} of the "
+                             f"{len(known)} images of {known.name} have no label; take order=Shuffled() or order=Recorded()")
+        if self.reset == "domain" and (self.mixed or self.straddle):
+            which = "mixed" if self.mixed else "straddle"
+            raise ValueError(f"reset='domain' needs borders between domains, but {which}=True has none; choose reset='never' or 'batch'")
+        if self.mixed and self.straddle:
+            raise ValueError("mixed=True pools all shifts, so there is no border to straddle; leave straddle out")
+        if self.order.recorded and (self.mixed or self.same_order or self.redraw):
+            raise ValueError("order=Recorded() keeps the order of the files; it goes with neither mixed, same_order nor redraw")
+        if self.same_order and self.per_shift is not None and self.per_shift < len(known) and own_rows(known, self.shifts[0]) is None:
+            raise ValueError("same_order=True shows the same permutation of the same images under each shift: take per_shift=None")
+
+    def _check_unknown(self, known):
+        ratio = self.unknown_ratio
+        if ratio is not None:
+            ratio = number("Stream.unknown_ratio", ratio, 0)
+            object.__setattr__(self, "unknown_ratio", ratio)
+        if self.unknown is None:
+            if ratio:
+                raise ValueError(f"Stream.unknown_ratio is {ratio}, but there are no unknown images; give unknown='digits' or "
+                                 "another set, or leave the ratio out")
+            return
+        unknown = self.unknown_set
+        if unknown is known or unknown.fingerprint() == known.fingerprint():
+            raise ValueError(f"known and unknown are the same set ({known.name}); for near unknowns take known='fashion_mnist_8' "
+                             "and unknown='fashion_mnist_held_out'")
+        if tuple(unknown.shape) != tuple(known.shape):
+            raise ValueError(f"known images ({known.name}) are {tuple(known.shape)}, unknown ones ({unknown.name}) are "
+                             f"{tuple(unknown.shape)}; resize one of the sets, batches need one shape")
+        if not len(unknown):
+            raise ValueError(f"the unknown set {unknown.name} is empty; give another one or unknown=None")
+
+    # --- sizes --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def known_set(self):
+        return _image_set(self.known, "known")
+
+    @cached_property
+    def unknown_set(self):
+        return None if self.unknown is None else _image_set(self.unknown, "unknown")
+
+    @property
+    def ratio(self) -> float:
+        """Unknown / known images, with the default filled in."""
+        return float(self.unknown is not None) if self.unknown_ratio is None else float(self.unknown_ratio)
+
+    def _available(self, shift: str) -> int:
+        rows = own_rows(self.known_set, shift)
+        return len(self.known_set) if rows is None else len(rows)
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Known images of each shift."""
+        return tuple(self._available(shift) if self.per_shift is None else self.per_shift for shift in self.shifts)
+
+    @property
+    def _pools(self) -> list[list[int]]:
+        """Segments that are cut into batches together."""
+        every = list(range(len(self.shifts)))
+        return [every] if self.mixed or self.straddle else [[i] for i in every]
+
+    def _sizes(self, known: int) -> list[tuple[int, int]]:
+        """(known, unknown) images of each batch of a pool of so many known images; only the sum counts where they are shuffled."""
+        if self.unknown_mode == "batch":
+            parts = [min(self.batch, known - start) for start in range(0, known, self.batch)]
+            return [(n, math.floor(self.ratio * n + 0.5)) for n in parts]
+        unknown = math.floor(self.ratio * known + 0.5)
+        return [(known, unknown)]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(known, unknown) images of each batch of the first shift."""
+        return self._sizes(self.counts[0])
+
+    def _pool_sizes(self) -> list[list[tuple[int, int]]]:
+        return [self._sizes(sum(self.counts[i] for i in pool)) for pool in self._pools]
+
+    def __len__(self) -> int:
+        if self.unknown_mode == "batch":
+            return self.rounds * sum(map(len, self._pool_sizes()))
+        return self.rounds * sum(math.ceil(sum(sizes[0]) / self.batch) for sizes in self._pool_sizes())
+
+    @property
+    def n_images(self) -> int:
+        """All images of all rounds, known and unknown."""
+        return self.rounds * sum(sum(map(sum, sizes)) for sizes in self._pool_sizes())
+
+    # --- who is shown when --------------------------------------------------------------------------------------
+
+    def _hands(self) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+        """(round, segment, known ids, unknown ids) of each segment in turn, one at a time."""
+        wanted = {}
+        for pool, sizes in zip(self._pools, self._pool_sizes(), strict=True):
+            extra = sum(unknown for _, unknown in sizes)
+            share = np.diff(np.round(np.cumsum([0, *(self.counts[i] for i in pool)]) * extra / max(sum(self.counts[i] for i in pool), 1)))
+            wanted.update(zip(pool, share.astype(int).tolist(), strict=True))
+        for round_ in range(self.rounds):
+            if round_ == 0 or not self.redraw:
+                known = _Dealer(self.known_set, self.seed, "known", self.order.recorded)
+                unknown = _Dealer(self.unknown_set, self.seed, "unknown", self.order.recorded)
+            for i, shift in enumerate(self.shifts):
+                if self.order.replacement:
+                    rows = own_rows(self.known_set, shift)
+                    hand = torch.arange(len(self.known_set)) if rows is None else rows
+                else:
+                    hand = known.hand(shift, self.counts[i])
+                if self.same_order:
+                    hand = hand.sort().values
+                extra = unknown.hand(shift, wanted[i]) + UNKNOWN_ID if wanted[i] else hand[:0]
+                yield round_, i, hand, extra
+
+    @cached_property
+    def hands(self) -> list[list[Tensor]]:
+        """Ids of the images of each shift of each round, the known ones first: ``hands[round][shift]``, int64. Held in memory
+        all at once: for looking; ``plan`` goes through them one by one."""
+        rounds: list[list[Tensor]] = [[] for _ in range(self.rounds)]
+        for round_, _, known, unknown in self._hands():
+            rounds[round_].append(torch.cat([known, unknown]))
+        return rounds
+
+    def plan(self) -> Iterator[Arrival]:
+        """The batches in order, without their images."""
+        dealt = self._hands()
+        for round_ in range(self.rounds):
+            last = None
+            for pool in self._pools:
+                hands = {i: (known, unknown) for _, i, known, unknown in itertools.islice(dealt, len(pool))}
+                known, unknown = self._arranged(round_, pool, hands)
+                fresh = None if self.mixed else domain_of(self.shifts[pool[0]])
+                first = fresh != last or last is None
+                last = fresh
+                for segment, slot in self._batches(known, unknown, round_, pool):
+                    ids = torch.empty_like(slot)
+                    for i in segment.unique().tolist():
+                        rows = segment == i
+                        ids[rows] = torch.cat(hands[i])[slot[rows]]
+                    yield Arrival(ids, segment, slot, round_, first, hands)
+                    first = False
+
+    def _arranged(self, round_: int, pool: list[int], hands: dict) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """(segment, slot) of the known and of the unknown images of a pool in order of arrival."""
+        dice = Dice(self.seed, "order")
+        segment = torch.cat([torch.full((len(hands[i][0]),), i) for i in pool])
+        slot = torch.cat([torch.arange(len(hands[i][0])) for i in pool])
+        labels = torch.cat([self.known_set.y[hands[i][0]] for i in pool])
+        if self.mixed:
+            rows = self.order.arrange(labels, sum(self.counts), dice.at(round_, "mixed"))
+        else:
+            rows = []
+            for i in pool:
+                here = (segment == i).nonzero().flatten()
+                place = (round_,) if self.same_order else (round_, i)
+                rows.append(here[self.order.arrange(labels[here], self.counts[i], dice.at(*place))])
+            rows = torch.cat(rows)
+        other_segment = torch.cat([torch.full((len(hands[i][1]),), i) for i in pool])
+        other_slot = torch.cat([torch.arange(len(hands[i][1])) + len(hands[i][0]) for i in pool])
+        others = []
+        for i in pool:
+            here = (other_segment == i).nonzero().flatten()
+            others.append(here if self.order.recorded else here[shuffled(len(here), self.seed, "order of unknown", round_, i)])
+        others = torch.cat(others)
+        if self.mixed:
+            others = others[shuffled(len(others), self.seed, "order of unknown", round_, "mixed")]
+        return (segment[rows], slot[rows]), (other_segment[others], other_slot[others])
+
+    def _batches(self, known, unknown, round_: int, pool: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(segment, slot) of each batch of a pool."""
+        if self.unknown_mode == "batch":
+            for n, u in self._sizes(len(known[0])):
+                yield tuple(torch.cat([a[:n], b[:u]]) for a, b in zip(known, unknown, strict=True))
+                known, unknown = tuple(a[n:] for a in known), tuple(b[u:] for b in unknown)
+            return
+        n, u = len(known[0]), len(unknown[0])
+        dice = Dice(self.seed, "place of unknown").at(round_, pool[0])
+        anywhere = self.unknown_mode == "shuffled"
+        places = dice.permutation(n + u)[:u] if anywhere else int(dice.uniform(1) * (n + 1)) + torch.arange(u)
+        is_unknown = torch.zeros(n + u, dtype=torch.bool)
+        is_unknown[places] = True
+        merged = []
+        for a, b in zip(known, unknown, strict=True):
+            both = torch.empty(n + u, dtype=a.dtype)
+            both[~is_unknown], both[is_unknown] = a, b
+            merged.append(both)
+        yield from zip(*(m.split(self.batch) for m in merged), strict=True)
+
+    # --- images -------------------------------------------------------------------------------------------------
+
+    def images(self, ids: Tensor, shift: str = "none", device="cpu") -> Tensor:
+        """The images with these ids under a shift, float32 (B, C, H, W); the same as in the batches."""
+        return make_images(self.known_set, self.unknown_set, ids, shift, self.severity, self.seed, device)
+
+    def batches(self, device="cpu", start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """The batches in order (from number ``start`` to before ``stop``), corrupted on the device.
+
+        Where rounds repeat the same images, each is corrupted once and kept as bytes on the device, up to
+        CACHE_BYTES (512 MiB); shifts beyond that are corrupted again each round, with the same result.
+        """
+        repeats = self.rounds > 1 and not self.redraw and not self.order.replacement
+        kept, room = {}, CACHE_BYTES if repeats else 0
+        for arrival in itertools.islice(self.plan(), start, stop):
+            parts = []
+            for i in arrival.segment.unique().tolist():
+                rows = (arrival.segment == i).nonzero().flatten()
+                if i not in kept and room:
+                    hand = torch.cat(arrival.hands[i])
+                    cost = len(hand) * math.prod(self.known_set.shape)
+                    if cost <= room:
+                        made = [self.images(part, self.shifts[i], device) for part in hand.split(500)]
+                        kept[i] = torch.cat([(part * 255).round().to(torch.uint8) for part in made])
+                        room -= cost
+                made = kept[i][arrival.slot[rows].to(device)].float() / 255 if i in kept else None
+                parts.append((rows, self.images(arrival.ids[rows], self.shifts[i], device) if made is None else made))
+            x = parts[0][1]
+            if len(parts) > 1:
+                x = torch.empty(len(arrival), *x.shape[1:], device=device)
+                for rows, part in parts:
+                    x[rows.to(device)] = part
+            yield Batch(x, **self._facts(arrival))
+
+    # --- records ------------------------------------------------------------------------------------------------
+
+    def settings(self) -> dict:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {"known": self.known_set.name, "unknown": None if self.unknown is None else self.unknown_set.name}
+        return {"kind": "stream", **values, "shifts": list(self.shifts), "order": self.order.to_dict()}
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that change with any setting and with any pixel, label or class name of the sets, also when these change in place."""
+        return self._hash("fingerprint")
+
+    @property
+    def old_hash(self) -> str:
+        """The hash as earlier versions wrote it, where files counted by their sizes."""
+        return self._hash("old_fingerprint")
+
+    def _hash(self, which: str, **spelt) -> str:
+        known, unknown = (None if s is None else getattr(s, which, s.fingerprint)() for s in (self.known_set, self.unknown_set))
+        return _digest({**self.settings(), "known": known, "unknown_ratio": self.ratio, "unknown": unknown, **spelt})
+
+    def _check_rebuildable(self):
+        for role in ("known", "unknown"):
+            given = getattr(self, role)
+            if given is not None and not isinstance(given, str):
+                try:
+                    same = _image_set(given.name, role).fingerprint() == given.fingerprint()
+                except (ValueError, RuntimeError):
+                    same = False
+                if not same:
+                    raise ValueError(f"the {role} set {given.name!r} is not one that datasets.load finds by this name, so this stream cannot "
+                                     "be rebuilt from text; use a name of datasets.load ('fashion_mnist[0,1]', 'folder:PATH'), or keep "
+                                     "the set and the constructor call in your own script")
+
+
+@dataclass(frozen=True)
+class Joined(Arrivals):
+    """Streams one after another, over the same image sets and with one reset rule: ``a + b``."""
+
+    parts: tuple[Arrivals, ...]
+
+    def __post_init__(self):
+        first = self.parts[0]
+        for other in self.parts[1:]:
+            for what, mine, its in (("known images", first.known_set.fingerprint(), other.known_set.fingerprint()),
+                                    ("unknown images", *(s.unknown_set and s.unknown_set.fingerprint() for s in (first, other))),
+                                    ("reset", first.reset, other.reset)):
+                if mine != its and not (what == "unknown images" and None in (mine, its)):
+                    names = ", ".join(str(getattr(s, "reset" if what == "reset" else "known_set")) for s in (first, other))
+                    raise ValueError(f"streams with different {what} cannot be joined ({names}); give both the same")
+
+    @property
+    def known_set(self):
+        return self.parts[0].known_set
+
+    @cached_property
+    def unknown_set(self):
+        return next((p.unknown_set for p in self.parts if p.unknown_set is not None), None)
+
+    @property
+    def reset(self) -> str:
+        return self.parts[0].reset
+
+    @property
+    def seed(self) -> int:
+        return self.parts[0].seed
+
+    @property
+    def ratio(self) -> float:
+        return max(p.ratio for p in self.parts)
+
+    @cached_property
+    def shifts(self) -> tuple[str, ...]:
+        return tuple(shift for part in self.parts for shift in part.shifts)
+
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.domains))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def n_images(self) -> int:
+        return sum(p.n_images for p in self.parts)
+
+    def _shifted(self):
+        """(part, its first segment, its domains as indices of the whole)."""
+        first = 0
+        for part in self.parts:
+            yield part, first, torch.tensor([self.domains.index(name) for name in part.domains])
+            first += len(part.shifts)
+
+    def plan(self):
+        for part, first, _ in self._shifted():
+            for a in part.plan():
+                yield Arrival(a.ids, a.segment + first, a.slot, a.round, a.new_domain, a.hands)
+
+    def _facts(self, arrival):
+        for part, first, where in self._shifted():
+            if first <= int(arrival.segment[0]) < first + len(part.shifts):
+                facts = part._facts(Arrival(arrival.ids, arrival.segment - first, arrival.slot, arrival.round, arrival.new_domain, arrival.hands))
+                return {**facts, "domain": where[facts["domain"]], "segment": arrival.segment}
+
+    def batches(self, device="cpu", start: int = 0, stop: int | None = None):
+        """The batches of one part after another."""
+        stop, before, border = len(self) if stop is None else stop, 0, None
+        for part, first, where in self._shifted():
+            low, high = max(start - before, 0), min(stop - before, len(part))
+            before += len(part)
+            if low >= high:
+                continue
+            for batch in part.batches(device, low, high):
+                domain, values = where[batch.domain], {f.name: getattr(batch, f.name) for f in fields(batch)}
+                fresh = batch.new_domain and int(domain[0]) != border
+                border = int(domain[-1])
+                yield Batch(**{**values, "domain": domain, "segment": batch.segment + first, "new_domain": fresh})
+
+    def settings(self):
+        return {"kind": "joined", "parts": [p.to_dict() for p in self.parts]}
+
+    @property
+    def hash(self):
+        return _digest([p.hash for p in self.parts])
+
+    @property
+    def old_hash(self):
+        return _digest([p.old_hash for p in self.parts])
+
+    def _check_rebuildable(self):
+        for part in self.parts:
+            part._check_rebuildable()
+
+
+@dataclass(frozen=True)
+class Cut(Arrivals):
+    """Some batches of a stream: ``stream.cut(start, stop)``."""
+
+    stream: Arrivals
+    start: int
+    stop: int
+
+    def __post_init__(self):
+        if not 0 <= self.start < self.stop <= len(self.stream):
+            raise ValueError(f"the stream has {len(self.stream)} batches; cut({self.start}, {self.stop}) must be a range within 0 and "
+                             f"{len(self.stream)} that is not empty")
+
+    def __getattr__(self, name):
+        if name in ("known_set", "unknown_set", "reset", "seed", "shifts", "severity", "ratio", "_check_rebuildable"):
+            return getattr(self.stream, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def domains(self):
+        return self.stream.domains
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @cached_property
+    def n_images(self) -> int:
+        return sum(map(len, self.plan()))
+
+    def plan(self):
+        return itertools.islice(self.stream.plan(), self.start, self.stop)
+
+    def _facts(self, arrival):
+        return self.stream._facts(arrival)
+
+    def batches(self, device="cpu", start: int = 0, stop: int | None = None):
+        """The batches of this part; those before it are skipped without making their images."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        return self.stream.batches(device, self.start + start, self.start + stop)
+
+    def settings(self):
+        return {"kind": "cut", "stream": self.stream.to_dict(), "start": self.start, "stop": self.stop}
+
+    @property
+    def hash(self):
+        return _digest([self.stream.hash, self.start, self.stop])
+
+    @property
+    def old_hash(self):
+        return _digest([self.stream.old_hash, self.start, self.stop])

@@ -1,0 +1,1 @@
+"""Notebook 04, collapse: numbers, sentences, figures."""

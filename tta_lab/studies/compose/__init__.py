@@ -1,0 +1,1 @@
+"""Notebook 05, compose your own: numbers, sentences, figures."""

@@ -1,0 +1,265 @@
+"""What the composer computes and says: a composition run beside its relatives, its table, its verdict. No widget is needed for any of it."""
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from ...analysis import metrics
+from ...components.controllers.collapse_detector import ALARMS, CollapseDetector, fitted
+from ...components.norms.batch_norm import SourceStatistics
+from ...components.updates import Anchored
+from ...core.parts import Method
+from ...experiments.compose import (
+    OPTIONS,
+    SLOTS,
+    WHOLE,
+    assemble,
+    decompose,
+    notes,
+    on_screen,
+    rehearsal,
+    relatives,
+    say_known,
+    say_relatives,
+    swapped,
+    why_not,
+)
+from ...experiments.experiment import REFERENCES, Choice, Session, explore
+from ...experiments.runner import row
+from ...methods import METHODS, make
+from ...methods.composed import LikelihoodRatio
+from ...streams import protocols
+from ..explorer import study as E
+from ..report import points, signed
+
+SHIFTS = ("gaussian_noise", "fog", "contrast", "pixelate")
+STREAMS = {  # name on the screen -> protocol and its settings
+    "one shift after another": ("continual", {}),
+    "all shifts mixed": ("mixed_domains", {}),
+    "neighbours of the same class": ("correlated", {}),
+    "half of the images unknown": ("open_set", {}),
+    "one image at a time": ("batch_of_one", {})}
+FAST = {"per_shift": 100, "batch": 25}
+FULL = {"per_shift": 300, "batch": 50}
+
+
+def stream_of(name: str, per_shift: int, batch: int, seed: int, shifts=SHIFTS, known="fashion_mnist", unknown="digits"):
+    """One of STREAMS. Raises ValueError for another name."""
+    if name not in STREAMS:
+        raise ValueError(f"there is no stream {name!r}; there are: {', '.join(STREAMS)}")
+    protocol, settings = STREAMS[name]
+    more = {"unknown": unknown} if protocol == "open_set" else {}
+    size = {} if protocol == "batch_of_one" else {"batch": batch}
+    return protocols.PROTOCOLS[protocol](known, shifts=shifts, per_shift=per_shift, seed=seed, **size, **more, **settings)
+
+
+def beside(choice: Choice, n: int) -> list[str]:
+    """The names of what a composition is run beside: source, BN-1, and its ``n`` nearest relatives, those that can run on this model and stream."""
+    images = rehearsal(choice)
+    some = [name for name in REFERENCES if not why_not(decompose(make(name)), choice, images)]
+    return [*some, *(name for name, _ in relatives(choice.recipe, n, choice, images))]
+
+
+def run_beside(choice: Choice, n: int = 2, *, device="auto", stop=None, each=None, known: dict | None = None) -> Session:
+    """Run a composition beside source, BN-1 and its ``n`` nearest relatives, all of them batch by batch.
+
+    ``stop()`` is asked before each batch, ``each(session)`` called after it; ``known`` keeps references between calls.
+    """
+    session = Session(choice, beside(choice, n), device=device, known=known)
+    while not (stop is not None and stop()) and session.advance():
+        if each is not None:
+            each(session)
+    return session
+
+
+def named(traces: dict) -> dict:
+    """The traces of a session by the names they are shown with; the composition first, then its relatives."""
+    order = sorted(traces, key=lambda name: (name != "choice", name in REFERENCES))
+    return {"composition" if name == "choice" else REFERENCES.get(name, name): traces[name] for name in order}
+
+
+class Lights:
+    """The alarm light of every run that learns, each new step looked at once; ``see(traces)`` with the names of `named`."""
+
+    def __init__(self):
+        self.lights: dict[str, E.Light] = {}
+
+    def see(self, traces: dict) -> None:
+        """Look at what is new; of runs without a loss there is nothing to look at."""
+        for name, trace in traces.items():
+            if len(trace) and np.isfinite(trace.step("loss")).any():
+                self.lights.setdefault(name, E.Light(CollapseDetector(variant="source"))).see(trace)
+
+
+def collapse_of(traces: dict, lights: Lights) -> dict:
+    """``lines`` name -> (images (T,), probability of collapse (T,)) for runs that learn, ``threshold`` of the alarm, ``why`` when there is none."""
+    lines = {}
+    for name, light in lights.lights.items():
+        ends = np.flatnonzero(np.diff(traces[name]["step"], append=-1)) + 1
+        probability = np.asarray(light.probability, np.float64)[:len(ends)]
+        lines[name] = ends[:len(probability)], probability
+    return {"lines": lines, "threshold": float(fitted("source")["threshold"]), "why": "" if lines else "No run that learns yet."}
+
+
+def last_third(trace) -> float:
+    """Error in the last third of the images (at least one), known ones with a label, in per cent; NaN without labels."""
+    late = E.scored(trace) & (np.arange(len(trace)) >= len(trace) - max(1, round(len(trace) / 3)))
+    return 100 * metrics.mean((trace["prediction"] != trace["label"])[late].astype(np.float64)) if late.any() else math.nan
+
+
+def table(traces: dict, lights: Lights, n: int | None = None) -> list[dict]:
+    """A row for each run of `named`: ``run``, ``error`` (all images), ``last third``, ``minus BN-1`` (points), ``alarm`` (first batch with
+    one, from 1; 0: none), ``now`` (alarm of the last batch, or "cannot judge"),
+    ``learned from`` (%), ``forwards`` and ``backwards`` per image, ``ms`` per image,
+    ``images``, and ``scored``, how many of them are known and have a label."""
+    rows, base = [], None
+    if "BN-1" in traces and len(traces["BN-1"]):
+        base = _error(traces["BN-1"])
+    for name, trace in traces.items():
+        if not len(trace):
+            continue
+        cost, light, error = metrics.cost(trace), lights.lights.get(name), _error(trace)
+        now = "" if light is None else "cannot judge" if light.why and not light.alarm else ALARMS[light.alarm].replace("_", " ")
+        rows.append({"run": name, "error": error, "last third": last_third(trace), "minus BN-1": math.nan if base is None else error - base,
+                     "alarm": 0 if light is None else light.first + 1, "now": now,
+                     "learned from": 100 * cost["learned_from"] if light is not None else math.nan,
+                     "forwards": cost["forwards"], "backwards": cost["backwards"], "ms": cost["ms_per_image"],
+                     "images": len(trace), "scored": int(E.scored(trace).sum())})
+    return rows
+
+
+def _error(trace) -> float:
+    return row(trace)["error_weighted"]
+
+
+# --- words
+
+def verdict(traces: dict) -> list[str]:
+    """The composition against each relative and BN-1 on the same images, with an interval: a sentence each."""
+    found, ours = [], traces["composition"]
+    for name, other in traces.items():
+        if name in ("composition", "source") or not len(other) or not len(ours):
+            continue
+        pair = E.paired(other, ours)
+        if not pair["n"]:
+            found.append(f"Beside {name}: the same class for {pair['agreement']:.1f} % of {pair['images']} images; without labels neither is better.")
+            continue
+        other_error = round(pair["a"], 6)  # so that 28.75 is written alike however it was added up
+        if pair["agreement"] == 100:
+            found.append(f"Against {name} ({other_error:.1f} %): the same class for every image.")
+            continue
+        text = f"Against {name} ({other_error:.1f} %): {points(round(pair['difference'], 6))}"
+        if pair["k"]:
+            apart = pair["low"] > 0 or pair["high"] < 0
+            if pair["low"] == pair["high"] == 0:
+                found.append(f"{text}, as many errors in every one of {pair['k']} stretches.")
+                continue
+            text += f", 95 % interval {signed(pair['low'])} to {signed(pair['high'])}, so " + (
+                "it is " + ("worse" if pair["low"] > 0 else "better") + " on this stream" if apart else "this stream does not tell them apart")
+        found.append(text + ".")
+    return found
+
+
+def say_rows(rows: list[dict]) -> str:
+    """What the composition did, in a sentence or two."""
+    if not rows:
+        return "Stopped before the first batch: there is nothing to show."
+    ours = rows[0]
+    if not math.isfinite(ours["error"]):
+        return f"The composition answered {ours['images']} images, which have no labels."
+    which = f"{ours['images']} images" if ours["scored"] == ours["images"] else f"the {ours['scored']} known of {ours['images']} images"
+    text = f"The composition errs on {ours['error']:.1f} % of {which} ({ours['last third']:.1f} % in the last third)"
+    others = [f"{r['run']} {r['error']:.1f} %" for r in rows[1:]]
+    text += (": " + ", ".join(others) if others else "") + "."
+    alarmed = [f"{r['run']} (batch {r['alarm']})" for r in rows if r["alarm"]]
+    unjudged = [r["run"] for r in rows if r["now"] == "cannot judge"]
+    quiet = [r["run"] for r in rows if r["now"] and r["now"] != "cannot judge" and not r["alarm"]]
+    said = [f"alarms for {', '.join(alarmed)}"] * bool(alarmed) + [f"cannot judge {', '.join(unjudged)}"] * bool(unjudged)
+    said += ["sees no run that learns"] * (not said and not quiet)
+    return f"{text} The detector of collapse {' and '.join(said)}." if said else f"{text} The detector of collapse is silent."
+
+
+def impossible(choice: Choice, start: str, *changes: tuple) -> str:
+    """Why a method with some slots changed cannot run: ``impossible(choice, "tent", ("objective", "Agreement"))``; "" when it can."""
+    slots = decompose(make(start))
+    for slot, key, *seat in changes:
+        slots = swapped(slots, slot, key, *seat)
+    return on_screen(why_not(slots, choice, rehearsal(choice)))
+
+
+# --- the notebook
+
+GUIDED = {  # name -> (stream, what it is)
+    "filter": ("half of the images unknown", "The filter of the wisdom of crowds, on the likelihood ratio instead of the entropy"),
+    "statistics": ("one shift after another", "Tent without the statistics of the batch"),
+    "held": ("half of the images unknown", "Tent with a step thirty times too large, and weights blended with the source's after each step")}
+REFUSED = (  # (what, model, stream, start, changes): compositions that cannot be
+    ("A teacher that nobody asks", "fashion_resnet_bn", "one shift after another", "tent", (("teacher", "MeanTeacher"),)),
+    ("Tent that tunes nothing", "fashion_resnet_bn", "one shift after another", "tent", (("train", "NoParameters"),)),
+    ("PAF-KIP's filter on Tent", "fashion_resnet_bn", "one shift after another", "tent", (("select", "TwoFilters"),)),
+    ("RoTTA with another answer", "fashion_resnet_bn", "one shift after another", "rotta", (("reply", "NeighbourAnswer"),)),
+    ("A window over batches of 25", "fashion_resnet_bn", "one shift after another", "tent", (("cadence", "SlidingWindow"),)),
+    ("IABN in a transformer, which has no batch norm", "fashion_vit_ln", "one shift after another", "iabn", ()),
+    ("Tent on IABN in the same transformer", "fashion_vit_ln", "one shift after another", "tent", (("norm", "InstanceAware"),)))
+
+
+FAST_STEP = 0.03
+
+
+def guided(name: str) -> Method:
+    """One of the compositions of GUIDED. Raises ValueError for another name."""
+    if name == "filter":
+        return assemble(decompose(make("wisdom_of_crowds")) | {"objective": LikelihoodRatio()})
+    if name == "statistics":
+        return assemble(decompose(make("tent")) | {"norm": SourceStatistics()})
+    if name == "held":
+        return assemble(decompose(make("tent", lr=FAST_STEP)) | {"settle": Anchored(0.9)})
+    raise ValueError(f"there is no guided composition {name!r}; there are: {', '.join(GUIDED)}")
+
+
+def run_guided(name: str, size: dict, seed: int = 0, device="auto") -> dict:
+    """Run a composition of GUIDED beside its two nearest relatives, source and BN-1.
+
+    ``recipe``, ``traces``, ``rows`` (of `table`), ``verdict``, ``numbers`` (of the figure), ``words`` (what it is, and what sets it off from its
+    relatives).
+    """
+    recipe, lights = guided(name), Lights()
+    choice = Choice(stream=stream_of(GUIDED[name][0], seed=seed, **size), recipe=recipe, seed=seed)
+    traces = named(run_beside(choice, device=device).traces)
+    if name == "held":  # the same without what holds it
+        loose = explore(replace(choice, recipe=make("tent", lr=FAST_STEP)), (), device=device).trace
+        traces = {"composition": traces.pop("composition"), f"tent, lr {FAST_STEP}": loose, **traces}
+    lights.see(traces)
+    words = [f"{GUIDED[name][1]}. {say_known(recipe)}", say_relatives(relatives(recipe, 2))]
+    return {"recipe": recipe, "traces": traces, "rows": table(traces, lights), "verdict": verdict(traces), "words": words,
+            "numbers": {"so_far": E.so_far(traces), "collapse": collapse_of(traces, lights)}}
+
+
+def refused(seed: int = 0) -> list[tuple[str, str]]:
+    """(what, why) of each composition of REFUSED; of one that runs all the same, the `compose.notes` on it."""
+    rows = []
+    for what, model, stream, start, changes in REFUSED:
+        choice = Choice(model, stream_of(stream, seed=seed, **FAST), seed=seed)
+        why = impossible(choice, start, *changes)
+        slots = decompose(make(start))
+        for change in () if why else changes:
+            slots = swapped(slots, *change)
+        rows.append((what, why or " ".join(["It runs.", *notes(assemble(slots), choice)])))
+    return rows
+
+
+def say_slots() -> list[str]:
+    """What can be exchanged: a sentence for each slot; then which methods cannot be taken apart, and why."""
+    apart = [name for name in METHODS if name not in WHOLE]
+    lines = [f"{SLOTS[slot]}: {', '.join(options.values())}." for slot, options in OPTIONS.items()]
+    return [*lines,
+            f"{len(apart)} of {len(METHODS)} methods can be taken apart into these slots and put together again, with the same answers, bit "
+            f"for bit. {len(WHOLE)} cannot: their objective, teacher and output stay together, the rest can be exchanged.",
+            *(f"{name}: {why}." for name, why in WHOLE.items())]
+
+
+def say_refused(rows: list[tuple[str, str]]) -> list[str]:
+    """A sentence for each composition of `refused`."""
+    return [f"{what}: {why.rstrip('.')}." for what, why in rows]

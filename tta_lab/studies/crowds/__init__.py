@@ -1,0 +1,1 @@
+"""Notebook 01, the wisdom of crowds: numbers, sentences, figures."""

@@ -1,0 +1,1 @@
+"""Notebook 08, lifelong adaptation: numbers, sentences, figures."""

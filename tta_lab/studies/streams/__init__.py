@@ -1,0 +1,1 @@
+"""Notebook 02, streams and shifts: numbers, sentences, figures."""

@@ -1,0 +1,1 @@
+"""Notebook 03, the method zoo: numbers, sentences, figures."""
