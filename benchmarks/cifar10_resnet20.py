@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from tta_lab.data.corruptions import STANDARD_15
-from tta_lab.data.image_set import load
+from tta_lab.data.load import load
 from tta_lab.experiments.runner import compare, spread
 from tta_lab.methods import make
 from tta_lab.models.cifar_networks import load_cifar

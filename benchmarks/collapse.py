@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from collapse_corpus import DEVELOPMENT, HELD_OUT, STREAMS, Models, make_runs, start_of
 
+from tta_lab.analysis import collapse as detection_collapse
 from tta_lab.components.controllers import collapse_detector as detection
 from tta_lab.components.controllers.collapse_detector import SIGNALS, SOURCE_SIGNALS
 from tta_lab.core.parts import Controller
@@ -51,7 +52,7 @@ class Run:
     source: str
     stream: str
     label: str
-    truth: dict         # of tta_lab.components.controllers.collapse_detector.collapse
+    truth: dict         # of tta_lab.analysis.collapse.collapse
     signals: np.ndarray  # (T, S)
     columns: dict       # entropy, marginal, disagreement, each (T,)
     classes: int
@@ -84,11 +85,11 @@ def load_runs(folder: Path, sources, models) -> list[Run]:
             for label, path in paths.items():
                 trace = Trace.load(path)
                 trace.meta |= start_of(source, label, models)
-                seen = detection.watch(trace)
+                seen = detection_collapse.watch(trace)
                 n = np.bincount(trace["step"])
                 columns = {"entropy": np.bincount(trace["step"], trace["entropy"]) / n, "marginal": trace.step("marginal_entropy"),
                            "disagreement": np.bincount(trace["step"], trace["prediction"] != trace["source_prediction"]) / n}
-                found.append(Run(source, stream, label, detection.collapse(trace, *references), np.stack(list(seen["signals"].values()), 1), columns,
+                found.append(Run(source, stream, label, detection_collapse.collapse(trace, *references), np.stack(list(seen["signals"].values()), 1), columns,
                                  trace.meta["classes"], trace.meta["failed"]))
     return found
 
@@ -406,7 +407,7 @@ def exchanged(folder: Path, models, draws: int = 3) -> dict:
                 columns = trace._columns("samples")
                 ours, reference = (columns | {"prediction": np.where(c, mine, other)} for c in (coin, ~coin))
                 steps = trace._columns("steps") | {"distance": np.ones(len(np.unique(trace["step"])))}
-                kinds.append(detection.collapse(Trace.from_columns(ours, steps), Trace.from_columns(reference, steps))["outcome"])
+                kinds.append(detection_collapse.collapse(Trace.from_columns(ours, steps), Trace.from_columns(reference, steps))["outcome"])
     return {"runs": len(kinds), "collapse": kinds.count("collapse") / len(kinds), "harmed": 1 - kinds.count("healthy") / len(kinds)}
 
 

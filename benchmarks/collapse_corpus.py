@@ -16,11 +16,12 @@ import numpy as np
 from quality import Kept
 
 from tta_lab import Adapter, load_model, make
-from tta_lab.components.norms.batch_norm import SourceStatistics, TestTimeNorm
+from tta_lab.components.norms.batch_norm import SourceStatistics
 from tta_lab.components.source.prepare import prepare
 from tta_lab.core.knobs import knobs, with_knobs
+from tta_lab.core.norm_layers import TestTimeNorm
 from tta_lab.core.trace import Trace
-from tta_lab.data import image_set as datasets
+from tta_lab.data import load as datasets_load
 from tta_lab.data.corruptions import STANDARD_SIX
 from tta_lab.experiments.runner import run
 from tta_lab.streams import protocols
@@ -114,7 +115,7 @@ class Models:
         if name not in self.made:
             if name == "cifar10_resnet20":
                 from tta_lab.models.cifar_networks import load_cifar
-                test, train = (datasets.load(f"folder:{self.cifar / part}") for part in ("test", "train"))
+                test, train = (datasets_load.load(f"folder:{self.cifar / part}") for part in ("test", "train"))
                 self.made[name] = load_cifar(self.checkpoint), test, None, train
             elif name == "fashion8_resnet_bn":
                 self.made[name] = load_model(name), "fashion_mnist_8", "fashion_mnist_held_out", "fashion_mnist_train_slice_8"
@@ -151,7 +152,7 @@ def runs_on(folder, source, stream_name, seed, models, until) -> bool:
         if time.monotonic() > until:
             return False
         recipe, began = recipe_of(label), time.process_time()
-        given = prepare(model, recipe, datasets.load(images) if isinstance(images, str) else images, device="cpu", cache=folder / "given")
+        given = prepare(model, recipe, datasets_load.load(images) if isinstance(images, str) else images, device="cpu", cache=folder / "given")
         adapter = Adapter(model, recipe, seed=seed, device="cpu", record="source", channels_last=True, given=given)
         adapter.shared_source, why = shared, ""
         try:

@@ -35,7 +35,7 @@ from tta_lab import Adapter, make
 from tta_lab.components.controllers.guard import ACTIONS, Guard
 from tta_lab.components.controllers.resets import CollapseRecovery, ResetEvery
 from tta_lab.components.source.prepare import prepare
-from tta_lab.data import image_set as datasets
+from tta_lab.data import load as datasets_load
 from tta_lab.data.corruptions import STANDARD_SIX
 from tta_lab.experiments.runner import run
 from tta_lab.streams import protocols
@@ -131,7 +131,7 @@ def make_rows(rows: Runs, models: Models, until: float, source: str, stream: str
     made, shared = Kept(STREAMS[stream](known, unknown, 5000 + 100 * seed + zlib.crc32(source.encode()) % 97)), {}
 
     def trace_of(recipe, label):
-        given = prepare(model, recipe, datasets.load(images) if isinstance(images, str) else images, device="cpu", cache=models.cache) \
+        given = prepare(model, recipe, datasets_load.load(images) if isinstance(images, str) else images, device="cpu", cache=models.cache) \
             if label in ("eata",) else {}
         adapter = Adapter(model, recipe, seed=seed, device="cpu", channels_last=True, given=given)
         adapter.shared_source = shared

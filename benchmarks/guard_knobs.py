@@ -26,7 +26,7 @@ from quality import Kept
 from tta_lab import Adapter
 from tta_lab.components.controllers.guard import Guard, _references
 from tta_lab.components.source.prepare import prepare
-from tta_lab.data import image_set as datasets
+from tta_lab.data import load as datasets_load
 from tta_lab.data.corruptions import STANDARD_SIX
 from tta_lab.experiments.runner import run
 from tta_lab.streams import protocols
@@ -84,7 +84,7 @@ def record(folder: Path, models: Models, acting, seeds, until: float) -> bool:
                     if time.monotonic() > until:
                         return False
                     recipe = guards(recipe_of(label), (Recorder(**ACTING[arm]),))
-                    given = prepare(model, recipe, datasets.load(images), device="cpu", cache=models.cache) if label.startswith("eata") else {}
+                    given = prepare(model, recipe, datasets_load.load(images), device="cpu", cache=models.cache) if label.startswith("eata") else {}
                     adapter = Adapter(model, recipe, seed=seed, device="cpu", channels_last=True, given=given)
                     adapter.shared_source = shared
                     trace = run(adapter, stream)

@@ -33,7 +33,7 @@ from tta_lab import Adapter, load_model, make
 from tta_lab.analysis import model_selection
 from tta_lab.analysis.model_selection import GOOD, NAMES
 from tta_lab.components.source.prepare import prepare
-from tta_lab.data.image_set import load
+from tta_lab.data.load import load
 from tta_lab.experiments.runner import row, run
 
 METHODS = ("tent", "eata", "sar", "shot_im", "slr", "deyo", "rpl", "wisdom_of_crowds")

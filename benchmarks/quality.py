@@ -29,7 +29,7 @@ import torch
 from rows import Rows
 
 from tta_lab import load_model
-from tta_lab.data.image_set import load
+from tta_lab.data.load import load
 from tta_lab.experiments.runner import row
 from tta_lab.methods import METHODS
 from tta_lab.studies.zoo.study import (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tta_lab.data.image_set import DEBIAN_FASHION, fashion_training_set
+from tta_lab.data.embedded import DEBIAN_FASHION, fashion_training_set
 from tta_lab.models.training import register
 
 ROOT = Path(__file__).resolve().parent

@@ -389,9 +389,9 @@ def _wasted(figure, panels) -> list[str]:
 
 def watch(folder) -> None:
     """Keep what is drawn from now on: what `drawing` is asked for as files of ``folder``, and the faults of pictures as they are saved."""
-    import tta_lab.plots.zoo
     from matplotlib.backend_bases import FigureCanvasBase
 
+    import tta_lab.studies.zoo.figures
     from tta_lab.plots import drawing
 
     folder, count = Path(folder), iter(range(10**6))

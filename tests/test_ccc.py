@@ -97,7 +97,7 @@ def test_calibration_counts_what_the_model_gets_right(tmp_path):
 def test_the_embedded_calibration_is_that_of_the_embedded_model():
     from tta_lab.core.adapter import Adapter
     from tta_lab.methods import make
-    from tta_lab.models.wrapping import load_model
+    from tta_lab.models.embedded import load_model
     found, model = ccc.load_calibration(), load_model("fashion_resnet_bn")
     assert found.weights == Adapter(model, make("source"), device="cpu").fingerprint and found.known == "fashion_mnist_train_slice"
     clean = [table[0, 0] for table in found.accuracy.values()]

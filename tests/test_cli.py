@@ -227,7 +227,7 @@ def test_pytest_and_jupyter_arguments_are_passed_on(monkeypatch, capsys):
 
 
 def test_handing_over_keeps_exit_code_folder_and_environment(tmp_path):
-    code = ("import os, sys; from tta_lab import bootstrap\n"
+    code = ("import os, sys; from tta_lab.cli import bootstrap\n"
             "bootstrap.hand_over([sys.executable, '-c', 'import os; print(os.getcwd(), os.environ[\"X\"]); raise SystemExit(7)'],"
             f" dict(os.environ, X='1'), {str(tmp_path)!r})")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -455,7 +455,7 @@ def test_a_folder_of_results_has_one_run_at_a_time_and_a_dead_one_leaves_no_lock
             headless.execute(path, out=tmp_path / "runs", say=quiet)
         other = headless.execute(path, {"seed": 2}, out=tmp_path / "others", say=quiet)
     assert json.loads(other.json.read_text())["seed"] == 2 and not folder.exists()
-    code = f"import os\nfrom pathlib import Path\nfrom tta_lab import headless\nheadless.alone(Path({str(folder)!r})).__enter__()\nos._exit(1)"
+    code = f"import os\nfrom pathlib import Path\nfrom tta_lab.cli import headless\nheadless.alone(Path({str(folder)!r})).__enter__()\nos._exit(1)"
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=str(ROOT)), timeout=60).returncode == 1
     for seed in (4, 5):                                                          # one after another replace each other
         assert json.loads(headless.execute(path, {"seed": seed}, out=tmp_path / "runs", say=quiet).json.read_text())["seed"] == seed

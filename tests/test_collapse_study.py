@@ -7,7 +7,7 @@ import pytest
 
 from tta_lab.components.controllers.guard import ANSWERS
 from tta_lab.core.trace import Trace
-from tta_lab.data.image_set import DataError
+from tta_lab.data.shipped import DataError
 from tta_lab.experiments.runner import row
 from tta_lab.plots import plot_collapse
 from tta_lab.studies.collapse import figures as pictures
@@ -101,7 +101,7 @@ def test_a_witness_and_a_bench_change_nothing(bench):
 
 
 def test_the_witness_says_what_the_detector_says_of_the_finished_trace(bench):
-    from tta_lab.components.controllers.collapse_detector import watch
+    from tta_lab.analysis.collapse import watch
 
     trace = bench.run(replace(TINY, factor=100.0))
     again = watch(trace)

@@ -25,8 +25,9 @@ from tta_lab.core.parts import AllParameters, NoParameters, Step, needs_of
 from tta_lab.core.trace import Trace
 from tta_lab.experiments import compose
 from tta_lab.experiments.experiment import Choice, Session, explore
-from tta_lab.methods import METHODS, from_json, to_json
+from tta_lab.methods import METHODS
 from tta_lab.methods import composed as P
+from tta_lab.methods.serialise import from_json, to_json
 from tta_lab.streams.protocols import continual
 from tta_lab.studies.compose import study
 
@@ -318,7 +319,7 @@ def test_the_code_makes_the_same_run(recipe):
 @pytest.mark.slow
 def test_a_recipe_as_json_is_read_in_another_process():
     recipe = study.guided("held")
-    done = subprocess.run([sys.executable, "-c", "import sys; from tta_lab.methods import from_json; print(from_json(sys.stdin.read()))"],
+    done = subprocess.run([sys.executable, "-c", "import sys; from tta_lab.methods.serialise import from_json; print(from_json(sys.stdin.read()))"],
                           input=to_json(recipe), capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == repr(recipe), done.stderr
 

@@ -16,9 +16,11 @@ from tta_lab.core import scores
 from tta_lab.core.adapter import AdaptationError, Adapter
 from tta_lab.core.knobs import knobs, with_knobs
 from tta_lab.core.parts import AllParameters, Controller, NeedsError, Selector, SlidingWindow, Step
+from tta_lab.core.source_model import InputError
 from tta_lab.core.trace import Trace
-from tta_lab.methods import catalogue, make
-from tta_lab.models.wrapping import InputError, with_input_card
+from tta_lab.experiments.catalogue import catalogue
+from tta_lab.methods import make
+from tta_lab.models.wrapping import with_input_card
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tta_lab.data.corruptions import (
     parse_shift,
     quantisation,
 )
-from tta_lab.data.image_set import load
+from tta_lab.data.load import load
 
 GOLDEN = Path(__file__).parent / "golden" / "corruptions"
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding")  # torchvision announces a successor of its codec

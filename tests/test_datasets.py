@@ -9,18 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab.data.image_set import (
-    DIGIT_CLASSES,
-    EMBEDDED,
-    FASHION_CLASSES,
-    NEAR_UNKNOWN,
-    DataError,
-    ImageSet,
-    checked_bytes,
-    data_root,
-    load,
-    read_idx,
-)
+from tta_lab.data.embedded import DIGIT_CLASSES, EMBEDDED, FASHION_CLASSES, NEAR_UNKNOWN, read_idx
+from tta_lab.data.image_set import ImageSet
+from tta_lab.data.load import load
+from tta_lab.data.shipped import DataError, checked_bytes, data_root
 
 MB = 1_000_000
 INDEX = json.loads((data_root() / "index.json").read_text())

@@ -9,9 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from tta_lab.data.image_set import DIGIT_CLASSES, FASHION_8, ImageSet, load
+from tta_lab.core.source_model import InputCard, SourceModel
+from tta_lab.data.embedded import DIGIT_CLASSES, FASHION_8
+from tta_lab.data.image_set import ImageSet
+from tta_lab.data.load import load
 from tta_lab.models.doctor import Report, better, binomial_tail, check_up, match, matched, wilson
-from tta_lab.models.wrapping import InputCard, SourceModel, checkpoints, load_model, with_classes, with_input_card
+from tta_lab.models.embedded import checkpoints, load_model
+from tta_lab.models.wrapping import with_classes, with_input_card
 
 module = importlib.import_module("tta_lab.models.doctor")    # tta_lab.models.doctor itself may be the function of that name
 SETS = {"fashion8_resnet_bn": "fashion_mnist_8"}
@@ -241,7 +245,7 @@ def test_probabilities_in_place_of_logits_are_noticed(end, labelled, model, data
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_model_at_chance_is_noticed(labelled, model, data):
-    from tta_lab.models.wrapping import ARCHITECTURES
+    from tta_lab.models.small_networks import ARCHITECTURES
 
     with torch.random.fork_rng():
         torch.manual_seed(1)

@@ -10,8 +10,8 @@ from tta_lab import load, load_model, make
 from tta_lab.components.controllers.guard import guarded
 from tta_lab.components.penalties import Diversity
 from tta_lab.components.selectors import ConfidenceRise, LowEntropy
-from tta_lab.components.source.prepare import described
 from tta_lab.core.parts import Step
+from tta_lab.core.run_keys import described
 from tta_lab.experiments.compose import to_code as compose_code
 from tta_lab.experiments.experiment import Choice, Session, explore, needs, obstacles, stream_code
 from tta_lab.streams.orders import Dirichlet

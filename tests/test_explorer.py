@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from tta_lab import load, load_model, make, plots
-from tta_lab.components.controllers.collapse_detector import CollapseDetector, watch
+from tta_lab import load, load_model, make
+from tta_lab.analysis.collapse import watch
+from tta_lab.components.controllers.collapse_detector import CollapseDetector
 from tta_lab.components.controllers.guard import guarded
 from tta_lab.components.selectors import ConfidenceRise, LowEntropy
 from tta_lab.core import knobs as P_knobs
@@ -168,9 +169,9 @@ def test_figures_draw_the_numbers_and_a_sentence_where_there_are_none(backend):
                "predictions": {"entropy": N.entropy_now(Trace()), "classes": None}, "threshold": N.threshold_at(Trace()),
                "probabilities": N.probabilities_of({}, 0, []), "images": {}}
     for name in numbers:
-        plot = getattr(plots, f"plot_explorer_{name}")
+        plot = plots_figures.FIGURES[name]
         drawn, empty = plot(numbers[name], backend), plot(nothing[name], backend)
-        assert f"explorer_{name}" in plots.HOW_TO_READ
+        assert f"explorer_{name}" in plots_figures.HOW_TO_READ
         if backend == "plotly":
             assert len(drawn.data) and not len(empty.data) and any(a.text for a in empty.layout.annotations)
     if backend == "plotly":

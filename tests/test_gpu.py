@@ -10,7 +10,7 @@ from tta_lab.core.adapter import Adapter
 from tta_lab.core.parts import Step
 from tta_lab.experiments.runner import run
 from tta_lab.methods import METHODS, make
-from tta_lab.models.wrapping import load_model
+from tta_lab.models.embedded import load_model
 from tta_lab.streams.stream import Stream
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

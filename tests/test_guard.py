@@ -29,7 +29,8 @@ from tta_lab.core.adapter import Adapter
 from tta_lab.core.knobs import knobs, with_knobs
 from tta_lab.core.parts import Part, SlidingWindow, needs_of
 from tta_lab.core.trace import Trace
-from tta_lab.methods import METHODS, PARTS, from_json, make, to_json
+from tta_lab.methods import METHODS, make
+from tta_lab.methods.serialise import PARTS, from_json, to_json
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,13 @@ from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 from torchvision import transforms
 
-from tta_lab.data import folders as image_files
-from tta_lab.data.folders import KINDS, Cache, Decoder, FileSet, as_size, lists, natural, spread, wrap
+from tta_lab.data import image_files
 from tta_lab.data.folders import folder as image_folder
-from tta_lab.data.image_set import BaseSet, DataError, ImageSet, class_logits, data_root, load
+from tta_lab.data.folders import lists
+from tta_lab.data.image_files import Cache, Decoder, FileSet, as_size, natural, spread
+from tta_lab.data.image_set import BaseSet, ImageSet, class_logits
+from tta_lab.data.kinds import KINDS
+from tta_lab.data.load import load
 from tta_lab.data.published import (
     CIFAR10_CLASSES,
     CIFAR100_CLASSES,
@@ -29,6 +32,8 @@ from tta_lab.data.published import (
     tiny_imagenet_c,
     wnid_order,
 )
+from tta_lab.data.shipped import DataError, data_root
+from tta_lab.data.wrapped import wrap
 
 HTML = b"\n<!DOCTYPE html><html><body>404</body></html>"
 

@@ -7,19 +7,23 @@ import pytest
 import torch
 from torch import nn
 
-import tta_lab
 from tta_lab import Adapter, Choice, check_up, continual, guarded, load, load_model, make, run, safety_report, with_classes, with_input_card
+from tta_lab.analysis.collapse import collapse, watch
 from tta_lab.analysis.model_selection import ordered, rank, reference, regret, scores, threshold
-from tta_lab.components.controllers.collapse_detector import CollapseDetector, collapse, watch
+from tta_lab.components.controllers.collapse_detector import CollapseDetector
 from tta_lab.core import knobs
+from tta_lab.core.source_model import InputCard, SourceModel
 from tta_lab.core.trace import Trace
 from tta_lab.data.image_set import ImageSet
+from tta_lab.data.shipped import DataError
 from tta_lab.experiments.compose import decompose, differences
 from tta_lab.experiments.experiment import Session, explore, needs, obstacles
+from tta_lab.models.checkpoint_files import read_state_dict
 from tta_lab.models.cifar_networks import load_cifar
+from tta_lab.models.libraries import from_timm, from_torchvision
 from tta_lab.models.training import accuracy, train
-from tta_lab.models.wrapping import InputCard, SourceModel, from_timm, from_torchvision, read_state_dict
-from tta_lab.safety.report import Rule, compare
+from tta_lab.safety.judging import Rule
+from tta_lab.safety.report import compare
 
 NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
 FEW = load("fashion_mnist").take(torch.arange(8))
@@ -173,7 +177,7 @@ def _resnet():
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_argument_is_named_in_a_sentence(case, capsys):
     call, said = WRONG[case]
-    with pytest.raises((ValueError, tta_lab.datasets.DataError), match=said) as why:
+    with pytest.raises((ValueError, DataError), match=said) as why:
         call()
     assert "\n" not in str(why.value) and capsys.readouterr() == ("", "")  # one sentence, and nothing has run
 

@@ -8,8 +8,9 @@ from tiny import given, stream, tiny
 
 from tta_lab.core.adapter import Adapter
 from tta_lab.core.knobs import knobs, resolve
-from tta_lab.experiments.catalogue import PLACE, _span, cost_of, document
-from tta_lab.methods import METHODS, catalogue, from_json, make, to_json
+from tta_lab.experiments.catalogue import PLACE, _span, catalogue, cost_of, document
+from tta_lab.methods import METHODS, make
+from tta_lab.methods.serialise import from_json, to_json
 
 ROWS = {row["name"]: row for row in catalogue()}
 VARIANTS = [(name, {"form": form}) for name, kind in METHODS.items() for form in kind.forms] + [

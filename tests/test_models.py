@@ -9,23 +9,16 @@ import torch
 import torchvision
 
 from tta_lab.core.adapter import Adapter
-from tta_lab.data.image_set import DataError, data_root, load
+from tta_lab.core.source_model import InputCard, InputError, SourceModel
+from tta_lab.data.load import load
+from tta_lab.data.shipped import DataError, data_root
 from tta_lab.methods import make
 from tta_lab.models import training
-from tta_lab.models.wrapping import (
-    ARCHITECTURES,
-    Cut,
-    InputCard,
-    InputError,
-    SourceModel,
-    checkpoints,
-    from_timm,
-    from_torchvision,
-    load_model,
-    read_state_dict,
-    with_classes,
-    with_input_card,
-)
+from tta_lab.models.checkpoint_files import read_state_dict
+from tta_lab.models.embedded import checkpoints, load_model
+from tta_lab.models.libraries import from_timm, from_torchvision
+from tta_lab.models.small_networks import ARCHITECTURES
+from tta_lab.models.wrapping import Cut, with_classes, with_input_card
 
 LEAST = {**dict.fromkeys(("fashion_resnet_bn", "fashion_resnet_bn_1", "fashion_resnet_bn_2", "fashion_resnet_gn", "fashion8_resnet_bn"), 92.5),
          "fashion_vit_ln": 90.0}

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from tta_lab import Adapter, make
-from tta_lab.components.norms.batch_norm import BATCH_NORM, TestTimeNorm
 from tta_lab.components.source.prepare import prepare
+from tta_lab.core.norm_layers import BATCH_NORM, TestTimeNorm
 from tta_lab.core.parts import NORM_LAYERS, AllParameters, NeedsError
 
 timm = pytest.importorskip("timm")

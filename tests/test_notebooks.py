@@ -12,7 +12,7 @@ from figure_check import faults_of, hooked, records
 
 from tta_lab.cli import headless
 from tta_lab.experiments.experiment import Choice
-from tta_lab.methods import from_json
+from tta_lab.methods.serialise import from_json
 from tta_lab.studies.crowds import study as crowds
 from tta_lab.studies.streams import study as stream_study
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from tta_lab.core.knob_text import hint, parameter_table
 from tta_lab.core.knobs import knob, knobs, with_knobs
 from tta_lab.core.parts import Part
 from tta_lab.experiments import runner as crowds_runner
 from tta_lab.methods import make
-from tta_lab.models import wrapping as crowds_wrapping
-from tta_lab.panels.controls import control, controls, find, hint, narrow, parameter_table, values
+from tta_lab.models import embedded as crowds_wrapping_embedded
+from tta_lab.panels.controls import control, controls, find, narrow, values
 from tta_lab.panels.crowd_panel import crowd_panel
 from tta_lab.studies.crowds import study as crowds
 
@@ -89,7 +90,7 @@ def test_parameter_table_has_a_row_for_every_knob():
 
 def test_reference_is_the_bn_run_on_the_same_images():
     trace = crowds.one_run(5e-3, True, True, 1.0, 2, TINY)
-    alone = dict(crowds_runner.runs({"bn": make("batch_norm")}, {"open": TINY.open}, crowds_wrapping.load_model(TINY.model_name)))["open", "bn", 0]
+    alone = dict(crowds_runner.runs({"bn": make("batch_norm")}, {"open": TINY.open}, crowds_wrapping_embedded.load_model(TINY.model_name)))["open", "bn", 0]
     np.testing.assert_array_equal(crowds.reference(trace)["error"], crowds.diagnose.error_per_round(alone)["error"])
     np.testing.assert_array_equal(alone["prediction"], trace["source_prediction"])
     trace.meta["source_statistics"] = "running"

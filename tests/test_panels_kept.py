@@ -9,7 +9,8 @@ from tta_lab.components.controllers.guard import guarded
 from tta_lab.components.selectors import SELECTORS
 from tta_lab.experiments import compose
 from tta_lab.experiments.experiment import Choice, Session
-from tta_lab.methods import METHODS, make, to_json
+from tta_lab.methods import METHODS, make
+from tta_lab.methods.serialise import to_json
 from tta_lab.panels import stream_panel as S
 from tta_lab.streams import protocols
 
@@ -17,7 +18,7 @@ W = pytest.importorskip("ipywidgets")
 pytest.importorskip("plotly.graph_objects")
 pytest.importorskip("anywidget")
 pytest.importorskip("pandas")
-from tta_lab.panels import explorer as P
+from tta_lab.panels import explorer as P  # noqa: E402
 from tta_lab.panels import run_panel as P_run_panel  # noqa: E402
 from tta_lab.panels.collapse_panel import collapse_panel  # noqa: E402
 from tta_lab.panels.composer import composer  # noqa: E402

@@ -12,13 +12,19 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from tta_lab import Adapter, compare, load_model, make, recorded, run
-from tta_lab.components.source.prepare import described, prepare
+from tta_lab.components.source.prepare import prepare
 from tta_lab.core.places import home, joined, options, quoted, split, unquoted, value
+from tta_lab.core.run_keys import described
 from tta_lab.data import contents
-from tta_lab.data.folders import as_classes, lists, part_of, wrap
 from tta_lab.data.folders import folder as image_folder
-from tta_lab.data.image_set import DataError, ImageSet, canonical, load, load_kept
+from tta_lab.data.folders import lists, part_of
+from tta_lab.data.image_set import ImageSet
+from tta_lab.data.kinds import canonical
+from tta_lab.data.label_tables import as_classes
+from tta_lab.data.load import load, load_kept
 from tta_lab.data.published import cifar10, cifar10_c, imagenet_c
+from tta_lab.data.shipped import DataError
+from tta_lab.data.wrapped import wrap
 from tta_lab.models.names import model_text, open_model, parse
 from tta_lab.models.wrapping import with_input_card
 from tta_lab.streams.stream import Stream
@@ -144,7 +150,7 @@ def test_texts_of_models_mean_the_paths_they_hold(tmp_path, monkeypatch, name):
     (tmp_path / "decoy").mkdir()
     torch.save(model.net.state_dict(), root / "w.pt")
     (root / "names.txt").write_text("\n".join(map(str, range(10))))
-    (root / "net.py").write_text("from tta_lab.models.wrapping import ARCHITECTURES\n\ndef build():\n    return ARCHITECTURES['resnet_bn']()\n")
+    (root / "net.py").write_text("from tta_lab.models.small_networks import ARCHITECTURES\n\ndef build():\n    return ARCHITECTURES['resnet_bn']()\n")
     expected = model.net.head.bias
     own = model_text("checkpoint", root / "w.pt", architecture=f"{root}/net.py:build", classes=root / "names.txt", channels=1)
     monkeypatch.chdir(tmp_path)

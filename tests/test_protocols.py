@@ -10,9 +10,10 @@ from test_streams import toy
 from tta_lab.data.corruptions import STANDARD_15, corrupt
 from tta_lab.data.image_set import ImageSet
 from tta_lab.streams import protocols
+from tta_lab.streams.images import UNKNOWN_ID
 from tta_lab.streams.orders import ClassImbalance, Dirichlet, LabelShift, Recorded, SortedByClass
 from tta_lab.streams.protocols import PROTOCOLS, continual, gradual, mixed_domains, open_set, recorded
-from tta_lab.streams.stream import UNKNOWN_ID, Stream
+from tta_lab.streams.stream import Stream
 
 THREE = ("gaussian_noise", "contrast", "none")
 
@@ -226,7 +227,7 @@ def test_cut_streams_make_no_image_before_their_start(monkeypatch):
     stream = Stream(toy(), THREE, per_shift=20, batch=8, rounds=2)
     whole = list(stream)
     made = []
-    monkeypatch.setattr("tta_lab.streams.stream.corrupt", lambda x, *rest: made.append(len(x)) or corrupt(x, *rest))
+    monkeypatch.setattr("tta_lab.streams.images.corrupt", lambda x, *rest: made.append(len(x)) or corrupt(x, *rest))
     part = stream.cut(4, 7)
     for a, b in zip(part, whole[4:7], strict=True):
         assert torch.equal(a.x, b.x) and torch.equal(a.ids, b.ids)

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from tta_lab.data.corruptions import STANDARD_15
-from tta_lab.data.image_set import DataError, ImageSet
+from tta_lab.data.image_set import ImageSet
+from tta_lab.data.shipped import DataError
 from tta_lab.experiments import reproduce
 
 

@@ -8,7 +8,7 @@ from tta_lab.components.selectors import ConfidenceRise, RandomKeep
 from tta_lab.core.adapter import Adapter
 from tta_lab.experiments.runner import code_digest, compare, forgetting, proper_scores, row, run, runs, spread
 from tta_lab.methods import make
-from tta_lab.models.wrapping import load_model
+from tta_lab.models.embedded import load_model
 from tta_lab.streams.stream import Stream
 from tta_lab.studies.crowds import study as crowds
 
@@ -147,7 +147,7 @@ def test_an_interrupt_keeps_what_is_finished(model, tmp_path, monkeypatch):
 def test_a_stream_without_labels(model):
     from dataclasses import replace
 
-    from tta_lab.data.image_set import load
+    from tta_lab.data.load import load
     from tta_lab.streams.protocols import recorded
     frames = load("fashion_mnist").take(slice(0, 80))
     frames = replace(frames, y=torch.full((80,), -1))

@@ -13,8 +13,11 @@ from tta_lab.core import adapter as safety_adapter
 from tta_lab.core.trace import Trace
 from tta_lab.data.image_set import ImageSet
 from tta_lab.experiments import runner as safety_runner
+from tta_lab.safety import judging as safety_judging
 from tta_lab.safety import report as safety
-from tta_lab.safety.report import Rule, compare, design_effect, judge, labels_needed, paired_difference, scrambled, tango, worst_window
+from tta_lab.safety.intervals import design_effect, paired_difference, tango, worst_window
+from tta_lab.safety.judging import Rule, judge, labels_needed
+from tta_lab.safety.report import compare, scrambled
 
 CLASSES = 10
 
@@ -258,7 +261,7 @@ def test_report_tries_every_situation(report):
     by = {s["name"]: s for s in report.situations}
     assert by["single"]["batch"] == 1 and by["single"]["images"] == 60 and by["recorded"]["images"] == 400
     assert by["unfamiliar"]["unfamiliar"] == 200 and by["unfamiliar"]["images"] == 600
-    assert "made from your images" in by["unfamiliar"]["note"] and report.verdict in safety.VERDICTS
+    assert "made from your images" in by["unfamiliar"]["note"] and report.verdict in safety_judging.VERDICTS
     assert by["shuffled"]["forwards"] == 1.0 and report.facts["seconds"] > 0
 
 
@@ -367,9 +370,10 @@ def test_scrambled_copies_keep_the_spectrum_and_lose_the_object(images):
 
 
 def test_figure_of_nothing_has_a_sentence():
-    from tta_lab.plots import HOW_TO_READ
-    from tta_lab.safety.figures import plot_safety
-    assert all(HOW_TO_READ[name].endswith(".") and ". " not in HOW_TO_READ[name] for name in ("safety", "safety_page", "regret"))
+    from tta_lab import plots
+    from tta_lab.safety.figures import HOW_TO_READ, plot_safety
+    assert "regret" in plots.HOW_TO_READ
+    assert all(HOW_TO_READ[name].endswith(".") and ". " not in HOW_TO_READ[name] for name in ("safety", "safety_page"))
     figure = plot_safety({"situations": []})
     assert len(figure.axes) == 2 and all("Nothing to draw" in a.texts[0].get_text() for a in figure.axes)
     assert plot_safety({"situations": []}, "plotly").layout.annotations

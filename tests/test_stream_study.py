@@ -10,8 +10,8 @@ import torch
 
 from tta_lab.experiments.published_numbers import published
 from tta_lab.streams import protocols
+from tta_lab.streams.images import UNKNOWN_ID
 from tta_lab.streams.orders import SortedByClass
-from tta_lab.streams.stream import UNKNOWN_ID
 from tta_lab.studies.streams import study as S
 
 pytest.importorskip("pandas")

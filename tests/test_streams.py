@@ -9,12 +9,15 @@ import torch
 
 from tta_lab.data import corruptions as streams_corruptions
 from tta_lab.data.corruptions import STANDARD_SIX, corrupt
-from tta_lab.data.image_set import ImageSet, load
+from tta_lab.data.image_set import ImageSet
+from tta_lab.data.load import load
 from tta_lab.streams import orders
 from tta_lab.streams import stream as streams
+from tta_lab.streams.images import UNKNOWN_ID
 from tta_lab.streams.orders import Dirichlet, Shuffled
 from tta_lab.streams.protocols import closed_set, long_term, open_set
-from tta_lab.streams.stream import UNKNOWN_ID, Stream, deal, deck, shuffled
+from tta_lab.streams.sampling import deal, deck, shuffled
+from tta_lab.streams.stream import Stream
 
 
 def toy(n=60, classes=4, side=8, seed=0, name="toy"):
@@ -149,7 +152,7 @@ def test_each_image_is_corrupted_once_and_the_bound_changes_nothing(monkeypatch)
         calls.append(len(x))
         return corrupt(x, *rest)
 
-    monkeypatch.setattr(streams, "corrupt", counted)
+    monkeypatch.setattr("tta_lab.streams.images.corrupt", counted)
     stream = Stream(toy(), ("contrast", "gaussian_noise"), per_shift=20, batch=6, rounds=4, unknown=toy(seed=1), unknown_ratio=0.5)
     shift = sum(map(sum, stream.sizes))
     kept = [b.x for b in stream]

@@ -15,7 +15,7 @@ from tta_lab.core.trace import Trace
 from tta_lab.core.trace_chunks import TABLES, Chunks
 from tta_lab.experiments.runner import row, run
 from tta_lab.methods import make
-from tta_lab.models.wrapping import load_model
+from tta_lab.models.embedded import load_model
 from tta_lab.streams import protocols
 
 pytest.importorskip("pyarrow")

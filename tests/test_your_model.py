@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from tta_lab import check_up, load, load_model, make
-from tta_lab.data.image_set import DataError
+from tta_lab.data.shipped import DataError
 from tta_lab.experiments.experiment import Choice, explore, obstacles
+from tta_lab.models import checkpoint_files as M_wrapping_checkpoint_files
 from tta_lab.models import names as M
-from tta_lab.models import wrapping as M_wrapping
 from tta_lab.streams.protocols import recorded
 from tta_lab.studies.your_model import study as S
 
@@ -43,7 +43,7 @@ def test_the_example_is_the_embedded_network_under_other_names_and_reads_its_pic
     assert torch.equal(case.network.head(case.network.features(x)), own(x))
     names = [p.name for p in sorted((folder / "photos").rglob("*.png"), key=lambda p: p.name)]
     assert names == [f"{i:05d}.png" for i in range(120)] and (data.y.bincount(minlength=10) == 12).all()
-    keys = M_wrapping.read_state_dict(folder / "my_weights.safetensors").keys()
+    keys = M_wrapping_checkpoint_files.read_state_dict(folder / "my_weights.safetensors").keys()
     assert "stem.0.weight" in keys and "classifier.bias" in keys            # module. was dropped
     first, again = M.open_model(case.model), M.open_model(case.model)
     first.net.head.bias.data.zero_()                                        # each caller has a network of its own

@@ -7,22 +7,24 @@ import importlib
 __version__ = "0.1.0"
 
 _HOME = {  # public name -> module that defines it
-    **dict.fromkeys(("Adapter",), "core.adapter"),
-    **dict.fromkeys(("Trace",), "core.trace"),
-    **dict.fromkeys(("knobs",), "core.knobs"),
-    **dict.fromkeys(("make", "catalogue"), "methods"),
+    "Adapter": "core.adapter",
+    "Trace": "core.trace",
+    "knobs": "core.knobs",
+    "make": "methods",
+    "prepare": "components.source.prepare",
+    "warm_up": "components.source.warm_up",
     **dict.fromkeys(("ConfidenceRise", "LowEntropy", "RandomKeep"), "components.selectors"),
-    **dict.fromkeys(("CollapseDetector",), "components.controllers.collapse_detector"),
+    "CollapseDetector": "components.controllers.collapse_detector",
     **dict.fromkeys(("Guard", "guarded"), "components.controllers.guard"),
-    **dict.fromkeys(("load",), "data.image_set"),
-    **dict.fromkeys(("wrap",), "data.folders"),
-    **dict.fromkeys(("corrupt",), "data.corruptions"),
-    **dict.fromkeys(
-        ("load_model", "with_input_card", "from_torchvision", "from_timm", "with_classes"), "models.wrapping"
-    ),
-    **dict.fromkeys(("load_cifar",), "models.cifar_networks"),
+    "load": "data.load",
+    "wrap": "data.wrapped",
+    "corrupt": "data.corruptions",
+    "load_model": "models.embedded",
+    **dict.fromkeys(("with_input_card", "with_classes"), "models.wrapping"),
+    **dict.fromkeys(("from_torchvision", "from_timm"), "models.libraries"),
+    "load_cifar": "models.cifar_networks",
     **dict.fromkeys(("check_up", "doctor"), "models.doctor"),
-    **dict.fromkeys(("Stream",), "streams.stream"),
+    "Stream": "streams.stream",
     **dict.fromkeys(
         ("Shuffled", "Recorded", "SortedByClass", "Dirichlet", "LabelShift", "ClassImbalance"),
         "streams.orders",
@@ -33,12 +35,13 @@ _HOME = {  # public name -> module that defines it
          "alternating", "long_term", "closed_set", "open_set", "natural", "recorded"),
         "streams.protocols",
     ),
-    **dict.fromkeys(("continually_changing",), "streams.ccc"),
-    **dict.fromkeys(("watch",), "components.controllers.collapse_detector"),
+    "continually_changing": "streams.ccc",
+    "watch": "analysis.collapse",
     **dict.fromkeys(("run", "runs", "compare", "spread", "forgetting"), "experiments.runner"),
-    **dict.fromkeys(("Choice",), "experiments.experiment"),
-    **dict.fromkeys(("published",), "experiments.published_numbers"),
-    **dict.fromkeys(("safety_report",), "safety.report"),
+    "Choice": "experiments.experiment",
+    "catalogue": "experiments.catalogue",
+    "published": "experiments.published_numbers",
+    "safety_report": "safety.report",
 }
 __all__ = sorted(_HOME) + ["__version__"]
 

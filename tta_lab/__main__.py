@@ -118,12 +118,12 @@ def copied_notebooks(folder="tta-lab-notebooks"):
 
 
 def train_model(options):
-    from tta_lab.data import image_set as datasets
+    from tta_lab.data import embedded, shipped
     from tta_lab.models import training
 
     try:
-        training.train(options.name, options.data or datasets.DEBIAN_FASHION, options.out, options.seed, options.epochs)
-    except (ValueError, datasets.DataError) as why:
+        training.train(options.name, options.data or embedded.DEBIAN_FASHION, options.out, options.seed, options.epochs)
+    except (ValueError, shipped.DataError) as why:
         raise bootstrap.Problem(str(why)) from why
     return 0
 
@@ -151,19 +151,19 @@ def info(options):
 
     import torch
 
-    from tta_lab.data import image_set as datasets
+    from tta_lab.data import shipped
 
     print("device      {}".format("cuda: " + torch.cuda.get_device_name() if torch.cuda.is_available() else
                                   f"cpu, {torch.get_num_threads()} threads"))
     try:
-        folder = datasets.data_root()
+        folder = shipped.data_root()
         try:
             names = dict(json.loads((folder / "index.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as why:
             raise ValueError(f"{folder / 'index.json'} is not there or damaged ({why}); restore it: git checkout -- data/index.json") from why
         for name in names:
-            datasets.checked_bytes(name)
-    except (datasets.DataError, ValueError) as why:
+            shipped.checked_bytes(name)
+    except (shipped.DataError, ValueError) as why:
         print(f"data        {why}")
         return 1
     print(f"data        {len(names)} files in {folder} are as recorded")

@@ -12,8 +12,10 @@ from tta_lab.components.controllers.resets import CollapseRecovery, ResetEvery
 from tta_lab.components.selectors import ConfidenceRise, LowEntropy
 from tta_lab.components.source import prepare as source
 from tta_lab.components.updates import Sam
+from tta_lab.core import hashing as source_hashing
 from tta_lab.core import scores
 from tta_lab.core.adapter import Adapter
+from tta_lab.core.needs import GIVEN
 from tta_lab.core.parts import AllParameters, Controller, LossMethod, NeedsError, NormAffine, Selector, Step
 from tta_lab.methods import make
 from tta_lab.methods.tent import Tent
@@ -379,11 +381,11 @@ def test_colour_affine_uses_one_draw_for_the_batch_but_noise():
 
 @dataclass(frozen=True, kw_only=True)
 class _Greedy(Tent):
-    needs = frozenset(source.GIVEN)
+    needs = frozenset(GIVEN)
 
 
 def test_what_is_missing_from_the_source_is_named(batches):
-    with pytest.raises(NeedsError, match=r"_Greedy needs the Fisher information.*source.prepare\(model, recipe, images, labels\)"):
+    with pytest.raises(NeedsError, match=r"_Greedy needs the Fisher information.*tta_lab.prepare\(model, recipe, images, labels\)"):
         Adapter(tiny("tinybn"), _Greedy(), device="cpu")
     for labels, why in ((None, "need a label"), (torch.zeros(5).long(), "48 source images but 5 labels"),
                         (torch.full((48,), 3), "no source image of class 0")):
@@ -395,7 +397,7 @@ def test_source_statistics_by_hand_and_from_the_cache(batches, tmp_path, monkeyp
     x, y = torch.cat(batches[:2]), torch.arange(48) % 10
     options = dict(batch=24, cache=tmp_path / "kept", device="cpu")
     given = source.prepare(tiny("tinybn"), _Greedy(), x, y, **options)
-    assert set(given) == set(source.GIVEN)
+    assert set(given) == set(GIVEN)
 
     expected = {}
     for at in (0, 24):
@@ -416,10 +418,10 @@ def test_source_statistics_by_hand_and_from_the_cache(batches, tmp_path, monkeyp
     assert torch.equal(given["replay"]["images"], x) and torch.equal(given["replay"]["labels"], y)
 
     files = sorted((tmp_path / "kept").iterdir())
-    assert [f.suffix for f in files] == [".safetensors"] * len(source.GIVEN)
+    assert [f.suffix for f in files] == [".safetensors"] * len(GIVEN)
     monkeypatch.setattr(source, "MAKERS", {})                   # nothing may be computed now
     again = source.prepare(tiny("tinybn"), _Greedy(), x, y, **options)
-    assert source.digest(again) == source.digest(given)
+    assert source_hashing.digest(again) == source_hashing.digest(given)
     for change in (dict(batch=12), dict(limit=40)):
         with pytest.raises(KeyError):
             source.prepare(tiny("tinybn"), _Greedy(), x, y, **{**options, **change})

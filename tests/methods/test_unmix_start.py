@@ -7,7 +7,7 @@ from tta_lab.components.norms.stream import _Unmixed
 from tta_lab.core.adapter import Adapter
 from tta_lab.experiments.runner import run
 from tta_lab.methods import make
-from tta_lab.models.wrapping import load_model
+from tta_lab.models.embedded import load_model
 from tta_lab.streams import protocols
 
 

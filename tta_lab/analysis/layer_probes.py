@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..components.norms.batch_norm import BATCH_NORM
 from ..core import scores
+from ..core.norm_layers import BATCH_NORM
 from ..core.step_context import View
 from .probes import untouched
 

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from ..core.arguments import WrongKind, _say, images_of, model_of, number, whole
+from ..core.arguments import WrongKind, number, shown, whole
+from ..core.named import model_of
+from ..data.load import images_of
 from .metrics.inputs import broken, mean, rows_of_logits, whole_log_softmax
 
 WINDOW = 500        # images of one stretch in which predicted classes are counted
@@ -117,7 +119,7 @@ def scores(trace, reference: Mapping | None = None, logits=None, source=None) ->
     _check(trace), source is None or _check(source, "source")
     wanted = {"error", "confidence", "atc_confidence", "atc_entropy"}
     if reference is not None and not (isinstance(reference, Mapping) and wanted <= reference.keys()):
-        raise WrongKind(f"reference must be what model_selection.reference(model, images) hands back, not {_say(reference)}")
+        raise WrongKind(f"reference must be what model_selection.reference(model, images) hands back, not {shown(reference)}")
     classes = _classes(trace)
     sure, unsure = np.asarray(trace["confidence"], np.float64), np.asarray(trace["entropy"], np.float64)
     sure, unsure = np.where(np.isnan(sure), 1 / classes, sure), np.where(np.isnan(unsure), math.log(classes), unsure)
@@ -198,7 +200,7 @@ def rank(traces: Mapping, by: str = "vote", reference: Mapping | None = None, lo
         near = difflib.get_close_matches(str(by), NAMES, 1)
         raise ValueError(f"there is no score {by!r}; there are: {', '.join(NAMES)}{f'; did you mean {near[0]!r}?' if near else ''}")
     if not isinstance(traces, Mapping):
-        raise WrongKind(f"traces must be a dict, name -> Trace, not {_say(traces)}")
+        raise WrongKind(f"traces must be a dict, name -> Trace, not {shown(traces)}")
     for name, trace in traces.items():
         _check(trace, f"traces[{name!r}]")
     if not traces:
@@ -241,7 +243,7 @@ def _check(trace, name: str = "trace") -> None:
     from ..core.trace import Trace
 
     if not isinstance(trace, Trace):
-        raise WrongKind(f"{name} must be the Trace of a run, as run(adapter, stream) hands it back, not {_say(trace)}")
+        raise WrongKind(f"{name} must be the Trace of a run, as run(adapter, stream) hands it back, not {shown(trace)}")
 
 
 def _same_images(name, trace, other_name, other) -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.arguments import _plain, flag, number, path_of
+from ..core.arguments import flag, number, path_of, plain
 from ..core.files import write_text
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -70,7 +70,7 @@ class Parameter:
 
 def _own(value):
     """A value as Python's own types have it: numbers and arrays of other libraries, paths, ranges, and what lists and dicts hold."""
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):  # an array, a tensor

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..components.norms.batch_norm import BATCH_NORM, BatchStatistics, check_asked
-from ..components.source.prepare import GIVEN, digest
-from ..models.wrapping import InputError, SourceModel, check_finite
 from . import scores
-from .arguments import choice, flag, model_of, recipe_of, whole
+from .arguments import choice, flag, whole
 from .copying import own_copy, precision_of
+from .hashing import digest
+from .named import model_of, recipe_of
+from .needs import check_needs
+from .norm_layers import check_asked, use_batch_statistics_
 from .parts import SCOPES, Method, NeedsError, needs_of
+from .source_model import InputError, SourceModel, check_finite
 from .step_context import View, as_logits, undisturbed
 from .trace import Trace
 
@@ -112,7 +114,7 @@ class Adapter:
         self.given = _to_device(dict(given or {}), self.device, self.precision)
         self._watching = any(controller.watches for controller in recipe.controllers)
         self.needs = needs_of(recipe)
-        _check_needs(recipe, self.needs, self.source, self.given)
+        check_needs(recipe, self.needs, self.source, self.given)
         self._networks: dict[str, nn.Module] = {"running": self.source}
         self.model = linked_copy(self.source)
         recipe.norm.apply_(self.model)
@@ -252,7 +254,7 @@ class Adapter:
             raise ValueError(f"statistics must be 'batch' or 'running', not {statistics!r}")
         if statistics not in self._networks:
             network = linked_copy(self.source)
-            BatchStatistics().apply_(network)
+            use_batch_statistics_(network)
             self._networks[statistics] = network
         return self._networks[statistics]
 
@@ -613,19 +615,3 @@ def _device(model: nn.Module, device) -> torch.device:
     except Exception as why:
         raise ValueError(f"device must be 'auto' or a device of this machine, such as 'cpu' or 'cuda', not {device!r}"
                          f"{' (torch sees no CUDA device)' if 'cuda' in str(device) and not torch.cuda.is_available() else ''}") from why
-
-
-def _check_needs(recipe: Method, needs: frozenset, model: nn.Module, given: dict) -> None:
-    """Raise NeedsError when the model or the caller lacks what the recipe declares."""
-    name = type(recipe).__name__
-    if "batch_norm" in needs and not any(isinstance(m, BATCH_NORM) for m in model.modules()):
-        raise NeedsError(f"{name} needs batch-norm layers, whose statistics it sets anew, but {type(model).__name__} has no batch-norm layer; "
-                         "choose a model with BatchNorm, or another method such as tent")
-    if "features" in needs and not (hasattr(model, "features") and isinstance(getattr(model, "head", None), nn.Module)):
-        finder = ("they were looked for in front of its linear layers, none of which makes the logits of its input; give the network inside both"
-                  if isinstance(model, SourceModel) else "tta_lab.with_input_card(net, ...) finds them in most classifiers, or wrap it")
-        raise NeedsError(f"{name} needs a model with 'features' and 'head'; {type(model).__name__} has not: {finder}, so that logits = "
-                         "head(features(x))")
-    for missing in sorted(needs & GIVEN.keys() - given.keys()):
-        raise NeedsError(f"{name} needs {GIVEN[missing]} from the source domain; make it once with "
-                         f"given = tta_lab.components.source.prepare.prepare(model, recipe, images, labels) and hand it over: Adapter(..., given=given)")

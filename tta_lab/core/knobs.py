@@ -4,10 +4,11 @@ Validation, sliders, papermill parameters and the rows of the documentation are 
 """
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
+
+from .arguments import WrongKind, named
 
 
 def knob(default, within=None, why: str = "", paper: str = "", unit: str = "", choices=None, follows: str = ""):
@@ -71,15 +72,8 @@ def _inner(part):
 def knobs(part) -> list[Knob]:
     """All knobs of a recipe, or of the method of this name; those of inner parts have dotted names (``update.lr``, ``select.0.tolerance``)."""
     if isinstance(part, str):
-        from ..methods import METHODS, make
-
-        if part not in METHODS:
-            near = difflib.get_close_matches(part.lower(), METHODS, 1)
-            raise ValueError(f"there is no method {part!r}{f'; did you mean {near[0]!r}?' if near else ''}; there are: {', '.join(METHODS)}")
-        part = make(part)
+        part = named("recipe", part)
     if not is_dataclass(part):
-        from .arguments import WrongKind
-
         raise WrongKind(f"knobs are those of a recipe, a part or a method's name, not of {part!r}")
     part = part() if isinstance(part, type) else part
     rows = own_knobs(part)

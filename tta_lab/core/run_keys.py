@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 import torch
 from torch import Tensor, nn
 
-from ..components.source.prepare import digest
+from .hashing import digest
 
 _OWN = vars(nn.Module())  # what every module has: tensors and inner modules are named elsewhere, of hooks the functions count
 
@@ -19,6 +19,13 @@ def precision() -> list:
     """Version of torch and its switches that change how numbers are computed."""
     return [str(torch.__version__), torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32,
             torch.backends.cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled(), str(torch.get_default_dtype())]
+
+
+def described(model) -> str:
+    """First 12 hex digits of the sha256 of all that a network's answers depend on: weights and buffers, also those that are not saved, the
+    plain settings of its layers, its input card, hooks, and the code of layers that are not torch's own."""
+    found = [digest(dict(model.named_parameters())), digest(dict(model.named_buffers())), architecture(model)]
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
 
 
 def architecture(network: nn.Module) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..components.norms.batch_norm import first_input, set_commit_
+from .norm_layers import first_input, set_commit_
 from .parts import NeedsError
 from .scores import upcast
 

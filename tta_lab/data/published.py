@@ -20,9 +20,12 @@ from torch import Tensor
 
 from ..core import places
 from .contents import digests, hashed, note
-from .folders import CACHE_BYTES, HEADERS, KINDS, Cache, Decoder, Files, FileSet, existing_folder, file_set, image_names, kind, natural, text_in
+from .embedded import EMBEDDED
 from .folders import folder as any_folder
-from .image_set import CLEAN, EMBEDDED, BaseSet, DataError, ImageSet, load, refuse_html
+from .image_files import CACHE_BYTES, HEADERS, Cache, Decoder, Files, FileSet, existing_folder, file_set, image_names, natural, text_in
+from .image_set import CLEAN, BaseSet, ImageSet
+from .kinds import KINDS, kind, opened
+from .shipped import DataError, refuse_html
 
 __all__ = ["KINDS", "cifar10", "cifar100", "cifar10_c", "cifar100_c", "imagenet", "imagenet_a", "imagenet_c", "imagenet_r",
            "imagenet_sketch", "imagenet_v2", "tiny_imagenet_c", "wnid_order"]
@@ -296,8 +299,13 @@ def _cifar_c(path: Path, name: str, classes: tuple[str, ...], clean) -> FileSet:
     y = torch.from_numpy(labels[0].copy())
     if clean is not None:
         if not isinstance(clean, BaseSet):
-            named = not places.there(clean) and (str(clean).partition(":")[0] in KINDS or str(clean) in EMBEDDED)
-            clean = load(str(clean)) if named else KINDS[name.removesuffix("_c")](clean)
+            text = str(clean)
+            if not places.there(clean) and text.partition(":")[0] in KINDS:
+                clean = opened(text)
+            elif not places.there(clean) and text in EMBEDDED:
+                clean = EMBEDDED[text](None)
+            else:
+                clean = KINDS[name.removesuffix("_c")](clean)
         if clean.shape != (3, 32, 32) or not torch.equal(clean.y, y):
             raise DataError(f"the clean set {clean.name} ({len(clean)} images) is not the one of {root} ({n}), or in another order: labels or "
                             "sizes differ; give the published test file, folders of pictures come class by class")

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from ..components.augment import Augmentation, Unchanged
 from ..components.source import prepare as source
 from ..core.adapter import Adapter
-from ..core.parts import Method
-from ..methods import METHODS, catalogue
-from ..panels.controls import parameter_table
+from ..core.knob_text import parameter_table
+from ..core.knobs import knobs
+from ..core.needs import GIVEN
+from ..core.parts import Method, needs_of
+from ..methods import METHODS
 
 PLACE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 BATCH, BATCHES = 16, 8
@@ -26,7 +28,7 @@ Written by `python -m tta_lab.experiments.catalogue` from the methods themselves
 **Needs**: `batch_norm` layers; `features` and `head` of the model; `source_logits`, the answer of the frozen source beside that of the adapted
 model; and what is taken from the source domain before the stream with `source.prepare`:
 
-{chr(10).join(f"- `{k}`: {v}" for k, v in source.GIVEN.items())}
+{chr(10).join(f"- `{k}`: {v}" for k, v in GIVEN.items())}
 
 **Answer**: from before or after the step, as logits unless something else is said.
 
@@ -44,6 +46,22 @@ and unknown, and `_polyloss` for a source model trained with that loss.
 the change over random draws within the spread of public code; *invariants only*, hand-worked cases and identities, with no public run
 to compare with.
 """
+
+
+def catalogue(cost: bool = False) -> list[dict]:
+    """One row per method: name, sentence, family, needs, tasks, answer, how each form was verified, forms, presets, knobs, paper, arXiv id.
+
+    ``cost`` adds forwards and backwards per image, (least, most), measured on tiny networks in some seconds. docs/methods.md is made of these rows.
+    """
+    rows = []
+    for name, kind in METHODS.items():
+        recipe, found = kind(), re.search(r"\d{4}\.\d{5}", kind.paper)
+        rows.append({"name": name, "class": kind.__name__, "sentence": (kind.__doc__ or "").strip().split("\n")[0], "family": kind.family,
+                     "needs": sorted(needs_of(recipe)), "tasks": list(kind.tasks), "answer": recipe.answer, "kind": kind.kind,
+                     "verified": {form: kind.verified_forms.get(form, kind.verified) for form in ("paper", *kind.forms)},
+                     "forms": list(kind.forms), "presets": list(kind.presets), "knobs": [k.name for k in knobs(kind)], "paper": kind.paper,
+                     "arxiv": found.group() if found else "", **(cost_of(recipe) if cost else {})})
+    return rows
 
 
 class _Tiny(nn.Module):

@@ -17,7 +17,7 @@ from ..components import unknowns
 from ..components.controllers.guard import Guard
 from ..components.controllers.resets import CollapseRecovery, ResetEvery
 from ..components.norms.adaptive import AdaptiveMixture
-from ..components.norms.batch_norm import BATCH_NORM, BatchStatistics, MixedStatistics, RunningStatistics, SourceStatistics
+from ..components.norms.batch_norm import BatchStatistics, MixedStatistics, RunningStatistics, SourceStatistics
 from ..components.norms.stream import InstanceAware, RobustStatistics, UnmixedStatistics
 from ..components.objectives import SourceReplay
 from ..components.penalties import AugmentedAgreement, Diversity, FisherAnchor, PosteriorAnchor
@@ -25,10 +25,12 @@ from ..components.selectors import SELECTORS
 from ..components.source import prepare as source
 from ..components.updates import Anchored, CosineSam, Sam
 from ..core.adapter import AdaptationError, Adapter
-from ..core.arguments import recipe_of
 from ..core.knobs import Knob, followers, knobs, own_knobs, with_knobs
+from ..core.named import recipe_of
+from ..core.needs import GIVEN
+from ..core.norm_layers import BATCH_NORM
 from ..core.parts import AllParameters, EveryBatch, LossMethod, Method, NeedsError, NoParameters, NormAffine, Part, SlidingWindow, Step, needs_of
-from ..data.image_set import load
+from ..data.load import load
 from ..methods import METHODS, make
 from ..methods.composed import (
     Agreement,
@@ -248,7 +250,7 @@ def why_not(slots: dict, choice: Choice, images: torch.Tensor | None = None, mad
         recipe = assemble(slots)
     except (ValueError, TypeError) as why:
         return str(why)
-    found = " ".join(obstacles(replace(choice, recipe=recipe))) if images is None or needs_of(recipe) & source.GIVEN.keys() else ""
+    found = " ".join(obstacles(replace(choice, recipe=recipe))) if images is None or needs_of(recipe) & GIVEN.keys() else ""
     if found or images is None:
         return found
     try:
@@ -270,7 +272,7 @@ def why_not(slots: dict, choice: Choice, images: torch.Tensor | None = None, mad
 
 def _given(recipe: Method, choice: Choice, made: dict) -> dict | None:
     """A small sample of what a recipe needs of the source domain, good for a rehearsal only."""
-    wanted = needs_of(recipe) & source.GIVEN.keys()
+    wanted = needs_of(recipe) & GIVEN.keys()
     if not wanted:
         return None
     key = (frozenset(wanted), recipe.norm, recipe.train, model_key(choice))

@@ -18,18 +18,23 @@ import torch
 
 from ..components.controllers.guard import Guard
 from ..components.source import prepare as source
+from ..core import run_keys
 from ..core.adapter import Adapter
-from ..core.arguments import WrongKind, _say, images_of, recipe_of, whole
+from ..core.arguments import WrongKind, shown, whole
 from ..core.knobs import knobs
+from ..core.named import recipe_of
+from ..core.needs import GIVEN
 from ..core.parts import LossMethod, Method, NeedsError, needs_of
 from ..core.trace import Trace
-from ..data.image_set import load
-from ..methods import METHODS, from_json, make, to_json
+from ..data.load import images_of, load
+from ..methods import METHODS, make
+from ..methods.serialise import from_json, to_json
+from ..models.embedded import checkpoints
 from ..models.names import facts_of, open_model
-from ..models.wrapping import checkpoints
 from ..streams.orders import ClassImbalance, Dirichlet, LabelShift, Order, SortedByClass
 from ..streams.protocols import GROUPS, PROTOCOLS
-from ..streams.stream import Arrivals, Cut, Joined, Stream, domain_of
+from ..streams.shifts import domain_of
+from ..streams.stream import Arrivals, Cut, Joined, Stream
 from .runner import _check_classes, row, run
 
 REFERENCES = {"source": "source", "batch_norm": "BN-1"}
@@ -57,11 +62,11 @@ class Choice:
         if isinstance(self.model, type) or not isinstance(self.model, str | torch.nn.Module):
             hint = "; a path is written as a text, 'checkpoint:PATH'" if isinstance(self.model, os.PathLike) else ""
             raise WrongKind(f"Choice.model must be a text such as 'fashion_resnet_bn' or 'torchvision:resnet18', or a network, not "
-                            f"{_say(self.model)}{hint}")
+                            f"{shown(self.model)}{hint}")
         if not isinstance(self.stream, Arrivals):
             hint = f"; make one with tta_lab.{self.stream}()" if isinstance(self.stream, str) and self.stream in PROTOCOLS else \
                 "; images become one with tta_lab.continual(images)" if isinstance(self.stream, str) or hasattr(self.stream, "images") else ""
-            raise WrongKind(f"Choice.stream must be a stream, such as tta_lab.continual(), not {_say(self.stream)}{hint}")
+            raise WrongKind(f"Choice.stream must be a stream, such as tta_lab.continual(), not {shown(self.stream)}{hint}")
         object.__setattr__(self, "recipe", recipe_of(self.recipe, "Choice.recipe"))
         object.__setattr__(self, "seed", whole("Choice.seed", self.seed))
         if not (self.source_images is None or isinstance(self.source_images, str) or all(hasattr(self.source_images, n) for n in ("images", "y"))):
@@ -112,11 +117,11 @@ class Choice:
         imports = [f"from tta_lab import Adapter{', load_model' if opened == 'load_model' else ''}, run"]
         if opened == "open_model":
             imports.append("from tta_lab.models.names import open_model")
-        needs = sorted(needs_of(self.recipe) & source.GIVEN.keys())
+        needs = sorted(needs_of(self.recipe) & GIVEN.keys())
         if needs:
             imports.append("from tta_lab.components.source.prepare import prepare")
         if needs and isinstance(self.source_images, str):
-            imports.append("from tta_lab.data.image_set import load")
+            imports.append("from tta_lab.data.load import load")
         images = f"load({self.source_images!r})" if isinstance(self.source_images, str) else "source_images"
         given = f", given=prepare(model, recipe, {images})" if needs else ""
         found, stream = stream_code(self.stream)
@@ -169,7 +174,7 @@ def _recipe_code(recipe: Method) -> tuple[list[str], str]:
                 if inner.startswith("make("):
                     kinds = sorted({type(s).__name__ for s in added})
                     return [*imports, f"from tta_lab.components.selectors import {', '.join(kinds)}"], f"{inner}.where({', '.join(map(repr, added))})"
-    return ["from tta_lab.methods import from_json"], f"from_json({to_json(recipe)!r})"
+    return ["from tta_lab.methods.serialise import from_json"], f"from_json({to_json(recipe)!r})"
 
 
 def stream_code(stream: Arrivals) -> tuple[list[str], str]:
@@ -308,7 +313,7 @@ class Exploration:
 
 def _choice(value) -> Choice:
     if not isinstance(value, Choice):
-        raise WrongKind(f"choice must be a Choice, such as Choice('fashion_resnet_bn', continual(), 'tent'), not {_say(value)}")
+        raise WrongKind(f"choice must be a Choice, such as Choice('fashion_resnet_bn', continual(), 'tent'), not {shown(value)}")
     return value
 
 
@@ -319,7 +324,7 @@ def _references(names) -> tuple[str, ...]:
     names = tuple(names)
     for name in names:
         if not isinstance(name, str):
-            raise WrongKind(f"references must list names of methods, such as ('source', 'batch_norm'), not {_say(name)}")
+            raise WrongKind(f"references must list names of methods, such as ('source', 'batch_norm'), not {shown(name)}")
         recipe_of(name, "references")
     return names
 
@@ -341,14 +346,14 @@ def needs(recipe: Method) -> str:
     recipe = recipe_of(recipe)
     words = {"batch_norm": "batch-norm layers", "features": "a model with features and head",
              "source_logits": "a second forward pass, of the frozen source",
-             **{name: text + " (made from source images before the run)" for name, text in source.GIVEN.items()}}
+             **{name: text + " (made from source images before the run)" for name, text in GIVEN.items()}}
     wanted = [words.get(name, name) for name in sorted(needs_of(recipe))]
     return "Needs " + "; ".join(wanted) + "." if wanted else "Needs nothing but a model and images."
 
 
 def _adapter(choice: Choice, recipe: Method, device, probe: bool = False) -> Adapter:
     model, given = choice.network, None
-    wanted = needs_of(recipe) & source.GIVEN.keys()
+    wanted = needs_of(recipe) & GIVEN.keys()
     if wanted and choice.source_images is not None:
         if probe:
             given = dict.fromkeys(wanted, {f"mean/{n}": p for n, p in model.named_parameters()})  # names are enough; PETAL begins at such means
@@ -360,12 +365,12 @@ def _adapter(choice: Choice, recipe: Method, device, probe: bool = False) -> Ada
 
 def model_key(choice: Choice) -> tuple:
     """What tells one model from another in a session: of a text also the state of the files that it names, else weights, settings and code."""
-    return (choice.model, facts_of(choice.model)) if isinstance(choice.model, str) else (source.described(choice.model),)
+    return (choice.model, facts_of(choice.model)) if isinstance(choice.model, str) else (run_keys.described(choice.model),)
 
 
 def _key(choice: Choice) -> tuple:
     """What the traces of references depend on."""
-    return choice.stream.hash, source.described(choice.network), choice.seed
+    return choice.stream.hash, run_keys.described(choice.network), choice.seed
 
 
 def explore(choice: Choice, references=tuple(REFERENCES), *, device="auto", stop: Callable[[], bool] | None = None,

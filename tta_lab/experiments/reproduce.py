@@ -6,9 +6,12 @@ from pathlib import Path
 
 import torch
 
-from ..data.image_set import DataError, load
+from ..core.source_model import SourceModel
+from ..data.load import load
+from ..data.shipped import DataError
 from ..methods import make
-from ..models.wrapping import SourceModel, from_torchvision, with_classes
+from ..models.libraries import from_torchvision
+from ..models.wrapping import with_classes
 from ..streams.protocols import PROTOCOLS
 from .published_numbers import beside, cell, models, published, why_nothing
 from .runner import row, runs

@@ -20,15 +20,19 @@ from torch import Tensor
 
 from .. import __version__
 from ..analysis import diagnose, metrics
-from ..components.norms.batch_norm import TestTimeNorm
 from ..components.source import prepare as source
-from ..core import run_keys
+from ..core import hashing, run_keys
 from ..core.adapter import Adapter
-from ..core.arguments import WrongKind, choice, flag, images_of, model_of, path_of, recipe_of, seeds_of
+from ..core.arguments import WrongKind, choice, flag, path_of, seeds_of, shown
+from ..core.named import model_of, recipe_of
+from ..core.needs import GIVEN
+from ..core.norm_layers import TestTimeNorm
 from ..core.parts import Method, NeedsError, needs_of
 from ..core.trace import Trace
-from ..methods import to_json
-from ..streams.stream import RESETS, Arrivals, Cut, Stream, _digest, _say, stream_of
+from ..data.load import images_of
+from ..methods.serialise import to_json
+from ..streams.protocols import stream_of
+from ..streams.stream import RESETS, Arrivals, Cut, Stream, _digest
 from .progress import Progress
 
 Key = tuple[str, str, int]  # stream, recipe, seed
@@ -100,7 +104,7 @@ def _check_adapter(adapter) -> None:
     names = ("trace", "record", "tuned", "predict_source")
     if isinstance(adapter, type) or not all(hasattr(adapter, name) for name in names):
         raise WrongKind("adapter must be an Adapter around a model, such as Adapter(model, make('tent')), "
-                        f"not {_say(adapter)}")
+                        f"not {shown(adapter)}")
 
 
 class _Record:
@@ -288,7 +292,7 @@ def _recipes(recipes) -> dict[str, Method | Callable]:
         found = dict(zip(names, made, strict=True))
     else:
         raise WrongKind("recipes must list methods or their names, such as ['source', make('tent')], or be name -> method, "
-                        f"not {_say(recipes)}")
+                        f"not {shown(recipes)}")
     if not found:
         raise ValueError("recipes is empty; name at least one method, such as ['source', 'tent']")
     return found
@@ -346,9 +350,9 @@ class _Runs:
     def _fit(self, name: str, recipe: Method) -> dict | None:
         """What the recipe takes of the source domain; NeedsError, which names the recipe, when it cannot run with this model."""
         try:
-            wanted = sorted(needs_of(recipe) & source.GIVEN.keys())
+            wanted = sorted(needs_of(recipe) & GIVEN.keys())
             if wanted and self.images is None:
-                raise NeedsError(f"{type(recipe).__name__} needs {source.GIVEN[wanted[0]]}, made of images that must be given here: "
+                raise NeedsError(f"{type(recipe).__name__} needs {GIVEN[wanted[0]]}, made of images that must be given here: "
                                  "source_images=, an image set of the source domain such as 'fashion_mnist_train_slice'")
             given = source.prepare(self.model, recipe, self.images, device=self.device) if wanted else None
             Adapter(self.model, recipe, device=self.device, given=given)
@@ -473,7 +477,7 @@ def row(trace: Trace) -> dict:
     ``tta_lab``, ``settings``, ``complete``. Without labels the errors are NaN.
     """
     if not isinstance(trace, Trace):
-        raise WrongKind(f"row needs the trace of a run, not {_say(trace)}")
+        raise WrongKind(f"row needs the trace of a run, not {shown(trace)}")
     missing = [name for name in ("reset", "answer", "stream", "weights", "recipe", "complete") if name not in trace.meta]
     if missing:
         raise ValueError(f"the trace does not say its {', '.join(missing)}: let run(adapter, stream) make it")
@@ -517,7 +521,7 @@ def spread(table, what: Sequence[str] = ("error",)):
     order of the table. ``what``: a column of numbers, or several. Raises ValueError for a table that `compare` did not make, a column that it
     lacks, a run that stands in it twice, and several runs of one name."""
     if not all(name in getattr(table, "columns", ()) for name in ("stream", "recipe", "seed")):
-        raise WrongKind(f"spread needs the table that compare() makes, with the columns stream, recipe and seed, not {_say(table)}")
+        raise WrongKind(f"spread needs the table that compare() makes, with the columns stream, recipe and seed, not {shown(table)}")
     what = [what] if isinstance(what, str) else list(what)
     for name in what:
         if name not in table.columns or table[name].dtype.kind not in "bif":
@@ -542,13 +546,14 @@ def spread(table, what: Sequence[str] = ("error",)):
     return out.reset_index()
 
 
+ROOT = Path(__file__).resolve().parents[1]
 READS = {  # turn a finished run into words and numbers
     "analysis.diagnose", "analysis.metrics", "experiments.catalogue", "experiments.progress",
 }
 
 
 @lru_cache
-def code_digest(root: Path = Path(__file__).resolve().parents[1]) -> str:
+def code_digest(root: Path = ROOT) -> str:
     """First 12 hex digits of the sha256 of the code that makes a run: the runner and what it imports, directly or not.
 
     Modules count under their full name in the package, wherever the package lies. Comments, docstrings and layout do not count,
@@ -588,7 +593,7 @@ def _imported(root: Path, first: str) -> dict[str, ast.Module]:
 def _key(adapter: Adapter, stream, channels_last: bool, clean=None) -> str:
     """A name for one run that changes with anything that its numbers depend on."""
     device = [adapter.device.type, torch.cuda.get_device_name(adapter.device) if adapter.device.type == "cuda" else ""]
-    facts = [to_json(adapter.recipe), source.digest(adapter.given), stream.to_dict(), source.described(adapter.source), adapter.seed,
+    facts = [to_json(adapter.recipe), hashing.digest(adapter.given), stream.to_dict(), run_keys.described(adapter.source), adapter.seed,
              run_keys.precision(), device, channels_last, code_digest(), None if clean is None else clean.hash, str(adapter.amp),
              run_keys.foreign(adapter.recipe), run_keys.foreign_orders(stream)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]

@@ -20,8 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.arguments import WrongKind
-from ..data.image_set import DataError
-from .wrapping import IMAGENET_MEAN, IMAGENET_STD, InputCard, SourceModel, _names, _per_channel, fill, read_state_dict
+from ..core.source_model import InputCard, SourceModel, _per_channel
+from ..data.shipped import DataError
+from .checkpoint_files import fill, read_state_dict
+from .libraries import IMAGENET_MEAN, IMAGENET_STD
+from .wrapping import _names
 
 HALF = (0.5, 0.5, 0.5)
 NONE_MEAN, NONE_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..components.norms.batch_norm import first_input
-from ..core.arguments import images_of, model_of, whole
+from ..core.arguments import whole
 from ..core.copying import FULL, precision_of, whole_copy
+from ..core.named import model_of
+from ..core.norm_layers import first_input
 from ..core.step_context import as_logits, undisturbed
 from ..data.image_set import class_logits
+from ..data.load import images_of
 from .cifar_networks import CIFAR10_MEAN, CIFAR10_STD
-from .wrapping import IMAGENET_MEAN, IMAGENET_STD
+from .libraries import IMAGENET_MEAN, IMAGENET_STD
 
 FIRST = 128                # images on which every reading is tried; those that could be better see the rest too
 SURE = 1e-4                # probability below which a difference is not taken for chance, divided by the number of readings

@@ -18,23 +18,18 @@ from torch import Tensor, nn
 
 from ..core import places
 from ..core.arguments import WrongKind
+from ..core.source_model import InputCard, SourceModel
 from ..core.step_context import as_logits
 from ..data.contents import signature
-from ..data.folders import as_classes, as_size
-from ..data.image_set import DataError, data_root
-from .wrapping import (
-    ARCHITECTURES,
-    InputCard,
-    SourceModel,
-    checkpoints,
-    fill,
-    from_timm,
-    from_torchvision,
-    load_model,
-    read_state_dict,
-    split,
-    with_classes,
-)
+from ..data.image_files import as_size
+from ..data.label_tables import as_classes
+from ..data.shipped import DataError, data_root
+from .checkpoint_files import fill, read_state_dict
+from .embedded import checkpoints, load_model
+from .example import NETWORK
+from .libraries import from_timm, from_torchvision
+from .small_networks import ARCHITECTURES
+from .wrapping import split, with_classes
 
 KINDS = {
     "embedded": "one of the small networks that come with the package",
@@ -151,8 +146,6 @@ def code_of(text: str) -> str:
 
 
 def _example(file: str) -> bool:
-    from ..studies.your_model.study import NETWORK
-
     path = _file_of(file)
     return path is not None and path.is_file() and path.read_bytes() == NETWORK.encode()
 

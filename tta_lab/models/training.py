@@ -11,10 +11,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ..core.arguments import flag, images_of, model_of, path_of, whole
+from ..core.arguments import flag, path_of, whole
 from ..core.files import write_text
-from ..data.image_set import DEBIAN_FASHION, FASHION_CLASSES, NEAR_UNKNOWN, DataError, data_root, fashion_training_set, load
-from .wrapping import ARCHITECTURES, InputCard, SourceModel, load_model, save_model
+from ..core.named import model_of
+from ..core.source_model import InputCard, SourceModel
+from ..data.embedded import DEBIAN_FASHION, FASHION_CLASSES, NEAR_UNKNOWN, fashion_training_set
+from ..data.load import images_of, load
+from ..data.shipped import DataError, data_root
+from .embedded import load_model, save_model
+from .small_networks import ARCHITECTURES
 
 SOURCES = {  # name -> architecture, epochs, learning rate, classes, seed where it is not 0
     "fashion_resnet_bn": dict(architecture="resnet_bn", epochs=14, lr=4e-3, without=()),

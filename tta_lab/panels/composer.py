@@ -13,15 +13,17 @@ from pathlib import Path
 
 from .. import plots
 from ..components.controllers.guard import Guard
-from ..core.arguments import flag, model_of, nearest, path_of, recipe_of
+from ..core.arguments import flag, nearest, path_of
 from ..core.files import write_text
+from ..core.named import model_of, recipe_of
 from ..core.parts import Method
 from ..experiments import compose as C
 from ..experiments.experiment import Choice, Session, model_key, needs
-from ..methods import METHODS, from_json, make, to_json
+from ..methods import METHODS, make
 from ..methods.composed import Nothing
+from ..methods.serialise import from_json, to_json
+from ..models.embedded import checkpoints
 from ..models.names import parse, refuse_code
-from ..models.wrapping import checkpoints
 from ..studies.compose import study as S
 from ..studies.compose.figures import plot_composer_runs
 from ..studies.report import signed, write_numbers

@@ -7,24 +7,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from ..core.knob_text import hint, scope
 from ..core.knobs import Knob, knobs, resolve
 
 DECADES = 4  # a log slider whose range begins at 0 begins this far below the default: it can never reach 0
-
-
-def hint(knob: Knob) -> str:
-    """What a knob does, its range, its unit and its place in the paper, in one line."""
-    parts = [knob.why or knob.name, scope(knob), f"unit: {knob.unit}" if knob.unit else "", f"paper: {knob.paper}" if knob.paper else ""]
-    return "; ".join(part for part in parts if part)
-
-
-def scope(knob: Knob) -> str:
-    """The allowed values in words."""
-    if knob.choices is not None:
-        return "one of " + ", ".join(map(str, knob.choices))
-    if isinstance(knob.default, bool):
-        return "yes or no"
-    return f"{knob.low:g} to {knob.high:g}" + (", log scale" if knob.log else "")
 
 
 def control(knob: Knob, label: str = ""):
@@ -75,9 +61,3 @@ def controls(recipe) -> dict:
 def values(widgets: dict) -> dict:
     """What the widgets say."""
     return {name: widget.value for name, widget in widgets.items()}
-
-
-def parameter_table(recipe) -> list[dict]:
-    """One row per knob for documentation: name, value, default, range, sentence, unit, paper."""
-    return [{"name": k.name, "value": k.value, "default": k.default, "range": scope(k), "sentence": k.why, "unit": k.unit, "paper": k.paper}
-            for k in knobs(recipe)]

@@ -18,23 +18,28 @@ from ..components.controllers import collapse_detector as E_collapse_detector
 from ..components.controllers.collapse_detector import CollapseDetector
 from ..components.controllers.guard import Guard, actions, guarded
 from ..components.selectors import SELECTORS
-from ..core.arguments import WrongKind, flag, images_of, model_of, nearest, recipe_of, whole
+from ..core.arguments import WrongKind, flag, nearest, whole
+from ..core.knob_text import hint
 from ..core.knobs import Knob, followers, knobs, with_knobs
+from ..core.named import model_of, recipe_of
 from ..core.parts import LossMethod
 from ..core.trace import Trace
-from ..data.image_set import EMBEDDED, load
+from ..data.embedded import EMBEDDED
+from ..data.load import images_of, load
 from ..experiments.experiment import REFERENCES, SOURCE_IMAGES, Choice, Session, model_key, needs, obstacles
 from ..experiments.runner import row
-from ..methods import METHODS, make, to_json
+from ..methods import METHODS, make
+from ..methods.serialise import to_json
+from ..models.embedded import checkpoints
 from ..models.names import parse, refuse_code
-from ..models.wrapping import checkpoints
 from ..plots import FONT
 from ..streams import protocols
 from ..streams.stream import Arrivals
 from ..studies.explorer import study as E
+from ..studies.explorer.figures import FIGURES
 from ..studies.report import write_numbers
 from ..studies.streams.study import first_sentence, say_statistics
-from .controls import control, hint
+from .controls import control
 from .run_panel import RunPanel, another, own_keys
 from .run_panel import guarded as caught
 from .stream_panel import FIRST, SHIFTS, ByHand, _knobs, _short, applies, protocol_call, some_shifts, stream_label
@@ -691,7 +696,7 @@ class ExplorerPanel(RunPanel):
     def _show(self, name: str, numbers: dict) -> None:
         """Draw one figure: as a picture in a browser, which is some 50 kB where a plotly widget sends 5 MB, as a plotly figure without one."""
         self.drawn[name] = numbers
-        plot = getattr(plots, f"plot_explorer_{name}")
+        plot = FIGURES[name]
         if not self.interactive:
             drawn = plot(numbers, "plotly")
             self.figures[name] = drawn if name == "images" else _sized(drawn, HEIGHTS[name])

@@ -58,7 +58,7 @@ class LifelongPanel(PicturePanel):
     def to_code(self) -> str:
         """The lines that make the run shown without the panel; before the first run, the one that is chosen."""
         c = self.shown
-        return ("from tta_lab.studies import lifelong_study\nfrom tta_lab.experiments.runner import row\n\n"
+        return ("from tta_lab.studies.lifelong import study as lifelong_study\nfrom tta_lab.experiments.runner import row\n\n"
                 f"trace = lifelong_study.one_run({c['rate']:g}, {c['anchor']!r}, {c['stream']!r}, rounds={c['rounds']}, seed={self.seed})\n"
                 "row(trace)[\"error\"], trace.meta[\"clean\"]")
 

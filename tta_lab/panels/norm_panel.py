@@ -59,7 +59,7 @@ class NormPanel(PicturePanel):
     def to_code(self) -> str:
         """The lines that make the run shown without the panel; before the first run, the one that is chosen."""
         c = self.shown
-        return ("from tta_lab.studies import norm_study\nfrom tta_lab.experiments.runner import row\n\n"
+        return ("from tta_lab.studies.norms import study as norm_study\nfrom tta_lab.experiments.runner import row\n\n"
                 f"trace = norm_study.one_run({c['source']!r}, {c['setting']!r}, {c['method']!r}, batch={c['batch']}, lr={c['lr']:g}, "
                 f"seed={self.seed})\n"
                 "row(trace)[\"error\"]")

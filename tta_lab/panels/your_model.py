@@ -9,10 +9,11 @@ import html
 import json
 
 from ..core.arguments import WrongKind, flag, whole
-from ..data.image_set import DataError, load
+from ..core.source_model import InputError
+from ..data.load import load
+from ..data.shipped import DataError
 from ..models.doctor import check_up
 from ..models.names import code_of, open_model, refuse_code
-from ..models.wrapping import InputError
 from ..studies.your_model import study
 from .explorer import WIDTH, explorer
 from .run_panel import RunPanel, own_keys

@@ -179,7 +179,7 @@ class ZooPanel(RunPanel):
         """The lines that make the run shown without the panel; before the first run, that of the chosen cell."""
         source, stream, method, tuning, rate = (*self.cell, self.rate()) if self.trace is None else self.ran
         rate = f", rate={rate:g}" if rate != 1 else ""
-        return ("from tta_lab.studies import zoo_study\nfrom tta_lab.experiments.runner import row\n"
+        return ("from tta_lab.studies.zoo import study as zoo_study\nfrom tta_lab.experiments.runner import row\n"
                 f"trace = zoo_study.live({source!r}, {stream!r}, {method!r}{rate}, seed={self.seed})\n"
                 f"row(trace)[\"error\"]  # stored: {self._stored_text(source, stream, method, tuning)}")
 

@@ -6,16 +6,6 @@ in a notebook); ``ax`` draws into given axes instead: one for a single panel, a 
 returns a ``plotly.graph_objects.Figure``.  Numbers with nothing finite in them give an empty figure holding a sentence. ``HOW_TO_READ[x]``
 says in a sentence how to read the figure.
 """
-from ..safety.figures import HOW_TO_READ as _safety
-from ..safety.figures import plot_safety, plot_safety_page  # noqa: F401
-from ..studies.explorer.figures import HOW_TO_READ as _explorer
-from ..studies.explorer.figures import (  # noqa: F401
-    plot_explorer_errors,
-    plot_explorer_images,
-    plot_explorer_predictions,
-    plot_explorer_probabilities,
-    plot_explorer_threshold,
-)
 from .collapse import HOW_TO_READ as _collapse
 from .collapse import plot_collapse, plot_collapse_detector  # noqa: F401
 from .drawing import COLOURS, FONT, GROUP_LABELS, GROUP_LOOKS, MARKERS, Panel, Series, captioned, draw, fit, look, png  # noqa: F401
@@ -30,4 +20,4 @@ from .selection import plot_regret  # noqa: F401
 from .views import *  # noqa: F403
 from .views import HOW_TO_READ as _views
 
-HOW_TO_READ = {**_runs, **_collapse, **_guard, **_probes, **_views, **_safety, **_selection, **_explorer}
+HOW_TO_READ = {**_runs, **_collapse, **_guard, **_probes, **_views, **_selection}

@@ -40,7 +40,7 @@ def plot_safety_page(report):
     """The report on one A4 page in matplotlib: verdict, reasons, what to do, table, figures, cost and rule."""
     from matplotlib.figure import Figure
 
-    from .page import COLOURS, PALE, SAID, advice, cost, limits, rows, without_labels
+    from .wording import COLOURS, PALE, SAID, advice, cost, limits, rows, without_labels
 
     figure = Figure(figsize=(8.27, 11.69))
     figure._repr_png_ = lambda: png(figure)

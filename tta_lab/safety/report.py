@@ -22,20 +22,25 @@ import torch
 from torch import Tensor
 
 from ..analysis import metrics
-from ..components.source.prepare import GIVEN, prepare
+from ..components.source.prepare import prepare
 from ..core.adapter import AdaptationError, Adapter
-from ..core.arguments import WrongKind, _say, flag, images_of, model_of, number, path_of, recipe_of, whole
+from ..core.arguments import WrongKind, flag, path_of, shown, whole
 from ..core.files import write_text, written
+from ..core.named import model_of, recipe_of
+from ..core.needs import GIVEN
 from ..core.parts import NeedsError, needs_of
 from ..core.trace import Trace
 from ..data.corruptions import CLEAN, parse_shift
-from ..data.image_set import BaseSet, ImageSet, load
+from ..data.image_set import BaseSet, ImageSet
+from ..data.load import images_of, load
 from ..experiments.progress import Progress
 from ..experiments.runner import run
 from ..methods import make
 from ..models.doctor import _device, wilson
 from ..streams.orders import Recorded, Shuffled
 from ..streams.stream import Arrivals, Stream
+from .intervals import WINDOW, effective, paired_difference, worst_window
+from .judging import FEWEST, Rule, _rule, judge, labels_needed
 
 SITUATIONS = {  # name -> (title, what it stands for)
     "stream": ("Your stream", "the stream that was handed in, as it is"),
@@ -48,42 +53,7 @@ SITUATIONS = {  # name -> (title, what it stands for)
 SHORT = {"stream": "your stream", "shuffled": "shuffled", "recorded": "recorded", "single": "one at a time", "unfamiliar": "unfamiliar",
          "corrupted": "disturbed"}
 SHIFTS = ("gaussian_noise:3", "defocus_blur:3", "fog:3", "contrast:3")
-WINDOW = 500
-FEWEST = 30       # labelled images below which a situation is treated as unlabelled
-VERDICTS = ("use", "do not use", "cannot tell")
 
-
-@dataclass(frozen=True)
-class Rule:
-    """When adapting counts as safe. Points are percentage points of error.
-
-    harm      tolerated harm: the whole 95 % interval of (adapted error - frozen error) has to lie below
-    window    tolerated harm in the worst stretch of images
-    collapse  least share of the frozen model's effective classes that the adapted model must still use
-    level     of the intervals; the proof of harm is corrected for the number of situations (Bonferroni)
-    """
-
-    harm: float = 0.5
-    window: float = 3.0
-    collapse: float = 0.5
-    level: float = 0.95
-
-    def __post_init__(self):
-        for name in ("harm", "window", "collapse", "level"):
-            object.__setattr__(self, name, number(f"Rule.{name}", getattr(self, name)))
-        if not (self.harm >= 0 and self.window > 0 and 0 < self.collapse < 1 and 0.5 < self.level < 1):
-            raise ValueError(f"expected harm >= 0, window > 0, collapse in (0, 1) and level in (0.5, 1), got {self}")
-
-    def text(self) -> str:
-        """The rule in words."""
-        return (f"Do not use: in some situation the adapting model stops with an error, or uses less than {self.collapse:.0%} of the classes the "
-                f"frozen one uses, or makes more errors beyond chance (and by more than {self.harm:g} points at best estimate), or has a stretch "
-                f"more than {self.window:g} points worse, beyond chance; also where no gain is possible. Use: in every situation the whole "
-                f"{self.level:.0%} interval of the change lies below +{self.harm:g} points and no stretch of {WINDOW} images is more than "
-                f"{self.window:g} points worse, and in at least one situation errors fall beyond chance. Otherwise: cannot tell.")
-
-
-# --- making the report --------------------------------------------------------------------------------------------
 
 def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 2000, batch: int = 64, singles: int = 300,
                   situations=None, shifts=SHIFTS, rule: Rule | None = None, given: dict | None = None, source_images=None, seed: int = 0,
@@ -112,7 +82,7 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     batch, singles, seed = whole("batch", batch, 1), whole("singles", singles, 1), whole("seed", seed)
     shifts, progress = _shifts(shifts), flag("progress", progress)
     if given is not None and not isinstance(given, dict):
-        raise WrongKind(f"given must be what source.prepare(model, recipe, images) hands back, a dict, not {_say(given)}; images go "
+        raise WrongKind(f"given must be what source.prepare(model, recipe, images) hands back, a dict, not {shown(given)}; images go "
                         "to source_images=")
     _wanted(situations, isinstance(images, Arrivals), batch)
     model = model_of(model)
@@ -153,12 +123,6 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     return SafetyReport(facts, tuple(done), rule, **judge(done, rule))
 
 
-def _rule(rule) -> Rule:
-    if rule is not None and not isinstance(rule, Rule):
-        raise WrongKind(f"rule must be a Rule, such as safety.Rule(harm=1.0), not {rule!r}")
-    return rule or Rule()
-
-
 def _shifts(shifts) -> tuple[str, ...]:
     if isinstance(shifts, str) or not isinstance(shifts, Iterable):
         raise WrongKind(f"shifts must list texts, such as ('fog:3', 'contrast'), not {shifts!r}")
@@ -177,18 +141,18 @@ def _as_set(images, name: str = "images") -> BaseSet:
     if isinstance(images, BaseSet):
         return images
     if isinstance(images, tuple) and len(images) == 2 and isinstance(images[0], Tensor):
-        from ..data.folders import wrap
+        from ..data.wrapped import wrap
         x, y = images
         y = torch.full((len(x),), -1) if y is None else y
         return wrap(torch.utils.data.TensorDataset(x, y), labels=y, classes=_class_names(y), name="your tensors")
     if hasattr(images, "__getitem__") and hasattr(images, "__len__") and not isinstance(images, Tensor):
-        from ..data.folders import wrap
+        from ..data.wrapped import wrap
         return wrap(images)
     hint = ("; a folder is written as a text, 'folder:PATH'" if isinstance(images, os.PathLike) else
             "; give the data set inside, loader.dataset" if isinstance(images, torch.utils.data.DataLoader) else
             "; without labels that is (x, None)" if isinstance(images, Tensor) else "")
     raise WrongKind(f"{name} must be an image set, a text for datasets.load, a torch Dataset, (x, y) tensors or a stream, "
-                    f"not {_say(images)}{hint}")
+                    f"not {shown(images)}{hint}")
 
 
 def _class_names(y):
@@ -346,7 +310,7 @@ def compare(source, adapted, rule: Rule | None = None, family: int = 1, seed: in
     rule, family, seed = _rule(rule), whole("family", family, 1), whole("seed", seed)
     for name, trace in (("source", source), ("adapted", adapted)):
         if not isinstance(trace, Trace):
-            raise WrongKind(f"{name} must be the Trace of a run, as runner.run hands it back, not {_say(trace)}")
+            raise WrongKind(f"{name} must be the Trace of a run, as runner.run hands it back, not {shown(trace)}")
         if "prediction" not in trace:
             raise ValueError("the safety report is for classifiers: this trace has one row an image but no single prediction for it")
     if not np.array_equal(source["id"], adapted["id"]):
@@ -395,7 +359,8 @@ def _without_labels(source, adapted) -> dict:
 def _alarms(trace) -> dict:
     """What the collapse detector says of the run, where it is there and can be asked."""
     try:
-        from ..components.controllers.collapse_detector import ALARMS, watch
+        from ..analysis.collapse import watch
+        from ..components.controllers.collapse_detector import ALARMS
     except ImportError:
         return {"alarm": "", "alarm_after": -1}
     try:
@@ -415,213 +380,6 @@ def _curve(wrong_before, wrong_after, n: int) -> dict:
     return {"images": [int(p[-1]) + 1 for p in pieces], "source": [100 * float(wrong_before[p].mean()) for p in pieces],
             "adapted": [100 * float(wrong_after[p].mean()) for p in pieces]}
 
-
-# --- statistics -----------------------------------------------------------------------------------------------------
-
-def effective(prediction) -> float:
-    """Effective number of predicted classes, exp of the entropy of their shares, 1..C.  (N,) -> number"""
-    n = np.unique(np.asarray(prediction), return_counts=True)[1]
-    p = n / n.sum()
-    return float(np.exp(-(p * np.log(p)).sum()))
-
-
-def normal_quantile(level: float) -> float:
-    """The z with P(|Z| <= z) = level for a standard normal Z: 1.960 for 0.95.  Found by bisection."""
-    low, high = 0.0, 40.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if math.erf(middle / math.sqrt(2)) < level else (low, middle)
-    return low
-
-
-def tango(worse: float, better: float, n: float, level: float = 0.95) -> tuple[float, float]:
-    """Score interval of the difference of two paired shares, (worse - better) / n, each end in -1..1.
-
-    ``worse`` images changed from right to wrong, ``better`` from wrong to right, of n. All d with |worse - better - n d| <= z sqrt(n (2 q + d (1 -
-    d))), q the maximum-likelihood share of ``better`` given d (Tango, Statistics in Medicine 1998). Unlike an interval from the normal
-    approximation it keeps its coverage with few flips, and has a width where there is none; exact tests (McNemar) are in
-    agreement but conservative. Counts may be fractions. Raises ValueError unless 0 <= worse + better <= n and n > 0.
-    """
-    if not (n > 0 and worse >= 0 and better >= 0 and worse + better <= n + 1e-9):
-        raise ValueError(f"expected counts of flips that fit into n images, got {worse} + {better} of {n}")
-    z = normal_quantile(level)
-
-    def distance(d: float) -> float:
-        b = -worse - better + (2 * n - worse + better) * d
-        q = (math.sqrt(max(b * b + 8 * n * better * d * (1 - d), 0.0)) - b) / (4 * n)
-        spread = n * (2 * max(q, 0.0) + d * (1 - d))
-        gap = worse - better - n * d
-        return gap / math.sqrt(spread) if spread > 1e-15 else math.copysign(math.inf, gap) if gap else 0.0
-
-    middle = (worse - better) / n
-
-    def end(inside: float, outside: float) -> float:
-        if abs(distance(outside)) <= z:
-            return outside
-        for _ in range(60):
-            half = (inside + outside) / 2
-            inside, outside = (half, outside) if abs(distance(half)) <= z else (inside, half)
-        return inside
-
-    return end(middle, -1.0), end(middle, 1.0)
-
-
-def design_effect(values, strata=None, blocks: int = 20) -> float:
-    """How many times larger the variance of the mean is than for independent images, at least 1.  (N,) in order of arrival -> number
-
-    Variance of the mean from about ``blocks`` successive stretches over that from single images. Neighbours that go wrong together, as in
-    a film, carry less information than their number; the interval is taken at N / design effect images (Rao & Scott 1992). ``strata``
-    (N,) numbers the planned segments of a stream: differences between them are no chance and do not count.
-    """
-    values = np.asarray(values, np.float64)
-    if len(values) < 2 * blocks or not values.std():
-        return 1.0
-    groups = [values] if strata is None else [values[np.asarray(strata) == k] for k in np.unique(strata)]
-    variance = 0.0
-    for group in groups:
-        parts = max(2, round(blocks * len(group) / len(values)))
-        sums = np.array([piece.sum() for piece in np.array_split(group - group.mean(), parts)])
-        variance += parts / (parts - 1) * float((sums ** 2).sum())
-    return max(1.0, variance / float(((values - values.mean()) ** 2).sum()))
-
-
-def paired_difference(harm, level: float = 0.95, strata=None) -> dict[str, float]:
-    """Change in error from the frozen to the adapting model with its interval, in points.
-
-    ``harm`` (N,) in order of arrival: 1 right to wrong, -1 wrong to right, 0 else. difference = 100 mean(harm); ``low`` and ``high`` are
-    Tango's score interval at counts divided by the `design_effect`. Tested by simulation from 200 images on.
-    """
-    harm = np.asarray(harm)
-    if not len(harm):
-        return {"difference": math.nan, "low": math.nan, "high": math.nan, "design_effect": math.nan}
-    effect = design_effect(harm, strata)
-    low, high = tango(float((harm > 0).sum()) / effect, float((harm < 0).sum()) / effect, len(harm) / effect, level)
-    return {"difference": 100 * float(harm.mean()), "low": 100 * low, "high": 100 * high, "design_effect": effect}
-
-
-def labels_needed(harm, rule: Rule, strata=None) -> float:
-    """How many labelled images would settle whether the harm is tolerable, if everything goes on like this; rounded up to two digits.
-
-    Half an interval, z sqrt(design effect (share of flips - d^2) / n), must fit between the difference d and ``rule.harm`` (below it), or
-    between d and 0 (above it). inf where d lies on the border.
-    """
-    harm = np.asarray(harm, np.float64)
-    d, z = harm.mean(), normal_quantile(rule.level)
-    gap = rule.harm / 100 - d if d < rule.harm / 100 else d
-    spread = max(float((harm != 0).mean()), 1 / len(harm)) - d * d
-    if gap <= 0:
-        return math.inf
-    n = max(z * z * design_effect(harm, strata) * spread / gap ** 2, z * z * (1 - min(gap, 0.99)) / gap, FEWEST)
-    return float(math.ceil(n / (step := 10 ** max(math.floor(math.log10(n)) - 1, 0))) * step)
-
-
-def worst_window(harm, size: int = WINDOW, block: int = 64, permutations: int = 400, seed: int = 0) -> dict[str, float]:
-    """The stretch of ``size`` labelled images where adapting did most harm, and how much of that chance explains, in points.
-
-    The worst of many windows is bad by chance alone. What chance does is learned from the scatter around local means (of stretches as long as a
-    window): these residuals are put in random order in whole blocks of ``block`` neighbours, again and again, and the worst window of each order,
-    on top of the mean harm, is what even harm would show. ``worst``, ``start``; ``expected`` and ``by_chance``, median and 95 % quantile of
-    the orders; ``p`` = (1 + orders as bad) / (1 + orders); ``corrected`` = worst - (expected - mean harm), not below the mean: an estimate
-    of the true harm there. With fewer than 2 x 500 images the window is a quarter of them; {} with fewer than 200, or fewer than 4 blocks.
-    """
-    harm = np.asarray(harm, np.float64)
-    n = len(harm)
-    size = size if n >= 2 * size else n // 4
-    block = min(block, max(size // 2, 1))
-    if n < 200 or n // block < 4:
-        return {}
-
-    def worst(values):
-        sums = np.concatenate([np.zeros((*values.shape[:-1], 1)), values.cumsum(-1)], -1)
-        windows = sums[..., size:] - sums[..., :-size]
-        return windows.argmax(-1), 100 * windows.max(-1) / size
-
-    start, found = worst(harm)
-    dice = np.random.default_rng(seed)
-    rest = np.concatenate([piece - piece.mean() for piece in np.array_split(harm, n // size)])
-    rest = rest[:n // block * block].reshape(-1, block) * math.sqrt(size / (size - block))     # the local mean took up a part of the scatter
-    noise = np.array([worst(rest[dice.permutation(len(rest))].ravel())[1] for _ in range(permutations)])
-    expected, mean = float(np.median(noise)), 100 * float(harm.mean())
-    return {"size": size, "worst": float(found), "start": int(start), "expected": mean + expected,
-            "by_chance": mean + float(np.quantile(noise, 0.95)),
-            "p": (1 + int((mean + noise >= found - 1e-9).sum())) / (1 + permutations), "corrected": max(mean, float(found) - expected)}
-
-
-# --- the verdict ------------------------------------------------------------------------------------------------------
-
-def finding(s: dict, rule: Rule, family: int) -> tuple[str, str]:
-    """("harm", "safe", "gain" or "open", the reason in a sentence) for one situation; "gain" is safe and better beyond chance."""
-    if s["failed"]:
-        return "harm", f"the adapting model stopped with an error after {s['after']} images"
-    if s["basis"] == "labels" and s["low_sure"] > 0 and s["difference"] > rule.harm:
-        return "harm", f"errors rise by {s['difference']:.1f} points ({s['source_error']:.1f} to {s['adapted_error']:.1f} %), beyond chance"
-    if s["classes_kept"] < rule.collapse:
-        return "harm", f"the adapting model collapsed: in some stretch it used only {s['classes_kept']:.0%} of the classes that the frozen model used"
-    w = s["window"]
-    if w and w["p"] < (1 - rule.level) / family and w["corrected"] > rule.window:
-        return "harm", f"in one stretch of {w['size']} images errors rise by {w['worst']:.1f} points, more than chance explains"
-    if not s["high"] <= rule.harm:
-        if s["basis"] == "none":
-            return "open", "nothing could be compared"
-        if s["basis"] == "answers":
-            alarm = f"; the collapse detector raised an alarm after {s['alarm_after']} images" if s["alarm_after"] >= 0 else ""
-            few = f"only {s['labelled']} labels" if s["labelled"] else "no labels"
-            return "open", f"there are {few}, and {s['changed']:.1f} % of the answers change: whether for better or worse is not known{alarm}"
-        return "open", (f"the change in error is {s['difference']:+.1f} points, but anything from {s['low']:+.1f} to {s['high']:+.1f} is possible; "
-                        f"{_about(s['needed'])}")
-    if s["basis"] == "labels" and not w:
-        return "open", f"{s['labelled']} labelled images are too few to look at stretches"
-    if w and w["worst"] > rule.window and (w["size"] < WINDOW or w["corrected"] > rule.window):
-        return "open", (f"one stretch of {w['size']} images is {w['worst']:.1f} points worse, which may be chance; more labelled images are needed "
-                        f"({2 * WINDOW} at least)")
-    if s["basis"] == "labels" and s["high"] < 0:
-        return "gain", f"errors fall by {-s['difference']:.1f} points ({s['source_error']:.1f} to {s['adapted_error']:.1f} %), beyond chance"
-    if s["basis"] == "answers":
-        return "safe", f"at most {s['high']:.1f} % of the answers change, so errors cannot rise by more"
-    return "safe", f"errors change by {s['difference']:+.1f} points; a rise above {s['high']:.1f} can be excluded"
-
-
-def _about(n: float) -> str:
-    if n > 1e5:
-        return "it lies so near to what is tolerated that more labels will hardly settle it"
-    return f"about {int(n):,} labelled images would settle it".replace(",", " ")
-
-
-def judge(situations, rule: Rule | None = None) -> dict:
-    """The verdict over all situations: ``verdict``, ``why`` (sentences), ``findings`` (name -> (finding, reason)), ``without`` (what it would be
-    if the situations that do harm never happened, where they are the smaller part, else "")."""
-    rule = _rule(rule)
-    found = {s["name"]: finding(s, rule, len(situations)) for s in situations}
-    title = {s["name"]: s["title"] for s in situations}
-    verdict, why = _verdict(situations, found, title, rule)
-    harmful = [n for n, (what, _) in found.items() if what == "harm"]
-    rest = [s for s in situations if s["name"] not in harmful]
-    without = ""
-    if harmful and len(harmful) < len(rest) + (len(situations) == 2):
-        second, reasons = _verdict(rest, {s["name"]: found[s["name"]] for s in rest}, title, rule)
-        names = " and ".join(f'"{title[n]}"' for n in harmful)
-        without = f"If {names} can never happen in your use, the verdict would be: {second}. {reasons[0]}"
-    return {"verdict": verdict, "why": tuple(why), "findings": found, "without": without}
-
-
-def _verdict(situations, found, title, rule: Rule) -> tuple[str, list[str]]:
-    kinds = [what for what, _ in found.values()]
-
-    def said(*which):
-        return [f"{title[n]}: {reason}." for n, (what, reason) in found.items() if what in which]
-
-    if "harm" in kinds:
-        return "do not use", said("harm")
-    if "open" in kinds:
-        return "cannot tell", said("open")
-    if "gain" in kinds:
-        return "use", said("gain") + ["No situation that was tried shows harm above what the rule tolerates."]
-    if all(s["low"] >= -rule.harm for s in situations):
-        return "do not use", [f"Adapting changes errors by less than {rule.harm:g} points everywhere, so nothing is gained for its cost."]
-    return "cannot tell", ["Adapting does no harm, but in no situation that was tried does it lower the errors beyond chance."] + said("safe")
-
-
-# --- the report -------------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class SafetyReport:
@@ -648,7 +406,7 @@ class SafetyReport:
 
     def rows(self) -> list[dict[str, str]]:
         """The table of the page: one dict of texts a situation."""
-        from .page import rows
+        from .wording import rows
         return rows(self)
 
     def to_dict(self) -> dict:

@@ -17,13 +17,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..components.source.prepare import digest
-from ..core.arguments import WrongKind, model_of, number, whole
+from ..core.arguments import WrongKind, number, whole
 from ..core.files import write_text
+from ..core.hashing import digest
+from ..core.named import model_of
 from ..data.corruptions import check_name
-from ..data.image_set import checked_bytes
+from ..data.shipped import checked_bytes
+from .images import _image_set, make_images
 from .orders import Dice
-from .stream import Stream, _image_set, as_shifts, make_images
+from .shifts import as_shifts
+from .stream import Stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,9 +168,9 @@ def continually_changing(known="fashion_mnist", calibration: Calibration | None 
 
 def embed(name: str = "fashion_resnet_bn", names: Sequence[str] = ("impulse_noise", "motion_blur", "snow", "fog"), root=None) -> Path:
     """Measure the calibration of an embedded model on the training slice and enter it into the data folder (about two minutes)."""
-    from ..data.image_set import data_root
+    from ..data.shipped import data_root
+    from ..models.embedded import load_model
     from ..models.training import register
-    from ..models.wrapping import load_model
     folder = data_root(root)
     place = folder / "ccc" / f"{name}.json"
     write_text(place, calibrate(load_model(name, root=root), names=names).to_json() + "\n")

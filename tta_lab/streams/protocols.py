@@ -8,12 +8,17 @@ protocols do. ``PROTOCOLS`` lists them by name.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 
-from ..core.arguments import WrongKind, choice, flag, nearest, number, whole
+from ..core.arguments import WrongKind, choice, flag, nearest, number, shown, whole
 from ..data.corruptions import CLEAN, STANDARD_15
+from ..data.image_set import BaseSet
+from .images import _image_set
 from .orders import ClassImbalance, Dirichlet, LabelShift, Recorded, SortedByClass
-from .stream import Stream, _image_set, as_shifts, shuffled
+from .sampling import shuffled
+from .shifts import as_shifts
+from .stream import Arrivals, Stream
 
 # CoTTA-style visiting order of RoTTA's CIFAR experiments (arXiv 2303.13899)
 ROTTA_ORDER = ("motion_blur", "snow", "fog", "shot_noise", "defocus_blur", "contrast", "zoom_blur", "brightness", "frost",
@@ -240,3 +245,20 @@ PROTOCOLS = {f.__name__: f for f in (reset_each_shift, batch_episodic, continual
                                      label_shift, class_imbalance, batch_of_one, recurring, cyclic, alternating, long_term, closed_set,
                                      open_set, natural, recorded)}
 
+
+def stream_of(value, name: str = "stream") -> Arrivals:
+    """A stream; an image set, or the text that names one, is shown in the order of its files (`protocols.recorded`)."""
+    if isinstance(value, str | BaseSet):
+        return recorded(value)
+    names = ("batches", "shifts", "domains", "known_set", "n_images")
+    if isinstance(value, Arrivals) or not isinstance(value, type) and all(hasattr(value, n) for n in names):
+        return value
+    hint = ""
+    if hasattr(value, "dataset") and hasattr(value, "batch_size"):
+        hint = "; wrap its data set: recorded(wrap(loader.dataset))"
+    elif isinstance(value, os.PathLike):
+        hint = "; a path is written as a text, 'folder:PATH'"
+    elif hasattr(value, "__getitem__") or hasattr(value, "__iter__"):
+        hint = "; wrap a data set of images and labels: recorded(wrap(dataset)), tensors as wrap(TensorDataset(images, labels))"
+    raise WrongKind(f"{name} must be a stream such as continual('fashion_mnist'), or an image set or its name, which is shown in the "
+                    f"order of its files, not {shown(value)}{hint}")

@@ -11,8 +11,7 @@ import hashlib
 import itertools
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -20,230 +19,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.arguments import WrongKind, flag, nearest, number, whole
-from ..data.corruptions import CLEAN, CORRUPTIONS, STANDARD_SIX, check_severity, corrupt, parameters, parse_shift
-from ..data.image_set import EMBEDDED, BaseSet, data_root, load_kept
+from ..core.arguments import WrongKind, flag, nearest, number, shown, whole
+from ..data.corruptions import CLEAN, CORRUPTIONS, STANDARD_SIX, check_severity, parameters, parse_shift
+from ..data.image_set import BaseSet
 from . import orders
+from .images import UNKNOWN_ID, Arrival, Batch, _image_set, make_images
 from .orders import Dice, Order, Shuffled
+from .sampling import _Dealer, shuffled
+from .shifts import as_shifts, domain_of, own_domain, own_rows, severity_of, tidy
 
-UNKNOWN_ID = 1_000_000_000  # ids of unknown images start here; a known set is always smaller
 CACHE_BYTES = 512 * 2**20   # corrupted images that one iteration may hold, as bytes per pixel value
 RESETS = ("never", "domain", "batch")
 MIXING = ("batch", "shuffled", "burst")
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Some images that arrive together. ``x`` is on the asked device, all other tensors are on the CPU."""
-
-    x: Tensor          # float32 (B, C, H, W) in [0, 1]
-    ids: Tensor        # int64 (B,): index in the known set, or UNKNOWN_ID + index in the unknown set
-    label: Tensor      # int64 (B,): K, the number of known classes, for unknown images; -1 where no label is known
-    known: Tensor      # bool (B,)
-    domain: Tensor     # int64 (B,): index into the stream's domains
-    severity: Tensor   # float64 (B,): of the shift; the largest of a composition, 0 for clean images
-    segment: Tensor    # int64 (B,): position in the list of shifts
-    round: int         # from 0
-    new_domain: bool   # first batch of a domain
-
-    def __len__(self) -> int:
-        return len(self.x)
 
 
-@dataclass(frozen=True, eq=False)
-class Arrival:
-    """A batch before its images are made: what ``plan`` yields. ``hand`` and ``slot`` say where cached images lie."""
-
-    ids: Tensor
-    segment: Tensor
-    slot: Tensor
-    round: int
-    new_domain: bool
-    hands: dict
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-def shuffled(n: int, seed: int, purpose: str, *position: int) -> Tensor:
-    """A permutation of 0 .. n-1 that depends on (seed, purpose, position) only, int64 (n,)."""
-    return Dice(seed, purpose).at(*position).permutation(n) if position else Dice(seed, purpose).permutation(n)
-
-
-def deck(labels: Tensor, seed: int, purpose: str, number: int, last: Tensor | None = None) -> Tensor:
-    """All rows in a class-balanced random order: one row of each class in turn, as long as they last; the rows in ``last``
-    come at the end, in the same manner. Images without a label count as one class.
-
-    Any stretch holds equally many of each class, to within one, while no class has run out.
-    """
-    labels = labels - min(int(labels.min()), 0)
-    order = shuffled(len(labels), seed, purpose, number)
-    late = torch.isin(order, order[:0] if last is None else last)
-    classes = shuffled(int(labels.max()) + 1, seed, purpose + "/classes")[labels[order]]
-    turn = torch.empty_like(order)
-    for c in classes.unique():
-        for part in (late, ~late):
-            rows = part & (classes == c)
-            turn[rows] = torch.arange(int(rows.sum()))
-    turn += late * len(order)
-    return order[torch.argsort(turn * (int(labels.max()) + 1) + classes)]
-
-
-def deal(labels: Tensor, needs: Iterable[int], seed: int, purpose: str) -> Iterator[Tensor]:
-    """Deal hands of the wanted sizes from one deck after another, each when it is asked for.
-
-    Hands share no row until the set is used up; then a new deck is shuffled, and rows already in the unfinished
-    hand go to its end, so that a hand repeats a row only when it is larger than the set.
-    """
-    left, number = labels.new_empty(0), 0
-    for need in needs:
-        hand = left[:need]
-        left = left[need:]
-        while len(hand) < need:
-            left, number = deck(labels, seed, purpose, number, last=hand), number + 1
-            missing = need - len(hand)
-            hand, left = torch.cat([hand, left[:missing]]), left[missing:]
-        yield hand
-
-
-class _Dealer:
-    """Hands of one image set, shift after shift; a domain that has rows of its own has a deck of its own."""
-
-    def __init__(self, images, seed: int, purpose: str, recorded: bool = False):
-        self.images, self.seed, self.purpose, self.recorded = images, seed, purpose, recorded
-        self.decks: dict = {}
-
-    def hand(self, shift: str, need: int) -> Tensor:
-        rows = own_rows(self.images, shift)
-        place = None if rows is None else own_domain(self.images, shift)
-        if place not in self.decks:
-            labels = self.images.y if rows is None else self.images.y[rows]
-            asked: list[int] = []  # filled below, one number for each hand
-            name = self.purpose if rows is None else f"{self.purpose}/{place}"
-            dealt = _in_order(len(labels), asked) if self.recorded else deal(labels, _given(asked), self.seed, name)
-            self.decks[place] = asked, dealt
-        asked, dealt = self.decks[place]
-        asked.append(need)
-        hand = next(dealt)
-        return hand if rows is None else rows[hand]
-
-
-def _given(asked: list[int]) -> Iterator[int]:
-    while True:
-        yield asked.pop()
-
-
-def _in_order(n: int, asked: list[int]) -> Iterator[Tensor]:
-    """Rows in ascending order, from the start again when they are used up."""
-    at = 0
-    for need in _given(asked):
-        yield torch.arange(at, at + need) % n
-        at = (at + need) % n
-
-
-def _image_set(value, role: str):
-    if isinstance(value, str):
-        return load_kept(value, data_root())
-    if isinstance(value, BaseSet) or all(hasattr(value, name) for name in ("images", "y", "classes", "fingerprint")):
-        return value
-    hint = "a path is written as a text, 'folder:PATH'" if isinstance(value, os.PathLike) else "a torch Dataset goes through tta_lab.wrap"
-    raise WrongKind(f"Stream.{role} must be an image set or a text that datasets.load understands ({', '.join(EMBEDDED)}, "
-                    f"'folder:PATH', ...), got {_say(value)}; {hint}")
-
-
-def stream_of(value, name: str = "stream") -> Arrivals:
-    """A stream; an image set, or the text that names one, is shown in the order of its files (`protocols.recorded`)."""
-    from .protocols import recorded
-
-    if isinstance(value, str | BaseSet):
-        return recorded(value)
-    names = ("batches", "shifts", "domains", "known_set", "n_images")
-    if isinstance(value, Arrivals) or not isinstance(value, type) and all(hasattr(value, n) for n in names):
-        return value
-    hint = ""
-    if hasattr(value, "dataset") and hasattr(value, "batch_size"):
-        hint = "; wrap its data set: recorded(wrap(loader.dataset))"
-    elif isinstance(value, os.PathLike):
-        hint = "; a path is written as a text, 'folder:PATH'"
-    elif hasattr(value, "__getitem__") or hasattr(value, "__iter__"):
-        hint = "; wrap a data set of images and labels: recorded(wrap(dataset)), tensors as wrap(TensorDataset(images, labels))"
-    raise WrongKind(f"{name} must be a stream such as continual('fashion_mnist'), or an image set or its name, which is shown in the "
-                    f"order of its files, not {_say(value)}{hint}")
-
-
-def _say(value) -> str:
-    """A value in a message: short ones whole, long ones by their kind."""
-    text = repr(value)
-    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
-
-
-def as_shifts(shifts, name: str = "shifts") -> tuple[str, ...]:
-    """Shifts as a tuple of texts; raises ValueError for one text alone, something without an order, and what is no text."""
-    if isinstance(shifts, str):
-        raise WrongKind(f"{name} must be a list of names; write {name.split('.')[-1]}=[{shifts!r}]")
-    if not isinstance(shifts, Iterable) or isinstance(shifts, Set | Mapping):
-        raise WrongKind(f"{name} must list the shifts in order, such as ('fog', 'snow:3'), not {_say(shifts)}")
-    shifts = tuple(shifts)
-    for shift in shifts:
-        if not isinstance(shift, str):
-            raise WrongKind(f"{name} must list texts such as 'fog', 'snow:3' or 'none', not {shift!r}")
-    return tuple(map(str, shifts))
-
-
-def tidy(shift: str, own=()) -> str:
-    """The shift without spaces around its names and numbers; ``own`` are the domains that an image set holds itself."""
-    name, colon, rest = shift.partition(":")
-    name = name if name in own else name.strip()
-    if name in own and "+" not in rest:
-        return name + colon + rest.strip()
-    return "+".join(":".join(piece.strip() for piece in part.split(":")) for part in shift.split("+"))
-
-
-def own_domain(images, shift: str) -> str | None:
-    """The domain that the set itself holds for this shift; None where it is made here, as every composition is."""
-    name, _, rest = shift.partition(":")
-    return name if name in getattr(images, "domains", ()) and "+" not in rest else None
-
-
-def own_rows(images, shift: str) -> Tensor | None:
-    """Rows of the set that belong to a shift which the set itself holds; None for "all"."""
-    name = own_domain(images, shift)
-    return None if name is None else images.rows(name)
-
-
-def domain_of(shift: str) -> str:
-    """The name of a shift without its severities: "fog:3" is of the domain "fog", "gaussian_noise:2+fog:1" of "gaussian_noise+fog"."""
-    return "+".join(part.split(":")[0] for part in shift.split("+"))
-
-
-def severity_of(shift: str, default: float) -> float:
-    """The severity of a shift; the largest of a composition, 0 for clean images."""
-    if shift in ("none", "clean"):
-        return 0.0
-    parts = [part.partition(":")[2] for part in shift.split("+")]
-    return max(float(part) if part else default for part in parts)
-
-
-def make_images(known, unknown, ids: Tensor, shift: str, severity: float, seed: int, device="cpu") -> Tensor:
-    """The images with these ids under a shift, float32 (B, C, H, W): from the set's own files where it holds the shift, else
-    made here."""
-    is_known = ids < UNKNOWN_ID
-    parts = []
-    for images, chosen, first in ((known, is_known, 0), (unknown, ~is_known, UNKNOWN_ID)):
-        if not chosen.any():
-            continue
-        rows, name = ids[chosen] - first, own_domain(images, shift)
-        if name is not None:
-            x = images.images(rows, device, domain=name, severity=severity_of(shift, severity))
-        else:
-            x = corrupt(images.images(rows, device), shift, severity, ids[chosen], seed)
-        parts.append((chosen, x))
-    if len(parts) == 1:
-        return parts[0][1]
-    x = torch.empty(len(ids), *parts[0][1].shape[1:], device=device)
-    for chosen, part in parts:
-        x[chosen.to(device)] = part
-    return x
 
 
 class Arrivals:
@@ -343,7 +134,7 @@ class Arrivals:
     def from_json(text: str) -> Arrivals:
         """Rebuild a stream from ``to_json``; raises ValueError when the text is damaged or the images have changed."""
         if not isinstance(text, str | bytes):
-            raise WrongKind(f"the JSON of a stream is a text, as Stream.to_json() writes it, not {_say(text)}")
+            raise WrongKind(f"the JSON of a stream is a text, as Stream.to_json() writes it, not {shown(text)}")
         try:
             values = json.loads(text)
         except ValueError as why:

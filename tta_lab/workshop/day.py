@@ -126,12 +126,12 @@ def _versions() -> str:
 def _data() -> str:
     import json
 
-    from ..data import image_set as datasets
+    from ..data import shipped as datasets_shipped
 
-    place = datasets.data_root()
+    place = datasets_shipped.data_root()
     names = json.loads((place / "index.json").read_text())
     for name in names:
-        datasets.checked_bytes(name)
+        datasets_shipped.checked_bytes(name)
     return f"{len(names)} files are as recorded"
 
 

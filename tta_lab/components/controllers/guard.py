@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from ...core import scores
-from ...core.arguments import WrongKind, recipe_of
+from ...core.arguments import WrongKind
 from ...core.knobs import knob
+from ...core.named import recipe_of
+from ...core.norm_layers import BATCH_NORM
 from ...core.parts import SCOPES, Controller, LossMethod, Method, Part
-from ..norms.batch_norm import BATCH_NORM
 from .collapse_detector import CollapseDetector
 
 ACTIONS = ("", "stopped", "rolled back", "reset", "smaller step", "smaller step from the source")  # the step column "action"

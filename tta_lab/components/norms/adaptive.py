@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ...core.knobs import knob
+from ...core.norm_layers import Affine, lone
 from ...core.parts import NeedsError
 from ...core.scores import upcast
-from .batch_norm import Affine, _Ruling, _with_source, lone
+from .batch_norm import _Ruling, _with_source
 from .stream import _Differentiable
 
 

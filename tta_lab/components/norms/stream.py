@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ...core.knobs import knob
+from ...core.norm_layers import Affine, TestTimeNorm, batch_norms
 from ...core.scores import upcast
-from .batch_norm import Affine, TestTimeNorm, _Ruling, _with_source, batch_norms
+from .batch_norm import _Ruling, _with_source
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:

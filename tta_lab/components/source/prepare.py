@@ -15,45 +15,17 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...core.arguments import images_of, model_of, path_of, recipe_of, whole
+from ...core.adapter import Adapter
+from ...core.arguments import path_of, whole
 from ...core.files import written
-from ...core.step_context import undisturbed
-from ...data.image_set import DataError
-
-GIVEN = {  # name -> what it is, for messages
-    "fisher": "the Fisher information of its tuned parameters on unlabelled source images",
-    "prototypes": "the mean source features of every class, from labelled source images",
-    "moments": "mean and covariance of source features, from unlabelled source images",
-    "replay": "labelled source images to replay",
-    "neighbours": "the features of labelled source images",
-    "posterior": "mean and variance of its tuned parameters, from training on labelled source images",
-}
-
-
-def digest(tensors: dict) -> str:
-    """First 12 hex digits of the sha256 of names and values; inner dicts are walked through."""
-    sha = hashlib.sha256()
-
-    def add(name, value):
-        if isinstance(value, dict):
-            for key in sorted(value):
-                add(f"{name}/{key}", value[key])
-        else:
-            sha.update(name.encode())
-            sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-
-    for key in sorted(tensors):
-        add(key, tensors[key])
-    return sha.hexdigest()[:12]
-
-
-def described(model) -> str:
-    """First 12 hex digits of the sha256 of all that a network's answers depend on: weights and buffers, also those that are not saved, the
-    plain settings of its layers, its input card, hooks, and the code of layers that are not torch's own."""
-    from ...core.run_keys import architecture
-
-    found = [digest(dict(model.named_parameters())), digest(dict(model.named_buffers())), architecture(model)]
-    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
+from ...core.hashing import digest
+from ...core.named import model_of, recipe_of
+from ...core.needs import GIVEN, check_needs
+from ...core.parts import LossMethod, Part, needs_of
+from ...core.run_keys import described
+from ...core.step_context import View, as_logits, undisturbed
+from ...data.load import images_of
+from ...data.shipped import DataError
 
 
 @dataclass
@@ -101,6 +73,16 @@ class Images:
         return f"{content} {digest({'labels': self.labels}) if self.labels is not None else ''} {self.batch} {self.n}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Probe(LossMethod):
+    """The network as a recipe starts with it: its norm, its tuned parameters, no step."""
+
+    norm: Part
+
+    def losses(self, view, state):
+        return view.logits[:, 0] * 0
+
+
 @undisturbed
 def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int = 64, limit: int = 2000, cache: str | Path | None = None,
             device="auto") -> dict:
@@ -111,18 +93,14 @@ def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int =
     and settings; two processes may share it. Raises ValueError when labels are needed and missing, NeedsError when the model lacks a layer
     that the recipe works with.
     """
-    from ...core.adapter import Adapter, _check_needs
-    from ...core.parts import needs_of
-    from ...methods import make
-
     model, recipe = model_of(model), recipe_of(recipe)
     images = images if isinstance(images, Tensor) else images_of(images)
     batch, limit = whole("batch", batch, 1), whole("limit", limit, 1)
     cache = None if cache is None else path_of("cache", cache)
-    _check_needs(recipe, needs_of(recipe) - GIVEN.keys(), model, {})
+    check_needs(recipe, needs_of(recipe) - GIVEN.keys(), model, {})
     wanted = sorted(needs_of(recipe) & GIVEN.keys())
     data = Images(images, labels, batch, limit)
-    probe = Adapter(model, make("tent", norm=recipe.norm, train=recipe.train), device=device)
+    probe = Adapter(model, _Probe(norm=recipe.norm, train=recipe.train), device=device)
     given = {}
     for name in wanted:
         path = None
@@ -151,7 +129,6 @@ def _kept(path: Path) -> dict[str, Tensor]:
 def fisher(probe, data: Images) -> dict[str, Tensor]:
     """Diagonal Fisher information of the tuned parameters: the squared gradient of the batch-mean cross-entropy against the
     model's own classes, averaged over batches. It scales with the batch size. EATA (2204.02610)."""
-    from ...core.step_context import as_logits
     total = {name: torch.zeros_like(p) for name, p in probe.tuned.items()}
     batches = 0
     for x, _ in data:
@@ -165,7 +142,6 @@ def fisher(probe, data: Images) -> dict[str, Tensor]:
 
 
 def _features(probe, data):
-    from ...core.step_context import View
     with torch.no_grad():
         for x, y in data:
             x = x.to(probe.device, probe.precision)
@@ -208,8 +184,6 @@ def posterior(probe, data: Images) -> dict[str, Tensor]:
     linearly to 0.01 in the fifth; a place is taken after each epoch but the first; the variance is the biased one.
     PETAL (2212.09713), from the authors' code: batches of 200, all training images.
     """
-    from ...core.step_context import as_logits
-
     data.labelled("the posterior of a network's weights")
     params, rng, places = list(probe.tuned.values()), torch.Generator().manual_seed(probe.seed), []
     optimizer = torch.optim.SGD(params, lr=8e-4, momentum=0.9, weight_decay=5e-4)

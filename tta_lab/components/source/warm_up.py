@@ -5,10 +5,13 @@ import torch
 from torch import Tensor
 
 from ...core import scores
-from ...core.arguments import images_of, model_of, recipe_of, whole
+from ...core.arguments import whole
+from ...core.named import model_of, recipe_of
+from ...core.needs import GIVEN
 from ...core.step_context import View, undisturbed
+from ...data.load import images_of
 from ..teachers import follow_
-from .prepare import GIVEN, Images
+from .prepare import Images
 
 
 @undisturbed

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ...analysis.collapse import collapse, watch
 from ...analysis.timelines import split, stretches
-from ...components.controllers.collapse_detector import ALARMS, CollapseDetector, cannot_judge, collapse, fitted, watch
+from ...components.controllers.collapse_detector import ALARMS, CollapseDetector, cannot_judge, fitted
 from ...components.controllers.guard import ANSWERS, Guard, actions
 from ...components.norms.batch_norm import SourceStatistics
 from ...core.files import write_text
@@ -22,7 +23,7 @@ from ...core.knobs import knobs
 from ...core.parts import Controller
 from ...core.trace import Trace
 from ...data.corruptions import STANDARD_SIX
-from ...data.image_set import DataError, data_root
+from ...data.shipped import DataError, data_root
 from ...experiments.runner import row
 from ...methods import make
 from ...streams import protocols

@@ -18,8 +18,9 @@ from ...core.parts import Method
 from ...core.trace import Trace
 from ...experiments.runner import runs
 from ...methods import make
-from ...models.wrapping import load_model
-from ...streams.stream import UNKNOWN_ID, Stream
+from ...models.embedded import load_model
+from ...streams.images import UNKNOWN_ID
+from ...streams.stream import Stream
 from ..report import nothing, paragraphs, points, signed, write_numbers
 
 UNKNOWNS = {"digits": ("fashion_mnist", "digits", "fashion_resnet_bn"),
@@ -253,7 +254,7 @@ def _points(value) -> str:
 
 def say_source(result: Study) -> str:
     """How far the shifts throw the source back, and what the statistics of each batch repair."""
-    from ...models.wrapping import checkpoints
+    from ...models.embedded import checkpoints
 
     clean = 100 - checkpoints()[result.plan.model_name]["test_accuracy"]
     lines = [f"On clean images the source model errs on {clean:.1f} %."]

@@ -87,3 +87,12 @@ def _caption(t: dict) -> str:
     lines = [f"{t['source']} {t['source_confidence']:.2f}"] if t["source"] else []
     lines += [f"→ {t['prediction']} {t['confidence']:.2f}", *([f"true: {t['true']}"] if t["true"] else []), f"d {t['d']:+.2f}"]
     return "\n".join(lines)
+
+
+FIGURES = {
+    "errors": plot_explorer_errors,
+    "images": plot_explorer_images,
+    "predictions": plot_explorer_predictions,
+    "probabilities": plot_explorer_probabilities,
+    "threshold": plot_explorer_threshold,
+}

@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 
 from ...analysis import diagnose
+from ...analysis.collapse import watch
 from ...analysis.metrics import paired_interval
-from ...components.controllers.collapse_detector import watch
 from ...components.controllers.guard import actions, guarded
 from ...components.controllers.resets import ResetEvery
 from ...core.knobs import with_knobs
@@ -22,7 +22,7 @@ from ...core.trace import Trace
 from ...data.corruptions import STANDARD_SIX
 from ...experiments.runner import row, run, runs
 from ...methods import make
-from ...models.wrapping import checkpoints, load_model
+from ...models.embedded import checkpoints, load_model
 from ...streams import protocols
 from ...streams.orders import Dirichlet
 from ...streams.stream import Stream
@@ -531,7 +531,7 @@ def one_run(rate: float = 20.0, anchor: str = "nothing", stream: str = "same", r
     """
     from ... import Adapter
     from ...components.source.prepare import prepare
-    from ...data.image_set import load
+    from ...data.load import load
     from ...experiments.runner import forgetting
 
     recipe = anchored(rate, anchor, replace(FAST, rounds=rounds)) if method is None else method

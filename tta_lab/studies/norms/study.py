@@ -15,16 +15,17 @@ import numpy as np
 import torch
 
 from ...analysis import diagnose
-from ...components.controllers.collapse_detector import watch
+from ...analysis.collapse import watch
 from ...components.controllers.resets import CollapseRecovery
-from ...components.norms.batch_norm import BatchStatistics, TestTimeNorm
+from ...components.norms.batch_norm import BatchStatistics
 from ...components.selectors.low_entropy import LowEntropy
 from ...components.updates import Sam
+from ...core.norm_layers import TestTimeNorm
 from ...core.trace import Trace
 from ...data.corruptions import STANDARD_SIX
 from ...experiments.runner import row, run, runs
 from ...methods import make
-from ...models.wrapping import load_model
+from ...models.embedded import load_model
 from ...streams import protocols
 from ..collapse.study import effective_classes, ranks_agree
 from ..report import paragraphs, points, signed, write_numbers

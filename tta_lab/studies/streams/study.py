@@ -17,11 +17,11 @@ from ... import plots
 from ...analysis import diagnose
 from ...core.trace import Trace
 from ...data.corruptions import CORRUPTIONS, EXTRA_4, NOTES, STANDARD_15, corrupt
-from ...data.image_set import load
+from ...data.load import load
 from ...experiments.published_numbers import models, published
 from ...experiments.runner import compare, run, spread
 from ...methods import make
-from ...models.wrapping import load_model
+from ...models.embedded import load_model
 from ...streams import ccc, protocols
 from ...streams.orders import Dirichlet
 from ...streams.stream import Arrivals

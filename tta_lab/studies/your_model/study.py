@@ -13,19 +13,25 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...components.source.prepare import GIVEN
 from ...core import places
 from ...core.arguments import flag
 from ...core.files import write_text, written
+from ...core.needs import GIVEN
 from ...core.parts import needs_of
+from ...core.source_model import SourceModel
 from ...data.corruptions import EXTRA_4, STANDARD_15
-from ...data.folders import KINDS, READABLE, existing_folder, refuse_parts
-from ...data.image_set import EMBEDDED, PATH_OPTIONS, DataError, load
+from ...data.embedded import EMBEDDED
+from ...data.folders import refuse_parts
+from ...data.image_files import READABLE, existing_folder
+from ...data.kinds import KINDS, PATH_OPTIONS
+from ...data.load import load
+from ...data.shipped import DataError
 from ...experiments.experiment import REFERENCES, Choice, explore, obstacles
 from ...methods import METHODS, make
 from ...models.doctor import NORMALISATIONS, Report, check_up
+from ...models.embedded import checkpoints, load_model
+from ...models.example import NETWORK
 from ...models.names import model_text, open_model, outputs_of, parse, refuse_code
-from ...models.wrapping import SourceModel, checkpoints, load_model
 from ...streams.protocols import recorded
 from ..explorer.study import label_free
 from ..report import write_numbers
@@ -36,38 +42,6 @@ MARKS = {"ok": "●", "warning": "▲", "error": "■"}
 PRESETS = {"as the weights say, else none": None, "none: images in 0 to 1": ((0.0,), (1.0,)),
            **{name: card for cards in NORMALISATIONS.values() for name, card in cards.items()}}
 
-NETWORK = '''"""A network as somebody might have it: plain PyTorch, nothing of this package."""
-from torch import nn
-
-
-class Block(nn.Module):
-    """Two convolutions with batch norm beside a shortcut."""
-
-    def __init__(self, before, width, stride):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
-        same = before == width and stride == 1
-        self.short = nn.Identity() if same else nn.Conv2d(before, width, 1, stride, bias=False)
-
-    def forward(self, x):
-        y = self.bn1(self.conv1(x)).relu()
-        return (self.bn2(self.conv2(y)) + self.short(x)).relu()
-
-
-class MyNetwork(nn.Module):
-    """Grey images (B, 1, 28, 28), normalised, to logits (B, 10)."""
-
-    def __init__(self, classes=10):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 24, 3, 2, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
-        self.body = nn.Sequential(Block(24, 24, 1), Block(24, 48, 2), Block(48, 96, 2))
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.classifier = nn.Linear(96, classes)
-
-    def forward(self, x):
-        return self.classifier(self.pool(self.body(self.stem(x))))
-'''
 RENAMED = (("features.0.", "stem.0."), ("features.1.", "stem.1."), ("features.3.", "body.0."), ("features.4.", "body.1."), ("features.5.", "body.2."),
            ("norm1", "bn1"), ("norm2", "bn2"), ("shortcut", "short"), ("head.", "classifier."))  # from the embedded network to the one above
 
@@ -91,8 +65,6 @@ class Case:
         """The model, opened."""
         return open_model(self.model)
 
-
-# --- the example: what a user would bring ---------------------------------------------------------------------
 
 def folder_name(name: str) -> str:
     """A class name that can be the name of a folder."""
@@ -146,8 +118,6 @@ def _renamed(name: str) -> str:
         name = name.replace(old, new)
     return name
 
-
-# --- naming a case --------------------------------------------------------------------------------------------
 
 def open_case(model: str = "", images: str = "", labelled: bool = True, folder=None, n: int = 200, seed: int = 0, trust: bool = False) -> Case:
     """A case from texts; what is "" is taken from the example, which then is written into ``folder`` ("" or None: a new temporary one).
@@ -244,7 +214,7 @@ def _pictures(root: Path):
 def _size_of(root: Path, first: Path, options: dict) -> tuple[int, int]:
     from PIL import Image
 
-    from ...data.folders import as_size
+    from ...data.image_files import as_size
 
     if as_size(options.get("size")):
         return as_size(options["size"])
@@ -259,8 +229,6 @@ def class_folders(root) -> list[str]:
     """Names of the sub-folders that hold images, in text order."""
     return sorted(p.name for p in Path(root).iterdir() if p.is_dir() and not p.name.startswith(".") and next(_pictures(p), None))
 
-
-# --- what a panel's fields say --------------------------------------------------------------------------------
 
 SOURCES = {"checkpoint": "a file of weights, network read from it", "python": "a file of weights and a Python file", "torchvision": "torchvision",
            "timm": "timm", "cifar": "a file of weights of a CIFAR network", "embedded": "one that comes with the package"}
@@ -339,8 +307,6 @@ def fields_of(text: str) -> dict:
     fields["more"] = "&".join(f"{k}={v}" for k, v in options.items())
     return fields
 
-
-# --- what was opened, and what the doctor says ----------------------------------------------------------------
 
 def say_model(model: SourceModel) -> list[str]:
     """What a model is and how it wants its images, in sentences."""
@@ -488,8 +454,6 @@ class Folded(nn.Module):
     def forward(self, x):
         return x * self.scale.view(1, -1, 1, 1) + self.shift.view(1, -1, 1, 1)
 
-
-# --- with labels and without ----------------------------------------------------------------------------------
 
 def first_settings(fast: bool, shifts: str = "", **given) -> dict:
     """First settings of the explorer for the notebook: the images in their own order under the shifts that a text names ("fog, none"; "": the usual

@@ -22,10 +22,11 @@ from ...core.files import written
 from ...core.knobs import knobs
 from ...core.trace import Trace
 from ...data.corruptions import STANDARD_15
-from ...data.image_set import data_root, load
+from ...data.load import load
+from ...data.shipped import data_root
 from ...experiments.runner import row, run
 from ...methods import METHODS, make
-from ...models.wrapping import load_model
+from ...models.embedded import load_model
 from ...streams import protocols
 from ..report import nothing, points, write_numbers
 
