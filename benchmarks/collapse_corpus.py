@@ -1,7 +1,9 @@
-"""The runs that the collapse detector is fitted and measured on: which models, streams, methods and rates, and how they are kept.
+"""The runs that the collapse detector is fitted and measured on: which models, streams, methods
+and rates, and how they are kept.
 
-Development: three networks on Fashion-MNIST. Held out, never looked at while fitting: a transformer, another seed of the batch-norm network, one
-trained on eight classes, and ResNet-20 on CIFAR-10. Which methods and rates meet which stream is drawn once, from the names alone.
+Development: three networks on Fashion-MNIST. Held out, never looked at while fitting: a
+transformer, another seed of the batch-norm network, one trained on eight classes, and ResNet-20 on
+CIFAR-10. Which methods and rates meet which stream is drawn once, from the names alone.
 """
 from __future__ import annotations
 
@@ -29,13 +31,18 @@ from tta_lab.streams.stream import Stream
 
 DEVELOPMENT = ("fashion_resnet_bn", "fashion_resnet_bn_1", "fashion_resnet_gn")
 HELD_OUT = ("fashion_vit_ln", "fashion_resnet_bn_2", "fashion8_resnet_bn", "cifar10_resnet20")
-REFERENCES = ("source", "batch_norm")                        # collapse is measured against the better of the two
+# collapse is measured against the better of the two
+REFERENCES = ("source", "batch_norm")
 STILL = ("bn_ema", "bn_alpha", "lame", "t3a", "unmix_tns", "iabn", "ada_mix_bn")    # move no weight
-LEARN = ("tent", "tent", "tent", "eta", "eata", "rpl", "pseudo_label", "shot_im", "conjugate", "slr", "deyo", "wisdom_of_crowds", "cmf", "roid",
-         "sar", "rotta", "rmt", "tent@source", "tent@source", "eta@source", "pseudo_label@source", "rpl@source", "slr@source")
-RATES = {0.1: 0.05, 0.3: 0.1, 1.0: 0.15, 3.0: 0.15, 10.0: 0.2, 30.0: 0.2, 100.0: 0.15}    # multiple of a method's default rate -> chance
-SLOW = {"rotta": 0.2, "sar": 0.3, "rmt": 0.1, "roid": 0.5, "cmf": 0.5}     # chance to be taken when drawn: they cost several times as much
-PICKS = {"development": (2, 5), "held_out": (1, 8)}          # of those that move no weight, of those that learn
+LEARN = ("tent", "tent", "tent", "eta", "eata", "rpl", "pseudo_label", "shot_im", "conjugate",
+         "slr", "deyo", "wisdom_of_crowds", "cmf", "roid", "sar", "rotta", "rmt", "tent@source",
+         "tent@source", "eta@source", "pseudo_label@source", "rpl@source", "slr@source")
+# multiple of a method's default rate -> chance
+RATES = {0.1: 0.05, 0.3: 0.1, 1.0: 0.15, 3.0: 0.15, 10.0: 0.2, 30.0: 0.2, 100.0: 0.15}
+# chance to be taken when drawn: they cost several times as much
+SLOW = {"rotta": 0.2, "sar": 0.3, "rmt": 0.1, "roid": 0.5, "cmf": 0.5}
+# of those that move no weight, of those that learn
+PICKS = {"development": (2, 5), "held_out": (1, 8)}
 SIX = {"shifts": STANDARD_SIX}
 STREAMS = {  # name -> stream of (known, unknown, seed, images in a batch); about 90 batches
     "continual": lambda k, u, s, b: protocols.continual(k, per_shift=270, batch=45, seed=s),
@@ -55,35 +62,48 @@ STREAMS = {  # name -> stream of (known, unknown, seed, images in a batch); abou
     "zipf": lambda k, u, s, b: protocols.class_imbalance(k, ("snow", "jpeg_compression"), per_shift=50 * b, batch=b, seed=s),
     "large_batches": lambda k, u, s, b: protocols.continual(k, per_shift=10 * 64, batch=64, seed=s, **SIX),
 }
-ONE_CLASS_AT_A_TIME = ("sorted", "correlated", "label_shift", "recurring", "zipf_grouped")    # batch statistics fail here from the start
-KEPT = {"samples": ("step", "prediction", "entropy", "confidence", "label", "known", "source_prediction", "source_confidence", "rise_source"),
-        "steps": ("step", "n", "n_kept", "skipped", "loss", "grad_norm", "distance", "marginal_entropy", "reset", "segment")}
+# batch statistics fail here from the start
+ONE_CLASS_AT_A_TIME = ("sorted", "correlated", "label_shift", "recurring", "zipf_grouped")
+KEPT = {
+    "samples": ("step", "prediction", "entropy", "confidence", "label", "known",
+                "source_prediction", "source_confidence", "rise_source"),
+    "steps": ("step", "n", "n_kept", "skipped", "loss", "grad_norm", "distance", "marginal_entropy",
+              "reset", "segment")
+}
 
 
 def recipe_of(label: str):
-    """``method``, ``method@source`` (source statistics in the batch-norm layers), ``x 30`` behind it for 30 times the default rate."""
+    """``method``, ``method@source`` (source statistics in the batch-norm layers), ``x 30`` behind
+    it for 30 times the default rate."""
     name, _, factor = label.partition(" x ")
     name, _, norm = name.partition("@")
     recipe = make(name)
     if norm:
         recipe = replace(recipe, norm=SourceStatistics())
     rates = [k for k in knobs(recipe) if k.name == "update.lr" or k.name.endswith(".update.lr")]
-    return with_knobs(recipe, **{rates[0].name: min(rates[0].value * float(factor), rates[0].high)}) if factor else recipe
+    return (with_knobs(recipe, **
+                       {rates[0].name: min(rates[0].value *
+                                           float(factor), rates[0].high)}) if factor else recipe)
 
 
 @cache
 def start_of(source: str, label: str, models: Models) -> dict:
-    """What `runner.run` writes of the start of a run: length of the tuned parameters, and whether statistics of test images are used."""
+    """What `runner.run` writes of the start of a run: length of the tuned parameters, and whether
+    statistics of test images are used."""
     recipe, model = recipe_of(label), deepcopy(models[source][0])
     recipe.norm.apply_(model)
-    return {"tuned_length": float(np.sqrt(sum(float(p.detach().square().sum()) for p in recipe.train(model).values()))),
-            "test_statistics": any(isinstance(m, TestTimeNorm) for m in model.modules())}
+    return {
+        "tuned_length": float(
+            np.sqrt(sum(float(p.detach().square().sum()) for p in recipe.train(model).values()))),
+        "test_statistics": any(isinstance(m, TestTimeNorm) for m in model.modules())
+    }
 
 
 def batch_of(source: str, stream: str) -> int:
     if source in DEVELOPMENT and stream in ("long_term", "sorted", "correlated"):
         return 30 if stream == "long_term" else 32
-    return 16 if source == "cifar10_resnet20" else 24    # a network that costs several times as much
+    # a network that costs several times as much
+    return 16 if source == "cifar10_resnet20" else 24
 
 
 def drawn(source: str, stream: str, seed: int, batch_norm: bool) -> list[str]:
@@ -94,10 +114,13 @@ def drawn(source: str, stream: str, seed: int, batch_norm: bool) -> list[str]:
     labels += list(rng.choice(STILL if batch_norm else ("lame", "t3a"), still, replace=False))
     learning += len(labels)
     while len(labels) < learning:
-        name, factor = str(rng.choice(LEARN)), float(rng.choice(list(RATES), p=list(RATES.values())))
-        if rng.random() > SLOW.get(name, 1) or not batch_norm and (name in ("rotta", "rmt") or "@" in name):
+        name = str(rng.choice(LEARN))
+        factor = float(rng.choice(list(RATES), p=list(RATES.values())))
+        if rng.random() > SLOW.get(
+                name, 1) or not batch_norm and (name in ("rotta", "rmt") or "@" in name):
             continue
-        if batch_norm and stream in ONE_CLASS_AT_A_TIME and "@" not in name and name != "rotta" and rng.random() < 0.7:
+        if batch_norm and stream in ONE_CLASS_AT_A_TIME and "@" not in name and name != "rotta" and rng.random(
+        ) < 0.7:
             continue
         label = f"{name} x {factor:g}"
         if label not in labels:
@@ -106,21 +129,28 @@ def drawn(source: str, stream: str, seed: int, batch_norm: bool) -> list[str]:
 
 
 class Models:
-    """Source models by name with what a stream needs: known and unknown images, images of the source domain."""
+    """Source models by name with what a stream needs: known and unknown images, images of the
+    source domain."""
 
     def __init__(self, cifar: Path | None, checkpoint: Path | None):
-        self.cifar, self.checkpoint, self.made = cifar, checkpoint, {}
+        self.cifar = cifar
+        self.checkpoint = checkpoint
+        self.made = {}
 
     def __getitem__(self, name):
         if name not in self.made:
             if name == "cifar10_resnet20":
                 from tta_lab.models.cifar_networks import load_cifar
-                test, train = (datasets_load.load(f"folder:{self.cifar / part}") for part in ("test", "train"))
+                test, train = (datasets_load.load(f"folder:{self.cifar / part}")
+                               for part in ("test", "train"))
                 self.made[name] = load_cifar(self.checkpoint), test, None, train
             elif name == "fashion8_resnet_bn":
-                self.made[name] = load_model(name), "fashion_mnist_8", "fashion_mnist_held_out", "fashion_mnist_train_slice_8"
+                self.made[name] = load_model(
+                    name
+                ), "fashion_mnist_8", "fashion_mnist_held_out", "fashion_mnist_train_slice_8"
             else:
-                self.made[name] = load_model(name), "fashion_mnist", "digits", "fashion_mnist_train_slice"
+                self.made[name] = load_model(
+                    name), "fashion_mnist", "digits", "fashion_mnist_train_slice"
         return self.made[name]
 
 
@@ -128,7 +158,8 @@ def file_of(folder: Path, source: str, stream: str, seed: int, label: str) -> Pa
     return folder / source / f"{stream} {seed} {label}.npz"
 
 
-def make_runs(folder: Path, sources, seeds, models: Models, until: float, streams=tuple(STREAMS)) -> bool:
+def make_runs(folder: Path, sources, seeds, models: Models, until: float,
+              streams=tuple(STREAMS)) -> bool:
     """Make what is missing, one file a finished run; False when the time is up."""
     for seed in seeds:
         for stream_name in streams:
@@ -143,33 +174,55 @@ def runs_on(folder, source, stream_name, seed, models, until) -> bool:
     if stream_name == "open_set" and unknown is None:
         return True
     batch_norm = "_bn" in source or source == "cifar10_resnet20"
-    wanted = [label for label in drawn(source, stream_name, seed, batch_norm) if not file_of(folder, source, stream_name, seed, label).exists()]
+    wanted = [
+        label for label in drawn(source, stream_name, seed, batch_norm)
+        if not file_of(folder, source, stream_name, seed, label).exists()
+    ]
     if not wanted:
         return True
-    number = 1000 * seed + zlib.crc32(source.encode()) % 997           # no two models see the same stream
-    stream, shared = Kept(STREAMS[stream_name](known, unknown, number, batch_of(source, stream_name))), {}
+    # no two models see the same stream
+    number = 1000 * seed + zlib.crc32(source.encode()) % 997
+    stream = Kept(STREAMS[stream_name](known, unknown, number, batch_of(source, stream_name)))
+    shared = {}
     for label in wanted:
         if time.monotonic() > until:
             return False
         recipe, began = recipe_of(label), time.process_time()
-        given = prepare(model, recipe, datasets_load.load(images) if isinstance(images, str) else images, device="cpu", cache=folder / "given")
-        adapter = Adapter(model, recipe, seed=seed, device="cpu", record="source", channels_last=True, given=given)
+        given = prepare(model, recipe,
+                        datasets_load.load(images) if isinstance(images, str) else images,
+                        device="cpu", cache=folder / "given")
+        adapter = Adapter(model, recipe, seed=seed, device="cpu", record="source",
+                          channels_last=True, given=given)
         adapter.shared_source, why = shared, ""
         try:
             trace = run(adapter, stream)
-        except (RuntimeError, ValueError) as error:      # the loss is not finite any more: what was seen until then counts
-            trace, why = adapter.trace, f"{type(error).__name__}: {error}"[:200]
+        # the loss is not finite any more: what was seen until then counts
+        except (RuntimeError, ValueError) as error:
+            trace = adapter.trace
+            why = f"{type(error).__name__}: {error}"[:200]
             if not len(trace):
                 raise
-        keep(trace, {"source": source, "stream": stream_name, "seed": seed, "label": label, "recipe": repr(recipe), "failed": why,
-                     "number": number, "seconds": round(time.process_time() - began, 2), "classes": len(stream.classes),
-                     "stream_hash": stream.hash, "weights": adapter.fingerprint}, file_of(folder, source, stream_name, seed, label))
+        keep(
+            trace, {
+                "source": source, "stream": stream_name, "seed": seed, "label": label,
+                "recipe": repr(recipe), "failed": why, "number": number, "seconds": round(
+                    time.process_time() - began, 2), "classes": len(
+                        stream.classes), "stream_hash": stream.hash, "weights": adapter.fingerprint
+            }, file_of(folder, source, stream_name, seed, label))
     return True
 
 
 def keep(trace: Trace, meta: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    short = {"samples": lambda v: v.astype(np.float32) if v.dtype.kind == "f" else v.astype(np.int32) if v.dtype.kind == "i" else v,
-             "steps": lambda v: v.astype(np.float64) if v.dtype.kind == "f" else v}
-    tables = {table: {c: short[table](values) for c, values in trace._columns(table).items() if c in KEPT[table]} for table in KEPT}
+    short = {
+        "samples": lambda v: v.astype(np.float32) if v.dtype.kind == "f" else v.astype(np.int32)
+        if v.dtype.kind == "i" else v, "steps": lambda v: v.astype(np.float64)
+        if v.dtype.kind == "f" else v
+    }
+    tables = {
+        table: {
+            c: short[table](values) for c, values in trace._columns(table).items()
+            if c in KEPT[table]
+        } for table in KEPT
+    }
     Trace.from_columns(tables["samples"], tables["steps"], meta).save(path)

@@ -6,10 +6,14 @@ from pathlib import Path
 
 
 class Rows:
-    """``rows`` of ``path`` with columns ``fields`` (all text), and ``done``, the keys of those that are there; a subclass states ``key``."""
+    """``rows`` of ``path`` with columns ``fields`` (all text), and ``done``, the keys of those
+    that are there; a subclass states ``key``."""
 
     def __init__(self, path: Path, fields: tuple, digits: int = 5):
-        self.path, self.fields, self.digits, self.rows = path, fields, digits, []
+        self.path = path
+        self.fields = fields
+        self.digits = digits
+        self.rows = []
         if path.is_file():
             with open(path, newline="") as f:
                 self.rows = list(csv.DictReader(f))

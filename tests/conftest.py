@@ -1,6 +1,8 @@
-"""Comparisons with reference outputs run on one thread: several threads sum in another order, and some runs amplify the last digits.
+"""Comparisons with reference outputs run on one thread: several threads sum in another order, and
+some runs amplify the last digits.
 
-With TTA_LAB_PACKAGES=required a test that would be skipped because a package is missing fails: the tests' environment must hold all they need.
+With TTA_LAB_PACKAGES=required a test that would be skipped because a package is missing fails: the
+tests' environment must hold all they need.
 """
 import os
 
@@ -9,10 +11,15 @@ import torch
 
 
 def _required(report):
-    """The report of a test or a file; a skip for a missing package becomes a failure where all packages are required."""
-    if os.environ.get("TTA_LAB_PACKAGES") == "required" and report.skipped and "could not import" in str(report.longrepr):
+    """The report of a test or a file; a skip for a missing package becomes a failure where all
+    packages are required."""
+    if os.environ.get(
+            "TTA_LAB_PACKAGES") == "required" and report.skipped and "could not import" in str(
+                report.longrepr):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        report.outcome, report.longrepr = "failed", f"{reason}\n(TTA_LAB_PACKAGES=required: what the tests need belongs to the group 'test')"
+        report.outcome = "failed"
+        report.longrepr = (f"{reason}\n(TTA_LAB_PACKAGES=required: what the tests need belongs to "
+                           f"the group 'test')")
     return report
 
 

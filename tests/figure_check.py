@@ -415,7 +415,7 @@ def watch(folder) -> None:
 
     for name in ("draw", "draw_frames", "draw_pictures"):
         recorded(drawing, name)
-    recorded(tta_lab.plots.zoo, "plot_zoo")
+    recorded(tta_lab.studies.zoo.figures, "plot_zoo")
     real = FigureCanvasBase.print_figure
 
     @functools.wraps(real)

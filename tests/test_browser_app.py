@@ -1,4 +1,5 @@
-"""The app in a real browser: the explorer as a page without code, which asks nothing of other machines."""
+"""The app in a real browser: the explorer as a page without code, which asks nothing of other
+machines."""
 import contextlib
 import re
 import secrets
@@ -14,11 +15,13 @@ pytestmark = pytest.mark.browser
 @contextlib.contextmanager
 def voila(notebook, folder, slides=False):
     """The page's server, with settings of its own; gives the page's address."""
-    env = dict(app.environment(), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", JUPYTER_RUNTIME_DIR=str(folder / "runtime"),
+    env = dict(app.environment(), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1",
+               OMP_WAIT_POLICY="PASSIVE", JUPYTER_RUNTIME_DIR=str(folder / "runtime"),
                JUPYTER_CONFIG_DIR=str(folder / "config"), IPYTHONDIR=str(folder / "ipython"))
     token = secrets.token_hex(8)
     rest = ["--no-browser", "--Voila.ip=127.0.0.1", f"--token={token}"]
-    with serving(lambda port: app.command(notebook, [*rest, f"--port={port}"], slides), env, folder, "/voila/static/voila.js") as address:
+    with serving(lambda port: app.command(notebook, [*rest, f"--port={port}"], slides), env, folder,
+                 "/voila/static/voila.js") as address:
         yield f"{address}/?token={token}"
 
 
@@ -28,25 +31,32 @@ def test_the_explorer_as_a_page(tmp_path):
     with voila(notebook, tmp_path) as address, page_of(tmp_path) as page:
         console = console_errors(page)
         page.goto(address, timeout=120_000)
-        page.locator("[role=status]", has_text="Nothing has run yet: press Run").wait_for(timeout=120_000)
-        assert page.locator(".jp-CodeCell .jp-InputArea").count() == 0              # a page without code
+        page.locator("[role=status]",
+                     has_text="Nothing has run yet: press Run").wait_for(timeout=120_000)
+        # a page without code
+        assert page.locator(".jp-CodeCell .jp-InputArea").count() == 0
 
         def button(name):
             return page.locator(".jupyter-widgets .jupyter-button").get_by_text(name, exact=True)
 
-        rate = page.locator(".jupyter-widgets", has_text="learning rate").last.locator("[role=slider]")
+        rate = page.locator(".jupyter-widgets",
+                            has_text="learning rate").last.locator("[role=slider]")
         rate.focus()
         page.keyboard.press("ArrowRight")
-        page.locator(".jupyter-widgets pre", has_text="'update.lr': 0.00126").wait_for(state="attached", timeout=15_000)
+        page.locator(".jupyter-widgets pre",
+                     has_text="'update.lr': 0.00126").wait_for(state="attached", timeout=15_000)
         button("Run").press("Enter")
         page.locator("[role=status]", has_text=re.compile("Running|Done")).wait_for(timeout=60_000)
-        done = re.compile(r"Done, tent lr 0.00126 on fashion_resnet_bn, continual, 400 images: error \d+\.\d %")
+        done = re.compile(r"Done, tent lr 0.00126 on fashion_resnet_bn, continual, 400 images: "
+                          r"error \d+\.\d %")
         page.locator("[role=status]", has_text=done).wait_for(timeout=120_000)
         picture = page.locator(".jupyter-widgets img[alt*='this run']")
         assert picture.evaluate("e => e.naturalWidth") > 400
 
-        page.locator(".jupyter-widgets select").nth(2).select_option(label="cotta  (teacher)")  # slow enough to be stopped
-        page.locator(".jupyter-widgets", has_text="CoTTA: learn all weights").last.wait_for(timeout=15_000)
+        # slow enough to be stopped
+        page.locator(".jupyter-widgets select").nth(2).select_option(label="cotta  (teacher)")
+        page.locator(".jupyter-widgets",
+                     has_text="CoTTA: learn all weights").last.wait_for(timeout=15_000)
         button("Run anew").or_(button("Run")).press("Enter")
         page.locator("[role=status]", has_text="Running cotta").wait_for(timeout=60_000)
         button("Stop").press("Enter")
@@ -61,10 +71,13 @@ def test_a_workshop_module_as_slides(tmp_path):
         page.goto(address, timeout=120_000)  # the page is whole when the module has run
         place = page.locator("#deck-place")
         place.get_by_text("1 / 11").wait_for(timeout=120_000)
-        page.get_by_text("mean entropy: ").wait_for(state="attached", timeout=60_000)                        # the module has run
+        # the module has run
+        page.get_by_text("mean entropy: ").wait_for(state="attached", timeout=60_000)
         for _ in range(3):
             page.keyboard.press("ArrowRight")
         place.get_by_text("4 / 11").wait_for(timeout=15_000)
-        page.locator(".deck-shown", has_text="Is a certain prediction a right one?").wait_for(timeout=15_000)
+        page.locator(".deck-shown",
+                     has_text="Is a certain prediction a right one?").wait_for(timeout=15_000)
         assert page.locator(".deck-shown").count() == 1
-        assert page.locator(".jp-CodeCell .jp-InputArea").count() == 0 and page.locator(ERRORS).all_inner_texts() == []
+        assert page.locator(".jp-CodeCell .jp-InputArea").count() == 0 and page.locator(
+            ERRORS).all_inner_texts() == []

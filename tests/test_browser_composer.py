@@ -1,4 +1,5 @@
-"""The composer in JupyterLab in a real browser: choose by keyboard, see why not, run, stop, take the run away as code."""
+"""The composer in JupyterLab in a real browser: choose by keyboard, see why not, run, stop, take
+the run away as code."""
 import re
 
 import pytest
@@ -11,7 +12,8 @@ NOTEBOOK = ROOT / "notebooks" / "05_compose_your_own.ipynb"
 def slot(page, name, nth=0):
     """The list of a slot, by the name beside it."""
     beside = page.locator("label", has_text=re.compile(f"^{name}$"))
-    return page.locator(".jupyter-widgets.widget-dropdown").filter(has=beside).nth(nth).locator("select")
+    return page.locator(".jupyter-widgets.widget-dropdown").filter(
+        has=beside).nth(nth).locator("select")
 
 
 def button(page, name):
@@ -29,9 +31,13 @@ def says(page, text):
 
 
 def option(page, name, text):
-    """Wait until a list holds an option with this text (whose spaces the widget makes unbreakable)."""
+    """Wait until a list holds an option with this text (whose spaces the widget makes
+    unbreakable)."""
     pattern = r"\s".join(map(re.escape, text.split()))
-    slot(page, name).locator("option", has_text=re.compile(f"^{pattern}$")).wait_for(state="attached", timeout=60_000)
+    slot(page,
+         name).locator("option",
+                       has_text=re.compile(f"^{pattern}$")).wait_for(state="attached",
+                                                                     timeout=60_000)
 
 
 def test_composer_in_jupyterlab(tmp_path):
@@ -49,7 +55,8 @@ def test_composer_in_jupyterlab(tmp_path):
         option(page, "output", "✗ teacher's prediction (not with these)")
         reasons = button(page, "▸ what cannot be chosen, and why")
         reasons.press(" ")
-        page.locator(".jupyter-widgets li", has_text="returns what a teacher says, but there is none").first.wait_for(timeout=15_000)
+        page.locator(".jupyter-widgets li", has_text="returns what a teacher says, but there is "
+                                                     "none").first.wait_for(timeout=15_000)
         button(page, "▾ what cannot be chosen, and why").press(" ")
 
         # a slot by keyboard: entropy -> likelihood ratio
@@ -57,14 +64,16 @@ def test_composer_in_jupyterlab(tmp_path):
         objective.focus()
         page.keyboard.press("ArrowDown")
         says(page, "This is slr: every slot")
-        assert objective.evaluate("e => e === document.activeElement") and slot(page, "start from").evaluate("e => e.value").startswith("slr")
+        assert objective.evaluate("e => e === document.activeElement") and slot(
+            page, "start from").evaluate("e => e.value").startswith("slr")
 
         # an impossible combination: the sentence, the way out, and Run refuses
         option(page, "objective", "✗ agreement with the teacher (not with these)")
         objective.select_option(label="✗ agreement with the teacher (not with these)")
         says(page, "learns from a teacher, but there is none")
         button(page, "Run").press("Enter")
-        assert "this composition is impossible" in after(page, "Nothing was run") and 'teacher "mean teacher"' in status(page)
+        assert "this composition is impossible" in after(
+            page, "Nothing was run") and 'teacher "mean teacher"' in status(page)
         option(page, "teacher", "→ frozen source (would make it possible)")
         slot(page, "teacher").select_option(label="→ frozen source (would make it possible)")
         says(page, "This composition is no method of the catalogue")
@@ -80,7 +89,8 @@ def test_composer_in_jupyterlab(tmp_path):
 
         button(page, "▸ code").press(" ")
         code = page.locator(".jupyter-widgets pre", has_text="found = explore(").first.inner_text()
-        page.evaluate("""code => {
+        page.evaluate(
+            """code => {
             const panel = window.jupyterapp.shell.currentWidget, cells = panel.content.widgets;
             panel.content.activeCellIndex = cells.findIndex(c => c.model.sharedModel.source.includes('panel.to_code()'));
             panel.content.activeCell.model.sharedModel.setSource(code + "\\nprint(f'all {found.rows[0][\\"error_weighted\\"]:.1f} %')");
@@ -88,5 +98,6 @@ def test_composer_in_jupyterlab(tmp_path):
         printed = page.locator(".jp-OutputArea-output", has_text=re.compile(r"all \d+\.\d %"))
         printed.wait_for(timeout=120_000)
         told = re.search(r"all ([\d.]+) %", printed.inner_text())[1]
-        assert f"errs on {told} %" in held, (told, held)                  # the code repeats the run as far as it went
+        # the code repeats the run as far as it went
+        assert f"errs on {told} %" in held, (told, held)
         assert page.locator(ERRORS).all_inner_texts() == [] and console == []

@@ -1,4 +1,5 @@
-"""The slides of every module in a real browser of 1280 x 720: nothing is cut off, all of it is legible."""
+"""The slides of every module in a real browser of 1280 x 720: nothing is cut off, all of it is
+legible."""
 import pytest
 from test_browser import chromium, console_errors, page_of
 
@@ -35,9 +36,12 @@ def test_no_slide_overflows(path, tmp_path, monkeypatch):
             page.wait_for_timeout(250)  # figures that arrive late make it fit anew
             assert page.locator(".deck-shown").count() == 1
             assert page.evaluate(OUTSIDE) == [], f"slide {at}"
-            assert float(page.evaluate("document.querySelector('.deck-shown').firstChild.style.zoom || 1")) >= 0.6, f"slide {at} is too small to read"
+            assert float(
+                page.evaluate("document.querySelector('.deck-shown').firstChild.style.zoom || 1")
+            ) >= 0.6, f"slide {at} is too small to read"
             page.keyboard.press("ArrowRight")
-        assert count == sum("slide" in c.metadata.get("tags", []) for c in cells(path)) and console == []
+        assert count == sum("slide" in c.metadata.get("tags", [])
+                            for c in cells(path)) and console == []
 
 
 def cells(path):

@@ -1,4 +1,5 @@
-"""JupyterLab in a real browser: the bring-your-own notebook, its fields, the doctor, the explorer below, with labels and without."""
+"""JupyterLab in a real browser: the bring-your-own notebook, its fields, the doctor, the explorer
+below, with labels and without."""
 import re
 
 import pytest
@@ -9,7 +10,9 @@ pytestmark = pytest.mark.browser
 
 def test_your_model_in_jupyterlab(tmp_path):
     chromium()
-    values = {"per_shift": 40, "batch": 10, "limit": 60, "folder": str(tmp_path / "case"), "shifts": "fog"}
+    values = {
+        "per_shift": 40, "batch": 10, "limit": 60, "folder": str(tmp_path / "case"), "shifts": "fog"
+    }
     with_defaults(ROOT / "notebooks" / "06_your_model.ipynb", tmp_path / "notebook.ipynb", values)
     with jupyterlab(tmp_path) as address, page_of(tmp_path) as page:
         console = console_errors(page)
@@ -21,7 +24,8 @@ def test_your_model_in_jupyterlab(tmp_path):
             return page.locator(".jupyter-widgets .jupyter-button").get_by_text(name, exact=True)
 
         def field(label):
-            return page.locator(".jupyter-widgets.widget-text", has=page.locator("label", has_text=re.compile(f"^{label}$"))).locator("input")
+            return page.locator(".jupyter-widgets.widget-text", has=page.locator(
+                "label", has_text=re.compile(f"^{label}$"))).locator("input")
 
         def after(text, seconds=120):
             place = page.locator(".jupyter-widgets [role=status]", has_text=text)
@@ -34,41 +38,57 @@ def test_your_model_in_jupyterlab(tmp_path):
         field("weights file").fill("/nowhere/weights.pt")
         field("weights file").press("Enter")
         button("Check").press("Enter")
-        after("Nothing was checked: there is no checkpoint file /nowhere/weights.pt; check the path.")
+        after("Nothing was checked: there is no checkpoint file /nowhere/weights.pt; check the "
+              "path.")
         field("weights file").fill(right)
         field("weights file").press("Enter")
         after("The fields were changed: press Check.")
         button("Check").press("Enter")
         assert "nothing wrong. The explorer is below." in after("Checked 200 images")
-        assert page.locator(".jupyter-widgets table", has_text="looked at").locator("tr").count() == 15
+        assert page.locator(".jupyter-widgets table",
+                            has_text="looked at").locator("tr").count() == 15
 
         button("Run").press("Enter")
-        assert re.search(r"40 images: error \d+\.\d %.*source \d+\.\d %, BN-1 \d+\.\d %", after("Done, tent"))
+        assert re.search(r"40 images: error \d+\.\d %.*source \d+\.\d %, BN-1 \d+\.\d %",
+                         after("Done, tent"))
         picture = page.locator(".jupyter-widgets img[alt*='this run']")
         assert picture.evaluate("e => e.naturalWidth") > 400
-        method = page.locator(".jupyter-widgets select", has=page.locator("option", has_text="cotta  (teacher)"))
-        method.select_option(label="cotta  (teacher)")                     # slow enough to be stopped
-        page.locator(".jupyter-widgets", has_text="CoTTA: learn all weights").last.wait_for(timeout=15_000)
-        images = page.locator(".jupyter-widgets", has=page.locator("label", has_text="images per shift")).last.locator("[role=slider]")
+        method = page.locator(".jupyter-widgets select",
+                              has=page.locator("option", has_text="cotta  (teacher)"))
+        # slow enough to be stopped
+        method.select_option(label="cotta  (teacher)")
+        page.locator(".jupyter-widgets",
+                     has_text="CoTTA: learn all weights").last.wait_for(timeout=15_000)
+        images = page.locator(".jupyter-widgets",
+                              has=page.locator("label", has_text="images per "
+                                               "shift")).last.locator("[role=slider]")
         images.focus()
         page.keyboard.press("End")                                         # all 200 images
-        page.locator(".jupyter-widgets", has_text="200 images in 20 batches").last.wait_for(timeout=15_000)
+        page.locator(".jupyter-widgets",
+                     has_text="200 images in 20 batches").last.wait_for(timeout=15_000)
         button("Run").press("Enter")
         after("Running cotta")
         button("Stop").press("Enter")
         assert re.search(r"Held, cotta on .*, \d+ images", after("Held, cotta", 60))
 
-        page.locator(".jupyter-widgets.widget-checkbox", has_text="sub-folders are classes").locator("input").press("Space")
+        page.locator(".jupyter-widgets.widget-checkbox",
+                     has_text="sub-folders are classes").locator("input").press("Space")
         button("Check").press("Enter")
-        page.locator(".jupyter-widgets", has_text="Not looked at: accuracy and class order: no image has a label").last.wait_for(timeout=60_000)
+        page.locator(".jupyter-widgets", has_text="Not looked at: accuracy and class order: no "
+                                                  "image has a label").last.wait_for(timeout=60_000)
         after("Checked 200 images")
         after("Nothing has run yet: press Run")
         button("Step").press("Enter")
-        assert re.search(r"no labels: it answers like the source for \d+\.\d % and like BN-1 for \d+\.\d % of the images", after("Held, tent"))
-        page.locator(".jupyter-widgets", has_text="errors cannot be counted").filter(visible=True).last.wait_for(timeout=15_000)
-        assert page.locator(".jupyter-widgets img[alt^='same answer so far']").evaluate("e => e.naturalWidth") > 400
+        assert re.search(r"no labels: it answers like the source for \d+\.\d % and like BN-1 for "
+                         r"\d+\.\d % of the images", after("Held, tent"))
+        page.locator(
+            ".jupyter-widgets",
+            has_text="errors cannot be counted").filter(visible=True).last.wait_for(timeout=15_000)
+        assert page.locator(".jupyter-widgets img[alt^='same answer so far']").evaluate(
+            "e => e.naturalWidth") > 400
         button("▸ images").press("Enter")
-        page.locator(".jupyter-widgets", has_text="confidently wrong cannot be said: that needs labels").last.wait_for(timeout=30_000)
+        page.locator(".jupyter-widgets", has_text="confidently wrong cannot be said: that needs "
+                                                  "labels").last.wait_for(timeout=30_000)
         button("▸ all runs").press("Enter")
         table = page.locator(".jupyter-widgets table", has_text="entropy at end (nats)")
         assert "error (%)" not in table.inner_text() and "nan" not in table.inner_text().lower()

@@ -1,7 +1,8 @@
-"""The networks of the CIFAR benchmarks: logits and names of the public code, and what a checkpoint file can do wrong.
+"""The networks of the CIFAR benchmarks: logits and names of the public code, and what a checkpoint
+file can do wrong.
 
-``golden/cifar_networks`` holds names, shapes and logits of the public networks for weights that a rule makes from the names, so that no
-weights need to be stored.
+``golden/cifar_networks`` holds names, shapes and logits of the public networks for weights that a
+rule makes from the names, so that no weights need to be stored.
 """
 import importlib.util
 import json
@@ -15,20 +16,25 @@ import torch
 from tta_lab.data.shipped import DataError
 from tta_lab.models.cifar_networks import NETWORKS, PRESETS, PlainResNet, PreResNet, ResNeXt, WideResNet, guess, load_cifar
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "cifar_networks" / "networks.json").read_text())
+GOLDEN = json.loads(
+    (Path(__file__).parent / "golden" / "cifar_networks" / "networks.json").read_text())
 
 
 def uniform(name, count):
-    """``count`` numbers in [0, 1) that depend on a name and the position alone (splitmix64 of a counter)."""
+    """``count`` numbers in [0, 1) that depend on a name and the position alone (splitmix64 of a
+    counter)."""
     with np.errstate(over="ignore"):
-        z = (np.arange(count, dtype=np.uint64) + np.uint64(zlib.crc32(name.encode())) * np.uint64(1 << 32)) * np.uint64(0x9E3779B97F4A7C15)
+        z = ((np.arange(count, dtype=np.uint64) +
+              np.uint64(zlib.crc32(name.encode())) * np.uint64(1 << 32)) *
+             np.uint64(0x9E3779B97F4A7C15))
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) / 2**53
 
 
 def weights(shapes):
-    """A state dict by rule: convolutions uniform with the variance 1 / fan-in, scales and variances in [0.5, 1.5), the rest in [-0.1, 0.1)."""
+    """A state dict by rule: convolutions uniform with the variance 1 / fan-in, scales and
+    variances in [0.5, 1.5), the rest in [-0.1, 0.1)."""
     state = {}
     for name, shape in shapes.items():
         if name.endswith("num_batches_tracked"):
@@ -46,7 +52,8 @@ def weights(shapes):
 
 
 def image(count=1):
-    return torch.from_numpy(uniform("image", count * 3 * 32 * 32).astype(np.float32)).reshape(count, 3, 32, 32)
+    return torch.from_numpy(uniform("image", count * 3 * 32 * 32).astype(np.float32)).reshape(
+        count, 3, 32, 32)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -66,7 +73,8 @@ def test_names_shapes_and_logits_are_those_of_the_public_code(name):
         features = net.features(x)
         torch.testing.assert_close(net(x), torch.tensor(golden["logits"]), atol=1e-5, rtol=1e-5)
     assert features.shape == (1, net.head.in_features)
-    torch.testing.assert_close(net.head(features), torch.tensor(golden["logits"]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(net.head(features), torch.tensor(golden["logits"]), atol=1e-5,
+                               rtol=1e-5)
 
 
 @pytest.mark.slow  # with robustbench, which belongs to no group: pip install --no-deps robustbench
@@ -75,14 +83,16 @@ def test_names_shapes_and_logits_are_those_of_the_public_code(name):
     ("resnext", "resnext_29", lambda m: m.CifarResNeXt(m.ResNeXtBottleneck, 29, 4, 32, 100)),
 ])
 def test_robustbench_agrees(file, name, build):
-    found = importlib.util.find_spec("robustbench")  # its architecture files need torch alone, the package as a whole much more
+    # its architecture files need torch alone, the package as a whole much more
+    found = importlib.util.find_spec("robustbench")
     if found is None:
         pytest.skip("robustbench is not installed")
     path = Path(found.submodule_search_locations[0]) / "model_zoo" / "architectures" / f"{file}.py"
     spec = importlib.util.spec_from_file_location(f"peer_{file}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    peer, net = build(module).eval(), NETWORKS[name](classes=100).eval()
+    peer = build(module).eval()
+    net = NETWORKS[name](classes=100).eval()
     state = weights({k: list(v.shape) for k, v in peer.state_dict().items()})
     peer.load_state_dict(state)
     net.load_state_dict(state)
@@ -112,31 +122,47 @@ def test_files_of_any_size_and_wrapping_load(name, form, tmp_path):
     elif form == "plain":
         torch.save(state, path)
     else:  # as the authors' training scripts write it: wrapped, prefixed, a NumPy number beside it
-        torch.save({"epoch": 3, "best_acc": np.float64(0.5), "err": np.float32(1), "state_dict": {f"module.{k}": v for k, v in state.items()},
-                    "optimizer": {"lr": 0.1}}, path)
+        torch.save(
+            {
+                "epoch": 3, "best_acc": np.float64(0.5), "err": np.float32(1),
+                "state_dict": {f"module.{k}": v
+                               for k, v in state.items()}, "optimizer": {"lr": 0.1}
+            }, path)
     model = load_cifar(path, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     assert model.info["architecture"] == name and not model.training and model.card.size == (32, 32)
     SMALL[name].load_state_dict(state)
     x = image(2)
     with torch.no_grad():
-        expected = SMALL[name].eval()((x - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1))
+        expected = SMALL[name].eval()((x - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) /
+                                      torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1))
         torch.testing.assert_close(model(x), expected)
         torch.testing.assert_close(model.head(model.features(x)), expected)
     assert set(model.net.state_dict()) == set(state)
 
 
 def test_normalisation_comes_from_the_argument_then_the_file_then_the_preset(tmp_path):
-    shapes = {k: v for k, v in GOLDEN["resnet_20"]["shapes"].items() if not k.endswith("num_batches_tracked")}
+    shapes = {
+        k: v for k, v in GOLDEN["resnet_20"]["shapes"].items()
+        if not k.endswith("num_batches_tracked")
+    }
     state, path = weights(shapes), tmp_path / "resnet20.th"
     torch.save({"state_dict": state, "best_prec1": 91.73}, path)
     model = load_cifar(path)
-    assert model.card.mean == (0.485, 0.456, 0.406) and "akamaster" in model.info["normalisation"] and "test_accuracy" not in model.info
+    assert model.card.mean == (
+        0.485, 0.456,
+        0.406) and "akamaster" in model.info["normalisation"] and "test_accuracy" not in model.info
     named = load_cifar(path, "akamaster_resnet20")
-    assert named.info["test_accuracy"] == 91.73 and named.info["classes"][3] == "cat" and named.info["preset"] == "cifar10/akamaster_resnet20"
-    torch.save(state | {"mu": torch.full((1, 3, 1, 1), 0.25), "sigma": torch.full((1, 3, 1, 1), 0.5)}, path)
+    assert named.info["test_accuracy"] == 91.73 and named.info["classes"][
+        3] == "cat" and named.info["preset"] == "cifar10/akamaster_resnet20"
+    torch.save(
+        state | {"mu": torch.full((1, 3, 1, 1), 0.25), "sigma": torch.full((1, 3, 1, 1), 0.5)},
+        path)
     held = load_cifar(path)
-    assert held.card.mean == (0.25,) * 3 and held.card.std == (0.5,) * 3 and held.info["normalisation"] == "stored in the file"
-    wrapped = {"normalize.mean": torch.full((1, 3, 1, 1), 0.25), "normalize.std": torch.ones(1, 3, 1, 1)}
+    assert held.card.mean == (0.25,) * 3 and held.card.std == (
+        0.5,) * 3 and held.info["normalisation"] == "stored in the file"
+    wrapped = {
+        "normalize.mean": torch.full((1, 3, 1, 1), 0.25), "normalize.std": torch.ones(1, 3, 1, 1)
+    }
     torch.save(wrapped | {f"model.{k}": v for k, v in state.items()}, path)
     assert load_cifar(path).card.mean == (0.25,) * 3
     assert load_cifar(path, mean=(0.0,) * 3, std=(1.0,) * 3).info["normalisation"] == "as given"
@@ -146,11 +172,14 @@ def test_normalisation_comes_from_the_argument_then_the_file_then_the_preset(tmp
 
 def test_presets_name_networks_and_plausible_figures():
     for name, preset in PRESETS.items():
-        assert preset.architecture in NETWORKS and preset.classes == int(name.split("/")[0].removeprefix("cifar"))
+        assert preset.architecture in NETWORKS and preset.classes == int(
+            name.split("/")[0].removeprefix("cifar"))
         assert preset.accuracy is None or 70 < preset.accuracy < 100
     assert {k for k in PRESETS if PRESETS[k].mean == (0.5,) * 3} == {
-        "cifar10/Hendrycks2020AugMix_WRN", "cifar10/Hendrycks2020AugMix_ResNeXt", "cifar100/Hendrycks2020AugMix_WRN",
-        "cifar100/Hendrycks2020AugMix_ResNeXt", "cifar10/TTT_resnet26_gn"}
+        "cifar10/Hendrycks2020AugMix_WRN", "cifar10/Hendrycks2020AugMix_ResNeXt",
+        "cifar100/Hendrycks2020AugMix_WRN", "cifar100/Hendrycks2020AugMix_ResNeXt",
+        "cifar10/TTT_resnet26_gn"
+    }
     assert PRESETS["cifar10/Standard"].std == (1.0,) * 3
 
 
@@ -173,18 +202,26 @@ RESNET8 = ruled(SMALL["resnet_8"])
 BAD_FILES = {
     "html": (lambda p: p.write_bytes(b"  <!DOCTYPE html><html>"), "web page"),
     "empty": (lambda p: p.write_bytes(b""), "is empty; download"),
-    "pointer": (lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "Git LFS pointer"),
+    "pointer": (lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
+                "Git LFS pointer"),
     "truncated": (_cut_off, r"cannot be read \(5000 bytes.*truncated"),
     "noise": (lambda p: p.write_bytes(bytes(range(256)) * 4), "cannot be read"),
-    "code": (_write({"state_dict": RESNET8, "args": Foreign()}), "Python objects.*Foreign.*save the weights alone"),
+    "code": (_write({"state_dict": RESNET8, "args": Foreign()}), "Python objects.*Foreign.*save "
+             "the weights alone"),
     "list": (_write([torch.zeros(1)]), "holds list, not a state dict"),
     "numbers": (_write({"epoch": 3, "loss": 0.1}), "a dict with epoch, loss"),
-    "missing": (_write({k: v for k, v in RESNET8.items() if k != "layer2.0.conv2.weight"}), r"1 missing: layer2.0.conv2.weight"),
-    "unexpected": (_write(RESNET8 | {"rotation.weight": torch.zeros(4, 64)}), r"1 unexpected: rotation.weight"),
-    "shape": (_write(RESNET8 | {"bn1.weight": torch.ones(17)}), r"1 of another shape: bn1.weight \(17,\) instead of \(16,\)"),
-    "broken": (_write(RESNET8 | {"bn1.weight": torch.full((16,), torch.nan)}), "NaN or Inf in bn1.weight"),
-    "imagenet": (_write({"conv1.weight": torch.zeros(64, 3, 7, 7), "layer4.0.conv1.weight": torch.zeros(512, 256, 3, 3)}),
-                 "none of the CIFAR networks.*start with conv1.weight.*from_torchvision"),
+    "missing": (_write({k: v for k, v in RESNET8.items()
+                        if k != "layer2.0.conv2.weight"}), r"1 missing: layer2.0.conv2.weight"),
+    "unexpected": (_write(RESNET8 | {"rotation.weight": torch.zeros(4, 64)}), r"1 unexpected: "
+                   r"rotation.weight"),
+    "shape": (_write(RESNET8 | {"bn1.weight": torch.ones(17)}), r"1 of another shape: bn1.weight "
+              r"\(17,\) instead of \(16,\)"),
+    "broken": (_write(RESNET8 | {"bn1.weight": torch.full((16,), torch.nan)}), "NaN or Inf in "
+               "bn1.weight"),
+    "imagenet": (_write({
+        "conv1.weight": torch.zeros(64, 3, 7, 7),
+        "layer4.0.conv1.weight": torch.zeros(512, 256, 3, 3)
+    }), "none of the CIFAR networks.*start with conv1.weight.*from_torchvision"),
 }
 
 
@@ -201,7 +238,9 @@ def test_bad_files_are_named_with_a_remedy(case, tmp_path):
 def test_wrong_architecture_and_arguments_are_named(tmp_path):
     path = tmp_path / "x.pt"
     torch.save(RESNET8, path)
-    with pytest.raises(DataError, match=r"does not fit wrn_40_2: \d+ missing: block1.*unexpected.*those of resnet_8: leave architecture out"):
+    with pytest.raises(DataError, match=r"does not fit wrn_40_2: \d+ missing: "
+                                        r"block1.*unexpected.*those of resnet_8: leave "
+                                        r"architecture out"):
         load_cifar(path, "wrn_40_2")
     with pytest.raises(ValueError, match="no CIFAR network 'wrn'.*wrn_28_10.*cifar10/Standard"):
         load_cifar(path, "wrn")

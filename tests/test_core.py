@@ -33,21 +33,25 @@ def play(recipe, batches, model="tinybn", **options):
     return torch.stack([adapter(x) for x in batches]), adapter
 
 
-# --- scores -----------------------------------------------------------------------------------------------------
+# --- scores -------------------------------------------------------------------------------------
 
 def test_scores_by_hand():
     z = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])     # p = (1/2, 1/2) and (3/4, 1/4)
-    torch.testing.assert_close(scores.entropy(z), torch.tensor([math.log(2), 0.75 * math.log(4 / 3) + 0.25 * math.log(4)]))
+    torch.testing.assert_close(
+        scores.entropy(z), torch.tensor([math.log(2), 0.75 * math.log(4 / 3) + 0.25 * math.log(4)]))
     torch.testing.assert_close(scores.confidence(z), torch.tensor([0.5, 0.75]))
     torch.testing.assert_close(scores.margin(z), torch.tensor([0.0, 0.5]))
     torch.testing.assert_close(scores.energy(z), torch.tensor([math.log(2), math.log(4)]))
-    torch.testing.assert_close(scores.probability_of(z, torch.tensor([1, 1])), torch.tensor([0.5, 0.25]))
+    torch.testing.assert_close(scores.probability_of(z, torch.tensor([1, 1])),
+                               torch.tensor([0.5, 0.25]))
     torch.testing.assert_close(scores.mean_prediction(z), torch.tensor([0.625, 0.375]))
     sure = torch.tensor([[1000.0, 0.0]])
-    assert scores.marginal_entropy(sure) == 0 and scores.entropy(sure) == 0      # 0 ln 0 counts 0, not NaN
+    # 0 ln 0 counts 0, not NaN
+    assert scores.marginal_entropy(sure) == 0 and scores.entropy(sure) == 0
     sure = sure.clone().requires_grad_()
     scores.marginal_entropy(sure).backward()
-    assert torch.isfinite(sure.grad).all()                                       # and pulls at nothing
+    # and pulls at nothing
+    assert torch.isfinite(sure.grad).all()
     assert scores.entropy(z.half()).dtype == torch.float32
 
 
@@ -59,12 +63,15 @@ def test_scores_take_pixels_as_they_take_images():
     torch.testing.assert_close(scores.marginal_entropy(z), scores.marginal_entropy(flat))
 
 
-# --- knobs and recipes -----------------------------------------------------------------------------------------
+# --- knobs and recipes --------------------------------------------------------------------------
 
 def test_a_short_name_reaches_the_inner_knob():
-    assert make("tent", lr=0.02) == make("tent", update=Step(lr=0.02)) == make("tent", **{"update.lr": 0.02})
-    assert with_knobs(make("wisdom_of_crowds"), tolerance=0.1).select == (ConfidenceRise(tolerance=0.1),)
-    assert {k.name for k in knobs(make("wisdom_of_crowds"))} >= {"update.lr", "select.0.tolerance", "penalties.0.weight", "average"}
+    assert make("tent", lr=0.02) == make("tent", update=Step(lr=0.02)) == make(
+        "tent", **{"update.lr": 0.02})
+    assert with_knobs(make("wisdom_of_crowds"),
+                      tolerance=0.1).select == (ConfidenceRise(tolerance=0.1),)
+    assert {k.name for k in knobs(make("wisdom_of_crowds"))
+            } >= {"update.lr", "select.0.tolerance", "penalties.0.weight", "average"}
 
 
 @pytest.mark.parametrize(("call", "message"), [
@@ -75,11 +82,14 @@ def test_a_short_name_reaches_the_inner_knob():
     (lambda: make("batch_norm", lr=0.1), r"BatchNorm has no knob 'lr'"),
     (lambda: make("tent", repeats=1.5), "must be a whole number"),
     (lambda: make("tent", rule="lion"), "not one of 'adam', 'sgd'"),
-    (lambda: make("tent", nesterov=True).update.build([nn.Parameter(torch.zeros(1))]), "needs rule='sgd'"),
-    (lambda: make("tent", rule="sgd", nesterov=True, momentum=0).update.build([nn.Parameter(torch.zeros(1))]), "a momentum above 0"),
+    (lambda: make("tent", nesterov=True).update.build([nn.Parameter(torch.zeros(1))]),
+     "needs rule='sgd'"),
+    (lambda: make("tent", rule="sgd", nesterov=True, momentum=0).update.build(
+        [nn.Parameter(torch.zeros(1))]), "a momentum above 0"),
     (lambda: make("tent", momentum=1).update.build([nn.Parameter(torch.zeros(1))]), "stay below 1"),
     (lambda: make("tent", preset=["cifar10_c"]), "tent has no preset"),
-    (lambda: make("tent").where(LowEntropy(), LowEntropy(0.1)) and with_knobs(make("tent").where(LowEntropy(), LowEntropy(0.1)), fraction=0.2),
+    (lambda: make("tent").where(LowEntropy(), LowEntropy(0.1)) and with_knobs(
+        make("tent").where(LowEntropy(), LowEntropy(0.1)), fraction=0.2),
      "several knobs called 'fraction': select.0.fraction, select.1.fraction"),
 ])
 def test_wrong_settings_are_named(call, message):
@@ -95,10 +105,11 @@ def test_a_wrong_part_is_named():
 def test_catalogue_lists_what_make_builds():
     rows = {row["name"]: row for row in catalogue()}
     assert {"source", "batch_norm", "bn_alpha", "bn_ema", "tent", "wisdom_of_crowds"} <= set(rows)
-    assert all(type(make(name)).__name__ == row["class"] and row["sentence"] for name, row in rows.items())
+    assert all(
+        type(make(name)).__name__ == row["class"] and row["sentence"] for name, row in rows.items())
 
 
-# --- identities between methods --------------------------------------------------------------------------------
+# --- identities between methods -----------------------------------------------------------------
 
 class _All(Selector):
     def weights(self, view, losses, keep, state):
@@ -121,7 +132,8 @@ def test_everything_kept_without_diversity_is_tent(model, batches):
 
 def test_the_named_method_is_its_composition(batches):
     named, _ = play(make("wisdom_of_crowds"), batches)
-    composed, _ = play(make("tent", when_empty="step").where(ConfidenceRise()).plus(Diversity(0.5)), batches)
+    composed, _ = play(
+        make("tent", when_empty="step").where(ConfidenceRise()).plus(Diversity(0.5)), batches)
     assert torch.equal(named, composed)
 
 
@@ -146,13 +158,16 @@ def test_alpha_zero_is_the_source_and_alpha_one_is_bn_1_up_to_the_unbiased_varia
     MixedStatistics(alpha=1.0).apply_(net)
     x = torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(0))
     n = 12
-    batch = (x - x.mean((0, 2, 3), keepdim=True)) / x.var((0, 2, 3), correction=0, keepdim=True).sqrt()
+    batch = ((x - x.mean((0, 2, 3), keepdim=True)) / x.var(
+        (0, 2, 3), correction=0, keepdim=True).sqrt())
     torch.testing.assert_close(net(x), batch * math.sqrt((n - 1) / n))
 
 
 def test_prior_form_weighs_by_counts(batches):
     """n = 64 images against N = 192 pseudo-images: a = 1/4."""
-    assert torch.equal(play(make("bn_alpha", prior=192.0), batches)[0], play(make("bn_alpha", alpha=0.25), batches)[0])
+    assert torch.equal(
+        play(make("bn_alpha", prior=192.0), batches)[0],
+        play(make("bn_alpha", alpha=0.25), batches)[0])
 
 
 def test_running_statistics_move_by_momentum_times_the_difference():
@@ -170,7 +185,8 @@ def test_source_method_keeps_running_statistics_and_equals_the_model(batches):
 
 
 def test_one_small_step_lowers_the_entropy(batches):
-    adapter = Adapter(tiny("tinybn"), make("tent", update=Step(rule="sgd", lr=1e-2, momentum=0.0)), device="cpu")
+    adapter = Adapter(tiny("tinybn"), make("tent", update=Step(rule="sgd", lr=1e-2, momentum=0.0)),
+                      device="cpu")
     before, after = (scores.entropy(adapter(batches[0])).mean() for _ in range(2))
     assert after < before
 
@@ -184,12 +200,14 @@ def test_permuting_the_batch_permutes_the_answers(name, batches):
 
 
 def test_twins_in_a_batch_get_the_same_answer_and_bn_1_ignores_brightness_of_its_input():
-    net = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 4)).eval()
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+                        nn.Linear(12, 4)).eval()
     x = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     x[5] = x[0]
     answer = Adapter(net, make("batch_norm"), device="cpu")(x)
     assert torch.equal(answer[5], answer[0])
-    rescaled = Adapter(net, make("batch_norm"), device="cpu")(x * torch.tensor([2.0, 5.0, 9.0]).view(3, 1, 1) + 1.5)
+    rescaled = Adapter(net, make("batch_norm"),
+                       device="cpu")(x * torch.tensor([2.0, 5.0, 9.0]).view(3, 1, 1) + 1.5)
     torch.testing.assert_close(rescaled, answer, atol=1e-3, rtol=1e-3)
 
 
@@ -200,9 +218,11 @@ def test_independent_mask_selectors_commute(batches):
 
 
 def test_weights_scale_the_loss_but_not_the_count(batches):
-    _, adapter = play(make("tent", update=Step(rule="sgd", lr=1.0, momentum=0.0)).where(_Half()), batches[:1])
+    _, adapter = play(
+        make("tent", update=Step(rule="sgd", lr=1.0, momentum=0.0)).where(_Half()), batches[:1])
     _, whole = play(make("tent", update=Step(rule="sgd", lr=1.0, momentum=0.0)), batches[:1])
-    moved = [(a - o, b - o) for a, b, o in zip(adapter._params, whole._params, adapter._origin, strict=True)]
+    moved = [(a - o, b - o)
+             for a, b, o in zip(adapter._params, whole._params, adapter._origin, strict=True)]
     for half, full in moved:
         torch.testing.assert_close(2 * half, full, rtol=1e-4, atol=1e-6)
     assert adapter.trace.step("n_kept")[0] == 64
@@ -219,7 +239,8 @@ def test_average_kept_and_all_differ_by_the_share_kept(batches):
 
 
 def test_entropy_step_by_hand():
-    """One weight per class on a constant feature: dH/dz_k = -p_k (ln p_k + H), averaged, one plain SGD step."""
+    """One weight per class on a constant feature: dH/dz_k = -p_k (ln p_k + H), averaged, one plain
+    SGD step."""
     class Shift(nn.Module):
         def __init__(self):
             super().__init__()
@@ -229,17 +250,21 @@ def test_entropy_step_by_hand():
             return self.z + x
 
     x = torch.tensor([[0.1, 0.0, 0.4], [0.0, 1.0, -0.5]])
-    adapter = Adapter(Shift(), make("tent", train=AllParameters(), update=Step(rule="sgd", lr=0.5, momentum=0.0)), device="cpu")
+    adapter = Adapter(
+        Shift(), make("tent", train=AllParameters(), update=Step(rule="sgd", lr=0.5, momentum=0.0)),
+        device="cpu")
     adapter(x)
     p = (torch.tensor([0.3, -0.2, 0.5]) + x).softmax(1)
     h = -(p * p.log()).sum(1, keepdim=True)
     gradient = (-p * (p.log() + h)).mean(0)
-    torch.testing.assert_close(adapter.tuned["z"].detach(), torch.tensor([0.3, -0.2, 0.5]) - 0.5 * gradient)
+    torch.testing.assert_close(adapter.tuned["z"].detach(),
+                               torch.tensor([0.3, -0.2, 0.5]) - 0.5 * gradient)
     assert adapter.trace.step("grad_norm")[0] == pytest.approx(gradient.norm().item(), rel=1e-5)
-    assert adapter.trace.step("distance")[0] == pytest.approx(0.5 * gradient.norm().item(), rel=1e-5)
+    assert adapter.trace.step("distance")[0] == pytest.approx(0.5 * gradient.norm().item(),
+                                                              rel=1e-5)
 
 
-# --- the wisdom-of-crowds filter --------------------------------------------------------------------------------
+# --- the wisdom-of-crowds filter ----------------------------------------------------------------
 
 class _Line(nn.Module):
     """Binary logit m = w x + b as logits (m, 0)."""
@@ -267,7 +292,8 @@ def test_toy_vote_the_crowd_pulls_the_outvoted_sample_down():
 
 
 def test_filter_drops_the_fallen_and_only_them():
-    recipe = make("tent", train=AllParameters(), update=Step(rule="sgd", lr=0.5, momentum=0.0)).where(ConfidenceRise())
+    recipe = make("tent", train=AllParameters(), update=Step(rule="sgd", lr=0.5,
+                                                             momentum=0.0)).where(ConfidenceRise())
     adapter = Adapter(_Line(), recipe, device="cpu")
     crowd = torch.tensor([[1.0], [1.0], [-0.1]])
     adapter(crowd)
@@ -278,8 +304,12 @@ def test_filter_drops_the_fallen_and_only_them():
     # the class is the source's: sample 3 was class 1 (logit -0.05), whatever it is now
     assert adapter.trace["source_prediction"].tolist() == [0, 0, 1, 0, 0, 1]
     fall = adapter.trace["rise_source"][5]
-    lenient = Adapter(_Line(), make("tent", train=AllParameters(), update=Step(rule="sgd", lr=0.5, momentum=0.0))
-                      .where(ConfidenceRise(tolerance=min(1.0, -fall + 1e-4))), device="cpu")
+    lenient = Adapter(
+        _Line(),
+        make("tent", train=AllParameters(),
+             update=Step(rule="sgd", lr=0.5,
+                         momentum=0.0)).where(ConfidenceRise(tolerance=min(1.0, -fall + 1e-4))),
+        device="cpu")
     lenient(crowd)
     lenient(crowd)
     assert lenient.trace["kept"].all()
@@ -338,8 +368,10 @@ def test_low_entropy_is_strict_and_relative_to_the_classes():
         def forward(self, x):
             return self.scale * x
 
-    adapter = Adapter(Identity(), make("tent", train=AllParameters()).where(LowEntropy(1.0)), device="cpu")
-    adapter(torch.tensor([[0.0, 0.0], [0.1, 0.0]]))              # entropy exactly ln 2, and a little less
+    adapter = Adapter(Identity(),
+                      make("tent", train=AllParameters()).where(LowEntropy(1.0)), device="cpu")
+    # entropy exactly ln 2, and a little less
+    adapter(torch.tensor([[0.0, 0.0], [0.1, 0.0]]))
     assert adapter.trace["kept"].tolist() == [False, True]
 
 
@@ -357,7 +389,7 @@ def test_random_keep_keeps_the_stated_number_and_follows_a_trace(batches):
         random(batches[0])
 
 
-# --- the adapter -----------------------------------------------------------------------------------------------
+# --- the adapter --------------------------------------------------------------------------------
 
 def test_a_failed_step_answers_with_the_source_and_leaves_the_state(batches):
     class Breaks(Selector):
@@ -373,7 +405,8 @@ def test_a_failed_step_answers_with_the_source_and_leaves_the_state(batches):
     with torch.no_grad():
         expected = tiny("tinybn")(batches[1][:7])
     assert torch.equal(adapter(batches[1][:7]), expected)
-    assert len(adapter.errors) == 1 and "broken" in adapter.errors[0] and adapter.trace.step("failed").tolist() == [False, True]
+    assert len(adapter.errors) == 1 and "broken" in adapter.errors[0] and adapter.trace.step(
+        "failed").tolist() == [False, True]
     poisoned = batches[1].clone()
     poisoned[3, 0, 0, 0] = float("nan")
     answer = adapter(poisoned)
@@ -403,7 +436,9 @@ def test_images_the_card_does_not_allow_are_refused_before_anything_moves(spoil,
     if len(spoil(x)):
         with pytest.raises(InputError, match=message):
             model(spoil(x))
-    assert all(torch.equal(v, before[k]) for k, v in adapter._owned.items()) and adapter.steps == 0 and len(adapter.trace) == 0
+    assert all(torch.equal(v, before[k])
+               for k, v in adapter._owned.items()) and adapter.steps == 0 and len(
+                   adapter.trace) == 0
 
 
 def test_nan_images_are_named_by_id_with_any_model(batches):
@@ -415,10 +450,13 @@ def test_nan_images_are_named_by_id_with_any_model(batches):
 
 
 def test_normalisation_in_model_and_in_data_agree(batches):
-    inside = with_input_card(tiny("tinybn"), size=(16, 16), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.5))
-    outside = with_input_card(tiny("tinybn"), size=(16, 16), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.5), normalisation="in_data")
+    inside = with_input_card(tiny("tinybn"), size=(16, 16), mean=(0.4, 0.5, 0.6),
+                             std=(0.2, 0.25, 0.5))
+    outside = with_input_card(tiny("tinybn"), size=(16, 16), mean=(0.4, 0.5, 0.6),
+                              std=(0.2, 0.25, 0.5), normalisation="in_data")
     x = batches[0]
-    normalised = (x - torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)) / torch.tensor([0.2, 0.25, 0.5]).view(1, 3, 1, 1)
+    normalised = ((x - torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)) /
+                  torch.tensor([0.2, 0.25, 0.5]).view(1, 3, 1, 1))
     with torch.no_grad():
         torch.testing.assert_close(inside(x), tiny("tinybn")(normalised))
         assert torch.equal(outside(normalised), tiny("tinybn")(normalised))
@@ -434,7 +472,8 @@ def test_a_loss_that_is_not_finite_raises_before_weights_move(batches):
             return self.net(x) * float("inf")
 
     adapter = Adapter(Bad(), make("tent"), device="cpu")
-    with pytest.raises(AdaptationError, match="answers with NaN or infinity for 64 of 64 images.*in step 0 of Tent; no weight was moved"):
+    with pytest.raises(AdaptationError, match="answers with NaN or infinity for 64 of 64 "
+                                              "images.*in step 0 of Tent; no weight was moved"):
         adapter(batches[0])
     assert all(torch.equal(v, adapter._start[k]) for k, v in adapter._owned.items())
 
@@ -462,12 +501,16 @@ def test_models_without_the_needed_layers_are_named():
         Adapter(listed, make("source"), device="cpu")(torch.zeros(2, 3))
 
 
-@pytest.mark.parametrize("name", ["batch_norm", "tent", "bn_alpha", "bn_ema", "ada_mix_bn", "rotta", "iabn", "unmix_tns"])
+@pytest.mark.parametrize(
+    "name",
+    ["batch_norm", "tent", "bn_alpha", "bn_ema", "ada_mix_bn", "rotta", "iabn", "unmix_tns"])
 def test_a_single_image_behind_pooling_uses_the_statistics_of_the_source(name):
     """One value per channel has no variance: a last batch of one does not end a run."""
     def net(**options):
         torch.manual_seed(0)
-        layers = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(6, **options), nn.Linear(6, 4)
+        layers = nn.Conv2d(3, 6,
+                           3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(
+                               6, **options), nn.Linear(6, 4)
         return nn.Sequential(*layers).eval()
 
     x = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -482,13 +525,15 @@ def test_a_single_image_behind_pooling_uses_the_statistics_of_the_source(name):
         with torch.no_grad():
             torch.testing.assert_close(adapter(x[:1]), net()(x[:1]))
     if name in ("batch_norm", "tent"):
-        with pytest.raises(ValueError, match="more than one value per channel.*batches of two or more"):
+        with pytest.raises(ValueError, match="more than one value per channel.*batches of two or "
+                                             "more"):
             Adapter(net(track_running_stats=False), make(name), device="cpu")(x[:1])
 
 
 def test_single_vectors_need_no_batch_statistics_from_the_source():
     net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
-    assert Adapter(net, make("tent", norm=SourceStatistics()), device="cpu")(torch.zeros(1, 3)).shape == (1, 2)
+    assert Adapter(net, make("tent", norm=SourceStatistics()),
+                   device="cpu")(torch.zeros(1, 3)).shape == (1, 2)
 
 
 def test_sliding_window_takes_single_images(batches):
@@ -507,7 +552,8 @@ def test_shared_layers_and_tied_weights_stay_shared(batches):
             super().__init__()
             self.norm = nn.BatchNorm2d(3)
             self.a = nn.Sequential(self.norm, nn.Conv2d(3, 3, 1))
-            self.head = nn.Sequential(self.norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+            self.head = nn.Sequential(self.norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                                      nn.Linear(3, 4))
 
         def forward(self, x):
             return self.head(self.a(x))
@@ -515,7 +561,8 @@ def test_shared_layers_and_tied_weights_stay_shared(batches):
     adapter = Adapter(Twice().eval(), make("tent"), device="cpu")
     assert adapter.model.a[0] is adapter.model.head[0] is adapter.model.norm
     adapter(batches[0])
-    assert len(adapter.tuned) == 2 and not torch.equal(adapter.model.norm.weight, adapter.source.norm.weight)
+    assert len(adapter.tuned) == 2 and not torch.equal(adapter.model.norm.weight,
+                                                       adapter.source.norm.weight)
 
 
 def test_torchvision_model_adapts():
@@ -528,7 +575,8 @@ def test_torchvision_model_adapts():
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     first = adapter(x)
     assert first.shape == (4, 6) and not torch.equal(adapter(x), first)
-    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()) and len(adapter.tuned) == 40
+    assert all(torch.equal(v, before[k])
+               for k, v in net.state_dict().items()) and len(adapter.tuned) == 40
 
 
 def test_controller_can_reset(batches):
@@ -538,13 +586,18 @@ def test_controller_can_reset(batches):
 
     adapter = Adapter(tiny("tinybn"), make("tent", controllers=(Every(),)), device="cpu")
     first = adapter(batches[0])
-    assert torch.equal(adapter(batches[0]), first) and adapter.trace.step("reset").tolist() == [True, True]
+    assert torch.equal(adapter(batches[0]),
+                       first) and adapter.trace.step("reset").tolist() == [True, True]
 
 
 def test_cost_counts_images_and_not_the_record(batches):
-    for recipe, record, forwards, backwards in ((make("source"), "light", 64, 0), (make("tent"), "light", 64, 64), (make("tent"), "source", 64, 64),
-                                                (make("wisdom_of_crowds"), "light", 128, 64), (make("bn_ema"), "light", 128, 0),
-                                                (make("tent", answer="after"), "light", 128, 64), (make("tent", repeats=3), "light", 192, 192)):
+    for recipe, record, forwards, backwards in ((make("source"), "light", 64,
+                                                 0), (make("tent"), "light", 64,
+                                                      64), (make("tent"), "source", 64, 64),
+                                                (make("wisdom_of_crowds"), "light", 128,
+                                                 64), (make("bn_ema"), "light", 128, 0),
+                                                (make("tent", answer="after"), "light", 128,
+                                                 64), (make("tent", repeats=3), "light", 192, 192)):
         _, adapter = play(recipe, batches[:2], record=record)
         assert adapter.trace.step("forwards").tolist() == [forwards] * 2, (recipe, record)
         assert adapter.trace.step("backwards").tolist() == [backwards] * 2
@@ -557,22 +610,27 @@ def test_answer_after_is_the_next_look(batches):
         assert torch.equal(adapter.model(batches[0]), answer)
 
 
-# --- trace -----------------------------------------------------------------------------------------------------
+# --- trace --------------------------------------------------------------------------------------
 
 def test_trace_columns_agree_with_the_logits(batches):
     answers, adapter = play(make("tent").where(LowEntropy(0.3)), batches[:2], record="source")
     z = answers.flatten(0, 1)
     trace = adapter.trace
-    assert len(trace) == 128 and trace["step"].tolist() == [0] * 64 + [1] * 64 and trace["id"].tolist() == list(range(128))
+    assert len(trace) == 128 and trace["step"].tolist(
+    ) == [0] * 64 + [1] * 64 and trace["id"].tolist() == list(range(128))
     np.testing.assert_allclose(trace["entropy"], scores.entropy(z), rtol=1e-6)
     np.testing.assert_array_equal(trace["prediction"], z.argmax(1))
     np.testing.assert_array_equal(trace["kept"], scores.entropy(z) < 0.3 * math.log(10))
-    np.testing.assert_allclose(trace.step("marginal_entropy"), [scores.marginal_entropy(z) for z in answers], rtol=1e-6)
-    np.testing.assert_allclose(trace["source_class_confidence"] - trace["source_confidence"], trace["rise_source"], atol=1e-7)
+    np.testing.assert_allclose(trace.step("marginal_entropy"),
+                               [scores.marginal_entropy(z) for z in answers], rtol=1e-6)
+    np.testing.assert_allclose(trace["source_class_confidence"] - trace["source_confidence"],
+                               trace["rise_source"], atol=1e-7)
     for i in (0, 1):
         rows = slice(64 * i, 64 * i + 64)
-        assert trace.step("loss")[i] == pytest.approx(trace["loss"][rows][trace["kept"][rows]].mean(), rel=1e-5)
-    assert set(trace.samples.columns) >= {"entropy", "kept", "rise_source"} and len(trace.steps) == 2
+        assert trace.step("loss")[i] == pytest.approx(
+            trace["loss"][rows][trace["kept"][rows]].mean(), rel=1e-5)
+    assert set(trace.samples.columns) >= {"entropy", "kept", "rise_source"} and len(
+        trace.steps) == 2
 
 
 def test_trace_survives_a_file_and_long_streams(tmp_path, monkeypatch):
@@ -580,16 +638,20 @@ def test_trace_survives_a_file_and_long_streams(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOVE_EVERY", 3)
     trace = Trace({"classes": 2})
     for i in range(10):
-        trace.add({"id": torch.arange(2) + 2 * i, "entropy": torch.full((2,), float(i))}, {"step": i, "loss": torch.tensor(float(i))})
+        trace.add({"id": torch.arange(2) + 2 * i, "entropy": torch.full((2,), float(i))},
+                  {"step": i, "loss": torch.tensor(float(i))})
         trace.annotate(label=np.array([i, i]), round=i // 5)
     late = {"id": torch.tensor([20]), "prediction": torch.tensor([1])}
     trace.add(late, {"step": 10})
     path = trace.save(tmp_path / "run.npz")
     for t in (trace, Trace.load(path)):
         assert t["id"].tolist() == list(range(21)) and t.meta == {"classes": 2}
-        assert t["entropy"][:20].tolist() == [float(i // 2) for i in range(20)] and np.isnan(t["entropy"][20])
+        assert t["entropy"][:20].tolist() == [float(i // 2)
+                                              for i in range(20)] and np.isnan(t["entropy"][20])
         assert np.isnan(t["prediction"][:20]).all() and t["prediction"][20] == 1
-        assert t["round"][:20].tolist() == [i // 10 for i in range(20)] and t.step("round")[:10].tolist() == [i // 5 for i in range(10)]
+        assert t["round"][:20].tolist() == [
+            i // 10 for i in range(20)
+        ] and t.step("round")[:10].tolist() == [i // 5 for i in range(10)]
         assert t.step("loss")[:10].tolist() == [float(i) for i in range(10)]
     assert not list(tmp_path.glob("*.part"))
 
@@ -608,5 +670,6 @@ def test_making_an_adapter_leaves_the_global_generator_to_other_threads(monkeypa
         raise AssertionError("the global generator was borrowed")
     monkeypatch.setattr(torch.random, "fork_rng", borrowed)
     Adapter(tiny("tinybn"), make("tent"), device="cpu")
-    with pytest.raises(AssertionError, match="borrowed"):     # a method that draws weights of its own needs it
+    # a method that draws weights of its own needs it
+    with pytest.raises(AssertionError, match="borrowed"):
         Adapter(tiny("tinybn"), make("rmt"), device="cpu", given=given(make("rmt"), "tinybn"))

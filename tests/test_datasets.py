@@ -36,19 +36,26 @@ def test_index_and_folder_agree():
 
 def test_the_page_states_the_sums_of_the_index():
     page = (data_root() / "DATASETS.md").read_text()
-    rows = {line.split("|")[1].strip(" `"): [cell.strip(" `") for cell in line.split("|")[2:-1]] for line in page.splitlines()
-            if line.startswith("| `") and "/" in line.split("|")[1]}
+    rows = {
+        line.split("|")[1].strip(" `"): [cell.strip(" `") for cell in line.split("|")[2:-1]]
+        for line in page.splitlines() if line.startswith("| `") and "/" in line.split("|")[1]
+    }
     assert set(rows) == set(IMAGES)
     for name, cells in rows.items():
         facts = INDEX[name]
-        assert cells[1:] == [facts["licence"], str(facts["bytes"]), facts["sha256"], facts["rebuild"]]
+        assert cells[1:] == [
+            facts["licence"],
+            str(facts["bytes"]), facts["sha256"], facts["rebuild"]
+        ]
     for name in MODELS:
-        row = next(line for line in page.splitlines() if line.startswith(f"| `{name.split('/')[1].removesuffix('.safetensors')}`"))
+        row = next(line for line in page.splitlines()
+                   if line.startswith(f"| `{name.split('/')[1].removesuffix('.safetensors')}`"))
         assert f"`{INDEX[name]['rebuild']}`" in row
     for name in set(INDEX) - {*IMAGES, *MODELS}:
         line = next(line for line in page.splitlines() if f"`{name}`" in line)
         assert f"`{INDEX[name]['rebuild']}`" in line
-    for words in ("Zalando SE", "MIT License", "Alpaydin", "Kaynak", "CC BY 4.0", "10.24432/C50P49", "1708.07747"):
+    for words in ("Zalando SE", "MIT License", "Alpaydin", "Kaynak", "CC BY 4.0", "10.24432/C50P49",
+                  "1708.07747"):
         assert words in page
     for name in EMBEDDED:
         assert f"| `{name}` |" in page
@@ -57,15 +64,18 @@ def test_the_page_states_the_sums_of_the_index():
 def test_sizes_stay_small():
     assert sum(INDEX[name]["bytes"] for name in IMAGES) < 7.5 * MB
     assert sum(INDEX[name]["bytes"] for name in INDEX if name not in IMAGES) < 4 * MB
-    assert sum(p.stat().st_size for p in data_root().rglob("*") if p.is_file() and "__pycache__" not in p.parts) < 14 * MB
+    assert sum(p.stat().st_size for p in data_root().rglob("*")
+               if p.is_file() and "__pycache__" not in p.parts) < 14 * MB
 
 
-@pytest.mark.parametrize("part, published", [
-    ("images-idx3-ubyte", "bef4ecab320f06d8554ea6380940ec79"), ("labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310")])
+@pytest.mark.parametrize("part, published",
+                         [("images-idx3-ubyte", "bef4ecab320f06d8554ea6380940ec79"),
+                          ("labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310")])
 def test_test_files_are_the_published_ones(part, published):
     """With file name and time back in the gzip header, the sum is the one on the project page."""
     stripped = checked_bytes(f"fashion-mnist/t10k-{part}.gz")
-    original = stripped[:3] + b"\x08" + struct.pack("<I", 1504176627) + stripped[8:10] + f"t10k-{part}".encode() + b"\0" + stripped[10:]
+    original = (stripped[:3] + b"\x08" + struct.pack("<I", 1504176627) + stripped[8:10] +
+                f"t10k-{part}".encode() + b"\0" + stripped[10:])
     assert hashlib.md5(original).hexdigest() == published
     assert gzip.decompress(original) == gzip.decompress(stripped)
 
@@ -74,17 +84,20 @@ def test_test_set():
     data = load("fashion_mnist")
     assert data.x.shape == (10000, 1, 28, 28) and data.classes == FASHION_CLASSES
     assert data.y.bincount().tolist() == [1000] * 10
-    assert data.y[:5].tolist() == [9, 2, 1, 1, 6]      # ankle boot, pullover, trouser, trouser, shirt
+    # ankle boot, pullover, trouser, trouser, shirt
+    assert data.y[:5].tolist() == [9, 2, 1, 1, 6]
     x = data.images(slice(0, 4))
     assert x.dtype == torch.float32 and x.min() == 0 and x.max() == 1
 
 
 def test_slice_is_balanced_and_apart_from_the_test_set():
-    part, test = load("fashion_mnist_train_slice"), load("fashion_mnist")
+    part = load("fashion_mnist_train_slice")
+    test = load("fashion_mnist")
     assert part.y.bincount().tolist() == [500] * 10
     rows = {x.numpy().tobytes() for x in part.x}
     assert len(rows) == 5000
-    assert sum(x.numpy().tobytes() in rows for x in test.x) <= 5      # the original sets share a few doublets at most
+    # the original sets share a few doublets at most
+    assert sum(x.numpy().tobytes() in rows for x in test.x) <= 5
 
 
 def test_digits_are_the_enlarged_originals():
@@ -94,18 +107,22 @@ def test_digits_are_the_enlarged_originals():
     assert digits.x.shape[1:] == (1, 28, 28)
     originals = pytest.importorskip("sklearn.datasets").load_digits()
     assert digits.y.tolist() == originals.target.tolist()
-    enlarged = torch.nn.functional.interpolate(torch.from_numpy(originals.images)[:, None] / 16 * 255, (28, 28), mode="bilinear")
+    enlarged = torch.nn.functional.interpolate(
+        torch.from_numpy(originals.images)[:, None] / 16 * 255, (28, 28), mode="bilinear")
     assert (digits.x - enlarged).abs().max() <= 0.5 + 1e-9
 
 
 def test_near_unknowns():
-    known, unknown, everything = load("fashion_mnist_8"), load("fashion_mnist_held_out"), load("fashion_mnist")
+    known = load("fashion_mnist_8")
+    unknown = load("fashion_mnist_held_out")
+    everything = load("fashion_mnist")
     assert NEAR_UNKNOWN == (4, 7) and unknown.classes == ("Coat", "Sneaker")
     assert len(known) == 8000 and len(unknown) == 2000
     assert known.classes == tuple(c for c in FASHION_CLASSES if c not in ("Coat", "Sneaker"))
     held = torch.isin(everything.y, torch.tensor([4, 7]))
     assert torch.equal(known.x, everything.x[~held]) and torch.equal(unknown.x, everything.x[held])
-    assert [known.classes[k] for k in known.y[:50]] == [FASHION_CLASSES[k] for k in everything.y[~held][:50]]
+    assert [known.classes[k]
+            for k in known.y[:50]] == [FASHION_CLASSES[k] for k in everything.y[~held][:50]]
     assert load("fashion_mnist_train_slice_8").y.bincount().tolist() == [500] * 8
     assert load("fashion_mnist_train_slice_held_out").y.bincount().tolist() == [500] * 2
 
@@ -117,10 +134,12 @@ def test_subsets_by_name():
     assert torch.equal(subset.x, same.x) and torch.equal(subset.y, same.y)
     assert subset.y[0] == 0                             # the first test image is an ankle boot
     assert load("fashion_mnist[9,0][1]").classes == ("T-shirt/top",)
-    for wrong, words in (([10], "classes 0 to 9"), ([1, 1], "each once"), ([], "at least one class")):
+    for wrong, words in (([10], "classes 0 to 9"), ([1,
+                                                     1], "each once"), ([], "at least one class")):
         with pytest.raises(ValueError, match=words):
             load("fashion_mnist").only(wrong)
-    with pytest.raises(ValueError, match="no embedded image set 'fashion'; there are: fashion_mnist"):
+    with pytest.raises(ValueError, match="no embedded image set 'fashion'; there are: "
+                                         "fashion_mnist"):
         load("fashion")
 
 
@@ -141,7 +160,8 @@ def test_damage_is_noticed_and_the_remedy_named(copy, where):
     content = bytearray((copy / LABELS).read_bytes())
     content[where] ^= 1
     (copy / LABELS).write_bytes(content)
-    with pytest.raises(DataError, match=f"{LABELS} is damaged.*git checkout -- data/{LABELS}.*python data/build.py"):
+    with pytest.raises(DataError, match=f"{LABELS} is damaged.*git checkout -- "
+                                        f"data/{LABELS}.*python data/build.py"):
         checked_bytes(LABELS, copy)
 
 
@@ -172,7 +192,8 @@ def test_idx_format():
     raw = b"\x00\x00\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (2, 3, 4)) + values.tobytes()
     for content in (raw, gzip.compress(raw)):
         assert (read_idx(content) == values.reshape(2, 3, 4)).all()
-    with pytest.raises(DataError, match=r"here is truncated: 23 values for the shape \(.*2.*3.*4.*\)"):
+    with pytest.raises(DataError, match=r"here is truncated: 23 values for the shape "
+                                        r"\(.*2.*3.*4.*\)"):
         read_idx(raw[:-1], "here")
     with pytest.raises(DataError, match="not a complete gzip file"):
         read_idx(gzip.compress(raw)[:-12])
@@ -192,16 +213,21 @@ def test_idx_header_cut_short():
 
 
 def test_image_set_refuses_what_does_not_fit():
-    x, y = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, 1])
-    assert repr(ImageSet("toy", x, y, ("a", "b"))) == "ImageSet('toy', 3 images of 1x4x4, 2 classes)"
-    for bad, words in (((x.float(), y), "uint8"), ((x[:, 0], y), "uint8"), ((x, y[:2]), "3 images but labels of shape"),
-                       ((x, y + 1), "labels run from 1 to 2, but there are 2 classes"), ((x, y - 2), "labels run from -2")):
+    x = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
+    y = torch.tensor([0, 1, 1])
+    assert repr(ImageSet("toy", x, y,
+                         ("a", "b"))) == "ImageSet('toy', 3 images of 1x4x4, 2 classes)"
+    for bad, words in (((x.float(), y), "uint8"), ((x[:, 0], y), "uint8"), ((x, y[:2]), "3 images "
+                                                                            "but labels of shape"),
+                       ((x, y + 1), "labels run from 1 to 2, but there are 2 classes"),
+                       ((x, y - 2), "labels run from -2")):
         with pytest.raises(DataError, match=words):
             ImageSet("toy", *bad, ("a", "b"))
 
 
 def test_plain_set_answers_as_every_set():
-    x, y = torch.arange(48, dtype=torch.uint8).view(3, 1, 4, 4), torch.tensor([0, -1, 1])
+    x = torch.arange(48, dtype=torch.uint8).view(3, 1, 4, 4)
+    y = torch.tensor([0, -1, 1])
     data = ImageSet("toy", x, y, ("a", "b"))
     assert data.shape == (1, 4, 4) and data.domains == () and data.rows("none") is None
     assert torch.equal(data.images([2, 0], "cpu", "none", 3.0), x[[2, 0]] / 255)
@@ -211,11 +237,20 @@ def test_plain_set_answers_as_every_set():
 
 
 def test_fingerprint_changes_with_pixels_labels_and_names():
-    x, y = torch.arange(48, dtype=torch.uint8).view(3, 1, 4, 4), torch.tensor([0, 1, 1])
-    by_hand = hashlib.sha256(repr(((3, 1, 4, 4), ("a", "b"))).encode() + bytes(range(48)) + struct.pack("<3q", 0, 1, 1)).hexdigest()
+    x = torch.arange(48, dtype=torch.uint8).view(3, 1, 4, 4)
+    y = torch.tensor([0, 1, 1])
+    by_hand = hashlib.sha256(
+        repr(((3, 1, 4, 4),
+              ("a", "b"))).encode() + bytes(range(48)) + struct.pack("<3q", 0, 1, 1)).hexdigest()
     data = ImageSet("toy", x, y, ("a", "b"))
     assert data.fingerprint() == data.fingerprint() == by_hand
-    assert ImageSet("other", x, y, ("a", "b")).fingerprint() == by_hand     # the name is not content
-    others = [ImageSet("toy", x + 1, y, ("a", "b")), ImageSet("toy", x, 1 - y, ("a", "b")), ImageSet("toy", x, y, ("a", "c")),
-              ImageSet("toy", x.view(3, 1, 2, 8), y, ("a", "b")), data.take([0, 1])]
+    # the name is not content
+    assert ImageSet("other", x, y, ("a", "b")).fingerprint() == by_hand
+    others = [
+        ImageSet("toy", x + 1, y, ("a", "b")),
+        ImageSet("toy", x, 1 - y, ("a", "b")),
+        ImageSet("toy", x, y, ("a", "c")),
+        ImageSet("toy", x.view(3, 1, 2, 8), y, ("a", "b")),
+        data.take([0, 1])
+    ]
     assert len({by_hand, *(other.fingerprint() for other in others)}) == 6

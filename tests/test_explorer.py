@@ -1,4 +1,5 @@
-"""The explorer: controls make a choice and say why not, runs are held, stepped, stopped and compared, everything can be read back."""
+"""The explorer: controls make a choice and say why not, runs are held, stepped, stopped and
+compared, everything can be read back."""
 import base64
 import contextlib
 import io
@@ -34,13 +35,17 @@ SMALL = {"per_shift": 20, "batch": 10, "shifts": ("fog", "contrast"), "device": 
 def trace_of(label, prediction, source, d, known=None, step=None, **more):
     n = len(label)
     label = np.asarray(label)
-    columns = {"step": np.repeat(np.arange(n // 2), 2) if step is None else step, "id": np.arange(n), "prediction": np.asarray(prediction),
-               "source_prediction": np.asarray(source), "rise_source": np.asarray(d, float), "label": label,
-               "known": np.ones(n, bool) if known is None else np.asarray(known), "segment": np.zeros(n, int), "domain": np.zeros(n, int),
-               "round": np.zeros(n, int), "confidence": np.linspace(0.1, 0.9, n), "entropy": np.linspace(0.0, 1.0, n),
-               "source_confidence": np.full(n, 0.5)} | more
-    return Trace.from_columns(columns, {"step": np.unique(columns["step"])}, {"classes": 4, "domains": ["fog"], "segments": ["fog"],
-                                                                             "stream": {"hash": "h"}})
+    columns = {
+        "step": np.repeat(np.arange(n // 2), 2) if step is None else step, "id": np.arange(n),
+        "prediction": np.asarray(prediction), "source_prediction": np.asarray(source),
+        "rise_source": np.asarray(d, float), "label": label, "known": np.ones(n, bool)
+        if known is None else np.asarray(known), "segment": np.zeros(n, int), "domain": np.zeros(
+            n, int), "round": np.zeros(n, int), "confidence": np.linspace(0.1, 0.9, n),
+        "entropy": np.linspace(0.0, 1.0, n), "source_confidence": np.full(n, 0.5)
+    } | more
+    return Trace.from_columns(
+        columns, {"step": np.unique(columns["step"])},
+        {"classes": 4, "domains": ["fog"], "segments": ["fog"], "stream": {"hash": "h"}})
 
 
 # --- numbers, worked by hand
@@ -58,29 +63,42 @@ def test_error_so_far_is_a_running_mean_at_the_end_of_each_step():
 
 
 def test_without_labels_agreement_with_the_source_takes_the_place_of_the_error():
-    a, source, bn = (trace_of([-1] * 4, answers, [0, 1, 2, 3], [0] * 4) for answers in ([0, 0, 2, 0], [0, 1, 2, 3], [0, 0, 2, 3]))
+    a, source, bn = (trace_of([-1] * 4, answers, [0, 1, 2, 3], [0] * 4)
+                     for answers in ([0, 0, 2, 0], [0, 1, 2, 3], [0, 0, 2, 3]))
     found = N.so_far({"this run": a, "source": source, "BN-1": bn})
     assert not found["labelled"] and found["what"] == "same answer so far (%)"
     assert set(found["lines"]) == {"like source", "like BN-1", "BN-1 like source"}
     np.testing.assert_allclose(found["lines"]["like source"][1], [50, 50])
     np.testing.assert_allclose(found["lines"]["like BN-1"][1], [100, 75])
     np.testing.assert_allclose(found["lines"]["BN-1 like source"][1], [50, 75])
-    assert N.so_far({"this run": a, "source": source, "BN-1": bn}, n=2)["last"] == {"like source": 50.0, "like BN-1": 100.0, "BN-1 like source": 50.0}
+    assert N.so_far(
+        {"this run": a, "source": source, "BN-1": bn},
+        n=2)["last"] == {"like source": 50.0, "like BN-1": 100.0, "BN-1 like source": 50.0}
     assert "neither was run" in N.so_far({"this run": a})["why"]
-    assert set(N.picked(a)) == {"confident"} and N.picked(a, n=2)["confident"].tolist() == [3, 2] and "needs labels" in N.say_picked(a)
+    assert set(N.picked(a)) == {"confident"} and N.picked(
+        a, n=2)["confident"].tolist() == [3, 2] and "needs labels" in N.say_picked(a)
 
 
 def test_numbers_without_labels_by_hand_and_equal_with_labels():
     answers, d = [0, 0, 2, 0], [-0.5, 0.25, 0.5, 0.0]
     free, known = (trace_of(label, answers, [0, 1, 2, 3], d) for label in ([-1] * 4, [0, 1, 2, 0]))
-    references = {"source": trace_of([-1] * 4, [0, 1, 2, 3], [0, 1, 2, 3], d), "BN-1": trace_of([-1] * 4, [0, 0, 2, 3], [0, 1, 2, 3], d)}
+    references = {
+        "source": trace_of([-1] * 4, [0, 1, 2, 3], [0, 1, 2, 3], d),
+        "BN-1": trace_of([-1] * 4, [0, 0, 2, 3], [0, 1, 2, 3], d)
+    }
     found = N.label_free(free, references)
-    assert (found["like source"], found["like BN-1"], found["falling"], found["rising"], found["largest class"]) == (50.0, 75.0, 25.0, 50.0, 75.0)
-    assert found["mean rise"] == 0.0625 and (found["entropy first"], found["entropy last"]) == (0.0, 1.0)
-    assert found["classes in use"] == pytest.approx(np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25))))
-    assert N.label_free(known, references) == found and "like the source for 50.0 % and like BN-1 for 75.0 %" in N.say_label_free(found)
+    assert (found["like source"], found["like BN-1"], found["falling"], found["rising"],
+            found["largest class"]) == (50.0, 75.0, 25.0, 50.0, 75.0)
+    assert found["mean rise"] == 0.0625 and (found["entropy first"], found["entropy last"]) == (0.0,
+                                                                                                1.0)
+    assert found["classes in use"] == pytest.approx(
+        np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25))))
+    assert N.label_free(
+        known, references
+    ) == found and "like the source for 50.0 % and like BN-1 for 75.0 %" in N.say_label_free(found)
     alone = N.label_free(free, {})
-    assert "like source" not in alone and "neither" in N.say_label_free(alone) and N.label_free(Trace(), {}) == {}
+    assert "like source" not in alone and "neither" in N.say_label_free(alone) and N.label_free(
+        Trace(), {}) == {}
     other = trace_of([-1] * 4, answers, [0, 1, 2, 3], d, id=np.arange(4) + 1)
     assert "like source" not in N.label_free(free, {"source": other})          # shown other images
     fall = N.fall_over_time(free)
@@ -89,35 +107,49 @@ def test_numbers_without_labels_by_hand_and_equal_with_labels():
 
 
 def test_what_is_missing_without_labels_is_said_and_not_a_number():
-    free, known, some = (trace_of(label, [0, 0, 2, 0], [0, 1, 2, 3], [0.1] * 4) for label in ([-1] * 4, [0, 1, 2, 0], [0, -1, -1, 1]))
-    assert "no labels" in N.say_missing(free) and N.say_missing(known) == "" and "2 images that have a label; 2 have none" in N.say_missing(some)
+    free, known, some = (trace_of(label, [0, 0, 2, 0], [0, 1, 2, 3], [0.1] * 4)
+                         for label in ([-1] * 4, [0, 1, 2, 0], [0, -1, -1, 1]))
+    assert "no labels" in N.say_missing(free) and N.say_missing(
+        known) == "" and "2 images that have a label; 2 have none" in N.say_missing(some)
     pair = N.paired(free, free)
-    assert pair.keys() == {"n", "images", "agreement", "why"} and "no labels" in pair["why"] and "without labels" in N.say_paired(pair, "a", "b")
-    rows = [{"run": 1, "labelled": False, "like source": 50.0}, {"run": 2, "labelled": True, "error": 10.0}]
+    assert pair.keys() == {"n", "images", "agreement", "why"
+                           } and "no labels" in pair["why"] and "without labels" in N.say_paired(
+                               pair, "a", "b")
+    rows = [{"run": 1, "labelled": False, "like source": 50.0},
+            {"run": 2, "labelled": True, "error": 10.0}]
     assert "error" not in P.results_html(rows[:1]) and "nan" not in P.results_html(rows)
     both = P.results_html(rows)
     assert "no labels" in both and "10.0" in both
-    unknown = trace_of([-1, -1, 4, 4], [0, 0, 1, 1], [0] * 4, [0.1] * 4, known=[True, True, False, False])
-    assert "No known image of this run has a label" in N.threshold_at(unknown)["why"] and N.threshold_at(unknown)["accepted"].any()
+    unknown = trace_of([-1, -1, 4, 4], [0, 0, 1, 1], [0] * 4, [0.1] * 4,
+                       known=[True, True, False, False])
+    assert "No known image of this run has a label" in N.threshold_at(
+        unknown)["why"] and N.threshold_at(unknown)["accepted"].any()
 
 
 def test_entropy_now_adds_up_and_fall_counts_each_group():
-    t = trace_of([0, 0, 1, 1], [0, 0, 1, 0], [0] * 4, [-0.1, 0.2, 0.3, -0.4], entropy=np.array([0.0, 0.1, 1.0, 1.3]))
+    t = trace_of([0, 0, 1, 1], [0, 0, 1, 0], [0] * 4, [-0.1, 0.2, 0.3, -0.4],
+                 entropy=np.array([0.0, 0.1, 1.0, 1.3]))
     found = N.entropy_now(t, recent=2, bins=2)
-    np.testing.assert_allclose(sum(found["share"].values()), [0, 1])       # the last two lie in the upper half, ln 4 = 1.39
+    # the last two lie in the upper half, ln 4 = 1.39
+    np.testing.assert_allclose(sum(found["share"].values()), [0, 1])
     np.testing.assert_allclose(found["first"], [1, 0])
     assert found["n"] == 2
     fall = N.fall_over_time(t)
-    np.testing.assert_allclose([fall["share"]["correct"][0], fall["share"]["wrong"][0], fall["all"][0]], [1 / 3, 1, 1 / 2])
+    np.testing.assert_allclose(
+        [fall["share"]["correct"][0], fall["share"]["wrong"][0], fall["all"][0]], [1 / 3, 1, 1 / 2])
 
 
 def test_the_light_says_what_watch_says_in_pieces_and_at_once():
-    trace = explore(Choice(stream=continual(shifts=("fog", "contrast"), per_shift=40, batch=10), recipe=make("tent", lr=0.3)), (), device="cpu").trace
-    whole, light = watch(trace, CollapseDetector(variant="source")), N.Light()
+    trace = explore(
+        Choice(stream=continual(shifts=("fog", "contrast"), per_shift=40, batch=10),
+               recipe=make("tent", lr=0.3)), (), device="cpu").trace
+    whole = watch(trace, CollapseDetector(variant="source"))
+    light = N.Light()
     for n in (10, 30, len(trace)):
         lamp = light.see(P.first_images(trace, n))
     np.testing.assert_allclose(light.probability, whole["probability"])
-    assert light.first == whole["first_alarm"] and lamp == ("alarm" if whole["alarm"][-1] else lamp) and light.words
+    assert light.first == whole["first_alarm"] and lamp == ("alarm" if whole["alarm"][-1] else
+                                                            lamp) and light.words
     assert N.Light().see(Trace()) == "wait"
 
 
@@ -126,14 +158,17 @@ def test_a_paired_difference_by_hand_and_its_interval():
     label = np.zeros(n, int)
     a, b = (trace_of(label, np.arange(n) < wrong, label, np.zeros(n)) for wrong in (20, 10))
     found = N.paired(a, b)
-    assert (found["a"], found["b"], found["difference"], found["n"], found["k"]) == (50.0, 25.0, -25.0, 40, 4)
-    spread = np.std([0, -100, 0, 0], ddof=1) / 2 * 3.18244630528371    # t quantile, 3 degrees of freedom
+    assert (found["a"], found["b"], found["difference"], found["n"], found["k"]) == (50.0, 25.0,
+                                                                                     -25.0, 40, 4)
+    # t quantile, 3 degrees of freedom
+    spread = np.std([0, -100, 0, 0], ddof=1) / 2 * 3.18244630528371
     np.testing.assert_allclose([found["low"], found["high"]], [-25 - spread, -25 + spread])
     assert "holds 0" in N.say_paired(found, "x", "y") and found["agreement"] == 75.0
     same = N.paired(a, a)
     assert same["difference"] == same["low"] == same["high"] == 0.0
     short = N.paired(P.first_images(a, 12), b)
-    assert short["images"] == 12 and short["k"] == 0 and np.isnan(short["low"]) and "too few" in N.say_paired(short, "x", "y")
+    assert short["images"] == 12 and short["k"] == 0 and np.isnan(
+        short["low"]) and "too few" in N.say_paired(short, "x", "y")
     other = trace_of(label, label, label, np.zeros(n))
     other.meta["stream"] = {"hash": "else"}
     with pytest.raises(ValueError, match="not shown the same images"):
@@ -141,16 +176,21 @@ def test_a_paired_difference_by_hand_and_its_interval():
 
 
 def test_threshold_by_hand():
-    t = trace_of([0, 1, 4, 4], [0, 0, 1, 1], [0] * 4, [0.1, 0.2, -0.1, -0.2], known=[True, True, False, False],
-                 confidence=np.array([0.9, 0.6, 0.7, 0.2]))
+    t = trace_of([0, 1, 4, 4], [0, 0, 1, 1], [0] * 4, [0.1, 0.2, -0.1, -0.2],
+                 known=[True, True, False, False], confidence=np.array([0.9, 0.6, 0.7, 0.2]))
     found = N.threshold_at(t, "confidence", 0.25)                         # rejects 0.2 alone
     assert found["threshold"] == 0.6 and found["accepted"].tolist() == [True, True, True, False]
-    assert (found["tpr"], found["fpr"], found["acc_s"], found["acc_n"], found["h"]) == (1.0, 0.5, 0.5, 0.5, 0.5)
+    assert (found["tpr"], found["fpr"], found["acc_s"], found["acc_n"],
+            found["h"]) == (1.0, 0.5, 0.5, 0.5, 0.5)
     assert found["auroc"] == 0.75 and "AUROC 75.0 %" in N.say_threshold(found)
-    assert N.threshold_at(t, "rise", 0.5)["h"] == pytest.approx(2 / 3) and N.threshold_at(t, "rise", 0.5)["fpr"] == 0
-    everything, nothing = N.threshold_at(t, "confidence", 0.0), N.threshold_at(t, "confidence", 1.0)
+    assert N.threshold_at(t, "rise", 0.5)["h"] == pytest.approx(2 / 3) and N.threshold_at(
+        t, "rise", 0.5)["fpr"] == 0
+    everything = N.threshold_at(t, "confidence", 0.0)
+    nothing = N.threshold_at(t, "confidence", 1.0)
     assert everything["accepted"].all() and not nothing["accepted"].any() and nothing["h"] == 0.0
-    assert N.picked(t, accepted=found["accepted"])["accepted"].tolist() == [2] and N.picked(t)["accepted"].tolist() == [2, 3]
+    assert N.picked(t, accepted=found["accepted"])["accepted"].tolist() == [
+        2
+    ] and N.picked(t)["accepted"].tolist() == [2, 3]
     assert "no unknown" in N.say_threshold(N.threshold_at(trace_of([0, 1], [0, 0], [0, 0], [0, 0])))
     with pytest.raises(ValueError, match="share from 0 to 1"):
         N.threshold_at(t, rejected=1.5)
@@ -160,20 +200,31 @@ def test_threshold_by_hand():
 
 @pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
 def test_figures_draw_the_numbers_and_a_sentence_where_there_are_none(backend):
-    t = trace_of([0, 1, 4, 4], [0, 0, 1, 1], [0] * 4, [0.1, 0.2, -0.1, -0.2], known=[True, True, False, False])
-    numbers = {"errors": {"so_far": N.so_far({"this run": t, "source": t}), "fall": N.fall_over_time(t), "marks": [2]},
-               "predictions": {"entropy": N.entropy_now(t), "classes": N.views.class_shares(t)}, "threshold": N.threshold_at(t),
-               "probabilities": N.probabilities_of({"source": np.eye(4)}, 2, list("abcd")),
-               "images": {"wrong": [(np.zeros((1, 8, 8)), N.told(t, 1, list("abcd")))]}}
-    nothing = {"errors": {"so_far": N.so_far({}), "fall": N.fall_over_time(Trace())},
-               "predictions": {"entropy": N.entropy_now(Trace()), "classes": None}, "threshold": N.threshold_at(Trace()),
-               "probabilities": N.probabilities_of({}, 0, []), "images": {}}
+    t = trace_of([0, 1, 4, 4], [0, 0, 1, 1], [0] * 4, [0.1, 0.2, -0.1, -0.2],
+                 known=[True, True, False, False])
+    numbers = {
+        "errors": {
+            "so_far": N.so_far({"this run": t, "source": t}), "fall": N.fall_over_time(t),
+            "marks": [2]
+        }, "predictions": {"entropy": N.entropy_now(t), "classes": N.views.class_shares(t)},
+        "threshold": N.threshold_at(t), "probabilities": N.probabilities_of({"source": np.eye(4)},
+                                                                            2, list("abcd")),
+        "images": {"wrong": [(np.zeros((1, 8, 8)), N.told(t, 1, list("abcd")))]}
+    }
+    nothing = {
+        "errors": {"so_far": N.so_far({}), "fall": N.fall_over_time(Trace())},
+        "predictions": {"entropy": N.entropy_now(Trace()), "classes": None},
+        "threshold": N.threshold_at(Trace()), "probabilities": N.probabilities_of({}, 0,
+                                                                                  []), "images": {}
+    }
     for name in numbers:
         plot = plots_figures.FIGURES[name]
-        drawn, empty = plot(numbers[name], backend), plot(nothing[name], backend)
+        drawn = plot(numbers[name], backend)
+        empty = plot(nothing[name], backend)
         assert f"explorer_{name}" in plots_figures.HOW_TO_READ
         if backend == "plotly":
-            assert len(drawn.data) and not len(empty.data) and any(a.text for a in empty.layout.annotations)
+            assert len(drawn.data) and not len(empty.data) and any(
+                a.text for a in empty.layout.annotations)
     if backend == "plotly":
         lines = plots_figures.plot_explorer_errors(numbers["errors"], "plotly").data
         np.testing.assert_allclose(lines[0].y, [50, 50])
@@ -183,20 +234,25 @@ def test_figures_draw_the_numbers_and_a_sentence_where_there_are_none(backend):
 
 @pytest.fixture(scope="module")
 def headless():
-    return P.explorer(interactive=False, lr=1e-2, selectors=("confidence_rise",), guard=True, **SMALL)
+    return P.explorer(interactive=False, lr=1e-2, selectors=("confidence_rise",), guard=True,
+                      **SMALL)
 
 
 def test_headless_panel_has_stepped_and_run_and_agrees_with_explore(headless):
     assert headless.error is None and not headless.running and headless.session.finished
     recipe = guarded(make("tent", lr=1e-2).where(ConfidenceRise()))
-    direct = explore(Choice(stream=continual(shifts=SMALL["shifts"], per_shift=20, batch=10), recipe=recipe), device="cpu")
+    direct = explore(
+        Choice(stream=continual(shifts=SMALL["shifts"], per_shift=20, batch=10), recipe=recipe),
+        device="cpu")
     assert headless.ran.recipe == recipe and headless.ran.stream.hash == direct.choice.stream.hash
     np.testing.assert_array_equal(headless.trace["entropy"], direct.trace["entropy"])
     assert len(headless.results) == 1 and headless.results["error"][0] == direct.rows[0]["error"]
     assert headless.results["error of source"][0] == direct.rows[1]["error"]
     assert f"error {direct.rows[0]['error']:.1f} %" in headless.message and "tent + confidence rise + guard lr 0.01" in headless.message
-    assert {type(f) for f in headless.figures.values()} == {go.Figure} and headless.figures.keys() == headless.frames.keys()
-    assert headless.figures["errors"].data[0].y[-1] == pytest.approx(100 * (1 - np.mean(headless.trace["correct"])))
+    assert {type(f) for f in headless.figures.values()
+            } == {go.Figure} and headless.figures.keys() == headless.frames.keys()
+    assert headless.figures["errors"].data[0].y[-1] == pytest.approx(
+        100 * (1 - np.mean(headless.trace["correct"])))
 
 
 def test_code_parameters_and_state_make_the_same_run(headless):
@@ -205,7 +261,8 @@ def test_code_parameters_and_state_make_the_same_run(headless):
         exec(headless.to_code(), space)
     assert printed.getvalue() == f"error {headless.results['error'][0]:.2f} %\n"
     lines = dict(line.split(": ", 1) for line in headless.to_parameters().splitlines())
-    assert json.loads(lines["seed"]) == 0 and Choice.from_json(json.loads(lines["choice"])).recipe == headless.ran.recipe
+    assert json.loads(lines["seed"]) == 0 and Choice.from_json(json.loads(
+        lines["choice"])).recipe == headless.ran.recipe
     yaml = pytest.importorskip("yaml")
     assert yaml.safe_load(headless.to_parameters())["choice"] == headless.ran.to_json()
     assert Choice.from_json(json.dumps(headless.state)).stream.hash == headless.ran.stream.hash
@@ -215,16 +272,22 @@ def test_a_choice_as_text_sets_every_control(headless):
     panel = P.explorer(headless.ran.to_json(), device="cpu")
     assert panel.choice.recipe == headless.ran.recipe and panel.choice.stream.hash == headless.ran.stream.hash
     c = panel.controls
-    assert (c["method"].value, c["first"].value, c["guard"].value, c["protocol"].value) == ("tent", "confidence_rise", True, P.GIVEN)
+    assert (c["method"].value, c["first"].value, c["guard"].value,
+            c["protocol"].value) == ("tent", "confidence_rise", True, P.GIVEN)
     assert panel.knobs["update.lr"].value == 1e-2
 
 
-@pytest.mark.parametrize("recipe", [make("eata", lr=3e-3).where(LowEntropy(0.2)), guarded(make("rotta")), make("lame", k=7),
-                                    make("cotta", form="reference")], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("recipe", [
+    make("eata", lr=3e-3).where(LowEntropy(0.2)),
+    guarded(make("rotta")),
+    make("lame", k=7),
+    make("cotta", form="reference")
+], ids=lambda r: type(r).__name__)
 def test_recipes_are_taken_apart_and_put_together(recipe):
     found = P.decomposed(recipe)
     assert P_knobs.with_knobs(P.composed(found), **found["values"]) == recipe
-    assert P.decomposed(make("tent").where(*[LowEntropy()] * 3)) is None      # the panel has room for two
+    # the panel has room for two
+    assert P.decomposed(make("tent").where(*[LowEntropy()] * 3)) is None
 
 
 @pytest.fixture
@@ -240,12 +303,16 @@ def press(panel, button):
 
 
 def test_sliders_follow_the_method_and_paper_defaults_come_back(panel):
-    assert set(panel.knobs) == {k.name for k in P_knobs.knobs(make("tent"))} and len(panel._simple.children) == 1
-    assert isinstance(panel.knobs["update.lr"], W.FloatLogSlider) and "paper" in panel.knobs["update.lr"].tooltip
+    assert set(panel.knobs) == {k.name for k in P_knobs.knobs(make("tent"))} and len(
+        panel._simple.children) == 1
+    assert isinstance(panel.knobs["update.lr"],
+                      W.FloatLogSlider) and "paper" in panel.knobs["update.lr"].tooltip
     panel.knobs["update.lr"].value = 0.0123456
-    assert panel.choice.recipe == make("tent", lr=0.0123) and panel.changed() == {"update.lr": 0.0123}
+    assert panel.choice.recipe == make("tent",
+                                       lr=0.0123) and panel.changed() == {"update.lr": 0.0123}
     panel.controls["first"].value = "low_entropy"
-    assert panel.choice.recipe == make("tent", lr=0.0123).where(LowEntropy()) and "select.0.fraction" in panel.knobs
+    assert panel.choice.recipe == make("tent", lr=0.0123).where(
+        LowEntropy()) and "select.0.fraction" in panel.knobs
     panel.controls["method"].value = "lame"
     assert "no loss" in panel.refusal or "selectors" in panel.refusal
     panel.controls["first"].value = ""
@@ -273,7 +340,10 @@ def test_an_impossible_choice_says_why_and_run_refuses_with_that_sentence(panel)
 
 def test_step_hold_go_on_and_reset(panel):
     press(panel, "step")
-    assert len(panel.trace) == 10 and "Held" in panel.message and panel.run_button.description == "Go on" and len(panel.results) == 1
+    assert len(
+        panel.trace
+    ) == 10 and "Held" in panel.message and panel.run_button.description == "Go on" and len(
+        panel.results) == 1
     press(panel, "step")
     held = panel.session
     assert len(panel.trace) == 20
@@ -281,21 +351,27 @@ def test_step_hold_go_on_and_reset(panel):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(panel.to_code(), {})
-    assert printed.getvalue() == f"error {error:.2f} %\n"            # a run that was held is taken away as far as it went
+    # a run that was held is taken away as far as it went
+    assert printed.getvalue() == f"error {error:.2f} %\n"
     press(panel, "run")
-    assert panel.session is held and held.finished and len(panel.trace) == 40 and len(panel.results) == 1
+    assert panel.session is held and held.finished and len(panel.trace) == 40 and len(
+        panel.results) == 1
     press(panel, "step")
-    assert panel.session is not held and len(panel.trace) == 10 and panel.results["run"].tolist() == [1, 2]
+    assert panel.session is not held and len(
+        panel.trace) == 10 and panel.results["run"].tolist() == [1, 2]
     panel.knobs["update.lr"].value = 0.01
     assert panel.run_button.description == "Run anew"
     panel.reset_button.click()
-    assert panel.trace is None and panel.session is None and "no run yet" in panel.lamp_box.value and len(panel.results) == 2
+    assert panel.trace is None and panel.session is None and "no run yet" in panel.lamp_box.value and len(
+        panel.results) == 2
     press(panel, "run")
     assert panel.results["complete"].tolist() == [True, False, True]
 
 
 def test_stop_is_heard_after_one_batch(panel, monkeypatch):
-    begun, go_on, advance = threading.Event(), threading.Event(), Session.advance
+    begun = threading.Event()
+    go_on = threading.Event()
+    advance = Session.advance
 
     def slowly(session):
         found = advance(session)
@@ -324,9 +400,11 @@ def test_runs_are_compared_on_one_stream(panel):
     a = panel.trace
     panel.knobs["update.lr"].value = 0.1
     press(panel, "run")
-    assert panel.comparison == N.paired(a, panel.trace) and "A (run 1, tent)" in panel.compared_words
+    assert panel.comparison == N.paired(a,
+                                        panel.trace) and "A (run 1, tent)" in panel.compared_words
     assert set(panel.drawn["errors"]["so_far"]["lines"]) == {"this run", "source", "BN-1", "A"}
-    assert f"A {100 * (1 - np.mean(a['correct'])):.1f}" in panel.frames["errors"].value        # said to those who cannot see the picture
+    # said to those who cannot see the picture
+    assert f"A {100 * (1 - np.mean(a['correct'])):.1f}" in panel.frames["errors"].value
     panel.controls["severity"].value = 1.0
     press(panel, "run")
     assert panel.comparison == {} and "not shown the same images" in panel.compared_words
@@ -345,11 +423,13 @@ def test_images_threshold_and_details(panel):
     t = panel._pictures[kind][i][1]
     assert f"Image {t['id']} " in panel.details.value and "unknown image" in panel.details.value
     assert list(panel.drawn["probabilities"]["values"]) == ["source", "BN-1", "this run"]
-    assert max(panel.drawn["probabilities"]["values"]["this run"]) == pytest.approx(t["confidence"], abs=1e-5)
+    assert max(panel.drawn["probabilities"]["values"]["this run"]) == pytest.approx(
+        t["confidence"], abs=1e-5)
     before = panel.judged.value
     panel.rejected.value = 0.9
     assert panel.judged.value != before and "AUROC" in panel.judged.value
-    assert panel.drawn["threshold"]["threshold"] == N.threshold_at(panel.trace, "confidence", 0.9)["threshold"]
+    assert panel.drawn["threshold"]["threshold"] == N.threshold_at(panel.trace, "confidence",
+                                                                   0.9)["threshold"]
     for frame in panel.frames.values():
         content = base64.b64decode(re.search(r"base64,([^\"]+)", frame.value)[1])
         assert content.startswith(b"\x89PNG") and len(content) < 300_000 and "alt=" in frame.value
@@ -358,18 +438,25 @@ def test_images_threshold_and_details(panel):
 def test_a_model_and_images_of_ones_own_without_labels():
     some = load("fashion_mnist").take(torch.arange(60))
     images = replace(some, name="mine", y=torch.full((60,), -1))
-    panel = P.explorer(model=load_model("fashion_resnet_bn"), stream=continual(images, shifts=("none",), per_shift=60, batch=20), device="cpu")
+    panel = P.explorer(model=load_model("fashion_resnet_bn"),
+                       stream=continual(images, shifts=("none",), per_shift=60,
+                                        batch=20), device="cpu")
     press(panel, "run")
     assert panel.error is None and "no labels" in panel.message and "like the source for" in panel.message
-    assert panel.drawn["errors"]["so_far"]["what"] == "same answer so far (%)" and "error" not in panel.results
+    assert panel.drawn["errors"]["so_far"][
+        "what"] == "same answer so far (%)" and "error" not in panel.results
     assert panel.results["like source"][0] == panel.label_free()["like source"]
     assert "no labels" in panel.sentence.value and "no labels" in panel.table.value
     assert "nan" not in panel.table.value.lower() and "like source" in panel.frames["errors"].value
     panel.folds["images"].value = True
-    assert {"confident", "rise", "fall"} <= set(panel._pictures) and "no label" in panel.details.value and "needs labels" in panel.chosen.value
-    assert panel.to_parameters().startswith("# ") and panel.state["model"] is None and "your own" in panel.to_code()
+    assert {"confident", "rise", "fall"} <= set(
+        panel._pictures
+    ) and "no label" in panel.details.value and "needs labels" in panel.chosen.value
+    assert panel.to_parameters().startswith(
+        "# ") and panel.state["model"] is None and "your own" in panel.to_code()
     panel.controls["method"].value = "eata"
-    assert "Fisher" in panel.refusal                                   # no source images were given with the model
+    # no source images were given with the model
+    assert "Fisher" in panel.refusal
     assert panel.error is None
 
 
@@ -378,8 +465,9 @@ def test_failures_are_said_and_kept_and_settings_that_do_not_exist_are_named(mon
     monkeypatch.setattr(Session, "advance", lambda self: 1 / 0)
     press(panel, "run")
     assert isinstance(panel.error, ZeroDivisionError) and "ZeroDivisionError" in panel.message
-    for wrong, said in (({"x": 1}, "no setting 'x'"), ({"method": "x"}, "method must be one of"), ({"model": "x"}, "no embedded model"),
-                        ({"selectors": ("x",)}, "up to two")):
+    for wrong, said in (({"x": 1}, "no setting 'x'"), ({"method": "x"}, "method must be one of"),
+                        ({"model": "x"}, "no embedded model"), ({"selectors": ("x",)},
+                                                                "up to two")):
         with pytest.raises(ValueError, match=said):
             P.explorer(**wrong)
 
@@ -387,5 +475,7 @@ def test_failures_are_said_and_kept_and_settings_that_do_not_exist_are_named(mon
 def test_saved_numbers_are_json(headless, tmp_path):
     P.save(headless, tmp_path / "out.json")
     found = json.loads((tmp_path / "out.json").read_text())
-    assert found["runs"][0]["error"] == headless.results["error"][0] and found["state"] == headless.state
-    assert P.settings_of(True, lr=0.0, method="tent", guard=False) == P.FAST | {"method": "tent", "guard": False}
+    assert found["runs"][0]["error"] == headless.results["error"][0] and found[
+        "state"] == headless.state
+    assert P.settings_of(True, lr=0.0, method="tent",
+                         guard=False) == P.FAST | {"method": "tent", "guard": False}

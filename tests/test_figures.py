@@ -1,4 +1,5 @@
-"""What figures must not do, and that the check of it (`figure_check`) sees it: figures made bad on purpose, and hard numbers drawn well."""
+"""What figures must not do, and that the check of it (`figure_check`) sees it: figures made bad on
+purpose, and hard numbers drawn well."""
 
 import math
 import re
@@ -129,9 +130,12 @@ def test_the_check_sees_a_figure_made_bad(spoil, words):
         (lambda f: f.data[1].update(line=f.data[0].line, marker=f.data[0].marker), "look alike"),
         (lambda f: f.data[0].update(name=LONG * 4), "cut off"),
         (lambda f: f.data[0].update(y=[None] * 8), "holds no number"),
-        (lambda f: f.update_annotations(text="a title that is far too long for it " * 5), "wider than its panel"),
-        (lambda f: f.update_annotations(text="a title<br>of four<br>lines<br>in all"), "cut off at the top"),
-        (lambda f: f.update_yaxes(title_text="far too long for a figure of so few pixels " * 3), "cut off"),
+        (lambda f: f.update_annotations(text="a title that is far too long for it " * 5),
+         "wider than its panel"),
+        (lambda f: f.update_annotations(text="a title<br>of four<br>lines<br>in all"),
+         "cut off at the top"),
+        (lambda f: f.update_yaxes(title_text="far too long for a figure of so few pixels " * 3),
+         "cut off"),
         (lambda f: f.data[0].update(error_y={"type": "data", "array": [9] * 8}), "but the axis"),
     ],
 )
@@ -147,8 +151,10 @@ def test_the_check_sees_an_axis_that_is_mostly_empty(backend):
     panel = Panel("Error", "step", "error (%)", lines(2))
     figure = figure_of(panel, backend=backend)
     assert faults(figure, [panel]) == []
-    figure.axes[0].set_ylim(0, 16) if backend == "matplotlib" else figure.update_yaxes(range=[0, 16])
-    assert any("lines from 13.8" in fault for fault in faults(figure, [panel])) and faults(figure) == []
+    figure.axes[0].set_ylim(0, 16) if backend == "matplotlib" else figure.update_yaxes(
+        range=[0, 16])
+    assert any("lines from 13.8" in fault
+               for fault in faults(figure, [panel])) and faults(figure) == []
 
 
 def test_texts_that_are_turned_touch_where_they_do():
@@ -181,8 +187,8 @@ HARD = {
     "long names": lines(6, name=LONG + "{}"),
     "very long names": lines(3, name=2 * LONG + " {}" + LONG),
     "names of many words": lines(
-        4, name="Tent(lr=0.001).where(ConfidenceRise(), LowEntropy({})) with a diversity term of weight 0.5, no reset"
-    ),
+        4, name="Tent(lr=0.001).where(ConfidenceRise(), LowEntropy({})) with a diversity term of "
+        "weight 0.5, no reset"),
     "one value": lines(3, lambda i: 14 + 0.0 * T),
     "zero": lines(2, lambda i: 0.0 * T),
     "negative": lines(2, lambda i: -3 - 0.1 * T * i),
@@ -190,8 +196,9 @@ HARD = {
     "huge": lines(2, lambda i: 1e9 * (1 + i + T)),
     "tiny": lines(2, lambda i: 1e-9 * (1 + i + T)),
     "huge and close": lines(2, lambda i: 1e9 + T * (1 + i)),
-    "both signs": lines(2, lambda i: (-1.0) ** T * (1 + i)),
-    "a single point": tuple(Series([3], np.array([14.0 + i]), f"run {i}", i, "path") for i in range(3)),
+    "both signs": lines(2, lambda i: (-1.0)**T * (1 + i)),
+    "a single point": tuple(
+        Series([3], np.array([14.0 + i]), f"run {i}", i, "path") for i in range(3)),
     "gaps": lines(2, lambda i: np.where(i == T % 2, 14.0 + T, math.nan), kind="path"),
     "nothing in one": (*lines(2), Series(T, T * math.nan, "absent", 5)),
     "bands": lines(3, lambda i: 1.0 * T - 3, spread=np.full(8, 2.5)),
@@ -199,15 +206,18 @@ HARD = {
     "one look for all": tuple(Series(T, 14.0 + i + T, f"run {i}", 0) for i in range(12)),
     "points and lines": (*lines(3), Series(T, 14 + 0.1 * T, "alarm", 1, "points", np.full(8, 2.0))),
     "bars": tuple(
-        Series([f"shift {j}" for j in range(4)], np.array([3, -1, 0, 9.0]), f"run {i}", i, "bar", np.full(4, 4.0))
-        for i in range(3)
-    ),
-    "two classes": (Series(["Ankle boot or sandal", "T-shirt"], np.array([0.3, 0.7]), "share", 0, "bar"),),
+        Series([f"shift {j}" for j in range(4)], np.array([3, -1, 0, 9.0]), f"run {i}", i, "bar",
+               np.full(4, 4.0)) for i in range(3)),
+    "two classes": (Series(["Ankle boot or sandal", "T-shirt"], np.array([0.3, 0.7]), "share", 0,
+                           "bar"),),
     "a hundred classes": tuple(
-        Series([f"class {j}" for j in range(100)], np.full(100, 0.01 * (1 + i)), f"run {i}", i, "bar") for i in range(3)
-    ),
+        Series([f"class {j}"
+                for j in range(100)], np.full(100, 0.01 * (1 + i)), f"run {i}", i, "bar")
+        for i in range(3)),
     "long bars": (Series([LONG + str(j) for j in range(12)], np.arange(12.0), "", 0, "bar"),),
-    "outlines": tuple(Series(np.linspace(0, 1, 9), np.abs(np.sin(T + i)), f"group {i}", i, "steps") for i in range(4)),
+    "outlines": tuple(
+        Series(np.linspace(0, 1, 9), np.abs(np.sin(T + i)), f"group {i}", i, "steps")
+        for i in range(4)),
 }
 
 
@@ -216,48 +226,51 @@ def test_hard_numbers_and_names_are_drawn_well(name):
     well([Panel("Error", "step (batches)", "error (%)", HARD[name])])
 
 
-@pytest.mark.parametrize("name", ["twenty curves", "long names", "a hundred classes", "bands", "very long names"])
+@pytest.mark.parametrize(
+    "name", ["twenty curves", "long names", "a hundred classes", "bands", "very long names"])
 def test_hard_things_beside_each_other(name):
     long = "A title of so many words that two panels of ten inches have no room for it"
     well(
         [
             Panel(
-                long, "position in the stream (images)", "an axis with a name of many words, in per cent", HARD[name]
+                long, "position in the stream (images)", "an axis with a name of many words, in "
+                                                         "per cent", HARD[name]
             ),
             Panel("Other", "step", "error (%)", lines(3, name="other {}")),
         ]
     )
-    well([Panel(f"{long} {i}", "step", "error (%)", HARD[name] if i else lines(2)) for i in range(3)])
+    well([
+        Panel(f"{long} {i}", "step", "error (%)", HARD[name] if i else lines(2)) for i in range(3)
+    ])
 
 
 def test_more_panels_than_fit_into_a_row():
     well([Panel(f"Part {i}", "step", "error (%)", lines(3)) for i in range(5)])
     well(
-        [Panel(f"Part {i}", "step" if i == 3 else "", "error (%)", lines(3), height=2.6) for i in range(4)],
+        [
+            Panel(f"Part {i}", "step" if i == 3 else "", "error (%)", lines(3), height=2.6)
+            for i in range(4)
+        ],
         stacked=True,
     )
 
 
 def test_shares_with_bands_and_whole_scales():
-    share = tuple(Series(T, 0.5 + 0.06 * T, f"run {i}", i, spread=np.full(8, 0.4)) for i in range(2))
+    share = tuple(
+        Series(T, 0.5 + 0.06 * T, f"run {i}", i, spread=np.full(8, 0.4)) for i in range(2))
     figure = well([Panel("Shares", "step", "share", share, percent=True, top=1.0)])
     assert figure.layout.yaxis.range[1] <= 1.05 and figure.layout.yaxis.range[0] == 0
-    calm = Panel(
-        "Collapse", "step", "probability", lines(1, lambda i: 0.02 + 0.001 * T), percent=True, top=1.0, whole=True
-    )
+    calm = Panel("Collapse", "step", "probability", lines(1, lambda i: 0.02 + 0.001 * T),
+                 percent=True, top=1.0, whole=True)
     assert well([calm]).layout.yaxis.range == (0, 1.05)
-    assert (
-        well(
-            [Panel("Kept", "step", "share", lines(1, lambda i: 0.02 + 0.001 * T), percent=True, top=1.0)]
-        ).layout.yaxis.range[1]
-        < 0.03
-    )
+    assert (well([
+        Panel("Kept", "step", "share", lines(1, lambda i: 0.02 + 0.001 * T), percent=True, top=1.0)
+    ]).layout.yaxis.range[1] < 0.03)
 
 
 def test_a_band_moves_the_axis():
-    panel = Panel(
-        "Gain", "share", "points", (Series(T, np.linspace(0.1, 0.2, 8), "filter", 0, spread=np.full(8, 0.7)),)
-    )
+    panel = Panel("Gain", "share", "points",
+                  (Series(T, np.linspace(0.1, 0.2, 8), "filter", 0, spread=np.full(8, 0.7)),))
     figure = figure_of(panel)
     low, high = figure.axes[0].get_ylim()
     assert low < -0.6 and high > 0.9
@@ -269,9 +282,8 @@ def test_names_keep_their_looks_and_never_share_one():
         Panel("b", "", "y", (Series(T, 1.0 + T, "other", 1), Series(T, 2.0 + T, "run 0", 3))),
     ]
     looks = [{s.label: s.look for s in p.series} for p in drawing._distinct(mixed)]
-    assert (
-        looks[0] == {f"run {i}": i for i in range(4)} and looks[1]["run 0"] == 0 and looks[1]["other"] not in range(4)
-    )
+    assert (looks[0] == {f"run {i}": i for i in range(4)} and looks[1]["run 0"] == 0
+            and looks[1]["other"] not in range(4))
     assert (
         len({drawing._looks(i)[:2] for i in range(35)}) == 35
         and len({drawing._looks(i)[:3] for i in range(245)}) == 245
@@ -280,10 +292,13 @@ def test_names_keep_their_looks_and_never_share_one():
 
 def test_texts_are_broken_where_they_must_be():
     assert fitting.wrapped("as short as this", 3, 13) == "as short as this"
-    for text in ("a title of many words " * 4, LONG * 3, "Tent(lr=0.001).where(ConfidenceRise())", "x" * 200):
+    for text in ("a title of many words " * 4, LONG * 3, "Tent(lr=0.001).where(ConfidenceRise())",
+                 "x" * 200):
         broken = fitting.wrapped(text.strip(), 2, 13)
-        assert fitting.inches(broken, 13) <= 2 and broken.replace("\n", "").replace(" ", "") == text.replace(" ", "")
-    assert fitting.wrapped("an error of 13.3 %", fitting.inches("an error of 13.3", 13), 13) == "an error of\n13.3 %"
+        assert fitting.inches(broken, 13) <= 2 and broken.replace("\n", "").replace(
+            " ", "") == text.replace(" ", "")
+    assert fitting.wrapped("an error of 13.3 %", fitting.inches("an error of 13.3", 13),
+                           13) == "an error of\n13.3 %"
     assert fitting.shortened(LONG, 20) == "a_method_w...racters"
 
 
@@ -300,7 +315,8 @@ def test_widths_are_estimated_within_a_tenth(label):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", [*CASES, *VIEWS])
 def test_every_kind_of_figure(name, backend):
-    assert faults(drawn(name, CASES[name][0] if name in CASES else VIEWS[name], backend=backend)) == []
+    assert faults(drawn(name, CASES[name][0] if name in CASES else VIEWS[name],
+                        backend=backend)) == []
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -355,8 +371,10 @@ def test_another_size_is_fitted_anew():
     names = lines(6, name="composition of parts {}")
     for backend, size in (("matplotlib", (6, 3.6)), ("plotly", (640, 320))):
         figure = figure_of(
-            Panel("A title of some length over a small panel", "step", "error so far, known (%)", names),
-            Panel("Collapse, without labels", "step", "probability of collapse", names[:3], percent=True),
+            Panel("A title of some length over a small panel", "step", "error so far, known (%)",
+                  names),
+            Panel("Collapse, without labels", "step", "probability of collapse", names[:3],
+                  percent=True),
             backend=backend,
         )
         assert faults(P.fit(figure, *size)) == []
@@ -377,6 +395,7 @@ def test_a_map_of_many_methods_is_readable():
                 key: [list(row[:2]) for row in numbers[key][:3]]
                 for key in ("value", "shade", "text", "reason", "hover")
             },
-            "title": "Error minus that of bn-1 (points), mean of 3 sources, and what else a title may have to say",
+            "title": "Error minus that of bn-1 (points), mean of 3 sources, and what else a title "
+                     "may have to say",
         }
         assert faults(zoo.plot_zoo(few, backend)) == []

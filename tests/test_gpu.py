@@ -13,7 +13,10 @@ from tta_lab.methods import METHODS, make
 from tta_lab.models.embedded import load_model
 from tta_lab.streams.stream import Stream
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+]
 
 
 @pytest.mark.parametrize("amp", [None, torch.bfloat16])
@@ -24,14 +27,16 @@ def test_device_agrees_with_the_cpu_and_resets(name, amp):
     recipe = make(name, **settings)
 
     def adapter(device, seed=0, **more):
-        return Adapter(tiny("tinybn"), recipe, seed, device=device, given=given(recipe, "tinybn"), **more)
+        return Adapter(tiny("tinybn"), recipe, seed, device=device, given=given(recipe, "tinybn"),
+                       **more)
 
     device = adapter("cuda", amp=amp, record="source")
     first = [device(x.cuda()) for x in batches]
     assert all(z.is_cuda and torch.isfinite(z).all() for z in first)
     twice = [adapter("cpu", seed) for seed in (0, 1)] if amp is None else []
     here = [[one(x) for x in batches] for one in twice]
-    if here and torch.equal(torch.stack(here[0]), torch.stack(here[1])):  # random draws differ between devices
+    # random draws differ between devices
+    if here and torch.equal(torch.stack(here[0]), torch.stack(here[1])):
         for x, z in zip(here[0], first, strict=True):
             torch.testing.assert_close(z.cpu(), x, atol=2e-2, rtol=1e-2)
     rows = device.trace["entropy"].copy()

@@ -1,4 +1,5 @@
-"""The guard: scripted alarms and the exact state after each action, bounds, the choice of who answers, and that it changes nothing else."""
+"""The guard: scripted alarms and the exact state after each action, bounds, the choice of who
+answers, and that it changes nothing else."""
 import copy
 import io
 import math
@@ -50,7 +51,11 @@ class Scripted(Part):
 
 
 def guard(at=(), probability=0.0, **settings):
-    return Guard(**{"detector": Scripted(tuple(at), probability), "choose": False, "every": 2, "rest": 0, **settings})
+    return Guard(
+        **{
+            "detector": Scripted(tuple(at), probability), "choose": False, "every": 2, "rest": 0,
+            **settings
+        })
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,8 @@ def batches():
 def adapter_of(*controllers, name="tent", model="tinybn", record="light", **settings):
     recipe = make(name, **settings)
     recipe = replace(recipe, controllers=(*recipe.controllers, *controllers))
-    return Adapter(tiny(model), recipe, seed=1, device="cpu", record=record, given=given(make(name, **settings), model))
+    return Adapter(tiny(model), recipe, seed=1, device="cpu", record=record,
+                   given=given(make(name, **settings), model))
 
 
 def weights(adapter):
@@ -86,15 +92,17 @@ def history(adapter, batches):
     return found
 
 
-# --- acting -------------------------------------------------------------------------------------------------------
+# --- acting -------------------------------------------------------------------------------------
 
 def test_roll_back_restores_the_oldest_state_bit_for_bit(batches):
     adapter = adapter_of(guard([6], action="roll back"))
-    after = history(adapter, batches[:7])     # remembered after steps 1, 3 and 5 (every second one); two are kept: those after 3 and 5
+    # remembered after steps 1, 3 and 5 (every second one); two are kept: those after 3 and 5
+    after = history(adapter, batches[:7])
     assert not same(after[6], after[4]) and not same(after[4], after[0])
     assert same(after[7], after[4])
     assert actions(adapter) == [""] * 6 + ["rolled back"]
-    # the optimiser went back too: going on is the same as a run that was at that state, with its moments
+    # the optimiser went back too: going on is the same as a run that was at that state, with
+    # its moments
     other = adapter_of()
     for x in batches[:4]:
         other(x)
@@ -108,7 +116,8 @@ def test_roll_back_puts_back_the_states_of_parts(batches):
         adapter(x)
     remembered = copy.deepcopy(adapter.states["select"])
     adapter(batches[4])
-    put_back, fresh = adapter.states["select"], adapter_of(guard(), name="eata").states["select"]
+    put_back = adapter.states["select"]
+    fresh = adapter_of(guard(), name="eata").states["select"]
     assert repr(put_back) == repr(remembered) != repr(fresh)
 
 
@@ -149,20 +158,24 @@ def test_smaller_steps_are_kept_through_the_roll_back_and_shrink_each_time(batch
         adapter(x)
         rates.append(adapter.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.008] * 4 + [0.004] * 4 + [0.002] + [0.001] * 2)
-    assert actions(adapter)[4] == actions(adapter)[8] == "smaller step" and actions(adapter)[9] == "smaller step from the source"
+    assert actions(adapter)[4] == actions(adapter)[8] == "smaller step" and actions(
+        adapter)[9] == "smaller step from the source"
     adapter.reset()
     assert adapter.optimizer.param_groups[0]["lr"] == 0.008 and adapter.rate_scale == 1.0
 
 
 def test_smaller_steps_last_under_a_schedule(batches):
-    plain, adapter = adapter_of(name="stamp", views=2), adapter_of(guard([0], factor=0.5), name="stamp", views=2)
+    plain = adapter_of(name="stamp", views=2)
+    adapter = adapter_of(guard([0], factor=0.5), name="stamp", views=2)
     for x in batches[:3]:
         plain(x)
         adapter(x)
     steps = [a.optimizer.param_groups[0]["steps"] for a in (plain, adapter)]
     lr, period = plain.recipe.update.lr, plain.recipe.update.period
-    assert [a.optimizer.param_groups[0]["lr"] for a in (plain, adapter)] == pytest.approx(
-        [factor * lr * (1 + math.cos(math.pi * n / period)) / 2 for factor, n in zip((1.0, 0.5), steps, strict=True)])
+    assert [a.optimizer.param_groups[0]["lr"] for a in (plain, adapter)] == pytest.approx([
+        factor * lr * (1 + math.cos(math.pi * n / period)) / 2
+        for factor, n in zip((1.0, 0.5), steps, strict=True)
+    ])
 
 
 def test_a_factor_of_zero_ends_learning_without_breaking(batches):
@@ -174,7 +187,8 @@ def test_a_factor_of_zero_ends_learning_without_breaking(batches):
 def test_stop_leaves_the_weights_and_holds_learning_back(batches):
     adapter = adapter_of(guard([2], action="stop", stop=3))
     after = history(adapter, batches[:8])
-    assert not same(after[3], after[2]) and same(after[6], after[3]) and not same(after[7], after[6])
+    assert not same(after[3], after[2]) and same(after[6],
+                                                 after[3]) and not same(after[7], after[6])
     assert adapter.trace.step("skipped").tolist() == [False] * 3 + [True] * 3 + [False] * 2
     assert adapter.trace.step("backwards").tolist() == [24] * 3 + [0] * 3 + [24] * 2
 
@@ -182,7 +196,8 @@ def test_stop_leaves_the_weights_and_holds_learning_back(batches):
 def test_a_pause_holds_statistics_and_memories_back_too(batches):
     adapter = adapter_of(guard([1], action="roll back", pause=2), name="rotta")
     after = history(adapter, batches[:5])
-    assert same(after[4], after[2]) and adapter.states["method"]["offers"] == 24        # of the step after the pause
+    # of the step after the pause
+    assert same(after[4], after[2]) and adapter.states["method"]["offers"] == 24
     running = adapter_of(guard([1], action="stop", stop=2), norm=PARTS["RunningStatistics"]())
     after = history(running, batches[:5])
     assert same(after[4], after[2]) and not same(after[5], after[4])
@@ -199,7 +214,8 @@ def test_rest_and_pause_keep_it_from_acting_twice(batches):
 
 
 def test_action_none_records_and_does_nothing(batches):
-    plain, watched = adapter_of(), adapter_of(guard(range(12), action="none"))
+    plain = adapter_of()
+    watched = adapter_of(guard(range(12), action="none"))
     for x in batches[:4]:
         assert torch.equal(plain(x), watched(x))
     assert same(weights(plain), weights(watched)) and not any(actions(watched))
@@ -216,75 +232,110 @@ def test_the_number_of_states_and_their_bytes_are_bounded(batches, snapshots):
     assert sizes == [min(i + 1, snapshots) for i in range(6)]
     one = sum(v.numel() * v.element_size() for v in adapter._owned.values())
     tuned = sum(p.numel() * 4 for p in adapter.tuned.values())
-    adam = 2 * tuned + 4 * len(adapter.tuned)                     # two moments and a step counter for each tensor
+    # two moments and a step counter for each tensor
+    adam = 2 * tuned + 4 * len(adapter.tuned)
     assert snapshot_bytes(adapter.states["controllers"][0]) == snapshots * (one + adam)
 
 
-# --- choosing -----------------------------------------------------------------------------------------------------
+# --- choosing -----------------------------------------------------------------------------------
 
 def test_information_by_hand():
-    certain, flat = torch.tensor([[30.0, 0.0], [0.0, 30.0]]), torch.zeros(2, 2)
+    certain = torch.tensor([[30.0, 0.0], [0.0, 30.0]])
+    flat = torch.zeros(2, 2)
     evidence = {}
     gather_(evidence, [certain, flat, certain], 100, 100)
     assert information(evidence, 0.0, (1.0, 1.0)) == pytest.approx([math.log(2), 0.0], abs=1e-6)
-    one = torch.tensor([[30.0, 0.0]] * 2)                         # always the same class: nothing is said about the image
+    # always the same class: nothing is said about the image
+    one = torch.tensor([[30.0, 0.0]] * 2)
     evidence = {}
     gather_(evidence, [one, certain, certain], 100, 100)
     assert information(evidence, 0.0, (1.0, 1.0)) == pytest.approx([0.0, math.log(2)], abs=1e-6)
     # with 3 uniform images per class: mean prediction (2 + 3, 0 + 3) / 8
     p = 5 / 8
-    assert information(evidence, 3.0, (1.0, 1.0))[0] == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p), abs=1e-6)
+    assert information(evidence, 3.0,
+                       (1.0, 1.0))[0] == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p),
+                                                       abs=1e-6)
     half = {}
     gather_(half, [flat, flat, flat], 100, 100)
     assert information(half, 0.0, (1.5, 1.0)) == pytest.approx([-0.5 * math.log(2), 0.0], abs=1e-6)
-    assert evidence["agree"].tolist() == pytest.approx([1.0, 1.0, 2.0])     # of two images; the other two pairs agree on one
+    # of two images; the other two pairs agree on one
+    assert evidence["agree"].tolist() == pytest.approx([1.0, 1.0, 2.0])
 
 
 def test_what_two_models_cannot_explain_is_charged_to_the_source():
     # of 10 images they differ on 7 and admit to 1.5 and 2: at least 3.5 wrong answers are hidden
-    evidence = {"agree": torch.tensor([3.0, 0.0, 0.0]), "confidence": torch.tensor([8.5, 8.0]), "n": 10.0}
+    evidence = {
+        "agree": torch.tensor([3.0, 0.0, 0.0]), "confidence": torch.tensor([8.5, 8.0]), "n": 10.0
+    }
     assert unexplained(evidence) == pytest.approx(0.35)
-    assert unexplained({**evidence, "agree": torch.tensor([7.0, 0.0, 0.0])}) == 0.0           # 3 < 1.5 + 2: nothing is hidden
-    # both equally informative: the charge alone tells them apart, and only where it exceeds the margin
-    evidence |= {"classes": torch.full((2, 4), 10.0), "entropy": torch.tensor([4.0, 4.0]), "said": torch.full((4,), 10.0), "n_pairs": 40.0}
-    evidence["pairs"] = torch.tensor(40 * 0.25)                # as many pairs of one class as chance makes
-    better = [Guard(prior=0.0, caution=1.0, margin=0.05, charge=c)._better({"evidence": evidence, "best": 0}) for c in (0.0, 0.1, 0.2, 1.0)]
+    # 3 < 1.5 + 2: nothing is hidden
+    assert unexplained({**evidence, "agree": torch.tensor([7.0, 0.0, 0.0])}) == 0.0
+    # both equally informative: the charge alone tells them apart, and only where it exceeds
+    # the margin
+    evidence |= {
+        "classes": torch.full((2, 4), 10.0), "entropy": torch.tensor([4.0, 4.0]),
+        "said": torch.full((4,), 10.0), "n_pairs": 40.0
+    }
+    # as many pairs of one class as chance makes
+    evidence["pairs"] = torch.tensor(40 * 0.25)
+    better = [
+        Guard(prior=0.0, caution=1.0, margin=0.05,
+              charge=c)._better({"evidence": evidence, "best": 0}) for c in (0.0, 0.1, 0.2, 1.0)
+    ]
     assert better == [0, 0, 1, 1]
 
 
 def test_clumps_are_charged_to_batch_statistics():
     one_hot = 30 * torch.eye(4)
-    sorted_, mixed, single = {}, {}, {}
+    sorted_ = {}
+    mixed = {}
+    single = {}
     for c in range(4):
         gather_(sorted_, [one_hot[[c] * 5]] * 3, 1e9, 1e9)                       # one class a batch
-        gather_(mixed, [one_hot] * 3, 1e9, 1e9)                                  # each class once a batch
+        # each class once a batch
+        gather_(mixed, [one_hot] * 3, 1e9, 1e9)
         gather_(single, [one_hot[[c]]] * 3, 1e9, 1e9)
     assert clumping(sorted_, 0.0) == pytest.approx(1.0) and clumping(mixed, 0.0) == 0.0
-    assert clumping(single, 0.0) == pytest.approx(1.0)                           # an image alone is a batch of one class
-    # 3 of one class and 1 of another: 6 of 12 pairs are of one class; shares 3/4 and 1/4 make 5/8 by chance; with 4 images added to each of
+    # an image alone is a batch of one class
+    assert clumping(single, 0.0) == pytest.approx(1.0)
+    # 3 of one class and 1 of another: 6 of 12 pairs are of one class; shares 3/4 and 1/4 make
+    # 5/8 by chance; with 4 images added to each of
     # 4 classes the shares are 7, 5, 4, 4 of 20, which make 106/400
     some = {}
     gather_(some, [one_hot[[0, 0, 0, 1]]] * 3, 1e9, 1e9)
     assert clumping(some, 0.0) == 0.0
     assert clumping(some, 4.0) == pytest.approx((0.5 - 106 / 400) / (1 - 106 / 400))
-    # sure and even predictions of both, 0.4 of disagreement hidden: the source pays where batches are mixed, BN-1 where they are not
-    hidden = {"agree": torch.tensor([3.0, 0.0, 0.0]), "confidence": torch.tensor([8.5, 8.5]), "n": 10.0, "entropy": torch.tensor([4.0, 4.0]),
-              "classes": torch.full((2, 4), 10.0)}
-    assert [Guard(caution=1.0)._better({"evidence": {**e, **hidden}, "best": 1 - k}) for k, e in ((1, mixed), (0, sorted_))] == [1, 0]
+    # sure and even predictions of both, 0.4 of disagreement hidden: the source pays where
+    # batches are mixed, BN-1 where they are not
+    hidden = {
+        "agree": torch.tensor([3.0, 0.0, 0.0]), "confidence": torch.tensor([8.5, 8.5]), "n": 10.0,
+        "entropy": torch.tensor([4.0, 4.0]), "classes": torch.full((2, 4), 10.0)
+    }
+    assert [
+        Guard(caution=1.0)._better({"evidence": {**e, **hidden}, "best": 1 - k})
+        for k, e in ((1, mixed), (0, sorted_))
+    ] == [1, 0]
 
 
 def test_evidence_fades_with_images_not_with_batches():
     z = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    whole, halves, alone = {}, {}, {}
+    whole = {}
+    halves = {}
+    alone = {}
     gather_(whole, [z, z, z], 50, 80)
     for part in z.split(20):
         gather_(halves, [part] * 3, 50, 80)
     for row in z.split(1):
         gather_(alone, [row] * 3, 1e9, 1e9)
-    assert halves["n"] == pytest.approx(20 + 20 * math.exp(-20 / 50)) and halves["n_classes"] == pytest.approx(20 + 20 * math.exp(-20 / 80))
-    assert halves["n_pairs"] == pytest.approx(20 + 20 * math.exp(-20 / 160)) and float(halves["said"].sum()) == pytest.approx(halves["n_classes"])
+    assert halves["n"] == pytest.approx(
+        20 +
+        20 * math.exp(-20 / 50)) and halves["n_classes"] == pytest.approx(20 +
+                                                                          20 * math.exp(-20 / 80))
+    assert halves["n_pairs"] == pytest.approx(20 + 20 * math.exp(-20 / 160)) and float(
+        halves["said"].sum()) == pytest.approx(halves["n_classes"])
     assert halves["classes"].sum(1).tolist() == pytest.approx([halves["n_classes"]] * 2, rel=1e-5)
-    assert torch.allclose(alone["classes"], whole["classes"], rtol=1e-5)    # an endless window: the same, however it is cut
+    # an endless window: the same, however it is cut
+    assert torch.allclose(alone["classes"], whole["classes"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("agree", "best", "closest"), [
@@ -299,13 +350,19 @@ def test_the_method_answers_while_it_keeps_company_with_the_better_reference(agr
 
 
 def test_more_disagreement_than_two_errors_can_explain():
-    evidence = {"agree": torch.tensor([0.2, 0.2, 0.75]) * 10, "confidence": torch.tensor([0.5, 0.9, 0.99]) * 10, "n": 10.0}
+    evidence = {
+        "agree": torch.tensor([0.2, 0.2, 0.75]) * 10,
+        "confidence": torch.tensor([0.5, 0.9, 0.99]) * 10, "n": 10.0
+    }
     assert not close(evidence, 1, 0.0, 2.0)          # 0.25 > 2 x 0.1
-    assert close(evidence, 1, 0.0, 2.6) and not close(evidence, 0, math.inf, 1.5) and close(evidence, 0, math.inf, 1.7)    # 0.8 and 0.5
+    # 0.8 and 0.5
+    assert close(evidence, 1, 0.0, 2.6) and not close(evidence, 0, math.inf, 1.5) and close(
+        evidence, 0, math.inf, 1.7)
 
 
 def test_the_choice_on_batches_of_one_class(batches):
-    """Batch statistics of one class mislead; the source is asked instead, and answers as it would alone."""
+    """Batch statistics of one class mislead; the source is asked instead, and answers as it would
+    alone."""
     x, y = stream("s3")
     x, y = x.flatten(0, 1), y.flatten()
     alike = [x[y == c][:16] for c in range(6)]
@@ -323,20 +380,24 @@ def test_a_stopped_model_does_not_answer(batches):
     for x in batches[:4]:
         adapter(x)
     assert 0 not in adapter.trace.step("answered_by")[1:]
-    layer = adapter_of(Guard(detector=Scripted((1,)), action="stop", rest=0), model="tinyvit")     # no batch norm: one reference
+    # no batch norm: one reference
+    layer = adapter_of(Guard(detector=Scripted((1,)), action="stop", rest=0), model="tinyvit")
     logits = [layer(x) for x in batches[:4]]
-    assert [ANSWERS[int(a)] for a in layer.trace.step("answered_by")] == ["method", "source", "source", "source"]
+    assert [ANSWERS[int(a)]
+            for a in layer.trace.step("answered_by")] == ["method", "source", "source", "source"]
     assert torch.equal(logits[3], tiny("tinyvit")(batches[3]).detach())
 
 
 def test_cost_is_counted_whatever_is_recorded(batches):
     for record in ("light", "source"):
-        asked, not_asked = (adapter_of(Guard(detector=Scripted(), choose=c), record=record) for c in (True, False))
+        asked, not_asked = (adapter_of(Guard(detector=Scripted(), choose=c), record=record)
+                            for c in (True, False))
         for x in batches[:3]:
             asked(x), not_asked(x)
         assert not_asked.trace.step("forwards").tolist() == [24] * 3
         assert asked.trace.step("forwards").tolist() == [72] * 3, record
-    filtered = adapter_of(Guard(detector=Scripted()), name="wisdom_of_crowds")    # asks for BN-1 itself: that one is not asked twice
+    # asks for BN-1 itself: that one is not asked twice
+    filtered = adapter_of(Guard(detector=Scripted()), name="wisdom_of_crowds")
     filtered(batches[0])
     assert filtered.trace.step("forwards").tolist() == [72]
 
@@ -348,7 +409,8 @@ def test_what_it_sees_does_not_depend_on_the_record(batches):
             state["seen"] = [*state.get("seen", []), "source_prediction" in samples]
             return super().look(samples, step, state)
 
-    for name, there in (("tent", False), ("wisdom_of_crowds", True)):     # the second asks for the source itself
+    # the second asks for the source itself
+    for name, there in (("tent", False), ("wisdom_of_crowds", True)):
         for record in ("off", "light", "source"):
             adapter = adapter_of(Guard(detector=Curious(), choose=False), name=name, record=record)
             adapter(batches[0])
@@ -368,29 +430,40 @@ def test_single_images_in_a_sliding_window(batches):
     for i in range(6):
         z = adapter(batches[0][i:i + 1])
         assert z.shape == (1, 10)
-    assert adapter.trace.step("forwards").tolist() == [1 + 1 + 1, 2 + 1 + 2, 3 + 1 + 3, 4 + 1 + 4, 4 + 1 + 4, 4 + 1 + 4]
+    assert adapter.trace.step("forwards").tolist() == [
+        1 + 1 + 1, 2 + 1 + 2, 3 + 1 + 3, 4 + 1 + 4, 4 + 1 + 4, 4 + 1 + 4
+    ]
 
 
-# --- beside every method --------------------------------------------------------------------------------------------
+# --- beside every method ------------------------------------------------------------------------
 
-SETTINGS = {"cotta": {"views": 2}, "stamp": {"views": 2}, "petal": {"views": 2}, "memo": {"views": 2}}
+SETTINGS = {
+    "cotta": {"views": 2}, "stamp": {"views": 2}, "petal": {"views": 2}, "memo": {"views": 2}
+}
 FAST = ("tent", "sar", "rotta")
-LEARNING = [m if m in FAST else pytest.param(m, marks=pytest.mark.slow) for m in METHODS if METHODS[m]().learns]
+LEARNING = [
+    m if m in FAST else pytest.param(m, marks=pytest.mark.slow) for m in METHODS
+    if METHODS[m]().learns
+]
 
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_contract(name, batches):
-    """A guard that never acts changes nothing; one that acts is reset, saved in mid-stream, unrecorded and in inference mode the same bits."""
-    settings, rows = SETTINGS.get(name, {}), 4 if name == "memo" else 16
+    """A guard that never acts changes nothing; one that acts is reset, saved in mid-stream,
+    unrecorded and in inference mode the same bits."""
+    settings = SETTINGS.get(name, {})
+    rows = 4 if name == "memo" else 16
     recipe = make(name, **settings)
     some = [x[:rows] for x in batches[:6]]
     options = {"seed": 1, "device": "cpu", "given": given(recipe, "tinybn")}
 
     def made(*more, **kind):
-        return Adapter(tiny("tinybn"), replace(recipe, controllers=(*recipe.controllers, *more)), **{**options, **kind})
+        return Adapter(tiny("tinybn"), replace(recipe, controllers=(*recipe.controllers, *more)),
+                       **{**options, **kind})
 
     plain, silent = made(), made(guard())
-    observing = made(Guard(detector=Scripted(), action="none", slack=1.0, doubt=1e9))           # asks the references, never lets them answer
+    # asks the references, never lets them answer
+    observing = made(Guard(detector=Scripted(), action="none", slack=1.0, doubt=1e9))
     for x in some[:4]:
         z = plain(x)
         assert torch.equal(z, silent(x)) and torch.equal(z, observing(x))
@@ -408,7 +481,8 @@ def test_contract(name, batches):
         assert all(torch.equal(unrecorded(x), z) for x, z in zip(some, first, strict=True))
     also_source = made(acting, record="source")
     assert all(torch.equal(also_source(x), z) for x, z in zip(some, first, strict=True))
-    for stop in (3, 4):                                                                # before an alarm, and in the pause after it
+    # before an alarm, and in the pause after it
+    for stop in (3, 4):
         stopped = made(acting)
         for x in some[:stop]:
             stopped(x)
@@ -417,7 +491,8 @@ def test_contract(name, batches):
         file.seek(0)
         resumed = made(acting)
         resumed.load_state_dict(torch.load(file, weights_only=True))
-        assert all(torch.equal(resumed(x), z) for x, z in zip(some[stop:], first[stop:], strict=True))
+        assert all(
+            torch.equal(resumed(x), z) for x, z in zip(some[stop:], first[stop:], strict=True))
         for column in ("alarm", "action", "answered_by"):
             assert (resumed.trace.step(column) == adapter.trace.step(column)).all()
 
@@ -436,7 +511,8 @@ def test_a_step_that_fails_leaves_the_guard_untouched(batches):
     adapter = Adapter(tiny("tinybn"), recipe, seed=1, device="cpu", on_error="source")
     for x in batches[:5]:
         assert torch.isfinite(adapter(x)).all()
-        adapter(x + 2)                                                                # the loss is NaN: answered by the source
+        # the loss is NaN: answered by the source
+        adapter(x + 2)
         assert adapter.states["controllers"][0]["steps"] == adapter.steps // 2
         calm(x)
     assert len(adapter.errors) == 5
@@ -453,15 +529,17 @@ def test_other_controllers_go_on(batches):
     adapter = adapter_of(ResetEvery(3), guard([1], action="reset"))
     for x in batches[:3]:
         adapter(x)
-    assert adapter.was_reset                                # the guard's own reset did not set back the count of the other
+    # the guard's own reset did not set back the count of the other
+    assert adapter.was_reset
 
 
-# --- as a part --------------------------------------------------------------------------------------------------------
+# --- as a part ----------------------------------------------------------------------------------
 
 def test_prints_saves_and_is_found():
     recipe = guarded(make("tent"), action="reset", rest=7)
     assert recipe.controllers[0] == Guard(action="reset", rest=7)
-    assert eval(repr(recipe), dict(PARTS)) == recipe and from_json(to_json(recipe)) == recipe and hash(recipe)
+    assert eval(repr(recipe), dict(PARTS)) == recipe and from_json(
+        to_json(recipe)) == recipe and hash(recipe)
     names = [k.name for k in knobs(recipe)]
     assert "controllers.0.rest" in names and "controllers.0.choose" in names
     assert with_knobs(recipe, rest=2).controllers[0].rest == 2
@@ -478,14 +556,21 @@ def test_refuses_what_it_cannot_guard():
         Guard(action="pray")
 
 
-# --- what it did ------------------------------------------------------------------------------------------------------
+# --- what it did --------------------------------------------------------------------------------
 
 def trace_of_a_guarded_run(labels=True):
     said = np.array([0, 0, 1, 1, 0, 1, 1, 1])
     samples = {"step": np.repeat([0, 1, 2, 3], 2), "id": np.arange(8), "prediction": said}
-    samples |= {"label": np.array([0, 1, 1, 1, 1, 1, 0, -1]), "known": np.array([1, 1, 1, 1, 1, 0, 1, 1], bool)} if labels else {}
-    return Trace.from_columns(samples, {"step": np.arange(4), "n": np.full(4, 2), "alarm": np.array([0, 2, 2, 0]), "action": np.array([0, 2, 0, 4]),
-                                        "alarm_probability": np.array([.1, .9, .95, .2]), "answered_by": np.array([0, 2, 2, 1])})
+    samples |= {
+        "label": np.array([0, 1, 1, 1, 1, 1, 0, -1]), "known": np.array([1, 1, 1, 1, 1, 0, 1, 1],
+                                                                        bool)
+    } if labels else {}
+    return Trace.from_columns(
+        samples, {
+            "step": np.arange(4), "n": np.full(4, 2), "alarm": np.array([0, 2, 2, 0]),
+            "action": np.array([0, 2, 0, 4]), "alarm_probability": np.array(
+                [.1, .9, .95, .2]), "answered_by": np.array([0, 2, 2, 1])
+        })
 
 
 def test_what_it_did_by_hand():
@@ -494,7 +579,8 @@ def test_what_it_did_by_hand():
     numbers = guarding(trace, windows=2, recent=3)
     assert numbers["edges"].tolist() == [0, 2, 4]
     assert numbers["answered"].tolist() == [[0.5, 0.0, 0.5], [0.0, 0.5, 0.5]]
-    # scored (known with a label): right, wrong | right, right | wrong | wrong; the last three of those seen so far
+    # scored (known with a label): right, wrong | right, right | wrong | wrong; the last three
+    # of those seen so far
     assert numbers["error"] == pytest.approx([50.0, 100 / 3, 100 / 3, 200 / 3])
     assert np.isnan(guarding(trace_of_a_guarded_run(labels=False))["error"]).all()
     bare = Trace.from_columns({"step": [0], "id": [0]}, {"step": [0]})
@@ -509,30 +595,39 @@ def test_figures(backend):
     numbers = guarding(trace_of_a_guarded_run(), windows=2, recent=3)
     figure = plots.plot_guarding(numbers, backend=backend)
     empty = plots.plot_guard_runs({"whole": {}, "last": {}}, backend=backend)
-    runs = plots.plot_guard_runs({"whole": {"a": ([1.0, 5.0], [0.5, 0.25])}, "last": {"a": ([2.0], [3.0])}}, backend=backend)
+    runs = plots.plot_guard_runs(
+        {"whole": {"a": ([1.0, 5.0], [0.5, 0.25])}, "last": {"a": ([2.0], [3.0])}}, backend=backend)
     if backend == "matplotlib":
-        assert [axis.get_title() for axis in figure.axes[:3]] == ["2 actions, 2 alarms", "Who answered", "Error over the last 3 images"]
+        assert [axis.get_title() for axis in figure.axes[:3]
+                ] == ["2 actions, 2 alarms", "Who answered", "Error over the last 3 images"]
         points = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
         assert points["rolled back"] == [[1.0, 0.9]] and points["smaller step"] == [[3.0, 0.2]]
         assert "Nothing to draw" in empty.axes[0].texts[0].get_text()
-        assert {line.get_label(): line.get_xydata().tolist() for line in runs.axes[0].lines}["a"] == [[1.0, 0.5], [5.0, 0.25]]
+        assert {line.get_label(): line.get_xydata().tolist()
+                for line in runs.axes[0].lines}["a"] == [[1.0, 0.5], [5.0, 0.25]]
     else:
         points = {t.name: (list(t.x), list(t.y)) for t in figure.data if t.name in ACTIONS}
         assert points == {"rolled back": ([1], [0.9]), "smaller step": ([3], [0.2])}
         assert "Nothing to draw" in empty.layout.annotations[-1].text
-        assert {t.name: list(t.y) for t in runs.data}["a"] == [0.5, 0.25] or [list(t.y) for t in runs.data if t.name == "a"][0] == [0.5, 0.25]
+        assert {t.name: list(t.y) for t in runs.data
+                }["a"] == [0.5, 0.25] or [list(t.y)
+                                          for t in runs.data if t.name == "a"][0] == [0.5, 0.25]
     assert {"guarding", "guard_runs"} <= plots.HOW_TO_READ.keys()
 
 
 @pytest.mark.slow
 def test_the_real_detector_and_the_guard_together():
-    """Tent with a step size that destroys the model: with the guard the run ends near the references."""
+    """Tent with a step size that destroys the model: with the guard the run ends near the
+    references."""
     from tta_lab import load_model, run
     from tta_lab.streams import protocols
-    model, stream_ = load_model("fashion_resnet_bn"), protocols.continual(per_shift=60, batch=30, shifts=("gaussian_noise", "fog", "pixelate") * 4)
+    model = load_model("fashion_resnet_bn")
+    stream_ = protocols.continual(per_shift=60, batch=30,
+                                  shifts=("gaussian_noise", "fog", "pixelate") * 4)
     wrong = {}
-    for name, recipe in (("source", make("source")), ("bn", make("batch_norm")), ("tent", make("tent", lr=0.1)),
-                         ("guarded", guarded(make("tent", lr=0.1)))):
+    for name, recipe in (("source", make("source")), ("bn", make("batch_norm")),
+                         ("tent", make("tent", lr=0.1)), ("guarded", guarded(make("tent",
+                                                                                  lr=0.1)))):
         trace = run(Adapter(model, recipe, device="cpu"), stream_)
         wrong[name] = 100 * (1 - trace["correct"][-240:].mean())
     assert wrong["tent"] > min(wrong["source"], wrong["bn"]) + 20

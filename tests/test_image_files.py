@@ -1,4 +1,5 @@
-"""Image sets on disk: what is read, in which order, lazily, and how damaged files are refused. All files are made here."""
+"""Image sets on disk: what is read, in which order, lazily, and how damaged files are refused. All
+files are made here."""
 import importlib.util
 import io
 import os
@@ -39,7 +40,8 @@ HTML = b"\n<!DOCTYPE html><html><body>404</body></html>"
 
 
 def pixels(seed, height=8, width=8, channels=3):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8).squeeze()
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels),
+                                                dtype=np.uint8).squeeze()
 
 
 def picture(path, seed=0, height=8, width=8, channels=3, **how):
@@ -50,22 +52,27 @@ def picture(path, seed=0, height=8, width=8, channels=3, **how):
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
-# --- one picture ----------------------------------------------------------------------------------------------
+# --- one picture --------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("height, width", [(37, 50), (50, 37), (40, 40), (33, 81), (20, 24)])
 def test_decoder_agrees_with_torchvision(tmp_path, height, width, interpolation):
     picture(tmp_path / "a.jpg", 1, height, width)
-    reference = transforms.Compose([transforms.Resize(32, getattr(transforms.InterpolationMode, interpolation.upper())),
-                                    transforms.CenterCrop(28), transforms.PILToTensor()])
+    reference = transforms.Compose([
+        transforms.Resize(32, getattr(transforms.InterpolationMode, interpolation.upper())),
+        transforms.CenterCrop(28),
+        transforms.PILToTensor()
+    ])
     with Image.open(tmp_path / "a.jpg") as image:
         expected = reference(image.convert("RGB"))
-    assert np.array_equal(Decoder(28, 32, interpolation=interpolation)(tmp_path / "a.jpg"), expected)
+    assert np.array_equal(
+        Decoder(28, 32, interpolation=interpolation)(tmp_path / "a.jpg"), expected)
 
 
-@pytest.mark.parametrize("size, resize, shape", [
-    (None, "cover", (30, 41)), (16, "cover", (16, 16)), ("12x40", "cover", (12, 40)), (16, None, (16, 16)), ((64, 30), "cover", (64, 30)),
-    ("20", "28", (20, 20))])
+@pytest.mark.parametrize("size, resize, shape", [(None, "cover", (30, 41)), (16, "cover", (16, 16)),
+                                                 ("12x40", "cover", (12, 40)), (16, None, (16, 16)),
+                                                 ((64, 30), "cover", (64, 30)),
+                                                 ("20", "28", (20, 20))])
 def test_sizes(tmp_path, size, resize, shape):
     picture(tmp_path / "a.png", 2, 30, 41)
     for mode, channels in (("colour", 3), ("grey", 1)):
@@ -76,7 +83,8 @@ def test_sizes(tmp_path, size, resize, shape):
 def test_cover_keeps_the_proportions(tmp_path):
     picture(tmp_path / "a.png", 2, 30, 41)
     with Image.open(tmp_path / "a.png") as image:
-        scaled = np.asarray(image.resize((40, 29), Image.Resampling.BILINEAR)).transpose(2, 0, 1)      # by 40 / 41 on both sides
+        # by 40 / 41 on both sides
+        scaled = np.asarray(image.resize((40, 29), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     assert np.array_equal(Decoder("12x40")(tmp_path / "a.png"), scaled[:, 8:20])
 
 
@@ -89,20 +97,27 @@ def test_cut_without_resizing_takes_the_centre_and_grey_is_luma(tmp_path):
     assert np.array_equal(Decoder()(tmp_path / "b.png"), grey.expand(3, -1, -1))
 
 
-@pytest.mark.parametrize("settings, words", [
-    ({"size": "big"}, "size must be a side"), ({"size": 0}, "size must be a side"), ({"size": (1, 2, 3)}, "size must be a side"),
-    ({"size": 8, "resize": "x"}, "resize must be a number"), ({"resize": 8}, "give size= too"), ({"size": 9, "resize": 8}, "smaller than size=9x9"),
-    ({"mode": "color"}, "mode must be colour or grey"), ({"interpolation": "nearest"}, "bilinear or bicubic")])
+@pytest.mark.parametrize("settings, words",
+                         [({"size": "big"}, "size must be a side"),
+                          ({"size": 0}, "size must be a side"),
+                          ({"size": (1, 2, 3)}, "size must be a side"),
+                          ({"size": 8, "resize": "x"}, "resize must be a number"),
+                          ({"resize": 8}, "give size= too"),
+                          ({"size": 9, "resize": 8}, "smaller than size=9x9"),
+                          ({"mode": "color"}, "mode must be colour or grey"),
+                          ({"interpolation": "nearest"}, "bilinear "
+                           "or bicubic")])
 def test_bad_settings_of_the_decoder(settings, words):
     with pytest.raises(ValueError, match=words):
         Decoder(**settings)
 
 
 def test_as_size():
-    assert as_size("180x240") == (180, 240) and as_size(7) == as_size("7") == (7, 7) and as_size("none") is None
+    assert as_size("180x240") == (
+        180, 240) and as_size(7) == as_size("7") == (7, 7) and as_size("none") is None
 
 
-# --- folders --------------------------------------------------------------------------------------------------
+# --- folders ------------------------------------------------------------------------------------
 
 @pytest.fixture
 def pets(tmp_path):
@@ -118,24 +133,33 @@ def test_class_folders(pets):
     (pets / "notes.txt").write_text("beside the images")
     (pets / ".hidden").mkdir()
     data = load(f"folder:{pets}")
-    assert isinstance(data, FileSet) and data.classes == ("cat", "dog") and data.y.tolist() == [0, 1, 1, 1] and data.y.dtype == torch.int64
+    assert isinstance(data, FileSet) and data.classes == ("cat", "dog") and data.y.tolist() == [
+        0, 1, 1, 1
+    ] and data.y.dtype == torch.int64
     assert data.source.paths == ["cat/x_7.png", "dog/x_2.png", "dog/x_9.png", "dog/x_10.png"]
-    assert data.shape == (3, 8, 8) and len(data) == 4 and data.domains == () and data.rows() is None and data.model_classes is None
-    expected = torch.stack([torch.from_numpy(pixels(k)).permute(2, 0, 1) for k in (0, 1, 3, 2)]) / 255
+    assert data.shape == (3, 8, 8) and len(data) == 4 and data.domains == (
+    ) and data.rows() is None and data.model_classes is None
+    expected = (torch.stack([torch.from_numpy(pixels(k)).permute(2, 0, 1)
+                             for k in (0, 1, 3, 2)]) / 255)
     assert torch.equal(data.images(), expected) and data.images().dtype == torch.float32
     mask = torch.tensor([False, True, False, True])
-    for index, rows in ((slice(1, 3), [1, 2]), ([3, 0, 3], [3, 0, 3]), (torch.tensor([2]), [2]), (mask, [1, 3]), ([], [])):
+    for index, rows in ((slice(1, 3), [1, 2]), ([3, 0, 3], [3, 0, 3]), (torch.tensor([2]), [2]),
+                        (mask, [1, 3]), ([], [])):
         assert torch.equal(data.images(index), expected[rows])
     assert torch.equal(data.take([3, 1]).take([0]).images(), expected[[3]])
     assert repr(data) == f"FileSet('folder:{pets}', 4 images of 3x8x8, 2 classes)"
     with pytest.raises(ValueError, match="holds no images of 'fog'"):
         data.images([0], domain="fog")
     only = load(f"folder:{pets}[1]")
-    assert only.classes == ("dog",) and only.y.tolist() == [0, 0, 0] and torch.equal(only.images(), expected[1:])
-    assert only.fingerprint() == data.only([1]).fingerprint() != data.only([1], relabel=False).fingerprint()
+    assert only.classes == ("dog",) and only.y.tolist() == [0, 0, 0] and torch.equal(
+        only.images(), expected[1:])
+    assert only.fingerprint() == data.only([1]).fingerprint() != data.only(
+        [1], relabel=False).fingerprint()
 
 
-@pytest.mark.parametrize("order, last", [("name", ["7", "2", "9", "10"]), ("file", ["2", "7", "9", "10"]), ("time", ["9", "10", "2", "7"])])
+@pytest.mark.parametrize("order, last", [("name", ["7", "2", "9", "10"]),
+                                         ("file", ["2", "7", "9", "10"]),
+                                         ("time", ["9", "10", "2", "7"])])
 def test_recorded_order(pets, order, last):
     data = load(f"folder:{pets}?order={order}")
     assert [path.split("_")[1].removesuffix(".png") for path in data.source.paths] == last
@@ -144,18 +168,25 @@ def test_recorded_order(pets, order, last):
 
 def test_natural_order():
     names = ["frame_10.png", "frame_2.png", "a/frame_1.png", "frame_02.png", "9.png", "²"]
-    assert sorted(names, key=natural) == ["9.png", "a/frame_1.png", "frame_02.png", "frame_2.png", "frame_10.png", "²"]
+    assert sorted(names, key=natural) == [
+        "9.png", "a/frame_1.png", "frame_02.png", "frame_2.png", "frame_10.png", "²"
+    ]
 
 
-@pytest.mark.parametrize("options", [{}, {"size": 5}, {"size": (4, 6), "mode": "grey"}, {"order": "time", "flat": True},
-                                     {"classes": ("dog", "cat")}, {"size": 4, "resize": None}])
+@pytest.mark.parametrize(
+    "options", [{}, {"size": 5}, {"size": (4, 6), "mode": "grey"}, {"order": "time", "flat": True},
+                {"classes": ("dog", "cat")}, {"size": 4, "resize": None}])
 def test_a_set_is_rebuilt_from_its_name(pets, options):
     data = image_folder(pets, **options)
     again = load(data.name)
-    assert again.name == data.name and again.fingerprint() == data.fingerprint() and torch.equal(again.images(), data.images())
+    assert again.name == data.name and again.fingerprint() == data.fingerprint() and torch.equal(
+        again.images(), data.images())
     assert pickle.loads(pickle.dumps(data)).fingerprint() == data.fingerprint()
-    assert data.name == f"folder:{pets}" + {"": "", "size": "?size=5", "sizemode": "?size=4x6&mode=grey", "orderflat": "?order=time&flat=1",
-                                            "classes": "?classes=dog,cat", "sizeresize": "?size=4&resize=none"}["".join(options)]
+    assert data.name == f"folder:{pets}" + {
+        "": "", "size": "?size=5", "sizemode": "?size=4x6&mode=grey",
+        "orderflat": "?order=time&flat=1", "classes": "?classes=dog,cat",
+        "sizeresize": "?size=4&resize=none"
+    }["".join(options)]
 
 
 def test_fingerprint_follows_content_not_place_or_time(pets, tmp_path):
@@ -164,8 +195,12 @@ def test_fingerprint_follows_content_not_place_or_time(pets, tmp_path):
     assert image_folder(pets).fingerprint() == first
     pets.rename(tmp_path / "moved")
     moved = tmp_path / "moved"
-    others = [image_folder(moved, size=4), image_folder(moved, mode="grey"), image_folder(moved, classes=("dog", "cat")),
-              image_folder(moved).take([0, 1])]
+    others = [
+        image_folder(moved, size=4),
+        image_folder(moved, mode="grey"),
+        image_folder(moved, classes=("dog", "cat")),
+        image_folder(moved).take([0, 1])
+    ]
     found = [first, *(other.fingerprint() for other in others)]
     (moved / "cat/x_7.png").rename(moved / "cat/x_8.png")
     found.append(image_folder(moved).fingerprint())
@@ -178,9 +213,11 @@ def test_fingerprint_follows_content_not_place_or_time(pets, tmp_path):
 
 
 def test_flat_folder_has_no_labels(pets):
-    for data in (image_folder(pets / "dog"), image_folder(pets / "dog", classes="a,b"), image_folder(pets, flat=True)):
+    for data in (image_folder(pets / "dog"), image_folder(pets / "dog", classes="a,b"),
+                 image_folder(pets, flat=True)):
         assert data.y.tolist() == [-1] * len(data)
-    assert image_folder(pets / "dog").classes == () and image_folder(pets / "dog", classes="a,b").classes == ("a", "b")
+    assert image_folder(pets / "dog").classes == () and image_folder(
+        pets / "dog", classes="a,b").classes == ("a", "b")
 
 
 @pytest.mark.parametrize("table, classes, y, names", [
@@ -193,14 +230,19 @@ def test_labels_of_some_files_from_a_table(pets, table, classes, y, names):
     data = image_folder(pets / "dog", labels="labels.csv", classes=classes)
     assert data.y.tolist() == y and data.classes == names
     assert load(data.name).fingerprint() == data.fingerprint()
-    (pets / "dog/labels.csv").write_text(table.replace("x_10", "x_?").replace("x_9", "x_10").replace("x_?", "x_9"))     # same files, names, size
+    # same files, names, size
+    (pets / "dog/labels.csv").write_text(
+        table.replace("x_10", "x_?").replace("x_9", "x_10").replace("x_?", "x_9"))
     assert load(data.name).y.tolist() != y and load(data.name).fingerprint() != data.fingerprint()
 
 
-@pytest.mark.parametrize("table, words", [
-    ("gone.png,dog", "row 1 names 'gone.png', which is no image"), ("x_2.png,dog\nx_2.png,ape", "row 2 names 'x_2.png' a second time"),
-    ("x_2.png", "row 1 has 1 entries"), ("x_2.png,cow", "the labels cow are none of the 2 classes ape, dog"),
-    ("x_2.png,2", "the labels 2 are none of the 2 classes"), ("file,label\n", "holds no labels"), (HTML.decode(), "is a web page")])
+@pytest.mark.parametrize("table, words",
+                         [("gone.png,dog", "row 1 names 'gone.png', which is no image"),
+                          ("x_2.png,dog\nx_2.png,ape", "row 2 names 'x_2.png' a second time"),
+                          ("x_2.png", "row 1 has 1 entries"),
+                          ("x_2.png,cow", "the labels cow are none of the 2 classes "
+                           "ape, dog"), ("x_2.png,2", "the labels 2 are none of the 2 classes"),
+                          ("file,label\n", "holds no labels"), (HTML.decode(), "is a web page")])
 def test_bad_tables_of_labels(pets, table, words):
     (pets / "dog/labels.csv").write_text(table)
     with pytest.raises(DataError, match=words):
@@ -212,15 +254,19 @@ def write(path, content):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("spoil, words", [
-    (lambda r: picture(r / "dog/big.png", 0, 9, 8), "x_7.png has 8 x 8 pixels but .*big.png has 9 x 8 pixels; give one size for all"),
-    (lambda r: [write(r / name, b"x") for name in ("dog/y.heic", "cat/z.HEIC", "dog/raw")], "cannot be read as images: 2 .heic, 1 without"),
-    (lambda r: write(r / "dog/page.jpg", HTML), "page.jpg is a web page"),
-    (lambda r: write(r / "dog/none.jpg", b""), "none.jpg is empty"),
-    (lambda r: write(r / "dog/text.png", b"hello"), "text.png cannot be read as an image"),
-    (lambda r: Image.fromarray(np.zeros((8, 8), np.uint16)).save(r / "dog/deep.png"), "deep.png has more than 8 bits"),
-    (lambda r: picture(r / "loose.png"), r"images of its own \(loose.png\)"),
-    (lambda r: (r / "eel").mkdir(), "the class folders eel without any image")])
+@pytest.mark.parametrize(
+    "spoil, words",
+    [(lambda r: picture(r / "dog/big.png", 0, 9, 8), "x_7.png has 8 x 8 pixels but .*big.png has 9 "
+      "x 8 pixels; give one size for all"),
+     (lambda r: [write(r / name, b"x") for name in ("dog/y.heic", "cat/z.HEIC", "dog/raw")],
+      "cannot be read as images: 2 .heic, 1 without"),
+     (lambda r: write(r / "dog/page.jpg", HTML), "page.jpg is a web page"),
+     (lambda r: write(r / "dog/none.jpg", b""), "none.jpg is empty"),
+     (lambda r: write(r / "dog/text.png", b"hello"), "text.png cannot be read as an image"),
+     (lambda r: Image.fromarray(np.zeros((8, 8), np.uint16)).save(r / "dog/deep.png"), "deep.png "
+      "has more "
+      "than 8 bits"), (lambda r: picture(r / "loose.png"), r"images of its own \(loose.png\)"),
+     (lambda r: (r / "eel").mkdir(), "the class folders eel without any image")])
 def test_bad_folders_are_refused_when_opened(pets, spoil, words):
     spoil(pets)
     with pytest.raises(DataError, match=words):
@@ -257,7 +303,8 @@ def test_differing_sizes_are_made_equal_and_noticed_when_they_change_later(pets)
     picture(pets / "dog/x_2.png", 0, 9, 8)
     with pytest.raises(DataError, match="8 x 8 pixels but .*x_2.png has 9 x 8"):
         data.images()
-    with pytest.raises(DataError, match=r"1 of 4 images cannot be used:\n.*x_2.png has 9 x 8 pixels, not 8 x 8"):
+    with pytest.raises(DataError, match=r"1 of 4 images cannot be used:\n.*x_2.png has 9 x 8 "
+                                        r"pixels, not 8 x 8"):
         data.check()
 
 
@@ -279,7 +326,8 @@ def test_a_picture_cut_short_is_named_when_decoded(tmp_path):
 
 def test_reading_is_lazy_and_the_cache_is_bounded(pets, monkeypatch):
     decoded, decode = [], Decoder.__call__
-    monkeypatch.setattr(Decoder, "__call__", lambda self, path: decoded.append(path.name) or decode(self, path))
+    monkeypatch.setattr(Decoder, "__call__",
+                        lambda self, path: decoded.append(path.name) or decode(self, path))
     data = image_folder(pets, cache_bytes=2 * 192)       # two pictures of 192 bytes
     assert decoded == []
     data.images([1])
@@ -294,7 +342,8 @@ def test_reading_is_lazy_and_the_cache_is_bounded(pets, monkeypatch):
 
 def test_cache_counts_bytes():
     cache = Cache(10)
-    assert cache.get("a", lambda: np.zeros(11, np.uint8)).size == 11 and cache.bytes == 0      # too large to keep
+    # too large to keep
+    assert cache.get("a", lambda: np.zeros(11, np.uint8)).size == 11 and cache.bytes == 0
     for name in "abcabd":
         cache.get(name, lambda: np.zeros(4, np.uint8))
     assert list(cache.kept) == ["b", "d"] and cache.bytes == 8
@@ -317,7 +366,7 @@ def test_spread():
     assert list(spread(5, 9)) == [0, 1, 2, 3, 4] and spread(100, 3) == [0, 49, 99]
 
 
-# --- torch data sets ------------------------------------------------------------------------------------------
+# --- torch data sets ----------------------------------------------------------------------------
 
 class Items:
     """A map-style data set of given items."""
@@ -336,13 +385,16 @@ class Items:
 def test_wrap_reads_every_usual_form_of_image():
     array = pixels(0)
     expected = torch.from_numpy(array).permute(2, 0, 1)[None] / 255
-    for image in (Image.fromarray(array), torch.from_numpy(array).permute(2, 0, 1), array, expected[0], expected[0].double(), (array / 255)):
+    for image in (Image.fromarray(array), torch.from_numpy(array).permute(2, 0, 1), array,
+                  expected[0], expected[0].double(), (array / 255)):
         data = wrap(Items([(image, 1)]))
         assert torch.allclose(data.images(), expected, atol=1e-7) and data.shape == (3, 8, 8)
         assert data.y.tolist() == [1] and data.classes == ("0", "1")
-        assert torch.equal(wrap(Items([image])).images(), data.images()) and wrap(Items([image])).y.tolist() == [-1]
+        assert torch.equal(wrap(Items([image])).images(), data.images()) and wrap(Items(
+            [image])).y.tolist() == [-1]
     grey = pixels(1, channels=1)
-    for image in (Image.fromarray(grey), grey, torch.from_numpy(grey), torch.from_numpy(grey)[None]):
+    for image in (Image.fromarray(grey), grey, torch.from_numpy(grey),
+                  torch.from_numpy(grey)[None]):
         assert torch.equal(wrap(Items([image])).images(), torch.from_numpy(grey)[None, None] / 255)
 
 
@@ -350,10 +402,13 @@ def test_wrap_of_torch_and_subset():
     x, y = torch.rand(6, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2])
     data = wrap(Subset(TensorDataset(x, y), [5, 1, 0]), classes=("a", "b", "c"))
     assert data.y.tolist() == [2, 1, 0] and torch.equal(data.images([1, 0]), x[[1, 5]])
-    assert torch.equal(data.only([2]).images(), x[[5]]) and data.check() == 3 and data.name == "wrapped Subset"
+    assert torch.equal(data.only([2]).images(),
+                       x[[5]]) and data.check() == 3 and data.name == "wrapped Subset"
     other = wrap(Subset(TensorDataset(x, y), [5, 1, 3]), classes=("a", "b", "c"))
-    assert data.fingerprint() == wrap(Subset(TensorDataset(x, y), [5, 1, 0]), classes=("a", "b", "c")).fingerprint() != other.fingerprint()
-    assert torch.equal(wrap(TensorDataset(x)).images(), x) and wrap(TensorDataset(x), labels=y).y.tolist() == y.tolist()
+    assert data.fingerprint() == wrap(Subset(TensorDataset(x, y), [5, 1, 0]),
+                                      classes=("a", "b", "c")).fingerprint() != other.fingerprint()
+    assert torch.equal(wrap(TensorDataset(x)).images(), x) and wrap(
+        TensorDataset(x), labels=y).y.tolist() == y.tolist()
     with pytest.raises(ValueError, match="no embedded image set 'wrapped Subset'"):
         load(data.name)
 
@@ -362,21 +417,31 @@ def test_wrap_takes_stored_labels_without_decoding():
     read = []
     items = [lambda k=k: (read.append(k) or pixels(k), k % 2) for k in range(9)]
     data = wrap(Items(items, targets=[k % 2 for k in range(9)], classes=["even", "odd"]))
-    assert set(read) == {0, 4, 8} and data.y.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0] and data.classes == ("even", "odd")
-    assert wrap(Items(items, targets=[1] * 9)).y.tolist() == data.y.tolist()                  # they contradict the items
+    assert set(read) == {0, 4, 8} and data.y.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0
+                                                          ] and data.classes == ("even", "odd")
+    # they contradict the items
+    assert wrap(Items(items, targets=[1] * 9)).y.tolist() == data.y.tolist()
     assert wrap(Items(items, targets=[0] * 9, target_transform=abs)).y.tolist() == data.y.tolist()
-    assert wrap(Subset(Items(items, targets=[k % 2 for k in range(9)], classes=["even", "odd"]), [1, 2])).classes == ("even", "odd")
+    assert wrap(
+        Subset(Items(items, targets=[k % 2 for k in range(9)], classes=["even", "odd"]),
+               [1, 2])).classes == ("even", "odd")
 
 
-@pytest.mark.parametrize("items, settings, error, words", [
-    ([torch.randn(3, 4, 4) * 3], {}, DataError, r"values from -.* not in \[0, 1\]; leave the normalisation out"),
-    ([torch.full((3, 4, 4), torch.nan)], {}, DataError, "values from nan"), ([torch.zeros(3, 4, 4, dtype=torch.int64)], {}, DataError, "type int64"),
-    ([torch.zeros(4)], {}, DataError, "item 0 is no image but ndarray"), (["text"], {}, DataError, "item 0 is no image but str"),
-    ([(torch.zeros(3, 4, 4), "cat")], {}, DataError, "label of item 0 is 'cat'"), ([], {}, DataError, "is empty"),
-    ([lambda: torch.rand(3, 4, 4)], {}, DataError, "another image each time"),
-    ([torch.zeros(3, 4, 4), torch.zeros(3, 4, 5)], {}, DataError, "item 1 has the shape .3, 4, 5., item 0"),
-    ([(torch.zeros(3, 4, 4), 2)], {"classes": "ab"}, DataError, "labels run from 2 to 2, but there are 2 classes"),
-    ([torch.zeros(3, 4, 4)], {"labels": [0, 1]}, DataError, "1 images, but labels of shape")])
+@pytest.mark.parametrize(
+    "items, settings, error, words",
+    [([torch.randn(3, 4, 4) * 3], {}, DataError, r"values from -.* not in \[0, 1\]; leave the "
+      r"normalisation out"), ([torch.full((3, 4, 4), torch.nan)], {}, DataError, "values from nan"),
+     ([torch.zeros(3, 4, 4, dtype=torch.int64)], {}, DataError, "type int64"),
+     ([torch.zeros(4)], {}, DataError, "item 0 is no image but ndarray"),
+     (["text"], {}, DataError, "item 0 is no image but str"),
+     ([(torch.zeros(3, 4, 4), "cat")], {}, DataError, "label of item 0 is 'cat'"),
+     ([], {}, DataError, "is empty"),
+     ([lambda: torch.rand(3, 4, 4)], {}, DataError, "another image each time"),
+     ([torch.zeros(3, 4, 4), torch.zeros(3, 4, 5)], {}, DataError, "item 1 has the shape .3, 4, "
+      "5., item 0"),
+     ([(torch.zeros(3, 4, 4), 2)], {"classes": "ab"}, DataError, "labels run from 2 to 2, but "
+      "there are 2 classes"),
+     ([torch.zeros(3, 4, 4)], {"labels": [0, 1]}, DataError, "1 images, but labels of shape")])
 def test_bad_torch_data_sets(items, settings, error, words):
     with pytest.raises(error, match=words):
         wrap(Items(items), **settings)
@@ -387,41 +452,53 @@ def test_wrap_refuses_iterables():
         wrap(iter([1]))
 
 
-# --- lists and sub-domains ------------------------------------------------------------------------------------
+# --- lists and sub-domains ----------------------------------------------------------------------
 
 @pytest.fixture
 def sketches(tmp_path):
-    for k, name in enumerate(("real/ape/1.png", "real/dog/2.png", "sketch/ape/a b.png", "sketch/ape/4.png", "sketch/dog/5.png")):
+    for k, name in enumerate(("real/ape/1.png", "real/dog/2.png", "sketch/ape/a b.png",
+                              "sketch/ape/4.png", "sketch/dog/5.png")):
         picture(tmp_path / name, k)
     (tmp_path / "real_list.txt").write_text("real/ape/1.png 0\nreal/dog/2.png 1\n")
-    (tmp_path / "sketch_list.txt").write_text("sketch/dog/5.png 1\n\nsketch/ape/a b.png 0\nsketch/ape/4.png 0\n")
+    (tmp_path / "sketch_list.txt").write_text("sketch/dog/5.png 1\n\nsketch/ape/a b.png "
+                                              "0\nsketch/ape/4.png 0\n")
     (tmp_path / "classes.txt").write_text("ape\ndog\n")
     return tmp_path
 
 
 def test_lists_are_domains(sketches):
     data = load(f"lists:{sketches}?size=none&resize=none&classes=classes.txt")
-    assert data.domains == ("real", "sketch") and data.classes == ("ape", "dog") and data.y.tolist() == [0, 1, 1, 0, 0]
-    assert data.rows("real").tolist() == [0, 1] and data.rows("sketch").tolist() == [2, 3, 4] and data.rows("none") is None
-    expected = torch.stack([torch.from_numpy(pixels(k)).permute(2, 0, 1) for k in (0, 1, 4, 2, 3)]) / 255
-    assert torch.equal(data.images(), expected) and torch.equal(data.images([4, 2], domain="sketch"), expected[[4, 2]])
+    assert data.domains == ("real", "sketch") and data.classes == (
+        "ape", "dog") and data.y.tolist() == [0, 1, 1, 0, 0]
+    assert data.rows("real").tolist() == [0, 1] and data.rows("sketch").tolist() == [
+        2, 3, 4
+    ] and data.rows("none") is None
+    expected = (torch.stack([torch.from_numpy(pixels(k)).permute(2, 0, 1)
+                             for k in (0, 1, 4, 2, 3)]) / 255)
+    assert torch.equal(data.images(), expected) and torch.equal(
+        data.images([4, 2], domain="sketch"), expected[[4, 2]])
     with pytest.raises(ValueError, match="do not belong to 'sketch'"):
         data.images([0, 2], domain="sketch")
     with pytest.raises(ValueError, match="holds no images of 'quickdraw', only real, sketch"):
         data.rows("quickdraw")
     part = data.only([1])
-    assert part.rows("sketch").tolist() == [1] and torch.equal(part.images([1], domain="sketch"), expected[[2]])
+    assert part.rows("sketch").tolist() == [1] and torch.equal(part.images([1], domain="sketch"),
+                                                               expected[[2]])
     assert lists(sketches).shape == (3, 224, 224) and lists(sketches).classes == ("0", "1")
     chosen = lists(sketches, files=["sketch_list.txt"], images=sketches, size=8, resize="cover")
-    assert chosen.domains == ("sketch",) and load(chosen.name).fingerprint() == chosen.fingerprint() != data.fingerprint()
+    assert chosen.domains == ("sketch",) and load(
+        chosen.name).fingerprint() == chosen.fingerprint() != data.fingerprint()
 
 
-@pytest.mark.parametrize("text, options, words", [
-    ("real/ape/1.png cat\n", {}, "line 1 is not 'path label'"),
-    ("real/ape/1.png 0\ngone.png 1\n", {}, "1 of 5 listed images are not below .* gone.png"),
-    ("real/ape/1.png 7\n", {"classes": "ape,dog"}, "real/ape/1.png has the label 7, but there are 2 classes"), ("", {}, "real_list.txt is empty"),
-    (HTML.decode(), {}, "is a web page"), ("real/ape/1.png 0\n", {"files": "gone.txt"}, "gone.txt is missing"),
-    ("real/ape/1.png 0\n", {"files": "real_list.txt,real_list.txt"}, "name a domain twice")])
+@pytest.mark.parametrize(
+    "text, options, words",
+    [("real/ape/1.png cat\n", {}, "line 1 is not 'path label'"),
+     ("real/ape/1.png 0\ngone.png 1\n", {}, "1 of 5 listed images are not below .* gone.png"),
+     ("real/ape/1.png 7\n", {"classes": "ape,dog"}, "real/ape/1.png has the label 7, but there are "
+      "2 classes"), ("", {}, "real_list.txt is empty"), (HTML.decode(), {}, "is a web page"),
+     ("real/ape/1.png 0\n", {"files": "gone.txt"}, "gone.txt "
+      "is missing"),
+     ("real/ape/1.png 0\n", {"files": "real_list.txt,real_list.txt"}, "name a domain twice")])
 def test_bad_lists(sketches, text, options, words):
     (sketches / "real_list.txt").write_text(text)
     with pytest.raises(DataError, match=words):
@@ -431,49 +508,62 @@ def test_bad_lists(sketches, text, options, words):
 def test_map_of_classes_to_outputs_of_a_larger_model(sketches):
     (sketches / "map.txt").write_text("dog 3\nape 1, 4\n")
     data = lists(sketches, classes="classes.txt", map="map.txt", size=8, resize="cover")
-    assert data.model_classes.tolist() == [[1, 4], [3, -1]] and data.only([1]).model_classes.tolist() == [[3, -1]]
+    assert data.model_classes.tolist() == [[1, 4], [3, -1]] and data.only(
+        [1]).model_classes.tolist() == [[3, -1]]
     logits = torch.tensor([[9.0, 1, 9, 2, 3, 9], [9, -5, 9, -4, -7, 9]])
-    assert class_logits(logits, data.model_classes).tolist() == [[3, 2], [-5, -4]]        # the larger of outputs 1 and 4, and 3
-    assert torch.equal(class_logits(logits[..., None, None].expand(-1, -1, 2, 2), data.model_classes)[..., 0, 1], torch.tensor([[3.0, 2], [-5, -4]]))
+    # the larger of outputs 1 and 4, and 3
+    assert class_logits(logits, data.model_classes).tolist() == [[3, 2], [-5, -4]]
+    assert torch.equal(
+        class_logits(logits[..., None, None].expand(-1, -1, 2, 2), data.model_classes)[..., 0, 1],
+        torch.tensor([[3.0, 2], [-5, -4]]))
     (sketches / "map.txt").write_text("0 2\n1 0\n")
     single = lists(sketches, map="map.txt", size=8, resize="cover")
-    assert single.model_classes.tolist() == [2, 0] and class_logits(logits, single.model_classes).tolist() == [[9, 9], [9, 9]]
-    assert class_logits(logits, None) is logits and load(single.name).model_classes.tolist() == [2, 0]
+    assert single.model_classes.tolist() == [2, 0] and class_logits(
+        logits, single.model_classes).tolist() == [[9, 9], [9, 9]]
+    assert class_logits(logits, None) is logits and load(
+        single.name).model_classes.tolist() == [2, 0]
     with pytest.raises(ValueError, match="names model output 4, the model has 4"):
         class_logits(logits[:, :4], data.model_classes)
 
 
-@pytest.mark.parametrize("text, words", [
-    ("ape 1\n", "no line for dog"), ("ape 1\ndog 1\n", "line 2 names 1 a second time"), ("ape 1 1\ndog 2", "second time"),
-    ("ape 1\nape 2\n", "line 2 names ape a second time"), ("cow 1\n", "line 1 is not 'class output"), ("ape\n", "line 1 is not"),
-    ("ape x\n", "line 1 is not")])
+@pytest.mark.parametrize("text, words", [("ape 1\n", "no line for dog"),
+                                         ("ape 1\ndog 1\n", "line 2 names 1 a second time"),
+                                         ("ape 1 1\ndog 2", "second time"),
+                                         ("ape 1\nape 2\n", "line 2 names ape a second time"),
+                                         ("cow 1\n", "line 1 is not 'class output"),
+                                         ("ape\n", "line 1 is not"), ("ape x\n", "line 1 is not")])
 def test_bad_maps(sketches, text, words):
     (sketches / "map.txt").write_text(text)
     with pytest.raises(DataError, match=words):
         lists(sketches, classes="classes.txt", map="map.txt")
 
 
-# --- CIFAR ----------------------------------------------------------------------------------------------------
+# --- CIFAR --------------------------------------------------------------------------------------
 
-X, Y = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8), [3, 0, 9, 3]
+X = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8)
+Y = [3, 0, 9, 3]
 
 
 def python2_pickle(x, labels, key=b"labels"):
     """The bytes Python 2 wrote: text as byte strings, numpy's old module name."""
     shape = b"".join(b"M" + struct.pack("<H", n) for n in x.shape)
-    array = (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + shape
-             + b"\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
-             + struct.pack("<I", x.size) + x.tobytes() + b"tb")
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" +
+        shape +
+        b"\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
+        + struct.pack("<I", x.size) + x.tobytes() + b"tb")
     numbers = b"](" + b"".join(b"K" + bytes([n]) for n in labels) + b"e"
     return b"\x80\x02}(U\x04data" + array + b"U" + bytes([len(key)]) + key + numbers + b"u."
 
 
 def binary(x, labels, front=b""):
-    return b"".join(front + bytes([label]) + row.tobytes() for row, label in zip(x, labels, strict=True))
+    return b"".join(front + bytes([label]) + row.tobytes()
+                    for row, label in zip(x, labels, strict=True))
 
 
 def test_every_form_of_cifar_is_read_alike(tmp_path):
-    assert np.array_equal(pickle.loads(python2_pickle(X, Y), encoding="bytes")[b"data"], X)        # the hand-made file is a true one
+    # the hand-made file is a true one
+    assert np.array_equal(pickle.loads(python2_pickle(X, Y), encoding="bytes")[b"data"], X)
     write(tmp_path / "bin/test_batch.bin", binary(X, Y))
     write(tmp_path / "py/cifar-10-batches-py/test_batch", python2_pickle(X, Y))
     write(tmp_path / "py3/test_batch", pickle.dumps({"data": X, "labels": Y}, protocol=2))
@@ -483,7 +573,9 @@ def test_every_form_of_cifar_is_read_alike(tmp_path):
         tar.add(tmp_path / "bin/test_batch.bin", "cifar-10-batches-bin/test_batch.bin")
     for name in ("bin", "py", "py3", "cifar.tar.gz", "binary.tar"):
         data = load(f"cifar10:{tmp_path / name}")
-        assert isinstance(data, ImageSet) and torch.equal(data.x, torch.from_numpy(X).view(4, 3, 32, 32)) and data.y.tolist() == Y
+        assert isinstance(data, ImageSet) and torch.equal(
+            data.x,
+            torch.from_numpy(X).view(4, 3, 32, 32)) and data.y.tolist() == Y
         assert data.name == f"cifar10:{tmp_path / name}" and data.classes == CIFAR10_CLASSES
     assert load(f"cifar10:{tmp_path / 'bin'}[3,9]").y.tolist() == [0, 1, 0]
 
@@ -492,8 +584,10 @@ def test_cifar_from_pictures(tmp_path):
     for k, label in enumerate(Y):
         picture(tmp_path / f"test/{CIFAR10_CLASSES[label]}/{k}.png", k, 32, 32)
     data = cifar10(tmp_path)
-    assert data.y.tolist() == [0, 3, 3, 9] and data.classes == CIFAR10_CLASSES and data.shape == (3, 32, 32)
-    assert torch.equal(data.images([1]), torch.from_numpy(pixels(0, 32, 32)).permute(2, 0, 1)[None] / 255)
+    assert data.y.tolist() == [0, 3, 3, 9
+                               ] and data.classes == CIFAR10_CLASSES and data.shape == (3, 32, 32)
+    assert torch.equal(data.images([1]),
+                       torch.from_numpy(pixels(0, 32, 32)).permute(2, 0, 1)[None] / 255)
 
 
 def test_cifar100_takes_the_fine_labels_and_cifar10_five_training_files(tmp_path):
@@ -501,11 +595,14 @@ def test_cifar100_takes_the_fine_labels_and_cifar10_five_training_files(tmp_path
     write(tmp_path / "b/test", python2_pickle(X, [99, 0, 1, 55], b"fine_labels"))
     for name in "ab":
         data = cifar100(tmp_path / name)
-        assert data.y.tolist() == [99, 0, 1, 55] and torch.equal(data.x, torch.from_numpy(X).view(4, 3, 32, 32))
+        assert data.y.tolist() == [99, 0, 1, 55] and torch.equal(
+            data.x,
+            torch.from_numpy(X).view(4, 3, 32, 32))
     assert len(CIFAR100_CLASSES) == 100 and tuple(sorted(CIFAR100_CLASSES)) == CIFAR100_CLASSES
     for k in range(1, 6):
         write(tmp_path / f"c/data_batch_{k}.bin", binary(X, [k] * 4))
-    assert cifar10(tmp_path / "c", split="train").y.tolist() == [k for k in range(1, 6) for _ in range(4)]
+    assert cifar10(tmp_path / "c",
+                   split="train").y.tolist() == [k for k in range(1, 6) for _ in range(4)]
     (tmp_path / "c/data_batch_4.bin").unlink()
     with pytest.raises(DataError, match="data_batch_4.bin is missing"):
         cifar10(tmp_path / "c", split="train")
@@ -523,20 +620,25 @@ class EvilArray:
         return np.load, ("x.npy",)
 
 
-@pytest.mark.parametrize("name, content, words", [
-    ("test_batch.bin", binary(X, Y)[:-1], "12291 bytes, no multiple of 3073"), ("test_batch.bin", b"", "0 bytes"),
-    ("test_batch.bin", binary(X, [1, 2, 3, 10]), "labels run from 1 to 10, but there are 10 classes"), ("test_batch.bin", HTML, "web page"),
-    ("test_batch", python2_pickle(X, [1, 2, 3, 10]), "labels run from 1 to 10"),
-    ("test_batch", python2_pickle(X, Y)[:-40], "is damaged or not a CIFAR"),
-    ("test_batch", python2_pickle(X, Y)[:60], "is damaged or not a CIFAR"),
-    ("test_batch", HTML, "web page"), ("test_batch", b"hello", "not a CIFAR file"),
-    ("test_batch", pickle.dumps([1, 2]), "holds list, not a dictionary"),
-    ("test_batch", python2_pickle(X, Y, b"names"), "'labels' of N labels"),
-    ("test_batch", python2_pickle(X[:3], Y), r"expected 'data' of \(N, 3072\)"),
-    ("test_batch", pickle.dumps({"data": X.astype(float), "labels": Y}, 2), "'f8'"),
-    ("test_batch", pickle.dumps({"data": Evil(), "labels": Y}), r"asks for (posix|nt).mkdir, which no CIFAR file needs"),
-    ("test_batch", pickle.dumps({"data": X, "labels": [EvilArray()]}, 2), r"asks for numpy.*load"),
-    ("test_batch", b"cbuiltins\neval\n(V1+1\ntR.", "asks for builtins.eval"), ("other", b"", "holds neither the binary nor the python version")])
+@pytest.mark.parametrize(
+    "name, content, words",
+    [("test_batch.bin", binary(X, Y)[:-1], "12291 bytes, no multiple of 3073"),
+     ("test_batch.bin", b"", "0 bytes"),
+     ("test_batch.bin", binary(X, [1, 2, 3, 10]), "labels run from 1 to 10, but there are 10 "
+      "classes"), ("test_batch.bin", HTML, "web page"),
+     ("test_batch", python2_pickle(X, [1, 2, 3, 10]), "labels run from 1 to 10"),
+     ("test_batch", python2_pickle(X, Y)[:-40], "is damaged or not a CIFAR"),
+     ("test_batch", python2_pickle(X, Y)[:60], "is damaged or not a CIFAR"),
+     ("test_batch", HTML, "web page"), ("test_batch", b"hello", "not a CIFAR file"),
+     ("test_batch", pickle.dumps([1, 2]), "holds list, not a dictionary"),
+     ("test_batch", python2_pickle(X, Y, b"names"), "'labels' of N labels"),
+     ("test_batch", python2_pickle(X[:3], Y), r"expected 'data' of \(N, 3072\)"),
+     ("test_batch", pickle.dumps({"data": X.astype(float), "labels": Y}, 2), "'f8'"),
+     ("test_batch", pickle.dumps({"data": Evil(), "labels": Y}), r"asks for (posix|nt).mkdir, "
+      r"which no CIFAR file needs"),
+     ("test_batch", pickle.dumps({"data": X, "labels": [EvilArray()]}, 2), r"asks for numpy.*load"),
+     ("test_batch", b"cbuiltins\neval\n(V1+1\ntR.", "asks for builtins.eval"),
+     ("other", b"", "holds neither the binary nor the python version")])
 def test_bad_cifar_files(tmp_path, monkeypatch, name, content, words):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "cifar" / name, content)
@@ -545,7 +647,9 @@ def test_bad_cifar_files(tmp_path, monkeypatch, name, content, words):
     assert not (tmp_path / "opened").exists()
 
 
-@pytest.mark.parametrize("content, words", [(HTML, "web page"), (b"\x1f\x8b\x08broken", "damaged or not a tar"), (b"", "damaged or not a tar")])
+@pytest.mark.parametrize("content, words", [(HTML, "web page"),
+                                            (b"\x1f\x8b\x08broken", "damaged or not a tar"),
+                                            (b"", "damaged or not a tar")])
 def test_bad_archives(tmp_path, content, words):
     write(tmp_path / "cifar.tar.gz", content)
     with pytest.raises(DataError, match=words):
@@ -563,18 +667,20 @@ def test_archive_cut_short(tmp_path):
         cifar10(tmp_path / "cifar.tar.gz")
 
 
-# --- arrays of corrupted images -------------------------------------------------------------------------------
+# --- arrays of corrupted images -----------------------------------------------------------------
 
 @pytest.fixture
 def cifar_c(tmp_path):
-    """Two corruptions of four images; the value of a pixel names corruption, severity and image. A clean test set beside it."""
+    """Two corruptions of four images; the value of a pixel names corruption, severity and image. A
+    clean test set beside it."""
     root = tmp_path / "c"
     root.mkdir()
     np.save(root / "labels.npy", np.array(Y * 5))
     for k, name in enumerate(("fog", "blur")):
         array = np.zeros((20, 32, 32, 3), np.uint8)
         array[:] = (100 * k + np.arange(20))[:, None, None, None]
-        array[:, 1, 2, 0] = 255                     # row, column, red: shows whether axes are in place
+        # row, column, red: shows whether axes are in place
+        array[:, 1, 2, 0] = 255
         np.save(root / f"{name}.npy", array)
     write(tmp_path / "clean/test_batch.bin", binary(X, Y))
     return root
@@ -582,18 +688,24 @@ def cifar_c(tmp_path):
 
 def test_arrays_of_corrupted_images(cifar_c, tmp_path):
     data = load(f"cifar10_c:{cifar_c}?clean={tmp_path / 'clean'}")
-    assert data.domains == ("blur", "fog") and data.y.tolist() == Y and data.rows("fog") is None and data.shape == (3, 32, 32)
+    assert data.domains == (
+        "blur",
+        "fog") and data.y.tolist() == Y and data.rows("fog") is None and data.shape == (3, 32, 32)
     x = data.images([2, 0], domain="fog", severity=3.0) * 255
     assert x[:, 0, 0, 0].tolist() == [10, 8] and x[0, :, 1, 2].tolist() == [255, 10, 10]
     assert (data.images([3], domain="blur") * 255)[0, 1, 0, 0] == 119
-    assert torch.equal(data.images([1, 3]) * 255, torch.from_numpy(X[[1, 3]]).view(2, 3, 32, 32).float())
+    assert torch.equal(
+        data.images([1, 3]) * 255,
+        torch.from_numpy(X[[1, 3]]).view(2, 3, 32, 32).float())
     taken = data.only([3])
     assert (taken.images([1], domain="fog", severity=1) * 255)[0, 2, 5, 5] == 3
-    assert data.check() == 2 * 5 * 4 + 4 and pickle.loads(pickle.dumps(data)).fingerprint() == data.fingerprint()
+    assert data.check() == 2 * 5 * 4 + 4 and pickle.loads(
+        pickle.dumps(data)).fingerprint() == data.fingerprint()
     assert load(taken.name).fingerprint() == taken.fingerprint() != data.fingerprint()
     assert len({data.fingerprint(), cifar10_c(cifar_c).fingerprint()}) == 2
     for severity in (2.5, 0, 6, -1):
-        with pytest.raises(ValueError, match=f"fog.npy has files for severity 1, 2, 3, 4, 5 only, not {severity:g}"):
+        with pytest.raises(ValueError, match=f"fog.npy has files for severity 1, 2, 3, 4, 5 only, "
+                                             f"not {severity:g}"):
             data.check_domain("fog", severity)
     with pytest.raises(ValueError, match="holds no images of 'snow', only blur, fog"):
         data.check_domain("snow")
@@ -602,33 +714,49 @@ def test_arrays_of_corrupted_images(cifar_c, tmp_path):
 
 
 @pytest.mark.parametrize("spoil, words", [
-    (lambda r: write(r / "fog.npy", (r / "fog.npy").read_bytes()[:-7]), "fog.npy is damaged, cut short"),
-    (lambda r: write(r / "fog.npy", (r / "fog.npy").read_bytes() + b"more"), "fog.npy is damaged, .*promises 61440 bytes of values, it has 61444"),
-    (lambda r: write(r / "fog.npy", (r / "fog.npy").read_bytes()[:40]), "fog.npy is damaged, cut short"),
-    (lambda r: write(r / "fog.npy", HTML), "fog.npy is a web page"),
+    (lambda r: write(r / "fog.npy", (r / "fog.npy").read_bytes()[:-7]), "fog.npy is damaged, cut "
+     "short"),
+    (lambda r: write(r / "fog.npy", (r / "fog.npy").read_bytes() + b"more"), "fog.npy is damaged, "
+     ".*promises 61440 "
+     "bytes of values, it "
+     "has 61444"),
+    (lambda r: write(r / "fog.npy", (r / "fog.npy").read_bytes()[:40]), "fog.npy is damaged, cut "
+     "short"), (lambda r: write(r / "fog.npy", HTML), "fog.npy is a web page"),
     (lambda r: np.save(r / "fog.npy", np.array([{}])), "fog.npy is damaged, .*not an .npy"),
-    (lambda r: np.save(r / "fog.npy", np.zeros((15, 32, 32, 3), np.uint8)), r"fog.npy has the shape \(15, 32, 32, 3\).*expected \(20, 32, 32, 3\)"),
-    (lambda r: np.save(r / "fog.npy", np.zeros((20, 3, 32, 32), np.uint8)), r"fog.npy has the shape \(20, 3, 32, 32\)"),
-    (lambda r: np.save(r / "fog.npy", np.zeros((20, 32, 32, 3))), "type float64"), (lambda r: (r / "labels.npy").unlink(), "labels.npy is missing"),
-    (lambda r: np.save(r / "labels.npy", np.array(Y * 5)[1:]), r"labels.npy has the shape \(19,\)"),
-    (lambda r: np.save(r / "labels.npy", np.array(Y * 4 + Y[::-1])), "the five blocks, one a severity, differ"),
-    (lambda r: np.save(r / "labels.npy", np.array([3, 0, 10, 3] * 5)), "labels run from 0 to 10, but there are 10 classes"),
+    (lambda r: np.save(r / "fog.npy", np.zeros((15, 32, 32, 3), np.uint8)), r"fog.npy has the "
+     r"shape \(15, 32, 32, "
+     r"3\).*expected \(20, "
+     r"32, 32, 3\)"),
+    (lambda r: np.save(r / "fog.npy", np.zeros((20, 3, 32, 32), np.uint8)), r"fog.npy has the "
+     r"shape \(20, 3, 32, "
+     r"32\)"), (lambda r: np.save(r / "fog.npy", np.zeros((20, 32, 32, 3))), "type float64"),
+    (lambda r: (r / "labels.npy").unlink(), "labels.npy is missing"),
+    (lambda r: np.save(r / "labels.npy",
+                       np.array(Y * 5)[1:]), r"labels.npy has the shape \(19,\)"),
+    (lambda r: np.save(r / "labels.npy", np.array(Y * 4 + Y[::-1])), "the five blocks, one a "
+     "severity, differ"),
+    (lambda r: np.save(r / "labels.npy", np.array([3, 0, 10, 3] * 5)), "labels run from 0 to 10, "
+     "but there are 10 classes"),
     (lambda r: [(r / f"{name}.npy").unlink() for name in ("fog", "blur")], "holds no corruptions"),
     (lambda r: write(r.parent / "clean/test_batch.bin", binary(X, Y[::-1])), "or in another order"),
-    (lambda r: write(r.parent / "clean/test_batch.bin", binary(X[:3], Y[:3])), r"\(3 images\) is not the one of")])
+    (lambda r: write(r.parent / "clean/test_batch.bin", binary(X[:3], Y[:3])), r"\(3 images\) is "
+     r"not the one of")
+])
 def test_bad_arrays_of_corrupted_images(cifar_c, spoil, words):
     spoil(cifar_c)
     with pytest.raises(DataError, match=words):
         cifar10_c(cifar_c, clean=cifar_c.parent / "clean")
 
 
-# --- ImageNet and its relatives -------------------------------------------------------------------------------
+# --- ImageNet and its relatives -----------------------------------------------------------------
 
 WNIDS = [f"n0000000{k}" for k in (1, 4, 7, 9)]
 
 
 def synsets(tmp_path):
-    (tmp_path / "synsets.txt").write_text("".join(f"{wnid} some words\n" for wnid in (WNIDS[2], WNIDS[0], WNIDS[3], WNIDS[1])))
+    (tmp_path / "synsets.txt").write_text("".join(f"{wnid} some words\n"
+                                                  for wnid in (WNIDS[2], WNIDS[0], WNIDS[3],
+                                                               WNIDS[1])))
     return tmp_path / "synsets.txt"
 
 
@@ -638,9 +766,13 @@ def test_folders_by_wnid(tmp_path, name):
     for k, file in enumerate((f"{WNIDS[1]}/b.JPEG", f"{WNIDS[3]}/a.JPEG", f"{WNIDS[1]}/a.JPEG")):
         picture(root / file, k, 30 + k, 40)
     data = KINDS[name](root, size=28, resize=32, synsets=synsets(tmp_path))
-    assert data.classes == (WNIDS[1], WNIDS[3]) and data.y.tolist() == [0, 0, 1] and data.source.paths[0] == f"{WNIDS[1]}/a.JPEG"
-    assert data.model_classes.tolist() == [1, 3]                    # places in the sorted list, not in the file
-    assert data.images().shape == (3, 3, 28, 28) and load(data.name).fingerprint() == data.fingerprint()
+    assert data.classes == (WNIDS[1], WNIDS[3]) and data.y.tolist() == [
+        0, 0, 1
+    ] and data.source.paths[0] == f"{WNIDS[1]}/a.JPEG"
+    # places in the sorted list, not in the file
+    assert data.model_classes.tolist() == [1, 3]
+    assert data.images().shape == (3, 3, 28, 28) and load(
+        data.name).fingerprint() == data.fingerprint()
     assert data.only([1]).model_classes.tolist() == [3]
     assert class_logits(torch.tensor([[5.0, 6, 7, 8]]), data.model_classes).tolist() == [[6, 8]]
     (tmp_path / "full").mkdir()
@@ -655,25 +787,34 @@ def test_order_of_the_full_list_agrees_with_the_published_indices():
     order = wnid_order()
     assert len(order) == 1000 and order[0] == "n01440764" and order[999] == "n15075141"
     for name in ("imagenet_a", "imagenet_r"):
-        with open(f"{info}{name}_synsets.txt") as wnids, open(f"{info}{name}_indices.txt") as indices:
-            assert [order.index(wnid) for wnid in wnids.read().split()] == [int(k) for k in indices.read().split()]
+        with open(f"{info}{name}_synsets.txt") as wnids, open(
+                f"{info}{name}_indices.txt") as indices:
+            assert [order.index(wnid)
+                    for wnid in wnids.read().split()] == [int(k) for k in indices.read().split()]
 
 
 def test_without_the_full_list(tmp_path, monkeypatch):
     picture(tmp_path / "val" / WNIDS[0] / "a.jpg")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match="give synsets= a text file of the 1000 wnids .* or install timm"):
+    with pytest.raises(DataError, match="give synsets= a text file of the 1000 wnids .* or "
+                                        "install timm"):
         imagenet(tmp_path / "val")
     for k in range(1000):
         picture(tmp_path / "full" / f"n{k:08}" / "a.bmp", k, 2, 2)
-    assert torch.equal(imagenet(tmp_path / "full", size=2, resize=2).model_classes, torch.arange(1000))      # all are there: no list is needed
+    # all are there: no list is needed
+    assert torch.equal(
+        imagenet(tmp_path / "full", size=2, resize=2).model_classes, torch.arange(1000))
 
 
-@pytest.mark.parametrize("spoil, words", [
-    (lambda r: (r / "val").mkdir() or picture(r / "val" / WNIDS[0] / "a.jpg"), "holds the folders val; .*did you mean .*val"),
-    (lambda r: picture(r / "n00000005/a.jpg"), "n00000005 are not in the list of 4 wnids"),
-    (lambda r: (r / WNIDS[0]).mkdir(), f"{WNIDS[0]} holds no images"),
-    (lambda r: picture(r / "a.jpg"), "lies outside the class folders"), (lambda r: write(r / WNIDS[1] / "b.jpg", HTML), "b.jpg is a web page")])
+@pytest.mark.parametrize(
+    "spoil, words",
+    [(lambda r: (r / "val").mkdir() or picture(r / "val" / WNIDS[0] / "a.jpg"), "holds the folders "
+      "val; .*did you "
+      "mean .*val"),
+     (lambda r: picture(r / "n00000005/a.jpg"), "n00000005 are not in the list of 4 wnids"),
+     (lambda r: (r / WNIDS[0]).mkdir(), f"{WNIDS[0]} holds no images"),
+     (lambda r: picture(r / "a.jpg"), "lies outside the class folders"),
+     (lambda r: write(r / WNIDS[1] / "b.jpg", HTML), "b.jpg is a web page")])
 def test_bad_folders_by_wnid(tmp_path, spoil, words):
     root = tmp_path / "r"
     picture(root / WNIDS[1] / "a.jpg")
@@ -683,7 +824,8 @@ def test_bad_folders_by_wnid(tmp_path, spoil, words):
 
 
 @pytest.mark.parametrize("content, words", [
-    ("tench\n", "holds no list of different wnids"), (f"{WNIDS[0]}\n{WNIDS[0]}\n", "holds no list of different"),
+    ("tench\n", "holds no list of different wnids"), (f"{WNIDS[0]}\n{WNIDS[0]}\n", "holds no list "
+                                                                                   "of different"),
     (HTML.decode(), "web page"), (None, "is not there")])
 def test_bad_lists_of_wnids(tmp_path, content, words):
     if content:
@@ -696,10 +838,13 @@ def test_numbered_folders_are_taken_as_numbers(tmp_path):
     for k in (10, 2, 900):
         picture(tmp_path / "v2" / str(k) / "a.jpeg", k)
     data = load(f"imagenet_v2:{tmp_path / 'v2'}?size=8&resize=8")
-    assert data.classes == ("2", "10", "900") and data.model_classes.tolist() == [2, 10, 900] and data.y.tolist() == [0, 1, 2]
+    assert data.classes == ("2", "10", "900") and data.model_classes.tolist() == [
+        2, 10, 900
+    ] and data.y.tolist() == [0, 1, 2]
     assert data.source.paths[1] == "10/a.jpeg"
     picture(tmp_path / "v2/cat/a.jpeg")
-    with pytest.raises(DataError, match="holds the folders cat; expected one folder a class, named 0 to 999"):
+    with pytest.raises(DataError, match="holds the folders cat; expected one folder a class, "
+                                        "named 0 to 999"):
         imagenet_v2(tmp_path / "v2")
 
 
@@ -707,7 +852,8 @@ FILES = [f"{WNIDS[1]}/v_1.png", f"{WNIDS[3]}/v_10.png", f"{WNIDS[3]}/v_2.png"]
 
 
 def corrupted(root, corruptions=("noise/shot_noise", "fog"), severities=(3, 5), side=8):
-    """Published layout, one corruption inside its group folder; picture k of a folder has the seed of its folder plus k."""
+    """Published layout, one corruption inside its group folder; picture k of a folder has the seed
+    of its folder plus k."""
     for c, corruption in enumerate(corruptions):
         for s in severities:
             for k, name in enumerate(FILES):
@@ -720,14 +866,22 @@ def test_folders_of_corrupted_images(tmp_path):
     for k, name in enumerate(FILES):
         picture(tmp_path / "val" / name, 500 + k, 8, 8)
     data = imagenet_c(root, size=6, clean=tmp_path / "val", synsets=synsets(tmp_path))
-    assert data.domains == ("fog", "shot_noise") and data.y.tolist() == [0, 1, 1] and data.model_classes.tolist() == [1, 3]
-    assert data.source.names == [FILES[0], FILES[2], FILES[1]]                  # natural order within the class
+    assert data.domains == ("fog", "shot_noise") and data.y.tolist() == [
+        0, 1, 1
+    ] and data.model_classes.tolist() == [1, 3]
+    # natural order within the class
+    assert data.source.names == [FILES[0], FILES[2], FILES[1]]
     for domain, start in (("shot_noise", 0), ("fog", 100)):
         for s in (3, 5.0):
-            expected = torch.from_numpy(pixels(start + int(10 * s) + 2)).permute(2, 0, 1)[:, 1:7, 1:7] / 255
+            expected = (
+                torch.from_numpy(pixels(start + int(10 * s) + 2)).permute(2, 0, 1)[:, 1:7, 1:7] /
+                255)
             assert torch.equal(data.images([1], domain=domain, severity=s)[0], expected)
     with Image.open(tmp_path / "val" / FILES[1]) as image:
-        clean = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(6), transforms.PILToTensor()])(image)
+        clean = transforms.Compose(
+            [transforms.Resize(256),
+             transforms.CenterCrop(6),
+             transforms.PILToTensor()])(image)
     assert torch.equal(data.images([2])[0], clean / 255)
     assert data.check() == 15 and load(data.name).fingerprint() == data.fingerprint()
     for severity, words in ((4, "severity 3, 5 only, not 4"), (3.5, "only, not 3.5")):
@@ -751,18 +905,22 @@ def test_folders_of_corrupted_images(tmp_path):
 
 def test_tiny_imagenet_c(tmp_path):
     data = tiny_imagenet_c(corrupted(tmp_path / "t", ("fog",), (5,), 64))
-    assert data.shape == (3, 64, 64) and data.classes == (WNIDS[1], WNIDS[3]) and data.model_classes is None
+    assert data.shape == (3, 64, 64) and data.classes == (WNIDS[1],
+                                                          WNIDS[3]) and data.model_classes is None
     assert load(data.name).y.tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize("spoil, options, words", [
-    (lambda r: (r / "fog/5" / FILES[0]).unlink(), {}, "fog/3 has 3 images, .*fog/5 has 2; every corruption and severity needs the same"),
-    (lambda r: (r / "fog/5" / FILES[0]).rename(r / "fog/5" / WNIDS[1] / "w.png"), {}, f"fog/5 has other images than .*fog/3, {WNIDS[1]}/w.png"),
-    (lambda r: picture(r / "fog/3" / FILES[0], 0, 5, 8), {}, "5 x 8 pixels, fewer than the 8 x 8"),
-    (lambda r: write(r / "fog/3" / FILES[0], HTML), {}, "web page"),
-    (lambda r: None, {"severities": "4"}, "has no folder fog/4"),
-    (lambda r: (r / "val").mkdir(), {"clean": "imagenet-c/val"}, f"has no {FILES[0]}"),
-    (lambda r: None, {"clean": "gone"}, "gone is not there")])
+@pytest.mark.parametrize(
+    "spoil, options, words",
+    [(lambda r: (r / "fog/5" / FILES[0]).unlink(), {}, "fog/3 has 3 images, .*fog/5 has 2; every "
+      "corruption and severity needs the same"),
+     (lambda r: (r / "fog/5" / FILES[0]).rename(r / "fog/5" / WNIDS[1] / "w.png"), {}, f"fog/5 has "
+      f"other images than .*fog/3, {WNIDS[1]}/w.png"),
+     (lambda r: picture(r / "fog/3" / FILES[0], 0, 5, 8), {}, "5 x 8 pixels, fewer than the 8 x 8"),
+     (lambda r: write(r / "fog/3" / FILES[0], HTML), {}, "web page"),
+     (lambda r: None, {"severities": "4"}, "has no folder fog/4"),
+     (lambda r: (r / "val").mkdir(), {"clean": "imagenet-c/val"}, f"has no {FILES[0]}"),
+     (lambda r: None, {"clean": "gone"}, "gone is not there")])
 def test_bad_folders_of_corrupted_images(tmp_path, monkeypatch, spoil, options, words):
     monkeypatch.chdir(tmp_path)
     root = corrupted(tmp_path / "imagenet-c", ("fog",))
@@ -779,13 +937,16 @@ def test_a_corruption_found_twice_and_no_corruption(tmp_path):
         imagenet_c(tmp_path / "none")
 
 
-# --- names ----------------------------------------------------------------------------------------------------
+# --- names --------------------------------------------------------------------------------------
 
 def test_kinds_and_their_errors(tmp_path):
-    assert set(KINDS) == {"cifar10", "cifar100", "cifar10_c", "cifar100_c", "imagenet", "imagenet_r", "imagenet_a", "imagenet_v2", "imagenet_sketch",
-                          "imagenet_c", "tiny_imagenet_c", "folder", "lists"}
+    assert set(KINDS) == {
+        "cifar10", "cifar100", "cifar10_c", "cifar100_c", "imagenet", "imagenet_r", "imagenet_a",
+        "imagenet_v2", "imagenet_sketch", "imagenet_c", "tiny_imagenet_c", "folder", "lists"
+    }
     assert all(f"| `{name}` |" in (data_root() / "DATASETS.md").read_text() for name in KINDS)
-    with pytest.raises(ValueError, match="no kind of image set 'cifar11'; there are: folder, lists, cifar10"):
+    with pytest.raises(ValueError, match="no kind of image set 'cifar11'; there are: folder, "
+                                         "lists, cifar10"):
         load("cifar11:/data")
     with pytest.raises(ValueError, match="kind:path with one of the kinds folder, lists"):
         load("cifar10")
@@ -798,12 +959,17 @@ def test_kinds_and_their_errors(tmp_path):
             load(f"{name}:{tmp_path}?colour=1")
 
 
-@pytest.mark.parametrize("build", [lambda r: image_folder(r), lambda r: wrap(Items([(pixels(0), 0)])), lambda r: load("digits").take(slice(0, 3))])
+@pytest.mark.parametrize("build", [
+    lambda r: image_folder(r), lambda r: wrap(Items([(pixels(0), 0)])),
+    lambda r: load("digits").take(slice(0, 3))
+])
 def test_every_set_answers_the_same_questions(pets, build):
     data = build(pets)
-    assert isinstance(data, BaseSet) and isinstance(data.name, str) and isinstance(data.classes, tuple) and data.y.dtype == torch.int64
+    assert isinstance(data, BaseSet) and isinstance(data.name, str) and isinstance(
+        data.classes, tuple) and data.y.dtype == torch.int64
     x = data.images([0], "cpu", "none", 5.0)
     assert x.dtype == torch.float32 and x.shape == (1, *data.shape) and 0 <= x.min() <= x.max() <= 1
-    assert data.rows("none") is None and len(data.fingerprint()) == 64 and data.check() == len(data) and data.check_domain() is None
+    assert data.rows("none") is None and len(
+        data.fingerprint()) == 64 and data.check() == len(data) and data.check_domain() is None
     with pytest.raises(ValueError, match="holds no images of 'fog'"):
         data.check_domain("fog")

@@ -1,4 +1,5 @@
-"""One bar for notebook and terminal: one line, with tqdm and without, and none of it on stderr in a notebook."""
+"""One bar for notebook and terminal: one line, with tqdm and without, and none of it on stderr in
+a notebook."""
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from tta_lab.experiments import progress
 from tta_lab.experiments.progress import Progress
 
 ROOT = Path(__file__).parents[1]
-WITHOUT = "import sys; sys.modules['tqdm'] = sys.modules['tqdm.std'] = sys.modules['tqdm.notebook'] = None\n"
+WITHOUT = ("import sys; sys.modules['tqdm'] = sys.modules['tqdm.std'] = "
+           "sys.modules['tqdm.notebook'] = None\n")
 BAR = """
 from tta_lab.experiments.progress import Progress
 bar = Progress(1000, True, every=0)
@@ -24,7 +26,8 @@ bar.close()
 def terminal(code):
     env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, timeout=120)
-    out, err = done.stdout.decode().replace(os.linesep, "\n"), done.stderr.decode().replace(os.linesep, "\n")
+    out = done.stdout.decode().replace(os.linesep, "\n")
+    err = done.stderr.decode().replace(os.linesep, "\n")
     assert done.returncode == 0, err
     return out, err
 
@@ -32,9 +35,11 @@ def terminal(code):
 @pytest.mark.parametrize("before", ["", WITHOUT], ids=["tqdm", "plain"])
 def test_one_line_in_a_terminal(before):
     out, err = terminal(before + BAR)
-    assert out == "" and err.count("\n") == 1 and err.endswith("\n") and "100" in err.split("\r")[-1] and "stream, method, seed 9" in err
+    assert out == "" and err.count("\n") == 1 and err.endswith("\n") and "100" in err.split(
+        "\r")[-1] and "stream, method, seed 9" in err
     out, err = terminal(before + BAR.replace("range(10)", "range(3)"))
-    assert err.count("\n") == 1 and "30" in err.split("\r")[-1], "a run that is stopped ends its line too"
+    assert err.count("\n") == 1 and "30" in err.split(
+        "\r")[-1], "a run that is stopped ends its line too"
     out, err = terminal(before + BAR.replace("True", "False"))
     assert out == err == ""
 
@@ -52,7 +57,8 @@ for key, trace in runs({"one": "source", "two": "source"}, stream, model, (0, 1)
 """
     for before in ("", WITHOUT):
         out, err = terminal(before + code)
-        assert out == "" and err.count("\n") == 1 and err.endswith("\n") and "100" in err.split("\r")[-1]
+        assert out == "" and err.count("\n") == 1 and err.endswith("\n") and "100" in err.split(
+            "\r")[-1]
 
 
 def test_a_run_that_ends_early_closes_its_bar(monkeypatch):
@@ -72,7 +78,8 @@ def test_a_run_that_ends_early_closes_its_bar(monkeypatch):
     from test_streams import toy
 
     from tta_lab import Adapter, Stream, make, run
-    adapter = Adapter(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4)), make("source"), device="cpu")
+    adapter = Adapter(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4)),
+                      make("source"), device="cpu")
     run(adapter, Stream(toy(), per_shift=20), progress=True, stop=lambda: True)
     assert closed == [1]
     mine = Progress(1000, True)
@@ -84,7 +91,11 @@ def test_a_run_that_ends_early_closes_its_bar(monkeypatch):
 def test_nothing_on_stderr_in_a_notebook(before):
     nbformat = pytest.importorskip("nbformat")
     from nbclient import NotebookClient
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + before + BAR)])
+    notebook = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell(f"import sys; "
+                                  f"sys.path.insert(0, "
+                                  f"{str(ROOT)!r})\n" + before + BAR)
+    ])
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
     outputs = notebook.cells[0].outputs
     assert outputs and not [o for o in outputs if o.get("name") == "stderr"]

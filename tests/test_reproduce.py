@@ -1,4 +1,5 @@
-"""Running a published cell: the preset is run as stated, the verdict follows the numbers, and other data are no comparison."""
+"""Running a published cell: the preset is run as stated, the verdict follows the numbers, and
+other data are no comparison."""
 import pytest
 import torch
 
@@ -9,7 +10,8 @@ from tta_lab.experiments import reproduce
 
 
 class Files(ImageSet):
-    """Ten thousand tiny images that claim to be CIFAR-10-C: the first pixel holds the class, or another one in ``wrong`` of the rows."""
+    """Ten thousand tiny images that claim to be CIFAR-10-C: the first pixel holds the class, or
+    another one in ``wrong`` of the rows."""
 
     domains = STANDARD_15
 
@@ -43,7 +45,8 @@ class Reads(torch.nn.Module):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in [f"data/CIFAR-10-C/{n}.npy" for n in (*STANDARD_15, "labels")] + ["models/cifar10/corruptions/Standard.pt"]:
+    for name in [f"data/CIFAR-10-C/{n}.npy"
+                 for n in (*STANDARD_15, "labels")] + ["models/cifar10/corruptions/Standard.pt"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
@@ -56,8 +59,10 @@ CELL = ("cifar10_c", "Standard", "continual", "Source")
 def test_the_verdict_follows_the_numbers(folder, monkeypatch, wrong, verdict):
     monkeypatch.setattr(reproduce, "load", lambda name: files(wrong=wrong))
     found, = reproduce.reproduce(*CELL, folder, network=Reads(), progress=False, device="cpu")
-    assert found["theirs"] == 43.5 and found["ours"] == pytest.approx(100 * wrong, abs=0.01) and found["cell"] == verdict
-    assert found["table"] == "benchmark_continual" and len(found["stream_hash"]) == 12 and found["settings"].startswith("Source")
+    assert found["theirs"] == 43.5 and found["ours"] == pytest.approx(
+        100 * wrong, abs=0.01) and found["cell"] == verdict
+    assert found["table"] == "benchmark_continual" and len(
+        found["stream_hash"]) == 12 and found["settings"].startswith("Source")
 
 
 def test_other_data_are_no_comparison(folder, monkeypatch):
@@ -70,7 +75,8 @@ def test_what_is_missing_is_named(folder, monkeypatch):
     (folder / "data/CIFAR-10-C/fog.npy").unlink()
     with pytest.raises(FileNotFoundError, match="fog.npy is missing"):
         reproduce.reproduce(*CELL, folder)
-    with pytest.raises(ValueError, match="no loader for the model 'resnet26_gn'; there are: Standard"):
+    with pytest.raises(ValueError, match="no loader for the model 'resnet26_gn'; there are: "
+                                         "Standard"):
         reproduce.load_published("resnet26_gn", folder)
     with pytest.raises(DataError, match="Standard.pt"):
         reproduce.load_published("Standard", folder)

@@ -1,4 +1,5 @@
-"""Two streams through one adapter, what run and compare refuse, what the name of a cached run holds, and damaged files of it."""
+"""Two streams through one adapter, what run and compare refuse, what the name of a cached run
+holds, and damaged files of it."""
 import json
 import shutil
 from dataclasses import dataclass, replace
@@ -29,7 +30,8 @@ class Net(nn.Module):
     def __init__(self, scale=1.0):
         super().__init__()
         self.scale = scale
-        self.features = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.features = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+                                      nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(8, 4)
 
     def forward(self, x):
@@ -55,18 +57,24 @@ def same(a, b):
 
 
 def test_two_streams_in_one_trace_are_the_streams_joined():
-    first, second = stream("fog", "none"), stream("none", "snow", seed=1)
+    first = stream("fog", "none")
+    second = stream("none", "snow", seed=1)
     a, b = adapter(), adapter()
     run(a, first)
     trace, joined = run(a, second), run(b, first + second)
     assert same(trace, joined)
     for name in ("domains", "segments", "stream"):
         assert trace.meta[name] == joined.meta[name]
-    assert trace.meta["domains"] == ["fog", "none", "snow"] and trace.meta["segments"] == ["fog", "none", "none", "snow"]
-    assert trace.meta["complete"] and trace.meta["stream"]["hash"] == (first + second).hash == row(trace)["stream_hash"]
-    assert diagnose.error_per_domain(trace)["error"].tolist() == diagnose.error_per_domain(joined)["error"].tolist()
+    assert trace.meta["domains"] == ["fog", "none", "snow"] and trace.meta["segments"] == [
+        "fog", "none", "none", "snow"
+    ]
+    assert trace.meta["complete"] and trace.meta["stream"]["hash"] == (
+        first + second).hash == row(trace)["stream_hash"]
+    assert diagnose.error_per_domain(trace)["error"].tolist() == diagnose.error_per_domain(
+        joined)["error"].tolist()
     third = run(a, first)                                        # a stream may come again
-    assert third.meta["stream"]["hash"] == (first + second + first).hash and third["segment"].tolist()[-20:] == [5] * 20
+    assert third.meta["stream"]["hash"] == (
+        first + second + first).hash and third["segment"].tolist()[-20:] == [5] * 20
     assert len(diagnose.error_per_domain(third)["error"]) == 3
 
 
@@ -75,15 +83,19 @@ def test_a_stream_taken_up_where_it_stopped_is_that_stream():
         whole = stream("fog", "none", "snow", reset=rule)
         plain = run(adapter(lr=1e-2), whole)
         for border in (1, 2, 3):                                 # within a domain and at its end
-            a, asked = adapter(lr=1e-2), iter([False] * border + [True])
+            a = adapter(lr=1e-2)
+            asked = iter([False] * border + [True])
             part = run(a, whole, stop=lambda asked=asked: next(asked))
-            assert part.meta["stream"]["hash"] == whole.hash and not part.meta["complete"] and part.meta["shown"] == border
+            assert part.meta["stream"][
+                "hash"] == whole.hash and not part.meta["complete"] and part.meta["shown"] == border
             state = a.state_dict()
             b = adapter(lr=1e-2)
             b.load_state_dict(state)
             for goes_on in (a, b):
                 trace = run(goes_on, whole.cut(border))
-                assert same(trace, plain) and trace.meta["complete"] and trace.meta["segments"] == plain.meta["segments"]
+                assert same(
+                    trace, plain
+                ) and trace.meta["complete"] and trace.meta["segments"] == plain.meta["segments"]
                 assert trace.meta["stream"] == plain.meta["stream"]
                 assert np.array_equal(trace.step("reset"), plain.step("reset"))
 
@@ -93,7 +105,8 @@ def test_parts_that_were_shown_in_part_are_recorded_so():
     a, asked = adapter(), iter([False, False, False, True])
     run(a, whole, stop=lambda: next(asked))
     trace = run(a, other)
-    assert trace.meta["stream"]["hash"] == (whole.cut(0, 3) + other).hash and trace["segment"].tolist()[-20:] == [3] * 20
+    assert trace.meta["stream"]["hash"] == (
+        whole.cut(0, 3) + other).hash and trace["segment"].tolist()[-20:] == [3] * 20
     a = adapter()
     run(a, whole.cut(1, 3)), run(a, whole.cut(3, 4))
     assert a.trace.meta["stream"]["hash"] == whole.cut(1, 4).hash and a.trace.meta["complete"]
@@ -101,7 +114,8 @@ def test_parts_that_were_shown_in_part_are_recorded_so():
     named = Stream("digits", ("fog", "none"), per_shift=20, batch=10)
     a = Adapter(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), make("source"), device="cpu")
     run(a, named.cut(0, 3)), run(a, named)
-    assert Arrivals.from_json(json.dumps(a.trace.meta["stream"])).hash == (named.cut(0, 3) + named).hash
+    assert Arrivals.from_json(json.dumps(a.trace.meta["stream"])).hash == (named.cut(0, 3) +
+                                                                           named).hash
 
 
 def test_a_stream_that_breaks_off_before_its_first_row_leaves_nothing():
@@ -116,16 +130,20 @@ def test_a_stream_that_breaks_off_before_its_first_row_leaves_nothing():
     with pytest.raises(RuntimeError, match="no answer"):
         run(a, stream("snow"))
     a.model = real
-    assert a.trace.meta["domains"] == ["fog"] and a.trace.meta["stream"]["hash"] == stream("fog").hash and len(a.trace) == 20
+    assert a.trace.meta["domains"] == [
+        "fog"
+    ] and a.trace.meta["stream"]["hash"] == stream("fog").hash and len(a.trace) == 20
     run(a, stream("none"), stop=lambda: calls.append(1) or True)
     assert run(a, stream("contrast")).meta["domains"] == ["fog", "contrast"]
 
 
-@pytest.mark.parametrize(("other", "settings", "words"), [
-    (Stream(toy(60, seed=3), ("snow",), per_shift=20, batch=10), {}, "another known set"),
-    (stream("snow", reset="batch"), {}, "another reset rule"), (stream("snow"), {"reset": "domain"}, "another reset rule"),
-    (Stream(KNOWN, ("snow",), per_shift=20, unknown=toy(60, seed=5)), {}, "another unknown set"),
-    (Stream(toy(60, classes=3), ("snow",), per_shift=20), {}, "classes")])
+@pytest.mark.parametrize(
+    ("other", "settings", "words"),
+    [(Stream(toy(60, seed=3), ("snow",), per_shift=20, batch=10), {}, "another known set"),
+     (stream("snow", reset="batch"), {}, "another reset rule"),
+     (stream("snow"), {"reset": "domain"}, "another reset rule"),
+     (Stream(KNOWN, ("snow",), per_shift=20, unknown=toy(60, seed=5)), {}, "another unknown set"),
+     (Stream(toy(60, classes=3), ("snow",), per_shift=20), {}, "classes")])
 def test_streams_that_cannot_be_joined_are_refused(other, settings, words):
     a = adapter()
     run(a, stream("fog", unknown=toy(60, seed=4)))
@@ -148,7 +166,7 @@ def test_a_state_of_an_older_version_goes_on():
     assert same(trace, plain) and trace.meta["stream"] == plain.meta["stream"]
 
 
-# --- what is meant ----------------------------------------------------------------------------------------------------
+# --- what is meant ------------------------------------------------------------------------------
 
 def test_images_and_their_names_are_streams_too():
     trace = run(adapter(), KNOWN)
@@ -166,10 +184,12 @@ def _fashion():
 DATA = TensorDataset(torch.rand(8, 1, 8, 8), torch.arange(8))
 
 
-@pytest.mark.parametrize(("what", "words"), [
-    (DataLoader(DATA, 4), r"recorded\(wrap\(loader.dataset\)\)"), (DATA, r"recorded\(wrap\(dataset\)\)"),
-    (torch.rand(8, 1, 8, 8), "a Tensor; wrap"), ([1, 2], "wrap"), (np.zeros(3), "wrap"), (3, "must be a stream"), (None, "must be a stream"),
-    ("fashion_mnst", "no embedded image set"), (Stream, "must be a stream")])
+@pytest.mark.parametrize(
+    ("what", "words"), [(DataLoader(DATA, 4), r"recorded\(wrap\(loader.dataset\)\)"),
+                        (DATA, r"recorded\(wrap\(dataset\)\)"),
+                        (torch.rand(8, 1, 8, 8), "a Tensor; wrap"), ([1, 2], "wrap"),
+                        (np.zeros(3), "wrap"), (3, "must be a stream"), (None, "must be a stream"),
+                        ("fashion_mnst", "no embedded image set"), (Stream, "must be a stream")])
 def test_what_is_no_stream_is_refused(what, words):
     with pytest.raises(ValueError, match=words):
         run(adapter(), what)
@@ -178,16 +198,21 @@ def test_what_is_no_stream_is_refused(what, words):
             compare("source", what, net(), device="cpu")
 
 
-@pytest.mark.parametrize(("what", "words"), [("tent", "must be an Adapter"), (Net(), "a Net"), (Adapter, "must be an Adapter"), (None, "not None")])
+@pytest.mark.parametrize(("what", "words"), [("tent", "must be an Adapter"), (Net(), "a Net"),
+                                             (Adapter, "must be an Adapter"), (None, "not None")])
 def test_what_is_no_adapter_is_refused(what, words):
     for call in (lambda: run(what, stream("fog")), lambda: forgetting(what, stream("fog"))):
         with pytest.raises(TypeError, match=words):
             call()
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    ({"progress": "yes"}, "progress must be True or False"), ({"stop": 3}, "stop must be a function"), ({"each": "x"}, "each must be a function"),
-    ({"clean": 3}, "clean must be a stream"), ({"trace_to": 3}, "trace_to must be a path"), ({"reset": ""}, "reset must be one of")])
+@pytest.mark.parametrize(("settings", "words"),
+                         [({"progress": "yes"}, "progress must be True or False"),
+                          ({"stop": 3}, "stop must be a "
+                           "function"), ({"each": "x"}, "each must be a function"),
+                          ({"clean": 3}, "clean must be a stream"),
+                          ({"trace_to": 3}, "trace_to must be a path"),
+                          ({"reset": ""}, "reset must be one of")])
 def test_other_arguments_of_run(settings, words):
     with pytest.raises(ValueError, match=words):
         run(adapter(), stream("fog"), **settings)
@@ -198,41 +223,68 @@ def test_clean_images_of_other_classes_are_refused():
         forgetting(adapter(), Stream(toy(60, classes=3), ("none",), per_shift=20))
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    ({"recipes": ["tent", "tent"]}, r"recipes\[0\] and recipes\[1\] are the same method"),
-    ({"recipes": ["tent", make("tent")]}, "are the same method"), ({"recipes": []}, "recipes is empty"), ({"recipes": {}}, "recipes is empty"),
-    ({"recipes": {1: "tent"}}, "names in recipes must be texts, not 1"), ({"recipes": ["tnet"]}, "tnet"), ({"recipes": [Tent]}, "not the class"),
-    ({"recipes": [lambda done: make("tent")]}, r"recipes\[0\] must be a method"), ({"recipes": 3}, "recipes must list methods"),
-    ({"recipes": Tent}, "recipes must list methods"), ({"recipes": {"a": 3}}, r"recipes\['a'\] must be a method"),
-    ({"recipes": {"a": lambda done: 3}}, r"what recipes\['a'\] makes"), ({"streams": {}}, "streams is empty"),
-    ({"streams": [stream("fog")] * 2}, "several streams need names"), ({"streams": {3: stream("fog")}}, "names in streams must be texts"),
-    ({"streams": lambda seed: 3}, r"streams\(0\) must be a stream"), ({"streams": {"a": 3}}, r"streams\['a'\] must be a stream"),
-    ({"seeds": 3}, "seeds must list"), ({"seeds": (0, 0)}, "more than once"), ({"seeds": ()}, "no seed"), ({"seeds": "01"}, "whole numbers"),
-    ({"model": Net}, "not its class Net"), ({"model": "resnt"}, "resnt"), ({"model": 3}, "must be a network"), ({"clean": 3}, "clean must be"),
-    ({"source_images": 3}, "source_images must be an image set"), ({"progress": 1}, "progress must be"), ({"cache": 3}, "cache must be a path"),
-    ({"channels_last": "yes"}, "channels_last must be")])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"recipes": ["tent", "tent"]}, r"recipes\[0\] and recipes\[1\] are the same method"),
+     ({"recipes": ["tent", make("tent")]}, "are the same method"),
+     ({"recipes": []}, "recipes is "
+      "empty"), ({"recipes": {}}, "recipes is empty"),
+     ({"recipes": {1: "tent"}}, "names in recipes must be texts, not 1"),
+     ({"recipes": ["tnet"]}, "tnet"), ({"recipes": [Tent]}, "not the class"),
+     ({"recipes": [lambda done: make("tent")]}, r"recipes\[0\] must be a method"),
+     ({"recipes": 3}, "recipes must list methods"),
+     ({"recipes": Tent}, "recipes must list methods"),
+     ({"recipes": {"a": 3}}, r"recipes\['a'\] "
+      r"must be a method"), ({"recipes": {"a": lambda done: 3}}, r"what recipes\['a'\] makes"),
+     ({"streams": {}}, "streams is empty"),
+     ({"streams": [stream("fog")] * 2}, "several streams need names"),
+     ({"streams": {3: stream("fog")}}, "names in streams must be texts"),
+     ({"streams": lambda seed: 3}, r"streams\(0\) must be a stream"),
+     ({"streams": {"a": 3}}, r"streams\['a'\] must be a stream"), ({"seeds": 3}, "seeds must list"),
+     ({"seeds": (0, 0)}, "more than once"), ({"seeds": ()}, "no seed"),
+     ({"seeds": "01"}, "whole numbers"), ({"model": Net}, "not its class Net"),
+     ({"model": "resnt"}, "resnt"), ({"model": 3}, "must be a network"),
+     ({"clean": 3}, "clean must be"), ({"source_images": 3}, "source_images must be an image set"),
+     ({"progress": 1}, "progress "
+      "must be"), ({"cache": 3}, "cache must be a path"),
+     ({"channels_last": "yes"}, "channels_last must be")])
 def test_what_compare_refuses_before_anything_runs(settings, words, monkeypatch):
     ran = []
     monkeypatch.setattr(runner, "run", lambda *a, **k: ran.append(1))
     with pytest.raises(ValueError, match=words):
-        compare(**{"recipes": "tent", "streams": stream("fog"), "model": net(), "device": "cpu", **settings})
+        compare(**{
+            "recipes": "tent", "streams": stream("fog"), "model": net(), "device": "cpu", **settings
+        })
     assert not ran
     if "each" not in settings and words != r"what recipes\['a'\] makes":
-        with pytest.raises(ValueError, match=words):             # at the call, not when the first trace is asked for
-            runs(**{"recipes": "tent", "streams": stream("fog"), "model": net(), "device": "cpu", **settings})
+        # at the call, not when the first trace is asked for
+        with pytest.raises(ValueError, match=words):
+            runs(
+                **{
+                    "recipes": "tent", "streams": stream("fog"), "model": net(), "device": "cpu",
+                    **settings
+                })
 
 
 def test_every_run_has_a_key_of_its_own():
-    recipes = ["tent", make("tent", lr=1e-2), make("tent", lr=1e-2, rule="sgd"), make("tent", lr=2e-2), "batch_norm"]
-    table = compare(recipes, {"a": stream("fog"), "b": stream("fog")}, net(), np.arange(2), device="cpu")
-    assert len(table) == 20 and not table.duplicated(["stream", "recipe", "seed"]).any() and table.recipe.nunique() == 5
+    recipes = [
+        "tent",
+        make("tent", lr=1e-2),
+        make("tent", lr=1e-2, rule="sgd"),
+        make("tent", lr=2e-2), "batch_norm"
+    ]
+    table = compare(recipes, {"a": stream("fog"), "b": stream("fog")}, net(), np.arange(2),
+                    device="cpu")
+    assert len(table) == 20 and not table.duplicated(["stream", "recipe", "seed"
+                                                      ]).any() and table.recipe.nunique() == 5
     assert table.settings.nunique() == 5
 
 
 def test_needs_are_checked_before_the_first_run(monkeypatch):
     ran = []
     monkeypatch.setattr(runner, "run", lambda *a, **k: ran.append(1))
-    for recipes, words in ((["source", "eata"], "recipe 'eata': .*source_images="), (["source", "sar"], "recipe 'sar'.*norm")):
+    for recipes, words in ((["source", "eata"], "recipe 'eata': .*source_images="),
+                           (["source", "sar"], "recipe 'sar'.*norm")):
         model = net() if "eata" in recipes else nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
         for call in (compare, runs):
             with pytest.raises(NeedsError, match=words):
@@ -243,23 +295,27 @@ def test_needs_are_checked_before_the_first_run(monkeypatch):
 def test_spread_reads_what_it_is_given():
     table = compare(["source", "tent"], stream("fog"), net(), (0, 1), device="cpu")
     assert spread(table, "error").equals(spread(table, ["error"]))
-    for given, what, words in ((table, ["eror"], "no column of numbers 'eror'; there are: error"), (table, "answer", "no column of numbers"),
-                               (table.loc[[0, 1, 2, 3, 0]], "error", "more than once"), (table[["error"]], "error", "that compare"),
-                               (3, "error", "that compare")):
+    for given, what, words in ((table, ["eror"], "no column of numbers 'eror'; there are: error"),
+                               (table, "answer", "no column of numbers"),
+                               (table.loc[[0, 1, 2, 3, 0]], "error",
+                                "more than once"), (table[["error"]], "error",
+                                                    "that compare"), (3, "error", "that compare")):
         with pytest.raises(ValueError, match=words):
             spread(given, what)
     others = compare(["source", "tent"], stream("snow"), net(), (0, 1), device="cpu")
-    with pytest.raises(ValueError, match="names several runs in the table, with another stream; give each a name") as why:
+    with pytest.raises(ValueError, match="names several runs in the table, with another stream; "
+                                         "give each a name") as why:
         spread(pandas.concat([table, others]))
     assert "drop" not in str(why.value), "none of the two is one too many"
-    assert np.isnan(spread(table.assign(error=[1, np.nan, 3, 4]))["error"]).any(), "a seed without a number is not left out"
+    assert np.isnan(spread(table.assign(
+        error=[1, np.nan, 3, 4]))["error"]).any(), "a seed without a number is not left out"
     with pytest.raises(ValueError, match="trace of a run"):
         row(3)
     with pytest.raises(ValueError, match="does not say its reset"):
         row(runner_trace.Trace.from_columns({"prediction": [1]}))
 
 
-# --- the cache --------------------------------------------------------------------------------------------------------
+# --- the cache ----------------------------------------------------------------------------------
 
 class Bent(Net):
     def forward(self, x):
@@ -267,7 +323,8 @@ class Bent(Net):
 
 
 def key(model, recipe=None, shown=None, **settings):
-    return _key(Adapter(model, recipe or make("tent"), device="cpu", **settings), shown or stream("fog"), False)
+    return _key(Adapter(model, recipe or make("tent"), device="cpu", **settings), shown
+                or stream("fog"), False)
 
 
 def test_the_name_of_a_run_changes_with_what_its_numbers_depend_on():
@@ -278,7 +335,15 @@ def test_the_name_of_a_run_changes_with_what_its_numbers_depend_on():
     hooked = net()
     hooked.head.register_forward_hook(lambda module, given, out: out * 2)
     assert key(net()) == key(net()), "the same network made anew"
-    names = {key(net()), key(net(Bent)), key(net(scale=2.0)), key(other), key(dtyped), key(hooked), key(net(), amp=torch.bfloat16)}
+    names = {
+        key(net()),
+        key(net(Bent)),
+        key(net(scale=2.0)),
+        key(other),
+        key(dtyped),
+        key(hooked),
+        key(net(), amp=torch.bfloat16)
+    }
     assert len(names) == 7
     before = torch.get_float32_matmul_precision()
     try:
@@ -321,12 +386,16 @@ def test_the_code_of_a_method_or_order_of_ones_own_counts():
             return dice.permutation(n)
 
     Straight.__qualname__ = Straight.__name__ = Turned.__qualname__ = Turned.__name__ = "Order"
-    assert key(net(), shown=stream("fog", order=Turned())) != key(net(), shown=stream("fog", order=Straight()))
+    assert key(net(), shown=stream("fog",
+                                   order=Turned())) != key(net(),
+                                                           shown=stream("fog", order=Straight()))
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "text", "folder", "foreign", "other", "label", "words", "steps"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "cut", "text", "folder", "foreign", "other", "label", "words", "steps"])
 def test_damaged_runs_in_a_cache_are_named(tmp_path, damage):
-    call = dict(recipes=["source", "tent"], streams=stream("fog"), model=net(), cache=tmp_path, device="cpu")
+    call = dict(recipes=["source", "tent"], streams=stream("fog"), model=net(), cache=tmp_path,
+                device="cpu")
     first = compare(**call)
     files = sorted(tmp_path.iterdir(), key=lambda p: p.stat().st_mtime_ns)
     assert len(files) == 2
@@ -343,9 +412,13 @@ def test_damaged_runs_in_a_cache_are_named(tmp_path, damage):
         np.savez(path, a=np.arange(3))
     elif damage in ("label", "words", "steps"):
         columns = dict(np.load(path))
-        gone = [name for name in columns if name.startswith("steps/" if damage == "steps" else "samples/label")]
+        gone = [
+            name for name in columns
+            if name.startswith("steps/" if damage == "steps" else "samples/label")
+        ]
         kept = {name: value for name, value in columns.items() if name not in gone}
-        np.savez(path, **kept, **({gone[0]: columns[gone[0]].astype(str)} if damage == "words" else {}))
+        np.savez(path, **kept,
+                 **({gone[0]: columns[gone[0]].astype(str)} if damage == "words" else {}))
     else:
         shutil.copyfile(files[0], path)
     with pytest.raises(ValueError, match=f"delete .*{path.name}, and the run is made anew") as why:

@@ -1,4 +1,5 @@
-"""The stream panel: what the controls say is a stream, refusals keep the last one, runs stop, errors are shown and kept."""
+"""The stream panel: what the controls say is a stream, refusals keep the last one, runs stop,
+errors are shown and kept."""
 import inspect
 import threading
 from dataclasses import replace
@@ -45,22 +46,28 @@ def panel(built):
 
 def test_headless_panel_has_run_once_and_holds_the_numbers(headless):
     assert headless.error is None and not headless.running and headless.refusal == ""
-    assert list(headless.table["method"]) == ["source", "BN-1", "Tent"] and headless.table["complete"].all()
+    assert list(headless.table["method"]) == ["source", "BN-1", "Tent"
+                                              ] and headless.table["complete"].all()
     stream = protocols.continual(shifts=SMALL["shifts"], per_shift=10, batch=10)
     assert stream.hash == headless.stream.hash
     for method, error in zip(S.METHODS, headless.table["error_weighted"], strict=True):
         direct = S.one_run(stream, method, device="cpu")
         assert error == pytest.approx(100 * (1 - np.mean(direct["correct"])))
     assert headless.message == "Done, continual. Mean error over the domains: " + ", ".join(
-        f"{m} {e:.1f} %" for m, e in zip(headless.table["method"], headless.table["error"], strict=True)) + "."
+        f"{m} {e:.1f} %"
+        for m, e in zip(headless.table["method"], headless.table["error"], strict=True)) + "."
 
 
 def test_headless_figures_are_plain_and_show_the_numbers(headless, capsys, monkeypatch):
     assert type(headless.stream_figure) is type(headless.error_figure) is go.Figure
     bars = headless.error_figure.data
-    assert [bar.name for bar in bars] == ["source", "BN-1", "Tent"] and list(bars[0].x) == ["fog", "contrast"]
-    np.testing.assert_allclose([bars[2].y[0], bars[2].y[1]], headless.table.iloc[2][["error:fog", "error:contrast"]].astype(float))
-    assert len({bar.marker.pattern.shape for bar in bars}) == 3                              # not told apart by colour alone
+    assert [bar.name for bar in bars] == ["source", "BN-1", "Tent"] and list(
+        bars[0].x) == ["fog", "contrast"]
+    np.testing.assert_allclose([bars[2].y[0], bars[2].y[1]],
+                               headless.table.iloc[2][["error:fog",
+                                                       "error:contrast"]].astype(float))
+    # not told apart by colour alone
+    assert len({bar.marker.pattern.shape for bar in bars}) == 3
     domains, classes = headless.stream_figure.data
     assert domains.z.shape[0] == 2 and classes.z.shape[0] == 10
     shown = []
@@ -76,7 +83,9 @@ def test_every_control_is_labelled_and_explained(headless):
     c = headless.controls
     assert [name for _, name in c["protocol"].options] == list(protocols.PROTOCOLS)
     assert (c["delta"].min, c["delta"].max) == (-2, 2) and "NOTE 2208.05117" in c["delta"].tooltip
-    assert all(c[name].continuous_update is False for name in ("severity", "per_shift", "batch", "rounds", "delta", "ratio", "unknown_ratio", "lr"))
+    assert all(c[name].continuous_update is False
+               for name in ("severity", "per_shift", "batch", "rounds", "delta", "ratio",
+                            "unknown_ratio", "lr"))
     assert "<th" in headless.numbers.value and "<details><summary>" in headless.code.value
 
 
@@ -89,31 +98,41 @@ def test_each_protocol_is_said_drawn_and_rebuilt_by_code(panel, name):
     if name == "natural":
         assert "fashion_mnist holds no domains of its own" in panel.refusal and "make no stream" in panel.words.value
         return
-    assert panel.refusal == "" and panel.words.value.startswith(f'<div style="line-height: 1.4">{name}: ')
+    assert panel.refusal == "" and panel.words.value.startswith(f'<div style="line-height: '
+                                                                f'1.4">{name}: ')
     assert S.say_statistics(panel.stream.statistics()) in panel.words.value
     scope: dict = {}
     exec(panel.to_code(), scope)
     assert scope["stream"].hash == panel.stream.hash
     assert len(panel.stream_figure.data) == 2 + (name in ("gradual", "alternating"))
-    offered = {control for control in ("delta", "ratio", "exponent") if panel.controls[control].layout.display is None}
-    assert offered == {"delta", "ratio", "exponent"} & set(inspect.signature(protocols.PROTOCOLS[name]).parameters)
+    offered = {
+        control for control in ("delta", "ratio", "exponent")
+        if panel.controls[control].layout.display is None
+    }
+    assert offered == {"delta", "ratio", "exponent"} & set(
+        inspect.signature(protocols.PROTOCOLS[name]).parameters)
 
 
 def test_controls_reach_the_stream(panel):
     c = panel.controls
     c["protocol"].value, c["delta"].value = "correlated", 0.031622776
     assert panel.stream.order.delta == 0.0316 and "delta=0.0316" in panel.to_code()
-    c["protocol"].value, c["ratio"].value, c["batch"].value = "label_shift", 50.0, 5
+    c["protocol"].value = "label_shift"
+    c["ratio"].value = 50.0
+    c["batch"].value = 5
     assert panel.stream.order.ratio == 50 and panel.stream.batch == 5 and panel.stream.reset == "domain"
     c["protocol"].value = "open_set"
-    assert c["unknown_ratio"].value == 1 and panel.stream.statistics()["unknown"] == 0.5      # what the protocol is about
+    # what the protocol is about
+    assert c["unknown_ratio"].value == 1 and panel.stream.statistics()["unknown"] == 0.5
     c["unknown_mode"].value, c["unknown_ratio"].value = "burst", 0.5
     assert panel.stream.unknown_mode == "burst" and panel.stream.ratio == 0.5 and "33 % unknown" in panel.words.value
     c["protocol"].value = "closed_set"
     assert panel.stream.unknown is None and c["unknown_ratio"].layout.display == "none"
     c["protocol"].value = "batch_of_one"
     assert panel.stream.batch == 1 and c["batch"].layout.display == "none"
-    c["protocol"].value, c["severity"].value, c["straddle"].value = "continual", 2.5, True
+    c["protocol"].value = "continual"
+    c["severity"].value = 2.5
+    c["straddle"].value = True
     assert panel.stream.severity == 2.5 and panel.stream.straddle
     c["protocol"].value, c["straddle"].value = "cyclic", False
     assert panel.stream.shifts == ("fog",) * 3 + ("contrast",) * 3 and panel.stream.rounds == 1
@@ -123,14 +142,17 @@ def test_controls_reach_the_stream(panel):
 
 def test_refused_settings_say_why_and_lose_nothing(panel):
     c = panel.controls
-    accepted, drawn = panel.stream, panel.stream_figure.data[0].z.copy()
+    accepted = panel.stream
+    drawn = panel.stream_figure.data[0].z.copy()
     c["protocol"].value, c["straddle"].value = "mixed_domains", True
     assert panel.refusal == "mixed=True pools all shifts, so there is no border to straddle; leave straddle out"
     assert "These settings make no stream:</b> mixed=True pools" in panel.words.value and "last stream that could be made" in panel.words.value
     mixed = panel.stream
-    assert mixed.mixed and mixed is not accepted and panel.stream_figure.data[0].z.shape[0] == len(drawn)
+    assert mixed.mixed and mixed is not accepted and panel.stream_figure.data[0].z.shape[0] == len(
+        drawn)
     panel.run_button.click()
-    assert not panel.running and panel.message.startswith("Nothing was run, because these settings make no stream: mixed=True")
+    assert not panel.running and panel.message.startswith("Nothing was run, because these "
+                                                          "settings make no stream: mixed=True")
     c["straddle"].value = False
     assert panel.refusal == "" and panel.stream is mixed
     c["shifts"].value = ()
@@ -142,21 +164,25 @@ def test_refused_settings_say_why_and_lose_nothing(panel):
 def test_figure_shows_the_new_stream(panel):
     panel.controls["shifts"].value = ("fog", "snow", "frost")
     assert panel.stream_figure.widget and panel.stream_figure.data[0].z.shape[0] == 3
-    panel.controls["protocol"].value = "gradual"                                              # severities differ: a third picture
+    # severities differ: a third picture
+    panel.controls["protocol"].value = "gradual"
     assert len(panel.stream_figure.data) == 3
     panel.controls["protocol"].value = "continual"
     assert len(panel.stream_figure.data) == 2
 
 
 def test_unknown_first_value_is_refused():
-    with pytest.raises(ValueError, match="the panel has no control 'speed'; it has: protocol, severity"):
+    with pytest.raises(ValueError, match="the panel has no control 'speed'; it has: protocol, "
+                                         "severity"):
         P.StreamPanel("fashion_mnist", False, "cpu", 0, {"speed": 3})
 
 
 # --- runs
 
 def test_second_run_is_ignored_and_stop_ends_within_one_batch(monkeypatch):
-    panel, gate, calls = P.stream_panel(device="cpu", **SMALL), threading.Event(), []
+    panel = P.stream_panel(device="cpu", **SMALL)
+    gate = threading.Event()
+    calls = []
     after = panel._after_batch
 
     def slow(method, trace, done, stream):
@@ -171,18 +197,23 @@ def test_second_run_is_ignored_and_stop_ends_within_one_batch(monkeypatch):
     assert panel.running and panel.run_button.disabled and not panel.stop_button.disabled and panel.progress.value == 10
     panel.run_button.click()
     assert panel._thread is thread and "this press of Run was ignored" in panel.message
-    panel.controls["batch"].value = 5                      # looking at another stream does not disturb the run
+    # looking at another stream does not disturb the run
+    panel.controls["batch"].value = 5
     panel.stop_button.click()
     assert panel.message == "Stopping after the batch in work."
     gate.set()
     assert panel.wait(30) and panel.error is None
-    assert calls == [("source", 10)] and list(panel.table["images"]) == [10] and not panel.table["complete"].any()
-    assert panel.message.startswith("Stopped on continual, source after 10 of 20 images. Mean error over the domains seen: source ")
+    assert calls == [("source", 10)] and list(
+        panel.table["images"]) == [10] and not panel.table["complete"].any()
+    assert panel.message.startswith("Stopped on continual, source after 10 of 20 images. Mean "
+                                    "error over the domains seen: source ")
     assert not panel.run_button.disabled and panel.stop_button.disabled
 
-    monkeypatch.setattr(panel, "_after_batch", after)      # the next run starts fresh, on the stream that is drawn now
+    # the next run starts fresh, on the stream that is drawn now
+    monkeypatch.setattr(panel, "_after_batch", after)
     panel.run_button.click()
-    assert panel.wait(60) and panel.error is None and panel.message.startswith("Done, continual.") and list(panel.table["batches"]) == [4, 4, 4]
+    assert panel.wait(60) and panel.error is None and panel.message.startswith(
+        "Done, continual.") and list(panel.table["batches"]) == [4, 4, 4]
     assert panel.error_figure.widget and len(panel.error_figure.data[2].y) == 2
 
 
@@ -206,7 +237,9 @@ def test_an_error_is_shown_kept_and_overcome(monkeypatch):
     real = P_study.one_run
     monkeypatch.setattr(P, "one_run", broken)
     panel = P.stream_panel(interactive=False, device="cpu", **SMALL)
-    assert isinstance(panel.error, ValueError) and panel.message.startswith("Failed with ValueError: the <disk> is full. ")
+    assert isinstance(panel.error, ValueError) and panel.message.startswith("Failed with "
+                                                                            "ValueError: the "
+                                                                            "<disk> is full. ")
     assert "&lt;disk&gt;" in panel.status.value and not panel.running and not panel.run_button.disabled
     monkeypatch.setattr(P, "one_run", real)
     panel.run_button.click()
@@ -223,11 +256,15 @@ def test_an_error_in_a_callback_of_a_control_is_kept_too(monkeypatch):
 def test_unlabelled_images_are_run_and_not_scored():
     known = load("fashion_mnist")
     bare = replace(known, y=torch.full_like(known.y, -1))
-    panel = P.StreamPanel("fashion_mnist", False, "cpu", 0, {"protocol": "recorded", "shifts": ("fog",), "per_shift": 10, "batch": 5})
+    panel = P.StreamPanel(
+        "fashion_mnist", False, "cpu", 0,
+        {"protocol": "recorded", "shifts": ("fog",), "per_shift": 10, "batch": 5})
     panel.stream = Stream(bare, ("fog",), per_shift=10, batch=5)
     panel.run_button.click()
-    assert panel.error is None and panel.message == ("Done, recorded. Mean error over the domains: source without a labelled image, "
-                                                     "BN-1 without a labelled image, Tent without a labelled image.")
+    assert panel.error is None and panel.message == ("Done, recorded. Mean error over the "
+                                                     "domains: source without a labelled image, "
+                                                     "BN-1 without a labelled image, Tent without "
+                                                     "a labelled image.")
 
 
 def wait_for(condition, seconds=30):
@@ -244,6 +281,7 @@ def test_display_is_one_box(monkeypatch, panel):
     monkeypatch.setattr("IPython.display.display", shown.append)
     panel._ipython_display_()
     box, = shown
-    assert isinstance(box, W.VBox) and panel.stream_figure.widget in box.children and panel.status in box.children
+    assert isinstance(
+        box, W.VBox) and panel.stream_figure.widget in box.children and panel.status in box.children
     controls = [w for column in box.children[0].children for w in column.children]
     assert all(widget in controls for widget in panel.controls.values())

@@ -22,7 +22,8 @@ from tta_lab.streams.stream import Stream
 
 def toy(n=60, classes=4, side=8, seed=0, name="toy"):
     """Random images, as many of each class as possible."""
-    x = torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    x = torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8,
+                      generator=torch.Generator().manual_seed(seed))
     return ImageSet(name, x, torch.arange(n) % classes, tuple(f"class {k}" for k in range(classes)))
 
 
@@ -35,23 +36,28 @@ def ids_by_segment(stream):
 
 
 def test_sizes_by_hand():
-    """25 known in batches of 10: 10, 10, 5; rho 0.5 gives 5, 5, 3 (2.5 is rounded up) unknown: 38 images a shift."""
-    stream = Stream(toy(), ("contrast", "none"), per_shift=25, batch=10, rounds=3, unknown=toy(seed=1), unknown_ratio=0.5)
+    """25 known in batches of 10: 10, 10, 5; rho 0.5 gives 5, 5, 3 (2.5 is rounded up) unknown: 38
+    images a shift."""
+    stream = Stream(toy(), ("contrast", "none"), per_shift=25, batch=10, rounds=3,
+                    unknown=toy(seed=1), unknown_ratio=0.5)
     assert stream.sizes == [(10, 5), (10, 5), (5, 3)]
     assert len(stream) == 3 * 2 * 3 and stream.n_images == 3 * 2 * 38
     batches = list(stream)
     assert len(batches) == len(stream) and sum(map(len, batches)) == stream.n_images
     assert [len(b) for b in batches[:3]] == [15, 15, 8]
     assert stream.domains == ("contrast", "none")
-    assert [(b.round, b.domain.unique().tolist(), b.severity.unique().tolist(), b.new_domain) for b in batches[:7]] == [
-        (0, [0], [5.0], True), (0, [0], [5.0], False), (0, [0], [5.0], False),
-        (0, [1], [0.0], True), (0, [1], [0.0], False), (0, [1], [0.0], False), (1, [0], [5.0], True)]
+    assert [(b.round, b.domain.unique().tolist(), b.severity.unique().tolist(), b.new_domain)
+            for b in batches[:7]] == [(0, [0], [5.0], True), (0, [0], [5.0], False),
+                                      (0, [0], [5.0], False), (0, [1], [0.0], True),
+                                      (0, [1], [0.0], False), (0, [1], [0.0], False),
+                                      (1, [0], [5.0], True)]
     assert sum(b.new_domain for b in batches) == 6
 
 
 def test_batches_hold_what_they_say():
     known, unknown = toy(), toy(seed=1, classes=7)
-    stream = Stream(known, ("gaussian_noise", "none", "pixelate"), 3, per_shift=12, batch=5, unknown=unknown, unknown_ratio=1, seed=9)
+    stream = Stream(known, ("gaussian_noise", "none", "pixelate"), 3, per_shift=12, batch=5,
+                    unknown=unknown, unknown_ratio=1, seed=9)
     for batch in stream:
         n = len(batch) // 2
         assert batch.known.tolist() == [True] * n + [False] * n                   # known first
@@ -68,8 +74,10 @@ def test_batches_hold_what_they_say():
 
 def test_defaults():
     stream = closed_set()
-    assert stream.shifts == STANDARD_SIX == ("gaussian_noise", "defocus_blur", "contrast", "brightness", "pixelate", "jpeg_compression")
-    assert (stream.severity, stream.per_shift, stream.batch, stream.rounds, stream.reset) == (5, 300, 100, 1, "never")
+    assert stream.shifts == STANDARD_SIX == ("gaussian_noise", "defocus_blur", "contrast",
+                                             "brightness", "pixelate", "jpeg_compression")
+    assert (stream.severity, stream.per_shift, stream.batch, stream.rounds,
+            stream.reset) == (5, 300, 100, 1, "never")
     assert len(stream) == 18 and stream.n_images == 1800
     assert open_set().sizes == [(100, 100)] * 3 and open_set().n_images == 3600
     assert long_term().rounds == 50 and long_term(unknown="digits", rounds=2).ratio == 1
@@ -97,11 +105,13 @@ def test_a_deck_is_balanced_as_long_as_classes_last():
         assert labels[order][3 * k:3 * k + 3].sort().values.tolist() == [0, 1, 2]
     assert (labels[order][9:] == 2).all()
     late = deck(labels, 0, "x", 0, last=torch.tensor([0, 1, 8]))
-    assert set(late[-3:].tolist()) == {0, 1, 8} and labels[late][:3].sort().values.tolist() == [0, 1, 2]
+    assert set(late[-3:].tolist()) == {0, 1, 8
+                                       } and labels[late][:3].sort().values.tolist() == [0, 1, 2]
 
 
 def test_dealing_goes_on_with_a_new_deck():
-    """10 images, hands of 4: two hands from the first deck, the third takes its last 2 and 2 others of the second."""
+    """10 images, hands of 4: two hands from the first deck, the third takes its last 2 and 2
+    others of the second."""
     labels = torch.arange(10) % 2
     hands = list(deal(labels, [4] * 5, 0, "x"))
     assert sorted(torch.cat(hands[:2] + [hands[2][:2]]).tolist()) == list(range(10))
@@ -109,7 +119,8 @@ def test_dealing_goes_on_with_a_new_deck():
     assert sorted(torch.cat(hands).tolist()) == sorted(list(range(10)) * 2)
     for hand in hands:
         assert labels[hand].sum() == 2
-    large = next(deal(labels, [25], 0, "x"))           # more than there are: everything twice, and five a third time
+    # more than there are: everything twice, and five a third time
+    large = next(deal(labels, [25], 0, "x"))
     assert sorted(large.bincount().tolist()) == [2] * 5 + [3] * 5
 
 
@@ -122,15 +133,20 @@ def test_wrap_around_repeats_no_image_within_a_shift():
 
 
 def test_rounds_repeat_images_in_another_order():
-    stream = Stream(toy(), ("contrast", "gaussian_noise"), per_shift=20, batch=6, rounds=3, unknown=toy(seed=1), unknown_ratio=0.5)
+    stream = Stream(toy(), ("contrast", "gaussian_noise"), per_shift=20, batch=6, rounds=3,
+                    unknown=toy(seed=1), unknown_ratio=0.5)
     segments = ids_by_segment(stream)
     for domain in (0, 1):
         first, second, third = (segments[r, domain] for r in range(3))
-        assert torch.equal(first.sort().values, second.sort().values) and torch.equal(second.sort().values, third.sort().values)
+        assert torch.equal(first.sort().values,
+                           second.sort().values) and torch.equal(second.sort().values,
+                                                                 third.sort().values)
         for keep in (lambda ids: ids[ids < UNKNOWN_ID], lambda ids: ids[ids >= UNKNOWN_ID]):
-            assert not torch.equal(keep(first), keep(second)) and not torch.equal(keep(second), keep(third))
+            assert not torch.equal(keep(first), keep(second)) and not torch.equal(
+                keep(second), keep(third))
     seen = {}
-    for batch in stream:                                     # the same image looks the same in every round, noise included
+    # the same image looks the same in every round, noise included
+    for batch in stream:
         for i, x in zip(batch.ids.tolist(), batch.x, strict=True):
             assert torch.equal(seen.setdefault((int(batch.domain[0]), i), x), x)
 
@@ -139,7 +155,8 @@ def test_redraw_shows_new_images_as_long_as_the_set_lasts():
     stream = Stream(toy(80), ("contrast", "brightness"), per_shift=20, rounds=3, redraw=True)
     segments = ids_by_segment(stream)
     first_two = torch.cat([segments[r, d] for r in (0, 1) for d in (0, 1)])
-    assert len(first_two.unique()) == 80                     # 2 rounds x 2 shifts x 20: the whole set once
+    # 2 rounds x 2 shifts x 20: the whole set once
+    assert len(first_two.unique()) == 80
     assert not torch.equal(segments[2, 0].sort().values, segments[0, 0].sort().values)
     once = dataclasses.replace(stream, rounds=1, redraw=False)
     assert all(torch.equal(a, b) for a, b in zip(once.hands[0], stream.hands[0], strict=True))
@@ -153,21 +170,25 @@ def test_each_image_is_corrupted_once_and_the_bound_changes_nothing(monkeypatch)
         return corrupt(x, *rest)
 
     monkeypatch.setattr("tta_lab.streams.images.corrupt", counted)
-    stream = Stream(toy(), ("contrast", "gaussian_noise"), per_shift=20, batch=6, rounds=4, unknown=toy(seed=1), unknown_ratio=0.5)
+    stream = Stream(toy(), ("contrast", "gaussian_noise"), per_shift=20, batch=6, rounds=4,
+                    unknown=toy(seed=1), unknown_ratio=0.5)
     shift = sum(map(sum, stream.sizes))
     kept = [b.x for b in stream]
     assert sum(calls) == 2 * shift
-    monkeypatch.setattr(streams, "CACHE_BYTES", shift * 64)    # room for one of the two shifts, 64 bytes an image
+    # room for one of the two shifts, 64 bytes an image
+    monkeypatch.setattr(streams, "CACHE_BYTES", shift * 64)
     calls.clear()
     half = [b.x for b in stream]
     assert sum(calls) == shift + 4 * shift
     monkeypatch.setattr(streams, "CACHE_BYTES", 0)
     none = [b.x for b in stream]
-    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(kept, half, none, strict=True))
+    assert all(
+        torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(kept, half, none, strict=True))
 
 
 def test_same_seed_same_stream_and_seeds_differ():
-    one, two, other = (Stream(toy(), ("gaussian_noise",), per_shift=30, batch=7, seed=s) for s in (1, 1, 2))
+    one, two, other = (Stream(toy(), ("gaussian_noise",), per_shift=30, batch=7, seed=s)
+                       for s in (1, 1, 2))
     for a, b in zip(one, two, strict=True):
         assert torch.equal(a.x, b.x) and torch.equal(a.ids, b.ids)
     a, b = (torch.cat([x.ids for x in s]) for s in (one, other))
@@ -175,7 +196,8 @@ def test_same_seed_same_stream_and_seeds_differ():
 
 
 def test_settings_of_the_runner_or_the_batch_do_not_change_the_images():
-    """Which images a shift shows and how they look do not depend on batch size, rounds or the unknowns."""
+    """Which images a shift shows and how they look do not depend on batch size, rounds or the
+    unknowns."""
     base = Stream(toy(), ("gaussian_noise", "contrast"), per_shift=20, batch=10)
     for change in (dict(batch=3), dict(rounds=2), dict(unknown=toy(seed=1)), dict(reset="batch")):
         other = dataclasses.replace(base, **change)
@@ -196,21 +218,26 @@ def test_permutations_are_permutations():
     assert not torch.equal(shuffled(100, 0, "a"), shuffled(100, 0, "b"))
     assert not torch.equal(shuffled(100, 0, "a", 1), shuffled(100, 0, "a", 2))
     first = torch.stack([shuffled(4, s, "a") for s in range(1000)])
-    for place in range(4):                                   # every element is equally often at every place
-        assert (first[:, place].bincount(minlength=4) - 250).abs().max() < 4 * (1000 * 0.25 * 0.75) ** 0.5
+    # every element is equally often at every place
+    for place in range(4):
+        assert (first[:, place].bincount(minlength=4) -
+                250).abs().max() < 4 * (1000 * 0.25 * 0.75)**0.5
 
 
 def test_ratio_zero_and_above_one():
     assert Stream(toy(), per_shift=10, unknown=toy(seed=1), unknown_ratio=0).sizes == [(10, 0)]
-    many = Stream(toy(), ("none",), per_shift=60, batch=50, unknown=toy(20, seed=1), unknown_ratio=2)
-    assert many.sizes == [(50, 100), (10, 20)]               # 120 unknowns from 20 images: each six times
+    many = Stream(toy(), ("none",), per_shift=60, batch=50, unknown=toy(20, seed=1),
+                  unknown_ratio=2)
+    # 120 unknowns from 20 images: each six times
+    assert many.sizes == [(50, 100), (10, 20)]
     ids = torch.cat([b.ids[~b.known] for b in many]) - UNKNOWN_ID
     assert ids.bincount().tolist() == [6] * 20
 
 
 def test_json_rebuilds_exactly():
-    stream = open_set("fashion_mnist_8", "fashion_mnist_held_out", 0.25, shifts=["contrast", "gaussian_noise"], severity=3.5, per_shift=20,
-                      batch=8, rounds=2, reset="domain", redraw=True, seed=12)
+    stream = open_set("fashion_mnist_8", "fashion_mnist_held_out", 0.25,
+                      shifts=["contrast", "gaussian_noise"], severity=3.5, per_shift=20, batch=8,
+                      rounds=2, reset="domain", redraw=True, seed=12)
     again = Stream.from_json(stream.to_json())
     assert again == stream and again.hash == stream.hash and hash(again) == hash(stream)
     assert eval(repr(stream), {**vars(orders), "Stream": Stream}) == stream
@@ -225,8 +252,10 @@ def test_json_of_subsets_and_of_own_sets():
     stream = Stream(subset, per_shift=20)
     again = Stream.from_json(stream.to_json())
     assert again.known == "digits[3,5]" and again.hash == stream.hash
-    for own in (toy(), load("digits").take(slice(0, 100)), load("digits").only([3, 5], relabel=False)):
-        with pytest.raises(ValueError, match="the known set .* is not one that datasets.load finds"):
+    for own in (toy(), load("digits").take(slice(0, 100)), load("digits").only([3, 5],
+                                                                               relabel=False)):
+        with pytest.raises(ValueError,
+                           match="the known set .* is not one that datasets.load finds"):
             Stream(own, per_shift=20).to_json()
     with pytest.raises(ValueError, match="the unknown set 'toy'"):
         Stream("digits", per_shift=20, unknown=toy(side=28)).to_json()
@@ -236,20 +265,33 @@ def test_json_of_subsets_and_of_own_sets():
 def test_hash_follows_the_content():
     base = Stream(toy(), per_shift=20)
     assert base.hash == Stream(toy(), per_shift=20).hash and len(base.hash) == 12
-    changes = [dict(shifts=("contrast",)), dict(severity=4), dict(per_shift=19), dict(batch=3), dict(rounds=2), dict(seed=1),
-               dict(redraw=True), dict(reset="batch"), dict(known=toy(seed=1)),
-               dict(unknown=toy(seed=2)), dict(unknown=toy(seed=2), unknown_ratio=0.5)]
+    changes = [
+        dict(shifts=("contrast",)),
+        dict(severity=4),
+        dict(per_shift=19),
+        dict(batch=3),
+        dict(rounds=2),
+        dict(seed=1),
+        dict(redraw=True),
+        dict(reset="batch"),
+        dict(known=toy(seed=1)),
+        dict(unknown=toy(seed=2)),
+        dict(unknown=toy(seed=2), unknown_ratio=0.5)
+    ]
     hashes = {dataclasses.replace(base, **change).hash for change in changes} | {base.hash}
     assert len(hashes) == len(changes) + 1
-    assert Stream(toy(), per_shift=20, unknown=toy(seed=2), unknown_ratio=1).hash == Stream(toy(), per_shift=20, unknown=toy(seed=2)).hash
+    assert Stream(toy(), per_shift=20, unknown=toy(seed=2),
+                  unknown_ratio=1).hash == Stream(toy(), per_shift=20, unknown=toy(seed=2)).hash
 
 
 def test_damaged_json_is_refused():
     text = Stream("digits", per_shift=20).to_json()
-    for wrong, words in ((text[:-5], "not the JSON of a stream"), ("[]", "this one has list"), ("{}", "an entry .kind."),
-                         (text.replace('"seed": 0', '"seed": 1'), "has hash .* settings were edited"),
-                         (text.replace('"seed"', '"sead"'), "sead"),
-                         (text.replace('"digits"', '"letters"'), "no embedded image set 'letters'")):
+    for wrong, words in ((text[:-5], "not the JSON of a stream"), ("[]", "this one has list"),
+                         ("{}", "an entry .kind."),
+                         (text.replace('"seed": 0', '"seed": 1'), "has hash .* settings were "
+                          "edited"), (text.replace('"seed"', '"sead"'), "sead"),
+                         (text.replace('"digits"',
+                                       '"letters"'), "no embedded image set 'letters'")):
         with pytest.raises(ValueError, match=words):
             Stream.from_json(wrong)
 
@@ -272,7 +314,8 @@ def test_damaged_json_is_refused():
     (dict(unknown=toy(seed=1), unknown_ratio=-1), "unknown_ratio must be a number of at least 0"),
     (dict(unknown=toy(seed=1), unknown_ratio=float("nan")), "unknown_ratio must be"),
     (dict(unknown=toy()), "same set.*fashion_mnist_held_out"),
-    (dict(unknown=toy(side=9, seed=1)), r"known images \(toy\) are \(1, 8, 8\), unknown ones \(toy\) are \(1, 9, 9\)"),
+    (dict(unknown=toy(side=9, seed=1)), r"known images \(toy\) are \(1, 8, 8\), unknown ones "
+                                        r"\(toy\) are \(1, 9, 9\)"),
     (dict(unknown=toy(seed=1).take(slice(0, 0))), "is empty"),
 ])
 def test_bad_settings_are_refused_with_the_remedy(settings, words):
@@ -282,20 +325,26 @@ def test_bad_settings_are_refused_with_the_remedy(settings, words):
 
 def test_a_shift_is_the_same_however_it_is_spaced():
     plain = Stream(toy(), ("fog:3", "gaussian_noise:2+fog:1", "none"), per_shift=10)
-    for spaced in (("fog :3", "gaussian_noise:2 + fog:1", " none"), ("fog: 3", " gaussian_noise : 2+fog :1 ", "none "),
+    for spaced in (("fog :3", "gaussian_noise:2 + fog:1", " none"), ("fog: 3", " gaussian_noise : "
+                                                                     "2+fog :1 ", "none "),
                    ["\tfog:3\n", "gaussian_noise:2+ fog:1", "none"]):
         other = Stream(toy(), spaced, per_shift=10)
-        assert other.shifts == plain.shifts and other.domains == plain.domains == ("fog", "gaussian_noise+fog", "none")
+        assert other.shifts == plain.shifts and other.domains == plain.domains == (
+            "fog", "gaussian_noise+fog", "none")
         assert other.hash == plain.hash and other.to_dict() == plain.to_dict()
         assert all(torch.equal(a.x, b.x) for a, b in zip(other, plain, strict=True))
     x = toy().images(slice(0, 4))
-    assert torch.equal(streams_corruptions.corrupt(x, " fog : 3 "), streams_corruptions.corrupt(x, "fog:3")) and torch.equal(streams_corruptions.corrupt(x, " none "), x)
+    assert torch.equal(streams_corruptions.corrupt(x, " fog : 3 "),
+                       streams_corruptions.corrupt(x, "fog:3")) and torch.equal(
+                           streams_corruptions.corrupt(x, " none "), x)
 
 
 def test_the_hash_of_streams_that_were_valid_stays():
     """They name cached runs: written by the version before spaces were tidied."""
-    assert Stream(toy(), ("fog:3", "none", "snow:2.50"), per_shift=20, batch=10).hash == "46b1ce5a6acc"
-    assert Stream(toy(), ("fog",), per_shift=20, order=Dirichlet(0.1, least=0)).hash == "23a6421be328"
+    assert Stream(toy(), ("fog:3", "none", "snow:2.50"), per_shift=20,
+                  batch=10).hash == "46b1ce5a6acc"
+    assert Stream(toy(), ("fog",), per_shift=20, order=Dirichlet(0.1,
+                                                                  least=0)).hash == "23a6421be328"
 
 
 def test_json_with_spaces_in_shifts_keeps_loading():
@@ -303,8 +352,13 @@ def test_json_with_spaces_in_shifts_keeps_loading():
     values = tidy.to_dict()
     values["shifts"] = ["fog :3", "none"]
     values["hash"] = "df03d0580f3a"                               # as the older version wrote it
-    both = {"kind": "joined", "parts": [values, values], "hash": streams._digest([values["hash"]] * 2)}
-    cut = {"kind": "cut", "stream": both, "start": 0, "stop": 1, "hash": streams._digest([both["hash"], 0, 1])}
+    both = {
+        "kind": "joined", "parts": [values, values], "hash": streams._digest([values["hash"]] * 2)
+    }
+    cut = {
+        "kind": "cut", "stream": both, "start": 0, "stop": 1,
+        "hash": streams._digest([both["hash"], 0, 1])
+    }
     for written, expected in ((values, tidy), (both, tidy + tidy), (cut, (tidy + tidy).cut(0, 1))):
         again = Stream.from_json(json.dumps(written))
         assert again.hash == expected.hash and again.shifts == expected.shifts
@@ -313,20 +367,44 @@ def test_json_with_spaces_in_shifts_keeps_loading():
 
 
 @pytest.mark.parametrize("settings, words", [
-    (dict(known=None), "must be an image set or a text"), (dict(known=Path("x")), "written as a text, 'folder:PATH'"),
-    (dict(known=[1]), "goes through tta_lab.wrap"), (dict(unknown=3), "Stream.unknown must be an image set"),
-    (dict(shifts=None), "must list the shifts in order"), (dict(shifts=3), "must list the shifts"), (dict(shifts={"fog", "snow"}), "in order"),
-    (dict(shifts=("fog", 3)), "texts such as 'fog'.*not 3"), (dict(shifts=("fogg",)), "did you mean 'fog'"), (dict(shifts=("",)), "no corruption ''"),
-    (dict(shifts=("fog:6",)), "got 6"), (dict(shifts=("fog:x",)), "must be a number from 0 to 5, got 'x'"), (dict(shifts=("fog:nan",)), "got nan"),
-    (dict(shifts=("fog:3:2",)), "got '3:2'"), (dict(shifts=("fog:",)), "got ''"), (dict(shifts=("none:3",)), "stands alone"),
-    (dict(severity="3"), "got '3'"), (dict(severity=None), "severity must be"), (dict(per_shift=10.5), "Stream.per_shift must be a whole number"),
-    (dict(batch=0), "Stream.batch must be"), (dict(batch="10"), "Stream.batch must be"), (dict(rounds=None), "Stream.rounds must be"),
-    (dict(seed=0.5), "Stream.seed must be"), (dict(seed=2**63), "Stream.seed must be"), (dict(order=Shuffled), "not the class itself"),
-    (dict(order=3), "order must be an order such as"), (dict(order={"knobs": 1}), "no order None"),
+    (dict(known=None), "must be an image set or a text"),
+    (dict(known=Path("x")), "written as a "
+     "text, 'folder:PATH'"),
+    (dict(known=[1]), "goes through tta_lab.wrap"),
+    (dict(unknown=3), "Stream.unknown must be an "
+     "image set"),
+    (dict(shifts=None), "must list the shifts in order"),
+    (dict(shifts=3), "must list the shifts"),
+    (dict(shifts={"fog", "snow"}), "in order"),
+    (dict(shifts=("fog", 3)), "texts such as 'fog'.*not 3"),
+    (dict(shifts=("fogg",)), "did you mean 'fog'"),
+    (dict(shifts=("",)), "no corruption ''"),
+    (dict(shifts=("fog:6",)), "got 6"),
+    (dict(shifts=("fog:x",)), "must be a number from 0 to 5, "
+     "got 'x'"),
+    (dict(shifts=("fog:nan",)), "got nan"),
+    (dict(shifts=("fog:3:2",)), "got '3:2'"),
+    (dict(shifts=("fog:",)), "got ''"),
+    (dict(shifts=("none:3",)), "stands alone"),
+    (dict(severity="3"), "got '3'"),
+    (dict(severity=None), "severity must be"),
+    (dict(per_shift=10.5), "Stream.per_shift must be a whole number"),
+    (dict(batch=0), "Stream.batch must be"),
+    (dict(batch="10"), "Stream.batch must be"),
+    (dict(rounds=None), "Stream.rounds must be"),
+    (dict(seed=0.5), "Stream.seed must be"),
+    (dict(seed=2**63), "Stream.seed must be"),
+    (dict(order=Shuffled), "not the class itself"),
+    (dict(order=3), "order must be an order such as"),
+    (dict(order={"knobs": 1}), "no order None"),
     (dict(order="Shufled"), "did you mean 'Shuffled'"),
-    (dict(order={"kind": "Dirichlet", "dleta": 1}), "did you mean 'delta'"), (dict(reset=["batch"]), "one of never"),
-    (dict(unknown_mode=None), "one of batch"), (dict(mixed="yes"), "Stream.mixed must be True or False"),
-    (dict(unknown=toy(seed=1), unknown_ratio="1"), "unknown_ratio must be"), (dict(unknown=toy(seed=1), unknown_ratio=True), "unknown_ratio must be"),
+    (dict(order={"kind": "Dirichlet", "dleta": 1}), "did you mean 'delta'"),
+    (dict(reset=["batch"]), "one of never"),
+    (dict(unknown_mode=None), "one of batch"),
+    (dict(mixed="yes"), "Stream.mixed must be True or "
+     "False"),
+    (dict(unknown=toy(seed=1), unknown_ratio="1"), "unknown_ratio must be"),
+    (dict(unknown=toy(seed=1), unknown_ratio=True), "unknown_ratio must be"),
 ])
 def test_more_bad_settings_are_refused_in_words(settings, words):
     with pytest.raises(ValueError, match=words):
@@ -334,14 +412,18 @@ def test_more_bad_settings_are_refused_in_words(settings, words):
 
 
 def test_numbers_of_other_libraries_are_numbers():
-    made = Stream(toy(), np.array(["fog", "none"]), np.float32(3), np.int64(20), torch.tensor(10), seed=np.uint8(4), mixed=np.bool_(True))
+    made = Stream(toy(), np.array(["fog", "none"]), np.float32(3), np.int64(20), torch.tensor(10),
+                  seed=np.uint8(4), mixed=np.bool_(True))
     assert made.hash == Stream(toy(), ("fog", "none"), 3, 20, 10, seed=4, mixed=True).hash
-    assert type(made.batch) is int and type(made.seed) is int and type(made.mixed) is bool and type(made.shifts[0]) is str
+    assert type(made.batch) is int and type(made.seed) is int and type(made.mixed) is bool and type(
+        made.shifts[0]) is str
     json.dumps(made.to_dict())
 
 
 def test_what_is_no_json_of_a_stream():
-    for wrong, words in ((3, "is a text"), (None, "is a text"), ('{"kind": "joined", "parts": [], "hash": ""}', "lists its 'parts'")):
+    for wrong, words in ((3, "is a text"), (None, "is a text"), ('{"kind": "joined", "parts": [], '
+                                                                 '"hash": ""}',
+                                                                 "lists its 'parts'")):
         with pytest.raises(ValueError, match=words):
             Stream.from_json(wrong)
     for bad in (("a", None), (0, 1.5), (None, 2)):
@@ -351,7 +433,8 @@ def test_what_is_no_json_of_a_stream():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_batches_on_a_device():
-    stream = Stream(toy(), ("gaussian_noise", "pixelate"), per_shift=20, batch=7, rounds=2, unknown=toy(seed=1))
+    stream = Stream(toy(), ("gaussian_noise", "pixelate"), per_shift=20, batch=7, rounds=2,
+                    unknown=toy(seed=1))
     for here, there in zip(stream, stream.batches("cuda"), strict=True):
         assert there.x.is_cuda and not there.ids.is_cuda and torch.equal(here.ids, there.ids)
         assert ((here.x - there.x.cpu()).abs() > 1e-6).float().mean() < 1e-3

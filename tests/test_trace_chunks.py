@@ -1,4 +1,5 @@
-"""A trace in chunks on disk is the trace in memory: the same bits, the same diagnostics, bounded memory, readable after a crash."""
+"""A trace in chunks on disk is the trace in memory: the same bits, the same diagnostics, bounded
+memory, readable after a crash."""
 import inspect
 import os
 import sys
@@ -22,16 +23,23 @@ pytest.importorskip("pyarrow")
 
 
 def feed(trace, steps, batch=10, start=0, label=True):
-    """Rows that a run could have made; every third step has a column that the others lack, and some steps are annotated."""
+    """Rows that a run could have made; every third step has a column that the others lack, and
+    some steps are annotated."""
     for i in range(start, start + steps):
         rng = np.random.default_rng(i)
-        samples = {"step": torch.full((batch,), i), "id": torch.arange(batch) + batch * i, "prediction": torch.from_numpy(rng.integers(0, 5, batch)),
-                   "entropy": torch.from_numpy(rng.random(batch, np.float32)), "kept": torch.from_numpy(rng.random(batch) < 0.5)}
+        samples = {
+            "step": torch.full((batch,), i), "id": torch.arange(batch) + batch * i,
+            "prediction": torch.from_numpy(rng.integers(0, 5, batch)),
+            "entropy": torch.from_numpy(rng.random(batch, np.float32)),
+            "kept": torch.from_numpy(rng.random(batch) < 0.5)
+        }
         if i % 3 == 2:
             samples["rise_source"] = torch.from_numpy(rng.normal(size=batch))
-        trace.add(samples, {"step": i, "n": batch, "loss": torch.tensor(rng.random()), "reset": i == 0})
+        trace.add(samples,
+                  {"step": i, "n": batch, "loss": torch.tensor(rng.random()), "reset": i == 0})
         if label:
-            trace.annotate(label=rng.integers(0, 5, batch), known=rng.random(batch) < 0.9, domain=i % 2, round=0)
+            trace.annotate(label=rng.integers(0, 5, batch), known=rng.random(batch) < 0.9,
+                           domain=i % 2, round=0)
     return trace
 
 
@@ -40,12 +48,14 @@ def assert_same(one, other):
         a, b = one._columns(table), other._columns(table)
         assert list(a) == list(b) and len(a) > 3
         for name in a:
-            assert a[name].dtype == b[name].dtype and a[name].tobytes() == b[name].tobytes(), (table, name)
+            assert a[name].dtype == b[name].dtype and a[name].tobytes() == b[name].tobytes(), (
+                table, name)
 
 
 @pytest.mark.parametrize("every", [25, 1000])
 def test_columns_are_those_in_memory_bit_for_bit(tmp_path, every):
-    plain, spilled = feed(Trace({"seed": 3}), 20), feed(Trace({"seed": 3}).spill(tmp_path / "t", every), 20)
+    plain = feed(Trace({"seed": 3}), 20)
+    spilled = feed(Trace({"seed": 3}).spill(tmp_path / "t", every), 20)
     assert len(list((tmp_path / "t" / "samples").glob("*"))) == {25: 6, 1000: 0}[every]
     assert_same(plain, spilled)                                # from disk and memory together
     assert len(spilled) == 200 and "correct" in spilled and repr(spilled) == repr(plain)
@@ -61,7 +71,8 @@ def test_columns_are_those_in_memory_bit_for_bit(tmp_path, every):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """The same run on embedded images with known and unknown classes, in memory and from disk."""
-    folder, model = tmp_path_factory.mktemp("run") / "trace", load_model("fashion_resnet_bn")
+    folder = tmp_path_factory.mktemp("run") / "trace"
+    model = load_model("fashion_resnet_bn")
     course = protocols.open_set(shifts=("gaussian_noise", "fog"), per_shift=60, rounds=2, batch=40)
     plain = run(Adapter(model, make("wisdom_of_crowds"), device="cpu", record="source"), course)
     adapter = Adapter(model, make("wisdom_of_crowds"), device="cpu", record="source")
@@ -81,7 +92,10 @@ def same(a, b):
     return a == b
 
 
-PUBLIC = [f for name, f in inspect.getmembers(diagnose, inspect.isfunction) if not name.startswith("_") and f.__module__ == diagnose.__name__]
+PUBLIC = [
+    f for name, f in inspect.getmembers(diagnose, inspect.isfunction)
+    if not name.startswith("_") and f.__module__ == diagnose.__name__
+]
 
 
 @pytest.mark.parametrize("function", PUBLIC, ids=lambda f: f.__name__)
@@ -95,20 +109,24 @@ def test_every_diagnosis_is_the_same_from_disk(both, function):
 def test_the_row_of_a_run_is_the_same_from_disk(both):
     timed = {"ms_per_image", "peak_memory_bytes"}
     plain, loaded = ({k: v for k, v in row(t).items() if k not in timed} for t in both)
-    assert same(plain, loaded) and loaded["complete"] and not same(plain, {**loaded, "error": loaded["error"] + 1e-9})
+    assert same(plain, loaded) and loaded["complete"] and not same(
+        plain, {**loaded, "error": loaded["error"] + 1e-9})
 
 
 def test_only_columns_that_are_used_are_read(tmp_path, monkeypatch):
     feed(Trace().spill(tmp_path / "t", 50), 20).flush()
     asked, read = [], Chunks.column
-    monkeypatch.setattr(Chunks, "column", lambda self, table, name: asked.append((table, name)) or read(self, table, name))
+    monkeypatch.setattr(
+        Chunks, "column", lambda self, table, name: asked.append(
+            (table, name)) or read(self, table, name))
     loaded = Trace.load(tmp_path / "t")
     assert len(loaded) == 200 and "loss" not in loaded and asked == []
     assert loaded["entropy"] is loaded["entropy"] and asked == [("samples", "entropy")]
 
 
 def test_memory_does_not_grow_with_the_stream(tmp_path):
-    """Peak memory of ten times the stream is that of the stream; without the folder it is several times as much."""
+    """Peak memory of ten times the stream is that of the stream; without the folder it is several
+    times as much."""
     def peak(steps, folder):
         trace = Trace() if folder is None else Trace().spill(folder, 2000)
         tracemalloc.start()
@@ -118,7 +136,9 @@ def test_memory_does_not_grow_with_the_stream(tmp_path):
         assert len(trace) == 100 * steps
         return result
     peak(60, tmp_path / "warm")
-    short, long, plain = peak(60, tmp_path / "short"), peak(600, tmp_path / "long"), peak(600, None)
+    short = peak(60, tmp_path / "short")
+    long = peak(600, tmp_path / "long")
+    plain = peak(600, None)
     assert long < 1.3 * short and plain > 3 * long
 
 
@@ -154,9 +174,11 @@ def test_a_run_that_breaks_off_is_on_disk(tmp_path):
 
     adapter = Adapter(load_model("fashion_resnet_bn"), make("tent"), device="cpu")
     with pytest.raises(KeyboardInterrupt):
-        run(adapter, protocols.continual(shifts=("fog",), per_shift=100, batch=20), each=each, trace_to=tmp_path / "t")
+        run(adapter, protocols.continual(shifts=("fog",), per_shift=100, batch=20), each=each,
+            trace_to=tmp_path / "t")
     loaded = Trace.load(tmp_path / "t")
-    assert len(loaded) == 60 and loaded.meta["complete"] is False and loaded["label"].dtype == np.int64
+    assert len(
+        loaded) == 60 and loaded.meta["complete"] is False and loaded["label"].dtype == np.int64
 
 
 def test_a_state_in_mid_stream_refers_to_the_chunks_and_goes_on(tmp_path):
@@ -183,7 +205,9 @@ def test_a_state_in_mid_stream_refers_to_the_chunks_and_goes_on(tmp_path):
         again(x)
     again.trace.flush(), spilling.trace.flush()
     for trace in (again.trace, Trace.load(tmp_path / "b"), Trace.load(tmp_path / "a")):
-        assert len(trace) == 12 * 16 and all(np.array_equal(trace[c], plain.trace[c]) for c in ("id", "entropy", "prediction", "loss"))
+        assert len(trace) == 12 * 16 and all(
+            np.array_equal(trace[c], plain.trace[c])
+            for c in ("id", "entropy", "prediction", "loss"))
     (tmp_path / "a" / "steps" / "00000000.parquet").unlink()
     assert len(Trace.load(tmp_path / "b")) == 12 * 16           # complete without the first folder
     with pytest.raises(ValueError, match="put the folder back"):
@@ -205,10 +229,13 @@ def test_what_is_asked_wrongly_is_said(tmp_path, monkeypatch):
 
 
 def test_names_and_empty_traces_survive(tmp_path):
-    trace = Trace.from_columns({"id": np.array(["a", "bcd"]), "entropy": np.array([0.5, np.nan])}).spill(tmp_path / "t", 1)
+    trace = Trace.from_columns({"id": np.array(["a", "bcd"]),
+                                "entropy": np.array([0.5, np.nan])}).spill(tmp_path / "t", 1)
     trace.flush()
     loaded = Trace.load(tmp_path / "t")
-    assert loaded["id"].tolist() == ["a", "bcd"] and loaded["id"].dtype.kind == "U" and np.isnan(loaded["entropy"][1]) and len(loaded) == 2
+    assert loaded["id"].tolist() == ["a", "bcd"] and loaded["id"].dtype.kind == "U" and np.isnan(
+        loaded["entropy"][1]) and len(loaded) == 2
     Trace({"seed": 1}).spill(tmp_path / "e").flush()
     empty = Trace.load(tmp_path / "e")
-    assert len(empty) == 0 and empty.meta == {"seed": 1} and not list((tmp_path / "e").rglob("*.parquet"))
+    assert len(empty) == 0 and empty.meta == {"seed": 1} and not list(
+        (tmp_path / "e").rglob("*.parquet"))

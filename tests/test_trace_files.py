@@ -1,4 +1,5 @@
-"""Traces on disk that are damaged, foreign or hold code: the file is named with the remedy, nothing is run and nothing is lost."""
+"""Traces on disk that are damaged, foreign or hold code: the file is named with the remedy,
+nothing is run and nothing is lost."""
 import io
 import json
 import pickle
@@ -19,7 +20,8 @@ class Code:
 
 
 def made(**more):
-    return Trace.from_columns({"id": np.arange(6), "entropy": np.linspace(0, 1, 6), **more}, {"step": np.arange(2)}, {"seed": 3})
+    return Trace.from_columns({"id": np.arange(6), "entropy": np.linspace(0, 1, 6), **more},
+                              {"step": np.arange(2)}, {"seed": 3})
 
 
 def parts_of(path):
@@ -46,7 +48,8 @@ def test_a_trace_that_holds_code_is_refused_in_words_of_our_own(tmp_path):
     RAN.clear()
     for name in ("meta.npy", "samples/entropy.npy", "steps/step.npy"):
         zipped(path, {**good, name: evil})
-        with pytest.raises(ValueError, match=r"t.npz holds Python objects \(a pickle\), which is code.*it was not read") as why:
+        with pytest.raises(ValueError, match=r"t.npz holds Python objects \(a pickle\), which is "
+                                             r"code.*it was not read") as why:
             Trace.load(path)
         told = str(why.value)
         assert "allow_pickle" not in told and why.value.__cause__ is None
@@ -55,21 +58,29 @@ def test_a_trace_that_holds_code_is_refused_in_words_of_our_own(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="holds Python objects") as why:
             Trace.load(path)
-        assert "allow_pickle" not in str(why.value) and (why.value.__context__ is None or why.value.__suppress_context__)
+        assert "allow_pickle" not in str(why.value) and (why.value.__context__ is None
+                                                         or why.value.__suppress_context__)
     assert RAN == []
 
 
-@pytest.mark.parametrize(("damage", "words"), [
-    (lambda p: p.write_bytes(b""), "is damaged or not a trace"), (lambda p: p.write_bytes(p.read_bytes()[:-40]), "is damaged"),
-    (lambda p: p.write_bytes(p.read_bytes()[:60]), "is damaged"), (lambda p: p.write_text("<!doctype html>"), "t.npz"),
-    (lambda p: np.savez(p, a=np.arange(3)), r"is not a trace file \(it holds: a\)"),
-    (lambda p: p.write_bytes(array(np.arange(3))), "not a trace file"),
-    (lambda p: torch.save({"a": torch.zeros(2)}, p), "t.npz"),
-    (lambda p: zipped(p, {**parts_of(p), "meta.npy": array(np.array("{"))}), "meta is no JSON"),
-    (lambda p: zipped(p, {**parts_of(p), "meta.npy": array(np.array("[1]"))}), "meta is a list"),
-    (lambda p: zipped(p, {**parts_of(p), "samples/entropy.npy": array(np.zeros(3))}), "differ in length"),
-    (lambda p: zipped(p, {**parts_of(p), "samples/entropy.npy": array(np.zeros((6, 2)))}), "one value a row"),
-    (lambda p: zipped(p, {**parts_of(p), "samples/entropy.npy": parts_of(p)["samples/entropy.npy"][:-8]}), "damaged")])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [(lambda p: p.write_bytes(b""), "is damaged or not a trace"),
+     (lambda p: p.write_bytes(p.read_bytes()[:-40]), "is damaged"),
+     (lambda p: p.write_bytes(p.read_bytes()[:60]), "is damaged"),
+     (lambda p: p.write_text("<!doctype html>"), "t.npz"),
+     (lambda p: np.savez(p, a=np.arange(3)), r"is not a trace file \(it holds: a\)"),
+     (lambda p: p.write_bytes(array(np.arange(3))), "not a trace file"),
+     (lambda p: torch.save({"a": torch.zeros(2)}, p), "t.npz"),
+     (lambda p: zipped(p, {**parts_of(p), "meta.npy": array(np.array("{"))}), "meta is no JSON"),
+     (lambda p: zipped(p, {**parts_of(p), "meta.npy": array(np.array("[1]"))}), "meta is a list"),
+     (lambda p: zipped(p, {**parts_of(p), "samples/entropy.npy": array(np.zeros(3))}), "differ in "
+      "length"),
+     (lambda p: zipped(p, {**parts_of(p), "samples/entropy.npy": array(np.zeros(
+                               (6, 2)))}), "one value a row"),
+     (lambda p: zipped(
+         p, {**parts_of(p), "samples/entropy.npy": parts_of(p)["samples/entropy.npy"][:-8]}),
+      "damaged")])
 def test_damaged_files_are_named(tmp_path, damage, words):
     path = made().save(tmp_path / "t.npz")
     damage(path)
@@ -97,7 +108,8 @@ def test_what_is_not_there_and_what_is_in_its_place(tmp_path):
     (tmp_path / "f").write_text("")
     with pytest.raises(ValueError, match="f is a file; name a folder"):
         Trace().spill(tmp_path / "f")
-    for call in (lambda: Trace.load(3), lambda: made().save(None), lambda: Trace().spill(tmp_path / "s", 1.5), lambda: Trace.from_columns([1])):
+    for call in (lambda: Trace.load(3), lambda: made().save(None),
+                 lambda: Trace().spill(tmp_path / "s", 1.5), lambda: Trace.from_columns([1])):
         with pytest.raises(ValueError, match="must be"):
             call()
     assert len(Trace.load(str(made().save(tmp_path / "deep" / "er" / "t.npz")))) == 6
@@ -128,10 +140,12 @@ def test_damaged_chunks_are_named(tmp_path):
     content = chunk.read_bytes()
     for damaged in (b"", content[:20], b"x" * len(content)):
         chunk.write_bytes(damaged)
-        with pytest.raises(ValueError, match="00000001.parquet is damaged .*the chunks after it to read those before"):
+        with pytest.raises(ValueError, match="00000001.parquet is damaged .*the chunks after it "
+                                             "to read those before"):
             Trace.load(folder)
     chunk.unlink()
-    with pytest.raises(ValueError, match="samples.00000001.parquet is missing, though later chunks of the trace are there"):
+    with pytest.raises(ValueError, match="samples.00000001.parquet is missing, though later "
+                                         "chunks of the trace are there"):
         Trace.load(folder)
     with pytest.raises(ValueError, match="holds a trace already"):
         Trace().spill(folder)
@@ -145,7 +159,9 @@ def test_damaged_meta_of_chunks_is_named(tmp_path):
     meta = tmp_path / "t" / "meta.json"
     for text in ("", "{", "[]"):
         meta.write_text(text)
-        with pytest.raises(ValueError, match="meta.json is damaged .*the chunks beside it are whole"):
+        with pytest.raises(ValueError, match="meta.json is damaged .*the chunks beside it are "
+                                             "whole"):
             Trace.load(tmp_path / "t")
     meta.write_text(json.dumps({}))
-    assert Trace.load(tmp_path / "t")["id"].tolist() == list(range(15)), "the remedy that was named works"
+    assert Trace.load(tmp_path / "t")["id"].tolist() == list(
+        range(15)), "the remedy that was named works"

@@ -1,4 +1,5 @@
-"""The zoo panel: the map follows its controls, a chosen cell is run and compared, runs follow each other and stop, errors are kept."""
+"""The zoo panel: the map follows its controls, a chosen cell is run and compared, runs follow each
+other and stop, errors are kept."""
 import json
 
 import pytest
@@ -25,10 +26,13 @@ def headless(zoo):
 
 def test_headless_panel_has_run_its_cell_and_agrees_with_the_table(headless, zoo):
     assert headless.error is None and headless.result["same"] is True
-    assert headless.result["error"] == float(f"{row(S.live(S.SOURCES[0], 'batch_of_one', 'lame'))['error']:.5g}")
-    assert "Done, lame on batch of one" in headless.message and "reproduced" in headless.message and list(headless.beside) == ["BN-1", "source"]
+    assert headless.result["error"] == float(
+        f"{row(S.live(S.SOURCES[0], 'batch_of_one', 'lame'))['error']:.5g}")
+    assert "Done, lame on batch of one" in headless.message and "reproduced" in headless.message and list(
+        headless.beside) == ["BN-1", "source"]
     stored = zoo.cell(S.SOURCES[0], "batch_of_one", "source")["errors"][0]
-    assert f"source {stored:.2f} %" in headless.message            # with its own statistics, not those of a batch
+    # with its own statistics, not those of a batch
+    assert f"source {stored:.2f} %" in headless.message
     assert type(headless.map) is go.Figure and len(headless.errors.data) == 3
 
 
@@ -40,18 +44,23 @@ def test_its_code_gives_the_same_number(headless):
 
 def test_map_follows_the_controls_and_frames_the_cell(zoo):
     panel = P.zoo_panel(zoo, **QUICK)
-    assert panel.map.widget in panel.widget.children and panel.map.data[1].text[0][0] == panel.numbers["text"][0][0]
-    for name, value in (("tuning", "oracle"), ("metric", "difference"), ("order", "error"), ("source", S.MEAN), ("forms", True)):
+    assert panel.map.widget in panel.widget.children and panel.map.data[1].text[0][
+        0] == panel.numbers["text"][0][0]
+    for name, value in (("tuning", "oracle"), ("metric", "difference"), ("order", "error"),
+                        ("source", S.MEAN), ("forms", True)):
         panel.controls[name].value = value
     expected = S.heat_map(zoo, S.MEAN, "oracle", "difference", "error", True)
-    assert panel.numbers["rows"] == expected["rows"] and [list(line) for line in panel.map.data[1].text] == expected["text"]
+    assert panel.numbers["rows"] == expected["rows"] and [
+        list(line) for line in panel.map.data[1].text
+    ] == expected["text"]
     for figure in (panel.map, panel.errors, panel.predictions):
         json.dumps(figure.to_plotly_json(), allow_nan=False, default=lambda a: a.tolist())
     panel.controls["tuning"].value = "default"
     frame = next(s for s in panel.map.layout.shapes if s.type == "rect")
     assert panel.numbers["rows"][round((frame.y0 + frame.y1) / 2)] == "lame"
     assert panel.numbers["streams"][round((frame.x0 + frame.x1) / 2)] == "batch_of_one"
-    assert panel.error is None and panel.result is None            # choosing what the map shows runs nothing
+    # choosing what the map shows runs nothing
+    assert panel.error is None and panel.result is None
 
 
 def test_a_click_runs_the_cell_under_it(zoo):
@@ -61,9 +70,12 @@ def test_a_click_runs_the_cell_under_it(zoo):
     point = [curve, numbers["streams"].index("batch_of_one"), numbers["rows"].index("batch_norm")]
     panel.map.widget._handle_custom_msg({"points": [point]}, [])   # what the browser sends
     assert panel.wait(120) and panel.error is None
-    assert panel.result["method"] == "batch_norm" and panel.controls["method"].value == "batch_norm" and panel.result["same"] is True
-    panel.choose("cotta", "long_term")                              # 35 forwards an image: waits for Run
-    assert not panel.running and "press Run" in panel.message and panel.result["method"] == "batch_norm"
+    assert panel.result["method"] == "batch_norm" and panel.controls[
+        "method"].value == "batch_norm" and panel.result["same"] is True
+    # 35 forwards an image: waits for Run
+    panel.choose("cotta", "long_term")
+    assert not panel.running and "press Run" in panel.message and panel.result[
+        "method"] == "batch_norm"
     panel.controls["at_once"].value = False
     panel.choose("tent", "batch_of_one")
     assert not panel.running and panel.result["method"] == "batch_norm"
@@ -92,7 +104,10 @@ def test_what_does_not_exist_is_named(zoo):
 
 
 def test_a_source_without_images_here_is_shown_and_not_run(zoo):
-    other = [c | {"source": "cifar10_resnet20"} for c in zoo.found.values() if c["source"] == S.SOURCES[0] and c["stream"] != "open_set"]
+    other = [
+        c | {"source": "cifar10_resnet20"} for c in zoo.found.values()
+        if c["source"] == S.SOURCES[0] and c["stream"] != "open_set"
+    ]
     panel = P.zoo_panel(S.Zoo.of([*zoo.found.values(), *other]), source="cifar10_resnet20")
     assert "open_set" not in panel.numbers["streams"]
     panel.run_button.click()

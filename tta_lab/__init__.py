@@ -1,6 +1,8 @@
-"""TTA Lab: test-time adaptation as a composition of small parts, with the wisdom-of-crowds filter at its centre.
+"""TTA Lab: test-time adaptation as a composition of small parts, with the wisdom-of-crowds filter
+at its centre.
 
-Public names are imported on first use, so that ``python -m tta_lab`` can set up an environment before torch is there.
+Public names are imported on first use, so that ``python -m tta_lab`` can set up an environment
+before torch is there.
 """
 import importlib
 
@@ -48,7 +50,8 @@ __all__ = sorted(_HOME) + ["__version__"]
 
 def __getattr__(name):
     if name not in _HOME:
-        raise AttributeError(f"module 'tta_lab' has no attribute {name!r}; it has: {', '.join(__all__)}")
+        raise AttributeError(f"module 'tta_lab' has no attribute {name!r}; it has: "
+                             f"{', '.join(__all__)}")
     module = importlib.import_module("." + _HOME[name], __name__)
     return globals().setdefault(name, getattr(module, name))
 

@@ -10,32 +10,51 @@ FIRST = "01_wisdom_of_crowds"
 
 
 def parser():
-    top = argparse.ArgumentParser(prog="python -m tta_lab", description="TTA Lab: a laboratory for test-time adaptation",
+    top = argparse.ArgumentParser(prog="python -m tta_lab", description="TTA Lab: a laboratory "
+                                                                        "for test-time adaptation",
                                   allow_abbrev=False)
-    commands = top.add_subparsers(dest="command", metavar="run | test | lab | app | train | workshop | info")
+    commands = top.add_subparsers(dest="command", metavar="run | test | lab | app | train | "
+                                                          "workshop | info")
     commands.required = True
 
-    run = commands.add_parser("run", allow_abbrev=False, help="run a notebook without a browser; writes notebook, HTML page and JSON")
-    run.add_argument("name", nargs="?", metavar="notebook", help=f"name or path, by default {FIRST}")
+    run = commands.add_parser("run", allow_abbrev=False, help="run a notebook without a browser; "
+                                                              "writes notebook, HTML page and JSON")
+    run.add_argument("name", nargs="?", metavar="notebook", help=f"name or path, by default "
+                                                                 f"{FIRST}")
     run.add_argument("--notebook", help="the same as an option")
-    run.add_argument("--full", action="store_true", help="the full experiment instead of the fast one")
-    run.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="values of the notebook's parameters")
+    run.add_argument("--full", action="store_true", help="the full experiment instead of the fast "
+                                                         "one")
+    run.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+                     help="values of the notebook's parameters")
     run.add_argument("--out", default="runs", help="folder of the results, by default %(default)s")
-    run.add_argument("--timeout", type=float, metavar="SECONDS", help="longest time for one cell; by default no limit")
+    run.add_argument("--timeout", type=float, metavar="SECONDS", help="longest time for one cell; "
+                                                                      "by default no limit")
 
-    test = commands.add_parser("test", allow_abbrev=False, help="run the tests; other arguments go to pytest")
-    test.add_argument("--all", action="store_true", help="also the slow tests, and every cell of every notebook")
+    test = commands.add_parser("test", allow_abbrev=False, help="run the tests; other arguments "
+                                                                "go to pytest")
+    test.add_argument("--all", action="store_true", help="also the slow tests, and every cell of "
+                                                         "every notebook")
 
-    test.add_argument("--browser", action="store_true", help="only those that drive the notebooks and the app in Chromium")
+    test.add_argument("--browser", action="store_true", help="only those that drive the notebooks "
+                                                             "and the app in Chromium")
 
-    commands.add_parser("lab", allow_abbrev=False, help="open JupyterLab on the notebooks; other arguments go to JupyterLab")
+    commands.add_parser("lab", allow_abbrev=False, help="open JupyterLab on the notebooks; other "
+                                                        "arguments go to JupyterLab")
 
-    app = commands.add_parser("app", allow_abbrev=False, help="a notebook as a page without code (voila); other arguments go to voila")
-    app.add_argument("name", nargs="?", metavar="notebook", help="name or path, by default the explorer alone")
-    app.add_argument("--no-token", action="store_true", help="let whoever reaches the port use the page; by default its address holds a token")
-    app.add_argument("--slides", action="store_true", help="one screen at a time, for the notebooks of the workshop; arrow keys turn")
+    app = commands.add_parser("app", allow_abbrev=False, help="a notebook as a page without code "
+                                                              "(voila); other arguments go to "
+                                                              "voila")
+    app.add_argument("name", nargs="?", metavar="notebook", help="name or path, by default the "
+                                                                 "explorer alone")
+    app.add_argument("--no-token", action="store_true", help="let whoever reaches the port use "
+                                                             "the page; by default its address "
+                                                             "holds a token")
+    app.add_argument("--slides", action="store_true", help="one screen at a time, for the "
+                                                           "notebooks of the workshop; arrow keys "
+                                                           "turn")
 
-    train = commands.add_parser("train", allow_abbrev=False, help="train one of the embedded source models anew")
+    train = commands.add_parser("train", allow_abbrev=False, help="train one of the embedded "
+                                                                  "source models anew")
     train.add_argument("name", help="for example fashion_resnet_bn")
     train.add_argument("--data", help="folder of the original Fashion-MNIST files")
     train.add_argument("--seed", type=int, help="by default the one of the embedded model")
@@ -44,9 +63,12 @@ def parser():
 
     from tta_lab.workshop import day as workshop_day
 
-    workshop_day.add_arguments(commands.add_parser("workshop", allow_abbrev=False, help="for instructors: students | check | wheels | slides"))
+    workshop_day.add_arguments(
+        commands.add_parser("workshop", allow_abbrev=False,
+                            help="for instructors: students | check | wheels | slides"))
 
-    commands.add_parser("info", allow_abbrev=False, help="versions, device, and a check of the embedded data")
+    commands.add_parser("info", allow_abbrev=False, help="versions, device, and a check of the "
+                                                         "embedded data")
     return top
 
 
@@ -54,17 +76,20 @@ def run_notebook(options):
     from tta_lab.cli import headless
 
     if options.name and options.notebook and options.name != options.notebook:
-        raise bootstrap.Problem(f"two notebooks are named, {options.name} and {options.notebook}; run one after the other")
+        raise bootstrap.Problem(f"two notebooks are named, {options.name} and {options.notebook}; "
+                                f"run one after the other")
     try:
         settings = headless.split_settings(options.set)
         notebook = headless.find(options.name or options.notebook or FIRST)
-        result = headless.execute(notebook, settings, full=options.full, out=options.out, timeout=options.timeout)
+        result = headless.execute(notebook, settings, full=options.full, out=options.out,
+                                  timeout=options.timeout)
     except headless.NotebookFailed as why:
         print(f"\n{why}", file=sys.stderr)
         return 1
     except (headless.NotebookError, OSError) as why:
         raise bootstrap.Problem(str(why)) from why
-    print(f"\n{result.printed.rstrip()}\n\nThe page to look at: {result.html}\nThe notebook:        {result.notebook}")
+    print(f"\n{result.printed.rstrip()}\n\nThe page to look at: {result.html}\nThe notebook:      "
+          f"  {result.notebook}")
     if result.json:
         print(f"The numbers:         {result.json}")
     return 0
@@ -73,7 +98,8 @@ def run_notebook(options):
 def run_tests(options, rest):
     root = bootstrap.checkout()
     if root is None:
-        raise bootstrap.Problem("the tests are not part of the installed package; run them in a checkout of the repository")
+        raise bootstrap.Problem("the tests are not part of the installed package; run them in a "
+                                "checkout of the repository")
     extra = ["-m", "browser"] if options.browser else []
     if options.all and options.browser:
         raise bootstrap.Problem("--all runs the browser tests too; name one of --all and --browser")
@@ -87,7 +113,8 @@ def run_tests(options, rest):
 def open_lab(options, rest):
     root = bootstrap.checkout()
     folder = os.path.join(root, "notebooks") if root else copied_notebooks()
-    env = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")  # this environment's kernel, not one of the same name in the home folder
+    # this environment's kernel, not one of the same name in the home folder
+    env = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")
     bootstrap.hand_over([sys.executable, "-m", "jupyterlab", folder, *rest], env)
 
 
@@ -101,7 +128,8 @@ def open_app(options, rest):
 
 
 def copied_notebooks(folder="tta-lab-notebooks"):
-    """Installed notebooks should not be edited in place: copy those that are not there yet into a folder here."""
+    """Installed notebooks should not be edited in place: copy those that are not there yet into a
+    folder here."""
     import shutil
 
     from tta_lab.core.files import written
@@ -122,7 +150,8 @@ def train_model(options):
     from tta_lab.models import training
 
     try:
-        training.train(options.name, options.data or embedded.DEBIAN_FASHION, options.out, options.seed, options.epochs)
+        training.train(options.name, options.data or embedded.DEBIAN_FASHION, options.out,
+                       options.seed, options.epochs)
     except (ValueError, shipped.DataError) as why:
         raise bootstrap.Problem(str(why)) from why
     return 0
@@ -134,10 +163,12 @@ def info(options):
 
     root, here = bootstrap.checkout(), bootstrap.this_interpreter()
     print(f"tta_lab     {__version__} in {root or os.path.dirname(os.path.abspath(__file__))}")
-    print("Python      {} at {}{}".format(platform.python_version(), here.executable, here.kind and f" ({here.kind})"))
+    print("Python      {} at {}{}".format(platform.python_version(), here.executable, here.kind
+                                          and f" ({here.kind})"))
     print(f"system      {platform.platform()}, {os.cpu_count()} cores")
     if root:
-        state = "installed" if bootstrap.ready(root, here.version) else "not installed (run, test and lab install it)"
+        state = ("installed" if bootstrap.ready(root, here.version) else "not installed (run, "
+                                                                         "test and lab install it)")
         print(f"own .venv   {state}")
     for requirement in bootstrap.requirements(bootstrap.requirement_groups(root), "notebooks"):
         name = requirement.partition(">=")[0]
@@ -153,14 +184,15 @@ def info(options):
 
     from tta_lab.data import shipped
 
-    print("device      {}".format("cuda: " + torch.cuda.get_device_name() if torch.cuda.is_available() else
-                                  f"cpu, {torch.get_num_threads()} threads"))
+    print("device      {}".format("cuda: " + torch.cuda.get_device_name() if torch.cuda.
+                                  is_available() else f"cpu, {torch.get_num_threads()} threads"))
     try:
         folder = shipped.data_root()
         try:
             names = dict(json.loads((folder / "index.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as why:
-            raise ValueError(f"{folder / 'index.json'} is not there or damaged ({why}); restore it: git checkout -- data/index.json") from why
+            raise ValueError(f"{folder / 'index.json'} is not there or damaged ({why}); restore "
+                             f"it: git checkout -- data/index.json") from why
         for name in names:
             shipped.checked_bytes(name)
     except (shipped.DataError, ValueError) as why:
@@ -177,9 +209,12 @@ def workshop(options):
 
 
 # command -> what does it, the packages it needs, whether it takes further arguments
-COMMANDS = {"run": (run_notebook, "notebooks", False), "test": (run_tests, "test", True), "lab": (open_lab, "notebooks", True),
-            "app": (open_app, "app", True), "train": (train_model, "", False), "workshop": (workshop, "notebooks", False),
-            "info": (info, "", False)}
+COMMANDS = {
+    "run": (run_notebook, "notebooks", False), "test": (run_tests, "test", True),
+    "lab": (open_lab, "notebooks", True), "app": (open_app, "app", True),
+    "train": (train_model, "", False), "workshop": (workshop, "notebooks", False),
+    "info": (info, "", False)
+}
 
 
 def main(arguments=None):

@@ -15,8 +15,10 @@ RUNS = Runs("cmf")
 
 def recipe(run, augment=None, **changes):
     h = RUNS.settings(run)
-    agree = (AugmentedAgreement(augment=Roll() if augment is None else augment),) if h.get("ROID.USE_CONSISTENCY", True) else ()
-    settings = dict(update=step(h), penalties=agree, prior_correction=h.get("ROID.USE_PRIOR_CORRECTION", True), alpha=h["CMF.ALPHA"],
+    agree = ((AugmentedAgreement(augment=Roll() if augment is None else augment),) if h.get(
+        "ROID.USE_CONSISTENCY", True) else ())
+    settings = dict(update=step(h), penalties=agree,
+                    prior_correction=h.get("ROID.USE_PRIOR_CORRECTION", True), alpha=h["CMF.ALPHA"],
                     anchor=Anchored(h["CMF.GAMMA"]), noise=h["CMF.Q"])
     return make("cmf", **{**settings, **changes})
 
@@ -34,8 +36,9 @@ def test_matches_the_reference(run):
 RUN = "cmf-om-fixaug__tinygn__s1"
 
 
-@pytest.mark.parametrize("changes", [{}, {"alpha": 0.9}, {"anchor": Anchored(0.82)}, {"noise": 4.0}, {"penalties": ()}, {"prior_correction": False},
-                                     {"average": "kept"}, {"temperature": 0.4}], ids=repr)
+@pytest.mark.parametrize(
+    "changes", [{}, {"alpha": 0.9}, {"anchor": Anchored(0.82)}, {"noise": 4.0}, {"penalties": ()},
+                {"prior_correction": False}, {"average": "kept"}, {"temperature": 0.4}], ids=repr)
 def test_the_comparison_can_fail(changes):
     assert (deviations(RUN, batches=5, **changes) == []) == (not changes)
 
@@ -44,12 +47,17 @@ def test_the_comparison_can_fail(changes):
 @pytest.mark.parametrize("run", RUNS.random)
 def test_random_runs_are_within_the_spread(run):
     augment = ColourAffine(blur_and_noise=False, padding="reflect")
-    assert RUNS.outside(run, lambda seed: RUNS.play(run, recipe(run, augment), seed)) == [] and RUNS.unused(run) == []
+    assert RUNS.outside(
+        run,
+        lambda seed: RUNS.play(run, recipe(run, augment), seed)) == [] and RUNS.unused(run) == []
 
 
 def test_filter_by_hand():
     """Two steps of the filter on one number, from its equations."""
-    w, source, hidden, v = torch.tensor(1.0), torch.tensor(2.0), torch.tensor(2.0), 0.0
+    w = torch.tensor(1.0)
+    source = torch.tensor(2.0)
+    hidden = torch.tensor(2.0)
+    v = 0.0
     recipe = make("cmf", alpha=0.9, anchor=Anchored(0.8), noise=0.1 * 38400)
 
     class View:
@@ -72,7 +80,8 @@ def test_frozen_hidden_model_is_weight_ensembling():
     """alpha = 0 and no noise: the hidden model is the source, so that g blends like ROID does."""
     x = stream("s1")[0][:4]
     settings = dict(penalties=(), lr=5e-3)
-    cmf = Adapter(tiny("tinybn"), make("cmf", alpha=0.0, anchor=Anchored(0.9), noise=0.0, **settings), device="cpu")
+    cmf = Adapter(tiny("tinybn"), make("cmf", alpha=0.0, anchor=Anchored(0.9), noise=0.0,
+                                       **settings), device="cpu")
     roid = Adapter(tiny("tinybn"), make("roid", anchor=Anchored(0.9), **settings), device="cpu")
     for batch in x:
         torch.testing.assert_close(cmf(batch), roid(batch), rtol=1e-4, atol=1e-5)

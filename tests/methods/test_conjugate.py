@@ -1,4 +1,5 @@
-"""Conjugate pseudo-labels, hard pseudo-labels and RPL in the authors' code of the former; the closed form by hand."""
+"""Conjugate pseudo-labels, hard pseudo-labels and RPL in the authors' code of the former; the
+closed form by hand."""
 from dataclasses import dataclass
 
 import pytest
@@ -27,13 +28,19 @@ def play(run, batches=None, **changes):
     h = RUNS.settings(run)
     settings = {"update": step(h), "controllers": (Before(),)}
     if h["adapt"] == "conjugate":
-        recipe = make("conjugate", **{**settings, "eps": h["poly_epsilon"], "temperature": h["temperature"], **changes})
+        recipe = make(
+            "conjugate",
+            **{**settings, "eps": h["poly_epsilon"], "temperature": h["temperature"], **changes})
     elif h["adapt"] == "rpl":
         recipe = make("rpl", **{**settings, "q": h["q"], "answer": "after", **changes})
     else:
-        recipe = make("pseudo_label", **{**settings, "select": (Confident(h["threshold"]),), **changes})
-    assert h["adapt"] == "conjugate" or (h["poly_epsilon"], h["temperature"]) == (0, 1), "of conjugate alone"
-    outputs, adapter, before = RUNS.play(run, recipe, batches=batches, watch=lambda adapter: adapter.states["controllers"][0]["logits"])
+        recipe = make("pseudo_label",
+                      **{**settings, "select": (Confident(h["threshold"]),), **changes})
+    assert h["adapt"] == "conjugate" or (h["poly_epsilon"],
+                                         h["temperature"]) == (0, 1), "of conjugate alone"
+    outputs, adapter, before = RUNS.play(
+        run, recipe, batches=batches,
+        watch=lambda adapter: adapter.states["controllers"][0]["logits"])
     return RUNS.deviations(run, outputs, adapter, seen={"extra/outputs_before": before})
 
 
@@ -42,13 +49,22 @@ def test_matches_the_reference(run):
     assert play(run) == [] and RUNS.unused(run) == []
 
 
-POLY, HARD = "conjugate-official-poly__tinybn__s1", "conjugate-official-hardpl__tinybn__s1"
+POLY = "conjugate-official-poly__tinybn__s1"
+HARD = "conjugate-official-hardpl__tinybn__s1"
 TEMPERED = "conjugate-official-ce-temp__tinybn__s1"
 
 
 @pytest.mark.parametrize(("run", "changes"), [
-    (POLY, {}), (HARD, {}), (TEMPERED, {}), (POLY, {"eps": 0.0}), (POLY, {"answer": "before"}), (TEMPERED, {"temperature": 1.45}),
-    (POLY, {"update": Step(rule="sgd", lr=0.005)}), (HARD, {"select": (Confident(0.7),)}), (HARD, {"select": ()}), (HARD, {"average": "all"}),
+    (POLY, {}),
+    (HARD, {}),
+    (TEMPERED, {}),
+    (POLY, {"eps": 0.0}),
+    (POLY, {"answer": "before"}),
+    (TEMPERED, {"temperature": 1.45}),
+    (POLY, {"update": Step(rule="sgd", lr=0.005)}),
+    (HARD, {"select": (Confident(0.7),)}),
+    (HARD, {"select": ()}),
+    (HARD, {"average": "all"}),
     ("conjugate-official-rpl__tinybn__s1", {"q": 0.7}),
 ], ids=repr)
 def test_the_comparison_can_fail(run, changes):
@@ -69,7 +85,8 @@ def test_closed_form_solves_the_system(eps):
     system = torch.eye(5) + eps * torch.diag_embed(p) - eps * p[:, :, None] * p[:, None]
     y = torch.linalg.solve(system, p)
     torch.testing.assert_close(y.sum(1), torch.ones(7, dtype=torch.float64))
-    torch.testing.assert_close(losses(z, eps=eps), z.logsumexp(1) - (y * (z - eps * (1 - p))).sum(1))
+    torch.testing.assert_close(losses(z, eps=eps),
+                               z.logsumexp(1) - (y * (z - eps * (1 - p))).sum(1))
 
 
 def test_without_eps_it_is_the_entropy_and_tent_at_another_time():
@@ -78,7 +95,8 @@ def test_without_eps_it_is_the_entropy_and_tent_at_another_time():
     torch.testing.assert_close(losses(z, temperature=2.0), scores.entropy(z / 2))
     x = stream("s1")[0][:3]
     step = Step(rule="sgd", lr=0.01, nesterov=True)
-    ours, tent = (Adapter(tiny("tinybn"), make(name, update=step, answer="after"), device="cpu") for name in ("conjugate", "tent"))
+    ours, tent = (Adapter(tiny("tinybn"), make(name, update=step, answer="after"), device="cpu")
+                  for name in ("conjugate", "tent"))
     for batch in x:
         torch.testing.assert_close(ours(batch), tent(batch), rtol=1e-4, atol=1e-4)
 
@@ -86,5 +104,6 @@ def test_without_eps_it_is_the_entropy_and_tent_at_another_time():
 def test_confident_by_hand():
     class View:
         logits = torch.tensor([[0.76, 0.24], [0.5, 0.5], [0.2, 0.8]]).log()
-    assert Confident(0.5).weights(View, torch.zeros(3), None, {}).tolist() == [1, 0, 1]                # strictly above
+    # strictly above
+    assert Confident(0.5).weights(View, torch.zeros(3), None, {}).tolist() == [1, 0, 1]
     assert Confident(0.79).weights(View, torch.zeros(3), None, {}).tolist() == [0, 0, 1]

@@ -52,8 +52,12 @@ def weights_found():
 def play(run, batches=None, norm=None, **changes):
     h = RUNS.settings(run)
     learns, alone = "loss" in h, not h.get("AdaMixBN", True)
-    assert (h["steps"], h.get("online", False)) == (int(learns), alone), "AdaMixBN alone learns nothing, GEM alone is not reset"
-    mix = {"adaptive": h["mix_lambda"] == "adaptive", "fold": h["transform"]} if "mix_lambda" in h else {}
+    assert (h["steps"],
+            h.get("online",
+                  False)) == (int(learns),
+                              alone), "AdaMixBN alone learns nothing, GEM alone is not reset"
+    mix = ({"adaptive": h["mix_lambda"] == "adaptive", "fold": h["transform"]}
+           if "mix_lambda" in h else {})
     mix |= {} if mix.get("adaptive", True) else {"source_weight": h["mix_lambda"]}
     if "loss" in h:
         settings = {"update": step(h), "target": TARGETS[h["loss"]], "augment": Rolls(), "views": 2,
@@ -67,7 +71,8 @@ def play(run, batches=None, norm=None, **changes):
         adapter.rewind = lambda what: rewind(what) if adapter.steps < 11 else None
 
     def watch(adapter):
-        """The weights found before the step, on the images themselves: views come first, and are not noted there."""
+        """The weights found before the step, on the images themselves: views come first, and are
+        not noted there."""
         found = {}
         for layer, share in calls:
             found.setdefault(id(layer), []).append(share.item())
@@ -75,7 +80,8 @@ def play(run, batches=None, norm=None, **changes):
         return [shares[h.get("loss") == "gem-aug"] for shares in found.values()]
 
     with weights_found() as calls:
-        outputs, adapter, shares = RUNS.play(run, recipe, batches=batches, prepare=keep_the_last, watch=watch)
+        outputs, adapter, shares = RUNS.play(run, recipe, batches=batches, prepare=keep_the_last,
+                                             watch=watch)
     shares = {f"info/lambda{i}": values for i, values in enumerate(zip(*shares, strict=True))}
     wrong = RUNS.deviations(run, outputs, adapter, seen=shares)
     return wrong if recipe.learns else [w for w in wrong if not w.startswith("param_names")]
@@ -86,16 +92,22 @@ def test_matches_the_reference(run):
     assert play(run) == [] and RUNS.unused(run) == []
 
 
-GEM, AUG, ALONE, MIX = (f"{name}__tinybn__s1" for name in ("domainadaptor-official-gem", "domainadaptor-official-gem-aug",
-                                                           "gem-official-plainbn-online", "adamixbn-official"))
+GEM, AUG, ALONE, MIX = (f"{name}__tinybn__s1"
+                        for name in ("domainadaptor-official-gem", "domainadaptor-official-gem-aug",
+                                     "gem-official-plainbn-online", "adamixbn-official"))
 
 
-@pytest.mark.parametrize(("run", "changes"), [
-    (GEM, {}), (AUG, {}), (ALONE, {}), (MIX, {}), (GEM, {"scale": "image"}), (GEM, {"target": "prediction"}), (GEM, {"answer": "before"}),
-    (GEM, {"controllers": ()}), (GEM, {"norm": AdaptiveMixture(fold=False)}), (GEM, {"norm": BatchStatistics()}),
-    (GEM, {"update": Step(rule="sgd", lr=0.04, momentum=0.0)}), (AUG, {"views": 4}), (AUG, {"target": "prediction"}),
-    (ALONE, {"controllers": (ResetEvery(1, scope="model"),)}), (ALONE, {"scale": "image"}), (MIX, {"adaptive": False}),
-    ("adamixbn-official-fixed__tinybn__s1", {"source_weight": 0.69})], ids=repr)
+@pytest.mark.parametrize(("run", "changes"),
+                         [(GEM, {}), (AUG, {}), (ALONE, {}), (MIX, {}), (GEM, {"scale": "image"}),
+                          (GEM, {"target": "prediction"}), (GEM, {"answer": "before"}),
+                          (GEM, {"controllers": ()}), (GEM, {"norm": AdaptiveMixture(fold=False)}),
+                          (GEM, {"norm": BatchStatistics()}),
+                          (GEM, {"update": Step(rule="sgd", lr=0.04, momentum=0.0)}),
+                          (AUG, {"views": 4}), (AUG, {"target": "prediction"}),
+                          (ALONE, {"controllers": (ResetEvery(1, scope="model"),)}),
+                          (ALONE, {"scale": "image"}), (MIX, {"adaptive": False}),
+                          ("adamixbn-official-fixed__tinybn__s1", {"source_weight": 0.69})],
+                         ids=repr)
 def test_the_comparison_can_fail(run, changes):
     assert (play(run, batches=2, **changes) == []) == (not changes)
 
@@ -111,14 +123,17 @@ BATCHES = stream("s1")[0][:4, :32]
 def test_ends_of_the_mixture():
     for weight, other in ((1.0, make("source")), (0.0, make("bn_alpha", alpha=1.0))):
         mixed = make("ada_mix_bn", adaptive=False, source_weight=weight)
-        torch.testing.assert_close(outputs(mixed, BATCHES), outputs(other, BATCHES), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(outputs(mixed, BATCHES), outputs(other, BATCHES), rtol=1e-4,
+                                   atol=1e-4)
 
 
 def test_folded_and_direct_mixtures_are_equal_until_the_step():
-    folded, direct = (outputs(make("domain_adaptor", lr=0.0, fold=fold), BATCHES) for fold in (True, False))
+    folded, direct = (outputs(make("domain_adaptor", lr=0.0, fold=fold), BATCHES)
+                      for fold in (True, False))
     torch.testing.assert_close(folded, direct, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(folded, outputs(make("ada_mix_bn"), BATCHES), rtol=1e-3, atol=1e-3)
-    once = make("domain_adaptor", lr=0.0, controllers=())                   # gone on with: mixed for the first batch, then on its statistics
+    # gone on with: mixed for the first batch, then on its statistics
+    once = make("domain_adaptor", lr=0.0, controllers=())
     assert not torch.allclose(outputs(once, BATCHES)[1], direct[1], atol=1e-2)
 
 
@@ -127,13 +142,16 @@ def test_every_batch_is_an_episode_of_its_own():
     torch.testing.assert_close(outputs(recipe, BATCHES).flip(0), outputs(recipe, BATCHES.flip(0)))
     adapter = Adapter(tiny("tinybn"), recipe, device="cpu")
     adapter(BATCHES[0])
-    assert all(torch.equal(v, adapter._start[k]) for k, v in adapter._owned.items()) and adapter.trace.step("distance")[0] > 0
+    assert all(torch.equal(v, adapter._start[k])
+               for k, v in adapter._owned.items()) and adapter.trace.step("distance")[0] > 0
 
 
 def test_weight_of_the_source_by_hand():
-    bn = nn.BatchNorm1d(1).eval()                                           # source: mean 0, variance 1
+    # source: mean 0, variance 1
+    bn = nn.BatchNorm1d(1).eval()
     layer = AdaptiveMixture().make(bn)
-    x = torch.tensor([[[1.0, 3.0]], [[2.0, 4.0]]])                          # images: means 2 and 3, deviations sqrt 2
+    # images: means 2 and 3, deviations sqrt 2
+    x = torch.tensor([[[1.0, 3.0]], [[2.0, 4.0]]])
     mean, var = x.mean(), x.var()
     sd, own = var.sqrt(), 2 ** 0.5
     st = mean ** 2 + (1 - sd) ** 2
@@ -141,9 +159,11 @@ def test_weight_of_the_source_by_hand():
     a = sum(1 - st / (st + s + t) for s, t in parts) / 2
     expected = (x - (1 - a) * mean) / (a + (1 - a) * var + 1e-5).sqrt()
     torch.testing.assert_close(layer(x), expected)
-    flat = torch.tensor([[1.0], [-1.0]])                                    # one place: means alone; the batch's mean is the source's
+    # one place: means alone; the batch's mean is the source's
+    flat = torch.tensor([[1.0], [-1.0]])
     torch.testing.assert_close(layer(flat), flat / (1 + 1e-5) ** 0.5)
-    with pytest.warns(UserWarning, match="one value per channel"):          # no spread at all: the source's statistics, mean 0 and variance 1
+    # no spread at all: the source's statistics, mean 0 and variance 1
+    with pytest.warns(UserWarning, match="one value per channel"):
         torch.testing.assert_close(layer(flat[:1]), flat[:1] / (1 + 1e-5) ** 0.5)
 
 
@@ -153,7 +173,8 @@ def test_loss_of_gem():
     z, loss = View.logits, make("gem").losses(View, {})
     t = 2 * z.std(1, keepdim=True)
     torch.testing.assert_close(loss, t.square().mean() * scores.entropy(z / t))
-    torch.testing.assert_close(make("gem", scale="image").losses(View, {}), t[:, 0] ** 2 * scores.entropy(z / t))
+    torch.testing.assert_close(
+        make("gem", scale="image").losses(View, {}), t[:, 0]**2 * scores.entropy(z / t))
     View.logits = 3 * z + 7
     torch.testing.assert_close(make("gem").losses(View, {}), 9 * loss, rtol=1e-4, atol=1e-4)
     View.logits = torch.zeros(2, 5)

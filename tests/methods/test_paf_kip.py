@@ -1,4 +1,5 @@
-"""PAF-KIP, which no public run verifies: its filters, its loss and its answer by hand, and what it must equal."""
+"""PAF-KIP, which no public run verifies: its filters, its loss and its answer by hand, and what it
+must equal."""
 import pytest
 import torch
 from tiny import stream, tiny
@@ -21,18 +22,23 @@ def play(recipe):
 
 
 class View:
-    """ln 4 * 0.4 = 0.555: certain for both; the network alone; the teacher alone; for neither, twice."""
+    """ln 4 * 0.4 = 0.555: certain for both; the network alone; the teacher alone; for neither,
+    twice."""
 
-    doubts, classes = (torch.tensor([0.1, 0.5, 0.6, 1.0, 1.2]), torch.tensor([0.2, 1.1, 0.3, 0.9, 1.3])), 4
+    doubts = (torch.tensor([0.1, 0.5, 0.6, 1.0, 1.2]), torch.tensor([0.2, 1.1, 0.3, 0.9, 1.3]))
+    classes = 4
 
 
 def test_filters_by_hand():
-    losses, limit = torch.tensor([1.0, 2.0, 3.0, 4.0, 6.0]), 0.4 * torch.tensor(4.0).log()
+    losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 6.0])
+    limit = 0.4 * torch.tensor(4.0).log()
     known = TwoFilters().weights(View, losses, None, {})
-    torch.testing.assert_close(known, torch.tensor([(limit - 0.2).exp(), (limit - 1.1).exp(), 0, 0, 0]))
+    torch.testing.assert_close(known,
+                               torch.tensor([(limit - 0.2).exp(), (limit - 1.1).exp(), 0, 0, 0]))
     both = TwoFilters(both=True).weights(View, losses, None, {})
     assert (both > 0).tolist() == [True, False, False, False, False]
-    assert BothFail(weight=0.5)(View, losses, None, {}).item() == -0.5 * (4 + 6) / 2       # the third is in neither part
+    # the third is in neither part
+    assert BothFail(weight=0.5)(View, losses, None, {}).item() == -0.5 * (4 + 6) / 2
     assert BothFail(fraction=1.0)(View, losses, None, {}) == 0
     with pytest.raises(NeedsError, match="parts of paf_kip"):
         play(make("tent").where(TwoFilters()))
@@ -43,9 +49,14 @@ def test_answer_by_hand():
     for x in BATCHES[:2]:
         adapter(x)
     x = BATCHES[2]
-    teacher, plain = adapter.states["method"]["teacher"], Adapter(tiny("tinybn"), make("batch_norm"), device="cpu")
+    teacher = adapter.states["method"]["teacher"]
+    plain = Adapter(tiny("tinybn"), make("batch_norm"), device="cpu")
     with torch.no_grad():
-        voices = [adapter.model(x), torch.func.functional_call(adapter.model, teacher, (x,)), plain(x)]
+        voices = [
+            adapter.model(x),
+            torch.func.functional_call(adapter.model, teacher, (x,)),
+            plain(x)
+        ]
     c = [scores.confidence(z) for z in voices]
     share = [1 / 3 + 0.1 * (v - sum(c) / 3) for v in c]
     torch.testing.assert_close(sum(share), torch.ones(32))
@@ -58,10 +69,12 @@ def test_first_answer_is_bn_1_and_the_teacher_moves_after_the_step():
     outputs, adapter = play(make("paf_kip", **PLAIN))
     torch.testing.assert_close(outputs[0], play(make("batch_norm"))[0][0], atol=1e-5, rtol=1e-5)
     still = play(make("paf_kip", **PLAIN, follow=1.0))[1]
-    assert all(torch.equal(still.states["method"]["teacher"][k], still.origin[k]) for k in still.tuned)
+    assert all(
+        torch.equal(still.states["method"]["teacher"][k], still.origin[k]) for k in still.tuned)
     assert adapter.trace.step("forwards")[0] == 4 * 32 and adapter.trace.step("backwards")[0] == 32
     teacher = adapter.states["method"]["teacher"]
-    assert all(0 < (teacher[k] - adapter.origin[k]).norm() < (p - adapter.origin[k]).norm() for k, p in adapter.tuned.items())
+    assert all(0 < (teacher[k] - adapter.origin[k]).norm() < (p - adapter.origin[k]).norm()
+               for k, p in adapter.tuned.items())
 
 
 def test_with_the_network_as_its_teacher_it_is_tent_with_two_selectors():
@@ -75,14 +88,22 @@ def test_with_the_network_as_its_teacher_it_is_tent_with_two_selectors():
 def test_entropy_of_the_unknown_rises():
     rise = {}
     for weight in (0.0, 5.0):
-        _, adapter = play(make("paf_kip", augment=Unchanged(), lr=0.02, select=(TwoFilters(0.0),), weight=weight))
+        _, adapter = play(
+            make("paf_kip", augment=Unchanged(), lr=0.02, select=(TwoFilters(0.0),),
+                 weight=weight))
         rise[weight] = scores.entropy(adapter.predict(BATCHES[0])).mean()
     assert rise[5.0] > rise[0.0] + 0.05
 
 
 def test_crops():
     x = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0)) + 1
-    seen = {tuple(CropFlip(1, shared=True)(x, torch.Generator().manual_seed(s))[0, 0].flatten().tolist()) for s in range(200)}
+    seen = {
+        tuple(
+            CropFlip(1, shared=True)(x, torch.Generator().manual_seed(s))[0, 0].flatten().tolist())
+        for s in range(200)
+    }
     assert len(seen) == 3 * 3 * 2 and tuple(x[0, 0].flatten().tolist()) in seen
     both = CropFlip(4, shared=True)(x, torch.Generator().manual_seed(1))
-    assert both.shape == x.shape and torch.equal(both[:1], CropFlip(4, shared=True)(x[:1], torch.Generator().manual_seed(1))), "one draw for all"
+    assert both.shape == x.shape and torch.equal(
+        both[:1],
+        CropFlip(4, shared=True)(x[:1], torch.Generator().manual_seed(1))), "one draw for all"

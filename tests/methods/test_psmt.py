@@ -22,30 +22,46 @@ def fisher():
 
 def recipe(run, kind=None, **changes):
     h = RUNS.settings(run)
-    settings = dict(update=step(h), weight=h["fisher_alpha"], follow=h["momentum_teacher"], restore=h["perc"])
+    settings = dict(update=step(h), weight=h["fisher_alpha"], follow=h["momentum_teacher"],
+                    restore=h["perc"])
     made = make("psmt", **{k: v for k, v in {**settings, **changes}.items() if v is not None})
     return kind(**vars(made)) if kind else made
 
 
 def deviations(run, fisher, batches=None, **changes):
     def watch(adapter):
-        return {"info/n_at_initial": sum((p == adapter.origin[k]).sum().item() for k, p in adapter.tuned.items()),
-                "info/ewc": sum((adapter.given["fisher"][k] * (p.detach() - adapter.origin[k]) ** 2).sum().item() for k, p in adapter.tuned.items())}
+        return {
+            "info/n_at_initial": sum(
+                (p == adapter.origin[k]).sum().item() for k, p in adapter.tuned.items()),
+            "info/ewc": sum(
+                (adapter.given["fisher"][k] * (p.detach() - adapter.origin[k])**2).sum().item()
+                for k, p in adapter.tuned.items())
+        }
 
-    outputs, adapter, seen = RUNS.play(run, recipe(run, **changes), given=fisher, watch=watch, batches=batches)
-    # their code asks the source how sure it is and averages views below ``ap``, to no effect: ours does not, so the test asks
-    source, images = adapter.source_network("batch"), stream(RUNS.index[run]["stream"])[0][:batches]
+    outputs, adapter, seen = RUNS.play(run, recipe(run, **changes), given=fisher, watch=watch,
+                                       batches=batches)
+    # their code asks the source how sure it is and averages views below ``ap``, to no effect:
+    # ours does not, so the test asks
+    source = adapter.source_network("batch")
+    images = stream(RUNS.index[run]["stream"])[0][:batches]
     with torch.no_grad():
         sure = [source(x).softmax(1).amax(1).mean().item() for x in images]
-    asked = {"info/anchor_confidence": sure, "info/averaged": [int(s < RUNS.settings(run)["ap"]) for s in sure]}
-    return RUNS.deviations(run, outputs, adapter, adapter.states["method"]["teacher"], by_key(seen) | asked)
+    asked = {
+        "info/anchor_confidence": sure,
+        "info/averaged": [int(s < RUNS.settings(run)["ap"]) for s in sure]
+    }
+    return RUNS.deviations(run, outputs, adapter, adapter.states["method"]["teacher"],
+                           by_key(seen) | asked)
 
 
 @pytest.mark.parametrize("run", RUNS.fixed)
 def test_matches_the_reference(run, fisher):
-    h, sums = RUNS.settings(run), {k: v.item() for k, v in extra(RUNS, run, "fisher_sum").items()}
-    assert h["symmetric_ce_alpha"] == 0.5 and (h["fisher_batch_size"], h["fisher_batches"]) == (64, 10), "as in the loss, and in fisher()"
-    assert deviations(run, fisher) == [] and RUNS.unused(run, "n_augmentations") == []                       # which has no effect
+    h = RUNS.settings(run)
+    sums = {k: v.item() for k, v in extra(RUNS, run, "fisher_sum").items()}
+    assert h["symmetric_ce_alpha"] == 0.5 and (h["fisher_batch_size"], h["fisher_batches"]) == (
+        64, 10), "as in the loss, and in fisher()"
+    # which has no effect
+    assert deviations(run, fisher) == [] and RUNS.unused(run, "n_augmentations") == []
     assert sums.keys() == fisher["fisher"].keys()
     assert {k: v.sum().item() for k, v in fisher["fisher"].items()} == pytest.approx(sums, rel=2e-3)
 
@@ -75,24 +91,35 @@ class _Halves(Psmt):
 
 
 MUTATIONS = {
-    "itself": {}, "penalty": {"weight": 4.9e5}, "no penalty": {"penalties": (), "weight": None}, "share": {"restore": 0.055},
-    "teacher": {"follow": 0.89}, "rate": {"lr": 2.9e-4}, "once": {"kind": _Once}, "own": {"kind": _Own}, "answer": {"answer": "after"},
-    "halves": {"kind": _Halves}, "augmented": {"augment": Roll()},
+    "itself": {},
+    "penalty": {"weight": 4.9e5},
+    "no penalty": {"penalties": (), "weight": None},
+    "share": {"restore": 0.055},
+    "teacher": {"follow": 0.89},
+    "rate": {"lr": 2.9e-4},
+    "once": {"kind": _Once},
+    "own": {"kind": _Own},
+    "answer": {"answer": "after"},
+    "halves": {"kind": _Halves},
+    "augmented": {"augment": Roll()},
 }
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_the_comparison_can_fail(name, fisher):
     run = "psmt-official-fixaug-strongfisher__tinybn__s2"
-    assert (deviations(run, fisher, batches=12 if name == "own" else 4, **MUTATIONS[name]) == []) == (name == "itself")
+    assert (deviations(run, fisher, batches=12 if name == "own" else 4,
+                       **MUTATIONS[name]) == []) == (name == "itself")
 
 
-# --- by hand ------------------------------------------------------------------------------------------------------------
+# --- by hand ------------------------------------------------------------------------------------
 
 def test_two_updates_of_the_teacher_by_hand():
-    """Four weights, one of them with a small gradient: it goes back in both; the others follow twice."""
+    """Four weights, one of them with a small gradient: it goes back in both; the others follow
+    twice."""
     class View:
-        tuned, origin = {"w": torch.tensor([1.0, 2.0, 3.0, 4.0])}, {"w": torch.zeros(4)}
+        tuned = {"w": torch.tensor([1.0, 2.0, 3.0, 4.0])}
+        origin = {"w": torch.zeros(4)}
 
     class Lesson:
         move, grads = True, {"w": torch.tensor([3.0, -0.1, 1.0, 2.0])}
@@ -100,10 +127,14 @@ def test_two_updates_of_the_teacher_by_hand():
     state = {"teacher": {"w": torch.full((4,), 8.0)}}
     make("psmt", follow=0.5, restore=0.2).after(View, Lesson, state)
     assert View.tuned["w"].tolist() == [1.0, 0.0, 3.0, 4.0]
-    assert state["teacher"]["w"].tolist() == [0.25 * 8 + 0.75 * 1, 0.0, 0.25 * 8 + 0.75 * 3, 0.25 * 8 + 0.75 * 4]
+    assert state["teacher"]["w"].tolist() == [
+        0.25 * 8 + 0.75 * 1, 0.0, 0.25 * 8 + 0.75 * 3, 0.25 * 8 + 0.75 * 4
+    ]
 
 
-@pytest.mark.parametrize("changes", [{"follow": 1.0}, {"follow": 0.9}, {"follow": 0.9, "restore": 0.3}], ids=repr)
+@pytest.mark.parametrize("changes",
+                         [{"follow": 1.0}, {"follow": 0.9}, {"follow": 0.9, "restore": 0.3}],
+                         ids=repr)
 def test_it_is_a_mean_teacher_held_by_the_source(changes):
     x = stream("s1")[0][:3, :32]
     recipe = make("psmt", **{"restore": 0.0, **changes})
@@ -111,14 +142,16 @@ def test_it_is_a_mean_teacher_held_by_the_source(changes):
     first = adapter(x[0])
     bn_1 = Adapter(tiny("tinybn"), make("batch_norm"), device="cpu")(x[0])
     torch.testing.assert_close(first, 2 * bn_1, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(torch.from_numpy(adapter.trace["loss"]), torch.special.entr(bn_1.softmax(1)).sum(1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(adapter.trace["loss"]),
+                               torch.special.entr(bn_1.softmax(1)).sum(1), atol=1e-5, rtol=1e-4)
     for b in x[1:]:
         adapter(b)
     teacher = adapter.states["method"]["teacher"]
     back = {k: p == adapter.origin[k] for k, p in adapter.tuned.items()}
     share = sum(m.sum().item() for m in back.values()) / sum(m.numel() for m in back.values())
     assert abs(share - recipe.restore) < 0.01
-    assert all(torch.equal(teacher[k][m], adapter.origin[k][m]) for k, m in back.items() if recipe.restore)
+    assert all(
+        torch.equal(teacher[k][m], adapter.origin[k][m]) for k, m in back.items() if recipe.restore)
     still = all(torch.equal(teacher[k], adapter.origin[k]) for k in adapter.tuned)
     assert still == (recipe.follow == 1.0)
 
@@ -128,7 +161,9 @@ def test_augmented_views_are_half_of_the_loss():
     adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given(recipe, "tinybn"))
     adapter(x)
     net = Adapter(tiny("tinybn"), make("batch_norm"), device="cpu")
-    z, rolled = net(x).log_softmax(1), net(x.roll(1, 3)).log_softmax(1)
+    z = net(x).log_softmax(1)
+    rolled = net(x.roll(1, 3)).log_softmax(1)
     expected = -0.5 * (z.exp() * z).sum(1) - 0.25 * (z.exp() * rolled + rolled.exp() * z).sum(1)
-    torch.testing.assert_close(torch.from_numpy(adapter.trace["loss"]), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(adapter.trace["loss"]), expected, atol=1e-5,
+                               rtol=1e-4)
     assert adapter.trace.step("forwards")[0] == 3 * 32

@@ -1,4 +1,5 @@
-"""Every number that is stored of a run is looked at: a little wrong, the comparison fails by its name."""
+"""Every number that is stored of a run is looked at: a little wrong, the comparison fails by its
+name."""
 import importlib
 
 import pytest
@@ -9,7 +10,8 @@ from tiny import source_images, tiny
 from tta_lab.components.source import prepare as source
 from tta_lab.methods import make
 
-RUNS = {  # test module, its comparing function -> a run that has everything which is stored of that method
+# test module, its comparing function -> a run that has everything which is stored of that method
+RUNS = {
     ("test_adanpc", "deviations"): "adanpc-official__tinybn__s1",
     ("test_cmf", "deviations"): "cmf-om-fixaug__tinybn__s1",
     ("test_conjugate", "play"): "conjugate-official-ce__tinybn__s1",
@@ -24,7 +26,8 @@ RUNS = {  # test module, its comparing function -> a run that has everything whi
     ("test_unient", "play"): "unient-ostta-unient-repo__tinybn__s3",
 }
 # of these the runs are made: they are no results
-TAKEN = ("hparams", "extra/fisher_sum", "extra/projector", "extra/prototypes", "extra/initial_random_entry", "extra/features")
+TAKEN = ("hparams", "extra/fisher_sum", "extra/projector", "extra/prototypes",
+         "extra/initial_random_entry", "extra/features")
 GIVEN = {"test_adanpc": "neighbours", "test_psmt": "fisher"}
 
 
@@ -33,14 +36,18 @@ def given(module):
     name = GIVEN.get(module)
     if not name:
         return ()
-    found = source.prepare(tiny("tinybn"), make(module[5:]), *source_images(), device="cpu", **({"limit": 640} if name == "fisher" else {}))
+    found = source.prepare(tiny("tinybn"), make(module[5:]), *source_images(), device="cpu",
+                           **({"limit": 640} if name == "fisher" else {}))
     return (found["neighbours"] if name == "neighbours" else found,)
 
 
-@pytest.mark.parametrize(("where", "run"), RUNS.items(), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(("where", "run"), RUNS.items(), ids=lambda v: v
+                         if isinstance(v, str) else "")
 def test_the_comparison_can_fail_at_each_number(where, run, monkeypatch):
     compare, seen = Runs.deviations, []
-    monkeypatch.setattr(Runs, "deviations", lambda *args, **settings: seen.append((args, settings)) or compare(*args, **settings))
+    monkeypatch.setattr(
+        Runs, "deviations", lambda *args, **settings: seen.append(
+            (args, settings)) or compare(*args, **settings))
     module = importlib.import_module(where[0])
     more = (monkeypatch,) if where[0] == "test_unient" else given(where[0])
     getattr(module, where[1])(run, *more)

@@ -22,7 +22,9 @@ def test_soft_likelihood_ratio_by_hand():
     class View:
         logits = torch.tensor([[0.8, 0.2], [0.5, 0.5]]).log()
     found = make("slr").losses(View, {})
-    torch.testing.assert_close(found, torch.tensor([-(0.8 * math.log(4) + 0.2 * math.log(0.25)), 0.0]), rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(found,
+                               torch.tensor([-(0.8 * math.log(4) + 0.2 * math.log(0.25)), 0.0]),
+                               rtol=1e-4, atol=2e-5)
 
 
 def test_it_pulls_where_the_entropy_no_longer_does():
@@ -34,18 +36,22 @@ def test_it_pulls_where_the_entropy_no_longer_does():
 def test_slr_and_roid_share_a_loss():
     x = stream("s1")[0][:3]
     step = Step(rule="adam", lr=5e-3)
-    bare = make("roid", update=step, select=(), penalties=(), prior_correction=False, **{"anchor.momentum": 1.0})
-    slr, roid = (Adapter(tiny("tinybn"), recipe, device="cpu") for recipe in (make("slr", update=step), bare))
+    bare = make("roid", update=step, select=(), penalties=(), prior_correction=False,
+                **{"anchor.momentum": 1.0})
+    slr, roid = (Adapter(tiny("tinybn"), recipe, device="cpu")
+                 for recipe in (make("slr", update=step), bare))
     assert all(torch.equal(slr(b), roid(b)) for b in x)
 
 
 def test_shot_im_is_tent_with_diversity_on_all_but_the_head():
     x, step = stream("s2")[0][:4], Step(rule="sgd", lr=0.01)
     twin = make("tent", update=step, train=AllParameters(head=False)).plus(Diversity(1.0))
-    shot, tent = (Adapter(tiny("tinybn"), recipe, device="cpu") for recipe in (make("shot_im", update=step), twin))
+    shot, tent = (Adapter(tiny("tinybn"), recipe, device="cpu")
+                  for recipe in (make("shot_im", update=step), twin))
     assert all(torch.equal(shot(b), tent(b)) for b in x)
     assert not any(name.startswith("head") for name in shot.tuned) and len(shot.tuned) == 12
-    entropy_alone = Adapter(tiny("tinybn"), make("shot_im", update=step, penalties=()), device="cpu")
+    entropy_alone = Adapter(tiny("tinybn"), make("shot_im", update=step, penalties=()),
+                            device="cpu")
     assert not torch.equal(torch.stack([entropy_alone(b) for b in x])[-1], shot.predict(x[-1]))
 
 

@@ -1,6 +1,8 @@
-"""Teachers: a second set of weights and statistics for the adapted network, kept as plain tensors in a part's state.
+"""Teachers: a second set of weights and statistics for the adapted network, kept as plain tensors
+in a part's state.
 
-``view.forward(tensors=teacher)`` runs the network with them in place of its own; frozen parameters are shared.
+``view.forward(tensors=teacher)`` runs the network with them in place of its own; frozen parameters
+are shared.
 """
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ def start(model: nn.Module) -> dict[str, Tensor]:
 
 
 def follow_(teacher: dict[str, Tensor], view, momentum: float) -> None:
-    """teacher <- momentum teacher + (1 - momentum) student; parameters only, statistics are the teacher's own."""
+    """teacher <- momentum teacher + (1 - momentum) student; parameters only, statistics are the
+    teacher's own."""
     with torch.no_grad():
         for name, p in view.tuned.items():
             if name in teacher:

@@ -15,18 +15,22 @@ from ..core.parts import Part, Step
 class Sam(Step):
     """Sharpness-aware minimisation: the gradient is taken where the loss is highest nearby.
 
-    e = rho g / ||g||_2 over all tuned parameters, then the base rule steps from theta with the gradient at theta + e. The selectors
-    are asked again there, among those kept at theta. Papers: SAM (2010.01412); SAR (2302.12400).
+    e = rho g / ||g||_2 over all tuned parameters, then the base rule steps from theta with the
+    gradient at theta + e. The selectors are asked again there, among those kept at theta. Papers:
+    SAM (2010.01412); SAR (2302.12400).
     """
 
     rule: str = knob("sgd", choices=("adam", "sgd"), why="optimiser")
-    rho: float = knob(0.05, (0.0, 10.0), "radius of the neighbourhood", paper="SAR 2302.12400: 0.05")
+    rho: float = knob(0.05, (0.0, 10.0), "radius of the neighbourhood", paper="SAR 2302.12400: "
+                                                                              "0.05")
 
     def __call__(self, optimizer, look):
         first = look()
         if not first.move:
             return first
-        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        params = [
+            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
         before = [p.detach().clone() for p in params]
         with torch.no_grad():
             grads = [p.grad for p in params]
@@ -45,12 +49,16 @@ class Sam(Step):
 
 @dataclass(frozen=True)
 class CosineSam(Sam):
-    """Sharpness-aware minimisation whose step size falls to zero along half a cosine, then rises again, and so on.
+    """Sharpness-aware minimisation whose step size falls to zero along half a cosine, then rises
+    again, and so on.
 
-    Step t is taken with lr (1 + cos(pi t / period)) / 2, t = 0, 1, ...; steps that are skipped do not count. STAMP (2407.15773).
+    Step t is taken with lr (1 + cos(pi t / period)) / 2, t = 0, 1, ...; steps that are skipped do
+    not count. STAMP (2407.15773).
     """
 
-    period: int = knob(150, (1, 10**9), "steps until the step size is zero", paper="STAMP: 150 (CIFAR), 750 (ImageNet)", unit="steps")
+    period: int = knob(150, (1, 10**9), "steps until the step size is zero", paper="STAMP: 150 "
+                       "(CIFAR), 750 "
+                       "(ImageNet)", unit="steps")
 
     def build(self, params):
         optimizer = super().build(params)
@@ -63,15 +71,18 @@ class CosineSam(Sam):
         if lesson.move:
             for group in optimizer.param_groups:
                 group["steps"] += 1
-                group["lr"] = group.get("scale", 1.0) * self.lr * (1 + math.cos(math.pi * group["steps"] / self.period)) / 2
+                group["lr"] = (group.get("scale", 1.0) * self.lr *
+                               (1 + math.cos(math.pi * group["steps"] / self.period)) / 2)
         return lesson
 
 
 @dataclass(frozen=True)
 class Anchored(Part):
-    """Weight ensembling: after a step, theta <- m theta + (1 - m) theta_source. Source: ROID (2306.00650)."""
+    """Weight ensembling: after a step, theta <- m theta + (1 - m) theta_source. Source: ROID
+    (2306.00650)."""
 
-    momentum: float = knob(0.99, (0.0, 1.0), "share of the adapted weights that stays", paper="ROID 2306.00650: 0.99")
+    momentum: float = knob(0.99, (0.0, 1.0), "share of the adapted weights that stays",
+                           paper="ROID 2306.00650: 0.99")
 
     def blend_(self, view) -> None:
         """Move the tuned parameters towards the source."""
@@ -86,16 +97,19 @@ def uniform(shape, rng: torch.Generator) -> Tensor:
 
 
 def restore_(view, share: float, to: dict | None = None) -> None:
-    """Stochastic restore: each entry of the tuned parameters goes back to its source value (or to that in ``to``) with probability ``share``,
-    independently; the optimiser's moments stay. CoTTA (2203.13591)."""
+    """Stochastic restore: each entry of the tuned parameters goes back to its source value (or to
+    that in ``to``) with probability ``share``, independently; the optimiser's moments stay. CoTTA
+    (2203.13591)."""
     if share:
         with torch.no_grad():
             for name, p in view.tuned.items():
-                p.copy_(torch.where(uniform(p.shape, view.rng) < share, (to or view.origin)[name], p))
+                p.copy_(
+                    torch.where(uniform(p.shape, view.rng) < share, (to or view.origin)[name], p))
 
 
 def least_informative(grads: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Name -> mask of the entries whose squared gradient lies strictly below the ``share``-quantile of all (linear between neighbours).
+    """Name -> mask of the entries whose squared gradient lies strictly below the
+    ``share``-quantile of all (linear between neighbours).
 
     PETAL (2212.09713). All entries are sorted, in memory of the size of the network.
     """
@@ -109,7 +123,8 @@ def least_informative(grads: dict[str, Tensor], share: float) -> dict[str, Tenso
 
 
 def restore_where_(view, masks: dict[str, Tensor], to: dict | None = None) -> None:
-    """The masked entries of the tuned parameters go back to their source values (or to those in ``to``)."""
+    """The masked entries of the tuned parameters go back to their source values (or to those in
+    ``to``)."""
     with torch.no_grad():
         for name, mask in masks.items():
             view.tuned[name].copy_(torch.where(mask, (to or view.origin)[name], view.tuned[name]))

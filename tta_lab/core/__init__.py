@@ -1,1 +1,2 @@
-"""The one loop and what everything else is made of: adapter, parts, knobs, trace. It imports nothing of the other packages."""
+"""The one loop and what everything else is made of: adapter, parts, knobs, trace. It imports
+nothing of the other packages."""

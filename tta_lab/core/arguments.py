@@ -1,7 +1,9 @@
-"""The checks of arguments that every public entry shares: a sentence that names the argument, what came and what is meant.
+"""The checks of arguments that every public entry shares: a sentence that names the argument, what
+came and what is meant.
 
-``flag``, ``whole``, ``number``, ``choice``, ``path_of`` and ``seeds_of`` check plain values and return them as Python's own;
-``recipe_of`` and ``model_of`` in ``core.named``, ``images_of`` in ``data.load`` also take the text that names the thing. All raise ValueError, or TypeError for
+``flag``, ``whole``, ``number``, ``choice``, ``path_of`` and ``seeds_of`` check plain values and
+return them as Python's own; ``recipe_of`` and ``model_of`` in ``core.named``, ``images_of`` in
+``data.load`` also take the text that names the thing. All raise ValueError, or TypeError for
 something of another kind, which is a ValueError too (`WrongKind`).
 """
 from __future__ import annotations
@@ -22,7 +24,8 @@ class WrongKind(TypeError, ValueError):
 
 
 def plain(value):
-    """A number of another library (numpy scalar, tensor or array of one value) as Python's own; anything else as it is."""
+    """A number of another library (numpy scalar, tensor or array of one value) as Python's own;
+    anything else as it is."""
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         return value.item()
     return value
@@ -59,7 +62,8 @@ def number(name: str, value, low: float | None = None, high: float | None = None
 def _bounds(low, high) -> str:
     if low is None and high is None:
         return ""
-    return f" from {low} to {high}" if None not in (low, high) else f" of at least {low}" if high is None else f" of at most {high}"
+    return (f" from {low} to {high}" if None not in (low, high) else
+            f" of at least {low}" if high is None else f" of at most {high}")
 
 
 def _within(name, value, low, high, kind):
@@ -77,13 +81,15 @@ def choice(name: str, value, allowed: Iterable):
 
 
 def nearest(value, names: Iterable[str]) -> str:
-    """``"; did you mean 'fog'?"`` where one of the names is much like the value, else an empty text; the end of a message."""
+    """``"; did you mean 'fog'?"`` where one of the names is much like the value, else an empty
+    text; the end of a message."""
     found = difflib.get_close_matches(value, list(names), 1) if isinstance(value, str) else ()
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def path_of(name: str, value) -> Path:
-    """A path, written as a text or a Path; ``~`` is the home folder, unless something of that very name is there."""
+    """A path, written as a text or a Path; ``~`` is the home folder, unless something of that very
+    name is there."""
     if not isinstance(value, (str, os.PathLike)):
         raise WrongKind(f"{name} must be a path, as a text or a Path, not {value!r}")
     if not os.fspath(value):
@@ -92,10 +98,12 @@ def path_of(name: str, value) -> Path:
 
 
 def seeds_of(value, name: str = "seeds") -> tuple[int, ...]:
-    """Seeds, each once: ``(0, 1, 2)``, a range or an array of whole numbers; a single number is refused, since 3 may mean one or three."""
+    """Seeds, each once: ``(0, 1, 2)``, a range or an array of whole numbers; a single number is
+    refused, since 3 may mean one or three."""
     value = plain(value)
     if isinstance(value, numbers.Number):
-        raise WrongKind(f"{name} must list the seeds, such as range({value}) for {value} seeds or ({value},) for this one, not the number {value!r}")
+        raise WrongKind(f"{name} must list the seeds, such as range({value}) for {value} seeds or "
+                        f"({value},) for this one, not the number {value!r}")
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise WrongKind(f"{name} must list whole numbers, such as (0, 1, 2), not {value!r}")
     found = tuple(whole(f"{name}[{i}]", s) for i, s in enumerate(value))
@@ -103,7 +111,8 @@ def seeds_of(value, name: str = "seeds") -> tuple[int, ...]:
         raise ValueError(f"{name} lists no seed; give at least one, such as (0,)")
     again = sorted({s for s in found if found.count(s) > 1})
     if again:
-        raise ValueError(f"{name} lists {', '.join(map(str, again))} more than once; a run repeated with one seed is the same run")
+        raise ValueError(f"{name} lists {', '.join(map(str, again))} more than once; a run "
+                         f"repeated with one seed is the same run")
     return found
 
 

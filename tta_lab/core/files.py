@@ -10,14 +10,17 @@ from pathlib import Path
 
 @contextmanager
 def written(path: str | Path) -> Iterator[Path]:
-    """A path to write to; what stands there when the block ends takes the place of ``path`` at once, and after an error nothing does.
+    """A path to write to; what stands there when the block ends takes the place of ``path`` at
+    once, and after an error nothing does.
 
-    The file is written beside its place (same folder, other name), so two processes may write the same file: the last one is seen whole.
-    Folders are made. Raises OSError as the system does (no space, no right).
+    The file is written beside its place (same folder, other name), so two processes may write the
+    same file: the last one is seen whole. Folders are made. Raises OSError as the system does (no
+    space, no right).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".part" + path.suffix)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.",
+                                    suffix=".part" + path.suffix)
     os.close(handle)
     try:
         yield Path(part)

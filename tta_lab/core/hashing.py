@@ -16,7 +16,8 @@ def digest(tensors: dict) -> str:
                 add(f"{name}/{key}", value[key])
         else:
             sha.update(name.encode())
-            sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            sha.update(value.detach().cpu().contiguous().view(-1).view(
+                torch.uint8).numpy().tobytes())
 
     for key in sorted(tensors):
         add(key, tensors[key])

@@ -6,7 +6,11 @@ from .knobs import Knob, knobs
 
 def hint(knob: Knob) -> str:
     """What a knob does, its range, its unit and its place in the paper, in one line."""
-    parts = [knob.why or knob.name, scope(knob), f"unit: {knob.unit}" if knob.unit else "", f"paper: {knob.paper}" if knob.paper else ""]
+    parts = [
+        knob.why or knob.name,
+        scope(knob), f"unit: {knob.unit}" if knob.unit else "",
+        f"paper: {knob.paper}" if knob.paper else ""
+    ]
     return "; ".join(part for part in parts if part)
 
 
@@ -21,5 +25,7 @@ def scope(knob: Knob) -> str:
 
 def parameter_table(recipe) -> list[dict]:
     """One row per knob for documentation: name, value, default, range, sentence, unit, paper."""
-    return [{"name": k.name, "value": k.value, "default": k.default, "range": scope(k), "sentence": k.why, "unit": k.unit, "paper": k.paper}
-            for k in knobs(recipe)]
+    return [{
+        "name": k.name, "value": k.value, "default": k.default, "range": scope(k),
+        "sentence": k.why, "unit": k.unit, "paper": k.paper
+    } for k in knobs(recipe)]

@@ -14,9 +14,11 @@ def recipe_of(value, name: str = "recipe"):
     if isinstance(value, str):
         return named("recipe", value)
     if isinstance(value, type) and issubclass(value, Method):
-        raise WrongKind(f"{name} must be a method such as make('tent') or {value.__name__}(), not the class {value.__name__} itself")
+        raise WrongKind(f"{name} must be a method such as make('tent') or {value.__name__}(), not "
+                        f"the class {value.__name__} itself")
     if not isinstance(value, Method):
-        what = f"the part {value!r}, which is only a piece of one" if isinstance(value, Part) else shown(value)
+        what = (f"the part {value!r}, which is only a piece of one"
+                if isinstance(value, Part) else shown(value))
         raise WrongKind(f"{name} must be a method such as make('tent'), or its name, not {what}")
     return value
 
@@ -26,9 +28,12 @@ def model_of(value, name: str = "model"):
     if isinstance(value, str):
         return named("model", value)
     if isinstance(value, type):
-        raise WrongKind(f"{name} must be a network, not its class {value.__name__}: make one, {value.__name__}(...)")
+        raise WrongKind(f"{name} must be a network, not its class {value.__name__}: make one, "
+                        f"{value.__name__}(...)")
     if not isinstance(value, nn.Module):
-        hint = ": a path is written as a text, 'checkpoint:PATH'" if isinstance(value, os.PathLike) else ""
-        raise WrongKind(f"{name} must be a network (nn.Module), or a text such as 'fashion_resnet_bn' or 'torchvision:resnet18', "
+        hint = (": a path is written as a text, 'checkpoint:PATH'" if isinstance(
+            value, os.PathLike) else "")
+        raise WrongKind(f"{name} must be a network (nn.Module), or a text such as "
+                        f"'fashion_resnet_bn' or 'torchvision:resnet18', "
                         f"not {shown(value)}{hint}")
     return value

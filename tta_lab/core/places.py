@@ -1,7 +1,9 @@
-"""Paths within texts such as ``folder:photos?size=64[0,1]``: a path means what it says, and what is written is read back.
+"""Paths within texts such as ``folder:photos?size=64[0,1]``: a path means what it says, and what
+is written is read back.
 
-A path that is there as it stands is taken as it stands, whatever it holds (``[ ] ? % & =``); else it is read
-percent-decoded. After ``file://`` it is always read percent-decoded, as file managers write it.
+A path that is there as it stands is taken as it stands, whatever it holds (``[ ] ? % & =``); else
+it is read percent-decoded. After ``file://`` it is always read percent-decoded, as file managers
+write it.
 """
 from __future__ import annotations
 
@@ -37,8 +39,10 @@ def absolute(path: str | Path) -> str:
 
 
 def quoted(path: str | Path) -> str:
-    """The path with ``% ? # [ ]``, line ends and bytes that are no text as %XX; everything else stays readable."""
-    return SPECIAL.sub(lambda found: "".join(f"%{byte:02X}" for byte in os.fsencode(found[0])), os.fspath(path))
+    """The path with ``% ? # [ ]``, line ends and bytes that are no text as %XX; everything else
+    stays readable."""
+    return SPECIAL.sub(lambda found: "".join(f"%{byte:02X}" for byte in os.fsencode(found[0])),
+                       os.fspath(path))
 
 
 def unquoted(text: str) -> str:
@@ -48,8 +52,10 @@ def unquoted(text: str) -> str:
     return os.fsdecode(unquote_to_bytes(os.fsencode(text)))
 
 
-def split(text: str, exists: Callable[[str], bool] = there, brackets: bool = True) -> tuple[str, str, list[str]]:
-    """(path, options, subsets) of what stands behind ``kind:``; the longest path that is there wins over ``?`` and ``[``."""
+def split(text: str, exists: Callable[[str], bool] = there,
+          brackets: bool = True) -> tuple[str, str, list[str]]:
+    """(path, options, subsets) of what stands behind ``kind:``; the longest path that is there
+    wins over ``?`` and ``[``."""
     subset_in = SUBSET.fullmatch if brackets else lambda text: None
     for read in () if text.startswith(FILE) else (str, unquoted):
         rest, subsets = text, []
@@ -73,11 +79,13 @@ def split(text: str, exists: Callable[[str], bool] = there, brackets: bool = Tru
 def joined(path: str | Path, options: str = "", exists: Callable[[str], bool] = there) -> str:
     """The text that ``split`` takes apart into exactly this path and these options."""
     text = quoted(path) + (f"?{options}" if options else "")
-    return text if split(text, exists) == (str(path), options, []) or not os.path.isabs(path) else FILE + text
+    return (text if split(text, exists) == (str(path), options, []) or not os.path.isabs(path) else
+            FILE + text)
 
 
 def with_subset(text: str, subset: str) -> str:
-    """``text[subset]`` for ``kind:path?options``, still read as a subset where a path of that very name is there."""
+    """``text[subset]`` for ``kind:path?options``, still read as a subset where a path of that very
+    name is there."""
     kind, colon, rest = text.partition(":")
     if colon and not rest.startswith(FILE) and os.path.isabs(rest) and there(f"{rest}[{subset}]"):
         return f"{kind}:{FILE}{rest}[{subset}]"
@@ -85,7 +93,8 @@ def with_subset(text: str, subset: str) -> str:
 
 
 def options(text: str, known=()) -> dict[str, str]:
-    """The options of ``a=1&b=2``, not yet decoded; a piece without ``=`` that is no option belongs to the value before it."""
+    """The options of ``a=1&b=2``, not yet decoded; a piece without ``=`` that is no option belongs
+    to the value before it."""
     pieces: list[str] = []
     for piece in text.split("&"):
         if "=" not in piece and pieces and piece not in known:
@@ -96,12 +105,16 @@ def options(text: str, known=()) -> dict[str, str]:
 
 
 def value(text: str, folder: str | Path | None = None) -> str:
-    """An option as it stands where a file of that name is there (below ``folder`` or from here), else decoded (+ is a space)."""
-    readings = text, unquote(text, errors="surrogateescape"), unquote_plus(text, errors="surrogateescape")
-    found = (one for one in readings if folder is not None and one and (there(Path(folder) / one) or there(one)))
+    """An option as it stands where a file of that name is there (below ``folder`` or from here),
+    else decoded (+ is a space)."""
+    readings = text, unquote(text,
+                             errors="surrogateescape"), unquote_plus(text, errors="surrogateescape")
+    found = (one for one in readings
+             if folder is not None and one and (there(Path(folder) / one) or there(one)))
     return next(found, readings[-1])
 
 
 def query(given: dict[str, str]) -> str:
     """Options as text, so that ``options`` and ``value`` give them back."""
-    return "&".join(f"{key}={quote(text, safe='/:,~', errors='surrogateescape')}" for key, text in given.items())
+    return "&".join(f"{key}={quote(text, safe='/:,~', errors='surrogateescape')}"
+                    for key, text in given.items())

@@ -14,13 +14,16 @@ def snake(name: str) -> str:
 
 
 def find_parts(package: str, path, interface: str, but: tuple[str, ...] = ()) -> dict[str, type]:
-    """Name -> class of every part of this interface defined in the modules of a package, ``but`` some modules."""
+    """Name -> class of every part of this interface defined in the modules of a package, ``but``
+    some modules."""
     base, found = getattr(parts, interface), {}
     for info in pkgutil.iter_modules(path):
         if info.name in but:
             continue
         module = importlib.import_module(f"{package}.{info.name}")
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__ and not value.__name__.startswith("_"):
+            if isinstance(value, type) and issubclass(
+                    value, base
+            ) and value.__module__ == module.__name__ and not value.__name__.startswith("_"):
                 found[getattr(value, "name", snake(value.__name__))] = value
     return dict(sorted(found.items()))

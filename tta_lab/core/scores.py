@@ -1,4 +1,5 @@
-"""Pure functions of logits: (B, C, *S) -> (B, *S), classes on axis 1, natural logarithms, at least float32 inside.
+"""Pure functions of logits: (B, C, *S) -> (B, *S), classes on axis 1, natural logarithms, at least
+float32 inside.
 
 S is empty for a classifier and (H, W) for a segmentation network; one line serves both.
 """
@@ -30,7 +31,8 @@ def probability_of(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def energy(logits: Tensor) -> Tensor:
-    """Negative free energy ln sum_k exp z_k (temperature 1); higher means more like the known classes."""
+    """Negative free energy ln sum_k exp z_k (temperature 1); higher means more like the known
+    classes."""
     return upcast(logits).logsumexp(1)
 
 
@@ -47,7 +49,8 @@ def mean_prediction(logits: Tensor) -> Tensor:
 
 
 def marginal_entropy(logits: Tensor) -> Tensor:
-    """Entropy of the mean prediction, in nats, a scalar; it falls towards 0 when predictions concentrate on one class.
+    """Entropy of the mean prediction, in nats, a scalar; it falls towards 0 when predictions
+    concentrate on one class.
 
     A class of probability 0 counts 0 (x ln x -> 0) and pulls at nothing: its gradient stays finite.
     """
@@ -56,6 +59,7 @@ def marginal_entropy(logits: Tensor) -> Tensor:
 
 
 def symmetric_cross_entropy(a: Tensor, b: Tensor) -> Tensor:
-    """1/2 CE(softmax b -> a) + 1/2 CE(softmax a -> b), (B, *S); symmetric, and the entropy where both are the same."""
+    """1/2 CE(softmax b -> a) + 1/2 CE(softmax a -> b), (B, *S); symmetric, and the entropy where
+    both are the same."""
     log_a, log_b = upcast(a).log_softmax(1), upcast(b).log_softmax(1)
     return -0.5 * (log_b.exp() * log_a + log_a.exp() * log_b).sum(1)

@@ -1,8 +1,9 @@
-"""Trace: what happened to every image and in every step, as columns. All diagnostics are functions of a trace.
+"""Trace: what happened to every image and in every step, as columns. All diagnostics are functions
+of a trace.
 
 Two tables. *samples*: one row per image in stream order. *steps*: one row per call of the adapter.
-Columns stay on the device while the stream runs and move to the host together; with ``spill`` they move on to disk, and memory
-does not grow with the stream.
+Columns stay on the device while the stream runs and move to the host together; with ``spill`` they
+move on to disk, and memory does not grow with the stream.
 """
 from __future__ import annotations
 
@@ -27,36 +28,55 @@ SAMPLES = {  # column -> meaning
     "source_prediction": "class of the frozen source", "source_confidence": "its probability there",
     "source_class_confidence": "adapted probability at the source's class", "rise_source": "adapted minus source probability at the source's class",
     "label": "true class (scoring only); -1: not known", "known": "of a known class", "domain": "index into meta['domains']",
-    "segment": "position in the list of shifts", "severity": "of the shift", "round": "round of the stream",
+    "segment": "position in the list of shifts", "severity": "of the shift", "round": "round of "
+                                                                                      "the stream",
     "correct": "prediction is right (False for unknown images and for those without a label)",
 }
 STEPS = {
-    "step": "index of the call", "n": "images", "n_kept": "samples learned from (pixels in segmentation)", "skipped": "no update was made",
-    "loss": "averaged losses plus penalties", "grad_norm": "L2 norm of the gradient of the tuned parameters",
-    "distance": "L2 distance of the tuned parameters from the source", "marginal_entropy": "entropy of the mean prediction, nats",
-    "forwards": "images through a network", "backwards": "images back through it", "seconds": "wall time of the call",
-    "reset": "reset to the source before this step", "alarm": "index into collapse.ALARMS, 0: none", "alarm_probability": "of collapse",
+    "step": "index of the call",
+    "n": "images",
+    "n_kept": "samples learned from (pixels in "
+    "segmentation)",
+    "skipped": "no update "
+    "was made",
+    "loss": "averaged losses plus penalties",
+    "grad_norm": "L2 norm of the gradient of the tuned "
+    "parameters",
+    "distance": "L2 distance of the tuned parameters from the source",
+    "marginal_entropy": "entropy of the mean prediction, nats",
+    "forwards": "images through a network",
+    "backwards": "images back through it",
+    "seconds": "wall time of the call",
+    "reset": "reset to the source before this step",
+    "alarm": "index into collapse.ALARMS, 0: none",
+    "alarm_probability": "of collapse",
     "action": "what the guard did after this step, index into guard.ACTIONS, 0: nothing",
-    "answered_by": "whose logits were returned, index into guard.ANSWERS, 0: the method's", "failed": "answered by the source after an error",
-    "round": "round of the stream", "domain": "index into meta['domains']; -1: several", "segment": "position in the list of shifts; -1: several",
+    "answered_by": "whose logits were returned, index into guard.ANSWERS, 0: the method's",
+    "failed": "answered by the source after an error",
+    "round": "round of the stream",
+    "domain": "index into meta['domains']; -1: several",
+    "segment": "position in the list of shifts; -1: several",
 }
 MOVE_EVERY = 256
 
 
 class Trace:
-    """Columns of a run. ``trace["entropy"]`` is a numpy array with one value per image, ``trace.step("loss")`` one per step;
-    ``trace.samples`` and ``trace.steps`` are pandas frames."""
+    """Columns of a run. ``trace["entropy"]`` is a numpy array with one value per image,
+    ``trace.step("loss")`` one per step; ``trace.samples`` and ``trace.steps`` are pandas
+    frames."""
 
     def __init__(self, meta: dict | None = None):
         self.meta = dict(meta or {})
         self._rows: dict[str, list[dict]] = {"samples": [], "steps": []}
         self._done: dict[str, dict[str, list[np.ndarray]]] = {"samples": {}, "steps": {}}
         self._chunks: Chunks | None = None  # older rows, on disk
-        self._every, self._pending = None, 0  # rows that make a chunk (None: nothing is written), rows since the last move
+        # rows that make a chunk (None: nothing is written), rows since the last move
+        self._every, self._pending = None, 0
         self._read: dict[tuple[str, str], np.ndarray] = {}
 
     @classmethod
-    def from_columns(cls, samples: dict, steps: dict | None = None, meta: dict | None = None) -> Trace:
+    def from_columns(cls, samples: dict, steps: dict | None = None,
+                     meta: dict | None = None) -> Trace:
         """A trace from arrays, for tests and for runs made elsewhere."""
         trace = cls(meta)
         for table, columns in (("samples", samples), ("steps", steps or {})):
@@ -65,7 +85,8 @@ class Trace:
             arrays = {k: np.asarray(v) for k, v in columns.items()}
             for name, array in arrays.items():
                 if array.ndim != 1:
-                    raise ValueError(f"the {table} column {name!r} must have one value a row, not the shape {array.shape}")
+                    raise ValueError(f"the {table} column {name!r} must have one value a row, not "
+                                     f"the shape {array.shape}")
             lengths = {k: len(v) for k, v in arrays.items()}
             if len(set(lengths.values())) > 1:
                 raise ValueError(f"the {table} columns differ in length: {lengths}")
@@ -85,9 +106,11 @@ class Trace:
         self._rows["steps"].append(step)
 
     def annotate(self, **columns) -> None:
-        """Add what only the runner knows to the rows of the step just made: label, known, domain, round."""
+        """Add what only the runner knows to the rows of the step just made: label, known, domain,
+        round."""
         if not self._rows["steps"]:
-            raise ValueError("there is no fresh step to annotate: call annotate right after the adapter, before reading the trace")
+            raise ValueError("there is no fresh step to annotate: call annotate right after the "
+                             "adapter, before reading the trace")
         rows = self._rows["samples"][-1]
         n = len(rows["id"])
         for name, value in columns.items():
@@ -107,7 +130,8 @@ class Trace:
             before = self._in_memory(table)
             for name in names:
                 column = _column([r.get(name) for r in rows], sizes)
-                chunks = self._done[table].setdefault(name, [np.full(before, np.nan)] if before else [])
+                chunks = self._done[table].setdefault(name,
+                                                      [np.full(before, np.nan)] if before else [])
                 chunks.append(column)
             for name, chunks in self._done[table].items():
                 if name not in names:
@@ -124,7 +148,8 @@ class Trace:
 
     def _names(self, table: str) -> list[str]:
         self._move()
-        names = dict.fromkeys([*(self._chunks.names(table) if self._chunks else ()), *self._done[table]])
+        names = dict.fromkeys(
+            [*(self._chunks.names(table) if self._chunks else ()), *self._done[table]])
         if table == "samples" and {"label", "known", "prediction"} <= names.keys():
             names["correct"] = None
         return list(names)
@@ -132,10 +157,12 @@ class Trace:
     def _whole(self, table: str, name: str) -> np.ndarray:
         """One column in full; from disk it is read on first use, and again after new rows."""
         self._move()
-        if table == "samples" and name == "correct" and {"label", "known", "prediction"} <= set(self._names(table)):
+        if table == "samples" and name == "correct" and {"label", "known", "prediction"} <= set(
+                self._names(table)):
             return (self["prediction"] == self["label"]) & self["known"].astype(bool)
         if (table, name) not in self._read:
-            parts, rows = self._chunks.column(table, name) if self._chunks else [], self._in_memory(table)
+            parts = self._chunks.column(table, name) if self._chunks else []
+            rows = self._in_memory(table)
             if rows or not parts:
                 parts += self._done[table].get(name, [np.full(rows, np.nan)])
             whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -149,34 +176,42 @@ class Trace:
     def _columns(self, table: str) -> dict[str, np.ndarray]:
         return {name: self._whole(table, name) for name in self._names(table)}
 
-    # --- older rows on disk -------------------------------------------------------------------------------------
+    # --- older rows on disk ---------------------------------------------------------------------
 
     def spill(self, folder: str | Path, every: int | None = None) -> Trace:
-        """Write older rows to ``folder`` as Parquet chunks of about ``every`` images (100,000 unless told before) while the stream runs;
-        at most that many and one batch stay in memory. Reading a column puts it together from disk and memory.
+        """Write older rows to ``folder`` as Parquet chunks of about ``every`` images (100,000
+        unless told before) while the stream runs; at most that many and one batch stay in memory.
+        Reading a column puts it together from disk and memory.
 
-        ``flush`` writes the rest; ``Trace.load(folder)`` reads what is there at any time, also after a crash. Rows that were
-        written elsewhere before (a loaded trace or state) are taken along. Returns the trace itself. Raises ValueError for a folder that
-        holds another trace or chunks that this one has not, ImportError without pyarrow.
+        ``flush`` writes the rest; ``Trace.load(folder)`` reads what is there at any time, also
+        after a crash. Rows that were written elsewhere before (a loaded trace or state) are taken
+        along. Returns the trace itself. Raises ValueError for a folder that holds another trace or
+        chunks that this one has not, ImportError without pyarrow.
         """
-        every, folder = whole("every", every, 1) if every is not None else self._every or 100_000, path_of("folder", folder)
+        every = whole("every", every, 1) if every is not None else self._every or 100_000
+        folder = path_of("folder", folder)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; name a folder for the chunks of a trace")
         if self._chunks and self._chunks.folder.resolve() == Path(folder).resolve():
-            later = self._chunks.path("samples", len(self._chunks.known)), self._chunks.path("steps", len(self._chunks.known))
+            later = self._chunks.path("samples", len(self._chunks.known)), self._chunks.path(
+                "steps", len(self._chunks.known))
             if all(p.is_file() for p in later):
-                raise ValueError(f"{folder} holds chunks that were written after this trace was taken: choose another folder (what this trace "
-                                 f"knows is taken along), or delete the chunks from number {len(self._chunks.known)} on")
+                raise ValueError(f"{folder} holds chunks that were written after this trace was "
+                                 f"taken: choose another folder (what this trace "
+                                 f"knows is taken along), or delete the chunks from number "
+                                 f"{len(self._chunks.known)} on")
         else:
             if (Path(folder) / "meta.json").exists() or Chunks(folder).known:
-                raise ValueError(f"{folder} holds a trace already: choose an empty folder, or delete it")
+                raise ValueError(f"{folder} holds a trace already: choose an empty folder, or "
+                                 f"delete it")
             self._chunks = self._chunks.copy_to(folder) if self._chunks else Chunks(folder)
         self._every = every
         self._chunks.write_meta(self.meta)
         return self
 
     def flush(self) -> None:
-        """Write all rows and what is now in ``meta`` to the folder of ``spill``; without one, nothing happens."""
+        """Write all rows and what is now in ``meta`` to the folder of ``spill``; without one,
+        nothing happens."""
         if self._every is not None:
             self._write()
             self._chunks.write_meta(self.meta)
@@ -184,7 +219,9 @@ class Trace:
     def _write(self) -> None:
         self._move()
         if any(self._in_memory(t) for t in TABLES):
-            self._chunks.append({t: {k: np.concatenate(v) for k, v in self._done[t].items()} for t in TABLES}, self.meta)
+            self._chunks.append(
+                {t: {k: np.concatenate(v) for k, v in self._done[t].items()} for t in TABLES},
+                self.meta)
             self._done = {t: {} for t in TABLES}
 
     def __len__(self) -> int:
@@ -220,24 +257,35 @@ class Trace:
         try:
             import pandas
         except ImportError as why:
-            raise ImportError("frames need pandas: pip install 'tta-lab[notebooks]'; trace['entropy'] works without") from why
+            raise ImportError("frames need pandas: pip install 'tta-lab[notebooks]'; "
+                              "trace['entropy'] works without") from why
         return pandas.DataFrame(self._columns(table))
 
     def __repr__(self) -> str:
-        return f"Trace({len(self)} images, {self._length('steps')} steps, columns: {', '.join(self._names('samples'))})"
+        return (f"Trace({len(self)} images, {self._length('steps')} steps, columns: "
+                f"{', '.join(self._names('samples'))})")
 
     def state_dict(self) -> dict:
-        """Columns as tensors, for the adapter's state dict. Of rows on disk it holds the folder and the number of chunks alone: its size
-        stays bounded too, and the folder must be there when it is loaded."""
+        """Columns as tensors, for the adapter's state dict. Of rows on disk it holds the folder
+        and the number of chunks alone: its size stays bounded too, and the folder must be there
+        when it is loaded."""
         self._move()
-        state: dict = {t: {k: torch.from_numpy(np.concatenate(v)) for k, v in self._done[t].items()} for t in TABLES}
+        state: dict = {
+            t: {k: torch.from_numpy(np.concatenate(v)) for k, v in self._done[t].items()}
+            for t in TABLES
+        }
         if self._chunks:
-            state["chunks"] = {"folder": str(self._chunks.folder.resolve()), "count": len(self._chunks.known)}
+            state["chunks"] = {
+                "folder": str(self._chunks.folder.resolve()), "count": len(self._chunks.known)
+            }
         return state
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over the rows of ``state_dict``. New rows stay in memory until ``spill`` is called; chunks are only read."""
-        self._rows, self._pending, self._every = {t: [] for t in TABLES}, 0, None
+        """Take over the rows of ``state_dict``. New rows stay in memory until ``spill`` is called;
+        chunks are only read."""
+        self._rows = {t: [] for t in TABLES}
+        self._pending = 0
+        self._every = None
         self._done = {t: {k: [v.cpu().numpy()] for k, v in state[t].items()} for t in TABLES}
         self._chunks = Chunks(**state["chunks"]) if "chunks" in state else None
         self._read.clear()
@@ -245,7 +293,9 @@ class Trace:
     def save(self, path: str | Path) -> Path:
         """Write the trace to one ``.npz`` file; an interrupted write leaves no half file."""
         path = path_of("path", path)
-        arrays = {f"{t}/{k}": v for t in TABLES for k, v in self._columns(t).items() if k != "correct"}
+        arrays = {
+            f"{t}/{k}": v for t in TABLES for k, v in self._columns(t).items() if k != "correct"
+        }
         if path.is_dir():
             raise ValueError(f"{path} is a folder; name a file, such as {path / 'trace.npz'}")
         with written(path) as part, open(part, "wb") as f:
@@ -254,10 +304,11 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
-        """Read a trace written by ``save``, or the folder of a ``spill``, finished or not; columns of a folder are read when they are used.
+        """Read a trace written by ``save``, or the folder of a ``spill``, finished or not; columns
+        of a folder are read when they are used.
 
-        Raises FileNotFoundError where nothing is, and ValueError, which names the file, for one that is damaged, no trace, or holds code:
-        nothing in it is run.
+        Raises FileNotFoundError where nothing is, and ValueError, which names the file, for one
+        that is damaged, no trace, or holds code: nothing in it is run.
         """
         path = path_of("path", path)
         if path.is_dir():
@@ -272,16 +323,19 @@ class Trace:
         arrays = _read_arrays(path)
         if "meta" not in arrays:
             raise ValueError(f"{path} is not a trace file (it holds: {', '.join(arrays)})")
-        samples, steps = ({k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{t}/")} for t in TABLES)
+        samples, steps = ({
+            k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{t}/")
+        } for t in TABLES)
         try:
             return cls.from_columns(samples, steps, of_json(str(arrays["meta"])))
         except ValueError as why:
-            raise ValueError(f"{path} is damaged: {why}; delete it, or take it from where it was written") from None
+            raise ValueError(f"{path} is damaged: {why}; delete it, or take it from where it was "
+                             f"written") from None
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file; ValueError, which names it, for anything else. Numpy's own words are not passed on where they advise to
-    load code."""
+    """The arrays of an ``.npz`` file; ValueError, which names it, for anything else. Numpy's own
+    words are not passed on where they advise to load code."""
     why = ""
     try:
         found = np.load(path, allow_pickle=False)
@@ -292,25 +346,32 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError) as error:
         why = str(error)
     if "pickle" in why.lower() or "object array" in why.lower():
-        raise ValueError(f"{path} holds Python objects (a pickle), which is code that runs when it is read, or is no .npz file at all; it was not "
-                         "read. A trace holds numbers and texts alone: delete the file, or ask for one that Trace.save wrote")
-    raise ValueError(f"{path} is damaged or not a trace ({why or 'it is empty'}); delete it, or take it from where it was written")
+        raise ValueError(f"{path} holds Python objects (a pickle), which is code that runs when "
+                         f"it is read, or is no .npz file at all; it was not "
+                         "read. A trace holds numbers and texts alone: delete the file, or ask "
+                         "for one that Trace.save wrote")
+    raise ValueError(f"{path} is damaged or not a trace ({why or 'it is empty'}); delete it, or "
+                     f"take it from where it was written")
 
 
 def _column(values: list, sizes: list[int]) -> np.ndarray:
-    """One column from per-step values, missing ones NaN; tensors of one kind move in one transfer."""
+    """One column from per-step values, missing ones NaN; tensors of one kind move in one
+    transfer."""
     if all(isinstance(v, torch.Tensor) for v in values):
         return torch.cat([v.detach().reshape(-1) for v in values]).cpu().numpy()
     out = []
     for v, n in zip(values, sizes, strict=True):
-        v = np.full(n, np.nan) if v is None else v.detach().cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v)
+        v = (np.full(n, np.nan) if v is None else
+             v.detach().cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v))
         out.append(np.broadcast_to(v.reshape(-1), (n,)))
     return np.concatenate(out)
 
 
 def _missing(name: str, columns) -> str:
     if name in ("source_prediction", "source_confidence", "source_class_confidence", "rise_source"):
-        return f"the trace has no column {name!r}: record the frozen source with Adapter(..., record='source')"
+        return (f"the trace has no column {name!r}: record the frozen source with Adapter(..., "
+                f"record='source')")
     if name in ("label", "known", "domain", "segment", "severity", "round", "correct"):
-        return f"the trace has no column {name!r}: it is written by run(adapter, stream), labels never reach the adapter"
+        return (f"the trace has no column {name!r}: it is written by run(adapter, stream), labels "
+                f"never reach the adapter")
     return f"the trace has no column {name!r}; it has: {', '.join(columns)}"

@@ -1,7 +1,8 @@
 """A trace on disk: a folder of numbered Parquet chunks that grows while a stream runs.
 
-``meta.json``, ``samples/00000000.parquet``, ``steps/00000000.parquet``, ... A file gets its name when it is complete, that of the steps last:
-a chunk counts when both are there, and all before it. So a killed run loses the rows that were in memory and nothing else.
+``meta.json``, ``samples/00000000.parquet``, ``steps/00000000.parquet``, ... A file gets its name
+when it is complete, that of the steps last: a chunk counts when both are there, and all before it.
+So a killed run loses the rows that were in memory and nothing else.
 """
 from __future__ import annotations
 
@@ -19,25 +20,36 @@ TABLES = ("samples", "steps")
 
 
 class Chunks:
-    """The chunks of one folder: columns by name, rows appended in order. ``count`` looks at the first few only."""
+    """The chunks of one folder: columns by name, rows appended in order. ``count`` looks at the
+    first few only."""
 
     def __init__(self, folder: str | Path, count: int | None = None):
         self.folder = Path(folder)
-        self.known: list[dict[str, tuple[int, list[str]]]] = []  # for each chunk and table: rows, names
-        while (count is None or len(self.known) < count) and all(self.path(t, len(self.known)).is_file() for t in TABLES):
+        # for each chunk and table: rows, names
+        self.known: list[dict[str, tuple[int, list[str]]]] = []
+        while (count is None or len(self.known) < count) and all(
+                self.path(t, len(self.known)).is_file() for t in TABLES):
             found = {}
             for table in TABLES:
                 with _opened(self.path(table, len(self.known))) as f:
                     found[table] = f.metadata.num_rows, f.schema_arrow.names
             self.known.append(found)
         _parquet()  # said at once where it is missing
-        later = [p for t in TABLES for p in (self.folder / t).glob("[0-9]*.parquet") if p.stem.isdigit() and int(p.stem) > len(self.known)]
+        later = [
+            p for t in TABLES for p in (self.folder / t).glob("[0-9]*.parquet")
+            if p.stem.isdigit() and int(p.stem) > len(self.known)
+        ]
         if count is None and later:
-            missing = [self.path(t, len(self.known)) for t in TABLES if not self.path(t, len(self.known)).is_file()]
-            raise ValueError(f"{' and '.join(map(str, missing))} is missing, though later chunks of the trace are there ({min(later)}): put "
+            missing = [
+                self.path(t, len(self.known)) for t in TABLES
+                if not self.path(t, len(self.known)).is_file()
+            ]
+            raise ValueError(f"{' and '.join(map(str, missing))} is missing, though later chunks "
+                             f"of the trace are there ({min(later)}): put "
                              "it back, or delete the later ones to read what comes before")
         if count is not None and len(self.known) < count:
-            raise ValueError(f"{self.folder} holds {len(self.known)} chunks of a trace, {count} are needed; put the folder back where it was")
+            raise ValueError(f"{self.folder} holds {len(self.known)} chunks of a trace, {count} "
+                             f"are needed; put the folder back where it was")
 
     def path(self, table: str, number: int) -> Path:
         return self.folder / table / f"{number:08d}.parquet"
@@ -65,11 +77,20 @@ class Chunks:
     def append(self, tables: dict[str, dict[str, np.ndarray]], meta: dict) -> None:
         """Write one chunk; on an error nothing has been added."""
         import pyarrow
-        parquet, number, known = _parquet(), len(self.known), {}
+        parquet = _parquet()
+        number = len(self.known)
+        known = {}
         with ExitStack() as stack:
-            parts = {table: stack.enter_context(written(self.path(table, number))) for table in reversed(TABLES)}  # the last to be named: steps
+            # the last to be named: steps
+            parts = {
+                table: stack.enter_context(written(self.path(table, number)))
+                for table in reversed(TABLES)
+            }
             for table, part in parts.items():
-                columns = {k: pyarrow.array(v.tolist() if v.dtype.kind == "U" else v) for k, v in tables[table].items()}
+                columns = {
+                    k: pyarrow.array(v.tolist() if v.dtype.kind == "U" else v)
+                    for k, v in tables[table].items()
+                }
                 known[table] = max(map(len, columns.values()), default=0), list(columns)
                 parquet.write_table(pyarrow.table(columns), part, compression="zstd")
         self.known.append(known)
@@ -83,11 +104,13 @@ class Chunks:
         try:
             return of_json(path.read_text(encoding="utf-8"))
         except ValueError as why:
-            raise ValueError(f"{path} is damaged ({why}); the chunks beside it are whole: write {{}} into it to read them without the names of "
+            raise ValueError(f"{path} is damaged ({why}); the chunks beside it are whole: write "
+                             f"{{}} into it to read them without the names of "
                              "domains and settings, or delete the folder") from None
 
     def copy_to(self, folder: str | Path) -> Chunks:
-        """The same chunks in another folder, as second names of the same files where the disk allows it."""
+        """The same chunks in another folder, as second names of the same files where the disk
+        allows it."""
         other = Chunks(folder, 0)
         for number, chunk in enumerate(self.known):
             for table in TABLES:
@@ -121,7 +144,8 @@ def _opened(path: Path):
         with parquet.ParquetFile(path) as f:
             yield f
     except (ValueError, OSError) as why:  # pyarrow's own errors are of these kinds
-        raise ValueError(f"{path} is damaged ({why}); put a whole copy in its place, or delete it and the chunks after it to read those "
+        raise ValueError(f"{path} is damaged ({why}); put a whole copy in its place, or delete it "
+                         f"and the chunks after it to read those "
                          "before") from why
 
 
@@ -129,6 +153,7 @@ def _parquet():
     try:
         import pyarrow.parquet
     except ImportError as why:
-        raise ImportError("a trace in chunks on disk needs pyarrow: pip install 'tta-lab[notebooks]'; "
+        raise ImportError("a trace in chunks on disk needs pyarrow: pip install "
+                          "'tta-lab[notebooks]'; "
                           "Trace.save writes one .npz file without it") from why
     return pyarrow.parquet

@@ -1,4 +1,5 @@
-"""What is in a file, and whether it has changed: digests of content, kept as long as size, times and inode stay."""
+"""What is in a file, and whether it has changed: digests of content, kept as long as size, times
+and inode stay."""
 from __future__ import annotations
 
 import contextlib
@@ -15,7 +16,8 @@ from pathlib import Path
 from ..core.files import write_text
 
 WORKERS = min(8, os.cpu_count() or 1)
-FRESH = 2 * 10**9           # nanoseconds: a file changed so shortly before may change again without a new time
+# nanoseconds: a file changed so shortly before may change again without a new time
+FRESH = 2 * 10**9
 LARGE = 64 * 2**20          # bytes read at one time from which the manifest is written down
 _KNOWN: dict[str, dict[str, list]] = {}     # folder -> file -> [signature, digest]
 _LOCK = threading.Lock()
@@ -23,10 +25,11 @@ _NOTED: ContextVar[dict | None] = ContextVar("noted", default=None)
 
 
 def signature(path: str | Path) -> tuple[int, int, int, int] | None:
-    """Size, times of change of the content and of the entry (ns) and inode; None where nothing is there.
+    """Size, times of change of the content and of the entry (ns) and inode; None where nothing is
+    there.
 
-    The time of the entry (ctime) cannot be set by a program, so content that is changed in place is noticed even where its
-    time is put back.
+    The time of the entry (ctime) cannot be set by a program, so content that is changed in place
+    is noticed even where its time is put back.
     """
     try:
         found = os.stat(path)
@@ -36,25 +39,33 @@ def signature(path: str | Path) -> tuple[int, int, int, int] | None:
 
 
 def digests(root: str | Path, names: Sequence[str]) -> list[str]:
-    """sha256 of the content of each ``root / name``, as hex text; read again only where `signature` differs from the manifest.
+    """sha256 of the content of each ``root / name``, as hex text; read again only where
+    `signature` differs from the manifest.
 
-    The manifest of a folder lies in memory and, where more than 64 MiB were read, in the cache folder of the user
-    ($XDG_CACHE_HOME or ~/.cache, tta-lab); a damaged or unwritable one is made anew. Raises OSError for a file that cannot
-    be read.
+    The manifest of a folder lies in memory and, where more than 64 MiB were read, in the cache
+    folder of the user ($XDG_CACHE_HOME or ~/.cache, tta-lab); a damaged or unwritable one is made
+    anew. Raises OSError for a file that cannot be read.
     """
     root = os.path.abspath(root)
     with _LOCK:
         known = _KNOWN.setdefault(root, {})
         if not known:
             known.update(_stored(root))
-    changed = [name for name in names
-               if name not in known or known[name][0] != _as_list(signature(os.path.join(root, name)))]
+    changed = [
+        name for name in names
+        if name not in known or known[name][0] != _as_list(signature(os.path.join(root, name)))
+    ]
     if not changed:
         return [known[name][1] for name in names]
     with ThreadPoolExecutor(WORKERS) as pool:
-        found = dict(zip(changed, pool.map(lambda name: _read(os.path.join(root, name)), changed), strict=True))
+        found = dict(
+            zip(changed, pool.map(lambda name: _read(os.path.join(root, name)), changed),
+                strict=True))
     now = time.time_ns()
-    settled = {name: [list(facts), digest] for name, (facts, digest) in found.items() if abs(now - facts[2]) > FRESH}
+    settled = {
+        name: [list(facts), digest] for name, (facts, digest) in found.items()
+        if abs(now - facts[2]) > FRESH
+    }
     with _LOCK:
         known.update(settled)
         if sum(facts[0] for facts, _ in settled.values()) > LARGE:
@@ -76,20 +87,22 @@ def _read(path: str) -> tuple[tuple, str]:
 
 def _manifest(root: str) -> Path:
     place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return place / "tta-lab" / "manifests" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:24]}.json"
+    return (place / "tta-lab" / "manifests" /
+            f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:24]}.json")
 
 
 def _stored(root: str) -> dict:
     try:
         found = json.loads(_manifest(root).read_text(encoding="utf-8"))
         files = found["files"].values()
-        good = found["folder"] == root and all(len(facts) == 4 and isinstance(digest, str) for facts, digest in files)
+        good = (found["folder"] == root
+                and all(len(facts) == 4 and isinstance(digest, str) for facts, digest in files))
         return found["files"] if good else {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return {}
 
 
-# --- what a thing was made from -------------------------------------------------------------------------------
+# --- what a thing was made from -----------------------------------------------------------------
 
 def note(*paths: str | Path) -> None:
     """Files and folders that what is being made depends on; heard by ``noting``."""

@@ -1,1 +1,2 @@
-"""Runs, comparisons and their cache; experiments as values; recipes put together; published numbers."""
+"""Runs, comparisons and their cache; experiments as values; recipes put together; published
+numbers."""

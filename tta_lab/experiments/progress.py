@@ -1,4 +1,5 @@
-"""One progress bar for notebook and terminal: tqdm where it is installed (a widget in Jupyter), else one plain line."""
+"""One progress bar for notebook and terminal: tqdm where it is installed (a widget in Jupyter),
+else one plain line."""
 from __future__ import annotations
 
 import importlib.util
@@ -7,7 +8,8 @@ import time
 
 
 class Progress:
-    """Images done and the time left, in one line; silent when ``on`` is false. It ends by itself when ``total`` is reached, else with ``close``."""
+    """Images done and the time left, in one line; silent when ``on`` is false. It ends by itself
+    when ``total`` is reached, else with ``close``."""
 
     def __init__(self, total: int, on: bool = True, every: float = 0.5):
         self.total, self.on, self.done = total, bool(on), 0
@@ -41,7 +43,11 @@ class _Line:
     """What is needed of tqdm's bar, where tqdm is not installed."""
 
     def __init__(self, total: int, every: float):
-        self.total, self.every, self.n, self.initial, self.note = total, every, 0, 0, ""
+        self.total = total
+        self.every = every
+        self.n = 0
+        self.initial = 0
+        self.note = ""
         self.started, self.shown = time.perf_counter(), -every
         self.file = _file()
 
@@ -54,7 +60,8 @@ class _Line:
         if last or now - self.shown >= self.every:
             self.shown = now
             left = now * (self.total - self.n) / max(self.n - self.initial, 1)
-            print(f"\r{100 * self.n / self.total:5.1f} %  {now:.0f} s, {left:.0f} s left  {self.note:<40}", end="", file=self.file, flush=True)
+            print(f"\r{100 * self.n / self.total:5.1f} %  {now:.0f} s, {left:.0f} s left  "
+                  f"{self.note:<40}", end="", file=self.file, flush=True)
 
     def close(self) -> None:
         self.update(0, last=True)
@@ -69,7 +76,8 @@ def _bar(total: int, every: float):
             from tqdm.std import tqdm
     except ImportError:
         return _Line(total, every)
-    return tqdm(total=total, unit=" images", mininterval=every, miniters=1, smoothing=0, dynamic_ncols=True, file=_file())
+    return tqdm(total=total, unit=" images", mininterval=every, miniters=1, smoothing=0,
+                dynamic_ncols=True, file=_file())
 
 
 def _file():

@@ -10,23 +10,32 @@ from .roid import Roid
 
 @dataclass(frozen=True, kw_only=True)
 class Cmf(Roid):
-    """CMF: ROID whose weights follow a hidden model, estimated from source and adapted weights by a scalar Kalman filter.
+    """CMF: ROID whose weights follow a hidden model, estimated from source and adapted weights by
+    a scalar Kalman filter.
 
-    After each step, theta' the hidden weights and v their variance, q the noise of the process and r = 1 - q that of the observation:
-    theta' <- a theta' + (1 - a) theta_source, v <- a^2 v + q;  b = r / (v + r), at least 0.89, 1 above 0.9999;  v <- b v,
-    theta' <- b theta' + (1 - b) theta;  theta <- g theta + (1 - g) theta', g = ``anchor.momentum``. q = noise n / 38400 with n tuned numbers,
-    at most 1, where public code lets r become negative.
-    Loss, weights and the correction of the answer are those of ROID. Form and settings are those of public code.
-    Paper: Continual Momentum Filtering on Parameter Space for Online Test-time Adaptation (ICLR 2024).
+    After each step, theta' the hidden weights and v their variance, q the noise of the process and
+    r = 1 - q that of the observation: theta' <- a theta' + (1 - a) theta_source, v <- a^2 v + q;
+    b = r / (v + r), at least 0.89, 1 above 0.9999;  v <- b v, theta' <- b theta' + (1 - b) theta;
+    theta <- g theta + (1 - g) theta', g = ``anchor.momentum``. q = noise n / 38400 with n tuned
+    numbers, at most 1, where public code lets r become negative. Loss, weights and the correction
+    of the answer are those of ROID. Form and settings are those of public code. Paper: Continual
+    Momentum Filtering on Parameter Space for Online Test-time Adaptation (ICLR 2024).
     """
 
-    alpha: float = knob(0.99, (0.0, 1.0), "a, how much of the hidden model stays", paper="ICLR 2024: 0.99")
-    noise: float = knob(0.005, (0.0, 1e4), "of the process, for 38400 tuned numbers", paper="ICLR 2024: 0.005")
+    alpha: float = knob(0.99, (0.0, 1.0), "a, how much of the hidden model stays",
+                        paper="ICLR 2024: 0.99")
+    noise: float = knob(0.005, (0.0, 1e4), "of the process, for 38400 tuned numbers",
+                        paper="ICLR 2024: 0.005")
     verified = "golden (re-implementation); drawn augmentations by statistics"
-    paper = "Continual Momentum Filtering on Parameter Space for Online Test-time Adaptation (ICLR 2024)"
+    paper = ("Continual Momentum Filtering on Parameter Space for Online Test-time Adaptation "
+             "(ICLR 2024)")
 
     def init(self, model, source):
-        return {"hidden": {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}, "variance": 0.0}
+        return {
+            "hidden": {
+                name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad
+            }, "variance": 0.0
+        }
 
     def after(self, view, lesson, state):
         if not lesson.move:

@@ -18,9 +18,10 @@ IMAGENET = {"rule": "sgd", "lr": 2.5e-4, "margin": 0.05}
 class Eta(LossMethod):
     """ETA: Tent on the samples that are certain and not alike, certain ones weighing more.
 
-    L = 1/|S| sum over i in S of exp(E0 - H_i) H_i,  S = {H_i < E0 and |cos(m, p_i)| < margin},  E0 = 0.4 ln C, m a running mean of p over S;
-    an empty S skips the step. The margin's default is that of 10 classes; the paper's is 0.05 for 1000.
-    Paper: Efficient Test-Time Model Adaptation without Forgetting (2204.02610).
+    L = 1/|S| sum over i in S of exp(E0 - H_i) H_i,  S = {H_i < E0 and |cos(m, p_i)| < margin},  E0
+    = 0.4 ln C, m a running mean of p over S; an empty S skips the step. The margin's default is
+    that of 10 classes; the paper's is 0.05 for 1000. Paper: Efficient Test-Time Model Adaptation
+    without Forgetting (2204.02610).
     """
 
     norm: Part = BatchStatistics()
@@ -39,10 +40,15 @@ class Eta(LossMethod):
 class Eata(Eta):
     """EATA: ETA held near the source weights, more firmly where the Fisher information is large.
 
-    L = L_ETA + w sum_j F_j (theta_j - theta_j^source)^2; F from 2000 unlabelled source-like images, before the stream.
-    Paper: Efficient Test-Time Model Adaptation without Forgetting (2204.02610).
+    L = L_ETA + w sum_j F_j (theta_j - theta_j^source)^2; F from 2000 unlabelled source-like
+    images, before the stream. Paper: Efficient Test-Time Model Adaptation without Forgetting
+    (2204.02610).
     """
 
     penalties: tuple = (FisherAnchor(weight=1.0),)
-    presets = {"cifar10_c": {**CIFAR, "weight": 1.0}, "cifar100_c": {**CIFAR, "margin": 0.1, "weight": 1.0},
-               "imagenet_c": {**IMAGENET, "weight": 2000.0}, "imagenet_c_retuned": {**IMAGENET, "weight": 10.0}}
+    presets = {
+        "cifar10_c": {**CIFAR, "weight": 1.0},
+        "cifar100_c": {**CIFAR, "margin": 0.1,
+                       "weight": 1.0}, "imagenet_c": {**IMAGENET, "weight": 2000.0},
+        "imagenet_c_retuned": {**IMAGENET, "weight": 10.0}
+    }

@@ -15,14 +15,17 @@ from ..core.parts import LossMethod, NormAffine, Part, Step
 
 @dataclass(frozen=True, kw_only=True)
 class PafKip(LossMethod):
-    """PAF-KIP: learn what the network is certain of, as far as its teacher is, unlearn what both doubt, and answer with three models.
+    """PAF-KIP: learn what the network is certain of, as far as its teacher is, unlearn what both
+    doubt, and answer with three models.
 
-    L = mean over known of exp(E0 - H'_i) H_i - a mean over unknown of H_i,  E0 = 0.4 ln C; H of the prediction z on a crop, the filters ask
-    the network and its teacher on crops of their own. Known: the network passes; unknown: both fail. theta' <- 0.999 theta' + 0.001 theta. The
-    answer, from before the step, is sum_m (1/3 + 0.1 (c_m - mean c)) z_m over network, teacher and frozen source, c the confidences. The authors
-    score unknowns by the energy of z alone, here a score is of the answer. ``form="readme"`` asks both filters for a known image.
-    Rule and settings are those of a public copy; the authors have published a description alone.
-    Paper: PAF-KIP (BMVC 2025, 2508.18751).
+    L = mean over known of exp(E0 - H'_i) H_i - a mean over unknown of H_i,  E0 = 0.4 ln C; H of
+    the prediction z on a crop, the filters ask the network and its teacher on crops of their own.
+    Known: the network passes; unknown: both fail. theta' <- 0.999 theta' + 0.001 theta. The
+    answer, from before the step, is sum_m (1/3 + 0.1 (c_m - mean c)) z_m over network, teacher and
+    frozen source, c the confidences. The authors score unknowns by the energy of z alone, here a
+    score is of the answer. ``form="readme"`` asks both filters for a known image. Rule and
+    settings are those of a public copy; the authors have published a description alone. Paper:
+    PAF-KIP (BMVC 2025, 2508.18751).
     """
 
     norm: Part = BatchStatistics()
@@ -30,30 +33,39 @@ class PafKip(LossMethod):
     select: tuple = (TwoFilters(),)
     penalties: tuple = (BothFail(),)
     update: Part = Step(rule="adam", lr=1e-3)
-    when_empty: str = knob("step", choices=("skip", "step"), why="nothing kept: skip the step, or step on the penalties alone")
+    when_empty: str = knob("step", choices=("skip", "step"), why="nothing kept: skip the step, or "
+                                                                 "step on the penalties alone")
     augment: Part = CropFlip(shared=True)
     follow: float = knob(0.999, (0.0, 1.0), "momentum of the teacher", paper="public copy: 0.999")
-    sharpness: float = knob(0.1, (0.0, 0.5), "how far a model's share follows its confidence", paper="public copy: 0.1")
+    sharpness: float = knob(0.1, (0.0, 0.5), "how far a model's share follows its confidence",
+                            paper="public copy: 0.1")
     tasks, needs = ("classification",), frozenset({"source_logits"})
     family, verified = "open set", "invariants only"
     paper = "PAF-KIP (BMVC 2025, 2508.18751)"
     forms = {"readme": {"select": (TwoFilters(both=True),)}}
-    presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3, "weight": 2.0}, "cifar100_c": {"rule": "adam", "lr": 1e-3, "weight": 2.0},
-               "imagenet_c": {"rule": "sgd", "lr": 2.5e-4, "weight": 0.7}}
+    presets = {
+        "cifar10_c": {"rule": "adam", "lr": 1e-3,
+                      "weight": 2.0}, "cifar100_c": {"rule": "adam", "lr": 1e-3, "weight": 2.0},
+        "imagenet_c": {"rule": "sgd", "lr": 2.5e-4, "weight": 0.7}
+    }
 
     def init(self, model, source):
         return {"teacher": teachers.start(model)}
 
     def _ask(self, view, state):
-        """z with gradient, and without the network's and the teacher's answers on crops of their own."""
-        one, two, three = view.draw(state, lambda rng: [self.augment(view.x, rng) for _ in range(3)])
+        """z with gradient, and without the network's and the teacher's answers on crops of their
+        own."""
+        one, two, three = view.draw(state,
+                                    lambda rng: [self.augment(view.x, rng) for _ in range(3)])
         if not hasattr(view, "first"):
             view.first = view.forward(x=one)
-        return view.first, *view.once(state, lambda: (view.forward(x=two), view.forward(x=three, tensors=state["teacher"])))
+        return view.first, *view.once(
+            state, lambda: (view.forward(x=two), view.forward(x=three, tensors=state["teacher"])))
 
     def losses(self, view, state):
         z, own, teacher = self._ask(view, state)
-        view.doubts, view.classes = (scores.entropy(own), scores.entropy(teacher)), z.shape[1]
+        view.doubts = (scores.entropy(own), scores.entropy(teacher))
+        view.classes = z.shape[1]
         return scores.entropy(z)
 
     def output(self, view, state):

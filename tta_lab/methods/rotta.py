@@ -14,13 +14,15 @@ from ..core.parts import LossMethod, NormAffine, Part, Step
 
 @dataclass(frozen=True, kw_only=True)
 class Rotta(LossMethod):
-    """RoTTA: learn from a balanced memory of the stream, with robust statistics and a slow teacher that answers.
+    """RoTTA: learn from a balanced memory of the stream, with robust statistics and a slow teacher
+    that answers.
 
-    Every image is offered to the memory under the teacher's class and uncertainty; after every 64 offers one step on
-    L = mean over the memory of E(a_i) CE(softmax z'(x_i), z(A(x_i))),  E(a) = exp(-a) / (1 + exp(-a)), a = age / capacity, then
-    theta' <- (1 - nu) theta' + nu theta. Student and teacher have batch-norm statistics of their own (``RobustStatistics``), which move in
-    these steps alone. The answer is the teacher's, before any step. u = -sum p ln(p + 1e-6); batches of one image are welcome.
-    The rule is that of the authors' code; the paper's text was not at hand.
+    Every image is offered to the memory under the teacher's class and uncertainty; after every 64
+    offers one step on L = mean over the memory of E(a_i) CE(softmax z'(x_i), z(A(x_i))),  E(a) =
+    exp(-a) / (1 + exp(-a)), a = age / capacity, then theta' <- (1 - nu) theta' + nu theta. Student
+    and teacher have batch-norm statistics of their own (``RobustStatistics``), which move in these
+    steps alone. The answer is the teacher's, before any step. u = -sum p ln(p + 1e-6); batches of
+    one image are welcome. The rule is that of the authors' code; the paper's text was not at hand.
     Paper: Robust Test-Time Adaptation in Dynamic Scenarios (2303.13899).
     """
 
@@ -29,12 +31,19 @@ class Rotta(LossMethod):
     update: Part = Step(rule="adam", lr=1e-3)
     memory: Part = BalancedMemory()
     augment: Part = ColourAffine()
-    frequency: int = knob(64, (1, 100_000), "offers between two steps", paper="2303.13899: 64", unit="images")
-    nu: float = knob(1e-3, (0.0, 1.0), "the teacher's step towards the student", paper="2303.13899: 0.001")
-    tasks, family, needs, verified = ("classification",), "teacher", frozenset({"batch_norm"}), "golden; drawn augmentations by statistics"
+    frequency: int = knob(64, (1, 100_000), "offers between two steps", paper="2303.13899: 64",
+                          unit="images")
+    nu: float = knob(1e-3, (0.0, 1.0), "the teacher's step towards the student",
+                     paper="2303.13899: 0.001")
+    tasks = ("classification",)
+    family = "teacher"
+    needs = frozenset({"batch_norm"})
+    verified = "golden; drawn augmentations by statistics"
     paper = "Robust Test-Time Adaptation in Dynamic Scenarios (2303.13899)"
-    presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3},
-               "imagenet_c": {"rule": "adam", "lr": 1e-3}}
+    presets = {
+        "cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3},
+        "imagenet_c": {"rule": "adam", "lr": 1e-3}
+    }
 
     def init(self, model, source):
         return {"teacher": start(model), "memory": self.memory.init(model, source), "offers": 0}
@@ -52,8 +61,10 @@ class Rotta(LossMethod):
                 yield view.other(*self.memory.content(state["memory"]))
 
     def losses(self, view, state):
-        target = view.once(state, lambda: view.forward(tensors=state["teacher"], commit=True).softmax(1))
-        logits = view.forward(x=view.draw(state, lambda rng: self.augment(view.x, rng)), commit=True)
+        target = view.once(state,
+                           lambda: view.forward(tensors=state["teacher"], commit=True).softmax(1))
+        logits = view.forward(x=view.draw(state, lambda rng: self.augment(view.x, rng)),
+                              commit=True)
         ages = torch.tensor(state["memory"]["ages"], device=logits.device) / self.memory.capacity
         return torch.sigmoid(-ages) * -(target * logits.log_softmax(1)).sum(1)
 

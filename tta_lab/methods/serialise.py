@@ -14,11 +14,11 @@ from ..core.parts import Part
 from . import METHODS, composed
 
 PARTS: dict[str, type] = {  # of the modules for parts, and whatever else a method's file uses
-    value.__name__: value
-    for place in (parts, norms, penalties, selectors, updates, controllers, guard, augment, composed,
-                  *(sys.modules[m.__module__] for m in METHODS.values()))
-    for value in vars(place).values()
-    if isinstance(value, type) and issubclass(value, Part) and is_dataclass(value) and not value.__name__.startswith("_")
+    value.__name__: value for place in (parts, norms, penalties, selectors, updates, controllers,
+                                        guard, augment, composed, *(sys.modules[m.__module__]
+                                                                    for m in METHODS.values()))
+    for value in vars(place).values() if isinstance(value, type) and issubclass(value, Part)
+    and is_dataclass(value) and not value.__name__.startswith("_")
 } | {value.__name__: value for value in METHODS.values()}
 
 
@@ -28,20 +28,26 @@ def to_json(recipe: Part) -> str:
 
 
 def from_json(text: str) -> Part:
-    """The recipe written by ``to_json``. Raises ValueError for a part that does not exist here, and for what is no JSON of a recipe."""
+    """The recipe written by ``to_json``. Raises ValueError for a part that does not exist here,
+    and for what is no JSON of a recipe."""
     try:
         found = json.loads(text)
     except (ValueError, TypeError) as why:
-        raise ValueError(f"this is not the JSON of a recipe ({why}); write it with to_json(recipe)") from why
+        raise ValueError(
+            f"this is not the JSON of a recipe ({why}); write it with to_json(recipe)") from why
     if not isinstance(found, dict):
-        raise ValueError(f"the JSON of a recipe has an entry 'part' and its settings, this one is {type(found).__name__}; write it with "
+        raise ValueError(f"the JSON of a recipe has an entry 'part' and its settings, this one is "
+                         f"{type(found).__name__}; write it with "
                          "to_json(recipe)")
     return _unpack(found)
 
 
 def _pack(value):
     if isinstance(value, Part):
-        return {"part": type(value).__name__, **{f.name: _pack(getattr(value, f.name)) for f in fields(value)}}
+        return {
+            "part": type(value).__name__,
+            **{f.name: _pack(getattr(value, f.name)) for f in fields(value)}
+        }
     return [_pack(v) for v in value] if isinstance(value, tuple) else value
 
 

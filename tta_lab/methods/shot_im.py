@@ -10,12 +10,15 @@ from ..core.parts import AllParameters, LossMethod, Part, Step
 
 @dataclass(frozen=True, kw_only=True)
 class ShotIm(LossMethod):
-    """SHOT-IM: maximise the mutual information of image and prediction with everything but the classifier.
+    """SHOT-IM: maximise the mutual information of image and prediction with everything but the
+    classifier.
 
-    L = mean of H_i over the batch - H(mean over the batch of p_i). Online form of one pass: the pseudo-labels of SHOT, made from the whole
-    data set in every epoch, are not part of it, and batch-norm layers use the batch's statistics. Rate and rule are those of the backbone in the
-    authors' code, which trains 15 epochs; for a stream they are a choice of ours.
-    Paper: Do We Really Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised Domain Adaptation (2002.08546).
+    L = mean of H_i over the batch - H(mean over the batch of p_i). Online form of one pass: the
+    pseudo-labels of SHOT, made from the whole data set in every epoch, are not part of it, and
+    batch-norm layers use the batch's statistics. Rate and rule are those of the backbone in the
+    authors' code, which trains 15 epochs; for a stream they are a choice of ours. Paper: Do We
+    Really Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised Domain
+    Adaptation (2002.08546).
     """
 
     norm: Part = BatchStatistics()
@@ -24,7 +27,8 @@ class ShotIm(LossMethod):
     update: Part = Step(rule="sgd", lr=1e-3, nesterov=True, weight_decay=1e-3)
     tasks, needs = ("classification",), frozenset({"features"})
     family, verified = "entropy", "invariants only"
-    paper = "Do We Really Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised Domain Adaptation (2002.08546)"
+    paper = ("Do We Really Need to Access the Source Data? Source Hypothesis Transfer for "
+             "Unsupervised Domain Adaptation (2002.08546)")
 
     def losses(self, view, state):
         return scores.entropy(view.logits)

@@ -8,7 +8,8 @@ from ..core.parts import Method, Part
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Method):
-    """The source model as it is, no adaptation (BN-0): the statistics of its batch-norm layers are those of the training."""
+    """The source model as it is, no adaptation (BN-0): the statistics of its batch-norm layers are
+    those of the training."""
 
     norm: Part = SourceStatistics()
     family, verified = "baseline", "golden"

@@ -16,15 +16,19 @@ from ..core.parts import LossMethod, NormAffine, Part
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp(LossMethod):
-    """STAMP: learn from a memory of images that look known, flatly, and answer with the mean over augmented views.
+    """STAMP: learn from a memory of images that look known, flatly, and answer with the mean over
+    augmented views.
 
-    p_i = mean of the softmax over the image and ``views`` augmentations of it, H_i = -sum_k p_ik ln(p_ik + 1e-5). An image enters the
-    memory, under the class k that the adapted model gives it, if H_i < ``share`` ln C and the frozen source on batch statistics says k too.
-    Then one step on the memory, L = mean_j w_j E_j,  w_j = M exp(-E_j) / sum_l exp(-E_l),  E the entropy, M the memory's capacity however
-    full it is, by sharpness-aware minimisation with a falling step size. ``through_weights`` lets the gradient into w.
-    The answer is ln p, from before the step; its entropy tells outliers (higher: less known). One draw of an augmentation serves the
-    whole batch; the authors draw for each image. The rule is that of the authors' code; the paper's text was not at hand.
-    Paper: STAMP: Outlier-Aware Test-Time Adaptation with Stable Memory Replay (2407.15773).
+    p_i = mean of the softmax over the image and ``views`` augmentations of it, H_i = -sum_k p_ik
+    ln(p_ik + 1e-5). An image enters the memory, under the class k that the adapted model gives it,
+    if H_i < ``share`` ln C and the frozen source on batch statistics says k too. Then one step on
+    the memory, L = mean_j w_j E_j,  w_j = M exp(-E_j) / sum_l exp(-E_l),  E the entropy, M the
+    memory's capacity however full it is, by sharpness-aware minimisation with a falling step size.
+    ``through_weights`` lets the gradient into w. The answer is ln p, from before the step; its
+    entropy tells outliers (higher: less known). One draw of an augmentation serves the whole
+    batch; the authors draw for each image. The rule is that of the authors' code; the paper's text
+    was not at hand. Paper: STAMP: Outlier-Aware Test-Time Adaptation with Stable Memory Replay
+    (2407.15773).
     """
 
     norm: Part = BatchStatistics()
@@ -33,15 +37,25 @@ class Stamp(LossMethod):
     memory: Part = ClassMemory()
     augment: Part = ColourAffine()
     views: int = knob(15, (0, 256), "augmentations beside the image itself", paper="2407.15773: 15")
-    share: float = knob(0.25, (0.0, 1.1), "entropy below which an image enters, as a share of ln C", paper="STAMP: 0.25, 0.9, 0.8")
-    agree: bool = knob(True, why="the frozen source must give the same class; not for 1000 classes in the authors' code")
-    through_weights: bool = knob(True, why="the gradient flows through the weights of the memory's images too")
-    tasks, family, needs = ("classification",), "selection", frozenset({"source_logits"})
-    kind, verified = "log_probabilities", "golden with fixed views; drawn ties by statistics, drawn views by invariants only"
+    share: float = knob(0.25, (0.0, 1.1), "entropy below which an image enters, as a share of ln C",
+                        paper="STAMP: 0.25, 0.9, 0.8")
+    agree: bool = knob(True, why="the frozen source must give the same class; not for 1000 "
+                                 "classes in the authors' code")
+    through_weights: bool = knob(True, why="the gradient flows through the weights of the "
+                                           "memory's images too")
+    tasks = ("classification",)
+    family = "selection"
+    needs = frozenset({"source_logits"})
+    kind = "log_probabilities"
+    verified = "golden with fixed views; drawn ties by statistics, drawn views by invariants only"
     paper = "STAMP: Outlier-Aware Test-Time Adaptation with Stable Memory Replay (2407.15773)"
-    presets = {"cifar10_c": {"lr": 0.1, "share": 0.25}, "cifar100_c": {"lr": 0.05, "share": 0.9, "augment": CropFlip()},
-               "imagenet_c": {"lr": 0.01, "share": 0.8, "period": 750, "agree": False, "augment": CropFlip()},
-               "cifar10_split": {"lr": 0.1, "share": 0.25}, "cifar100_split": {"lr": 0.1, "share": 0.6, "augment": CropFlip()}}
+    presets = {
+        "cifar10_c": {"lr": 0.1, "share": 0.25},
+        "cifar100_c": {"lr": 0.05, "share": 0.9, "augment": CropFlip()}, "imagenet_c": {
+            "lr": 0.01, "share": 0.8, "period": 750, "agree": False, "augment": CropFlip()
+        }, "cifar10_split": {"lr": 0.1, "share": 0.25},
+        "cifar100_split": {"lr": 0.1, "share": 0.6, "augment": CropFlip()}
+    }
 
     def init(self, model, source):
         return {"memory": self.memory.init(model, source)}
@@ -62,7 +76,8 @@ class Stamp(LossMethod):
                 enters &= classes == view.source_logits("batch").argmax(1)
         for i, (label, taken) in enumerate(torch.stack([classes, enters.long()], 1).tolist()):
             if taken:
-                self.memory.offer_(state["memory"], view.x[i], view.ids[i], label, p.shape[1], view.rng)
+                self.memory.offer_(state["memory"], view.x[i], view.ids[i], label, p.shape[1],
+                                   view.rng)
         if state["memory"]["ids"]:
             yield view.other(*self.memory.read_(state["memory"]))
 

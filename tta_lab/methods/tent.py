@@ -9,11 +9,13 @@ from ..core.parts import LossMethod, NormAffine, Part, Step
 
 @dataclass(frozen=True, kw_only=True)
 class Tent(LossMethod):
-    """Tent: minimise the entropy of the predictions with the scale and shift of the normalisation layers.
+    """Tent: minimise the entropy of the predictions with the scale and shift of the normalisation
+    layers.
 
-    H_i = -sum_k p_ik ln p_ik,  loss = mean of H_i over the batch; batch-norm layers use the batch's statistics;
-    the answer is the prediction made before the update. ``train=AllParameters()`` tunes the whole network.
-    Paper: Tent: Fully Test-Time Adaptation by Entropy Minimization (2006.10726).
+    H_i = -sum_k p_ik ln p_ik,  loss = mean of H_i over the batch; batch-norm layers use the
+    batch's statistics; the answer is the prediction made before the update.
+    ``train=AllParameters()`` tunes the whole network. Paper: Tent: Fully Test-Time Adaptation by
+    Entropy Minimization (2006.10726).
     """
 
     norm: Part = BatchStatistics()
@@ -21,11 +23,15 @@ class Tent(LossMethod):
     update: Part = Step(rule="adam", lr=1e-3)
     family, verified = "entropy", "golden"
     paper = "Tent: Fully Test-Time Adaptation by Entropy Minimization (2006.10726)"
-    presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3},
-               "imagenet_c": {"rule": "sgd", "lr": 2.5e-4}, "imagenet_c_vit": {"rule": "sgd", "lr": 1e-3},
-               "imagenet_c_batch1": {"rule": "sgd", "lr": 2 * 2.5e-4 / 64}, "imagenet_c_vit_batch1": {"rule": "sgd", "lr": 1e-3 / 64},
-               "cifar10_c_retuned": {"rule": "adam", "lr": 2e-3}, "cifar100_c_retuned": {"rule": "adam", "lr": 5e-4},
-               "imagenet_c_retuned": {"rule": "sgd", "lr": 5e-4}}
+    presets = {
+        "cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3},
+        "imagenet_c": {"rule": "sgd", "lr": 2.5e-4}, "imagenet_c_vit": {"rule": "sgd", "lr": 1e-3},
+        "imagenet_c_batch1": {"rule": "sgd", "lr": 2 * 2.5e-4 / 64},
+        "imagenet_c_vit_batch1": {"rule": "sgd", "lr": 1e-3 / 64},
+        "cifar10_c_retuned": {"rule": "adam",
+                              "lr": 2e-3}, "cifar100_c_retuned": {"rule": "adam", "lr": 5e-4},
+        "imagenet_c_retuned": {"rule": "sgd", "lr": 5e-4}
+    }
 
     def losses(self, view, state):
         return scores.entropy(view.logits)

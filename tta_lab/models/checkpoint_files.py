@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from ..core.arguments import path_of
 from ..data.shipped import DataError, refuse_html
 
-_WRAPS = ("state_dict", "model_state_dict", "model", "net")   # where training scripts put the weights in a larger file
-_PREFIXES = ("module.", "_orig_mod.", "net.", "model.")        # left by DataParallel, torch.compile and wrappers
+# where training scripts put the weights in a larger file
+_WRAPS = ("state_dict", "model_state_dict", "model", "net")
+# left by DataParallel, torch.compile and wrappers
+_PREFIXES = ("module.", "_orig_mod.", "net.", "model.")
 _NORMALISERS = ("normalize.mean", "normalize.std", "mu", "sigma")
 
 
 def _unpickle(path: Path):
-    """torch.load with weights_only; NumPy numbers (an accuracy stored beside the weights) are let through too, they run no code."""
+    """torch.load with weights_only; NumPy numbers (an accuracy stored beside the weights) are let
+    through too, they run no code."""
     import _codecs
 
     import numpy as np
@@ -28,21 +31,30 @@ def _unpickle(path: Path):
         def scalar(*arguments):
             return np.float64(0).__reduce__()[0](*arguments)
 
-        scalar.__module__, scalar.__qualname__ = f"numpy.{core}.multiarray", "scalar"
+        scalar.__module__ = f"numpy.{core}.multiarray"
+        scalar.__qualname__ = "scalar"
         return scalar
 
-    harmless = [number("core"), number("_core"), _codecs.encode, np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?"))]
+    harmless = [
+        number("core"),
+        number("_core"), _codecs.encode, np.dtype,
+        *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?"))
+    ]
     with torch.serialization.safe_globals(harmless):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-_HARMLESS = ("torch._utils._rebuild_", "torch.storage.", "torch.FloatStorage", "torch.Size", "torch.device", "torch._tensor._rebuild_from_type_v2",
-             "collections.OrderedDict", "_codecs.encode", "numpy.dtype")
+_HARMLESS = ("torch._utils._rebuild_", "torch.storage.", "torch.FloatStorage", "torch.Size",
+             "torch.device", "torch._tensor._rebuild_from_type_v2", "collections.OrderedDict",
+             "_codecs.encode", "numpy.dtype")
 
 
 def _names_in(stream, found: dict) -> bool:
-    """Enter the names "module.name" of one pickle, and say whether more may follow. What has neither a pickle's start nor its end is none."""
-    start, texts, names = stream.tell(), [], []
+    """Enter the names "module.name" of one pickle, and say whether more may follow. What has
+    neither a pickle's start nor its end is none."""
+    start = stream.tell()
+    texts = []
+    names = []
     marked, ended = stream.read(1) == b"\x80", False
     stream.seek(start)
     try:
@@ -61,7 +73,8 @@ def _names_in(stream, found: dict) -> bool:
 
 
 def _objects_in(path: Path) -> list[str]:
-    """What a pickle would import or call when it is loaded, tensors' own functions left out: ["posix.system"]; read without running any of it."""
+    """What a pickle would import or call when it is loaded, tensors' own functions left out:
+    ["posix.system"]; read without running any of it."""
     import _compat_pickle
 
     found: dict[str, None] = {}
@@ -70,7 +83,9 @@ def _objects_in(path: Path) -> list[str]:
             with zipfile.ZipFile(path) as archive:
                 if any("/code/" in n for n in archive.namelist()):
                     return ["a TorchScript program"]
-                streams = [io.BytesIO(archive.read(n)) for n in archive.namelist() if n.endswith(".pkl")]
+                streams = [
+                    io.BytesIO(archive.read(n)) for n in archive.namelist() if n.endswith(".pkl")
+                ]
         else:
             streams = [io.BytesIO(path.read_bytes())]
         for stream in streams:
@@ -83,19 +98,26 @@ def _objects_in(path: Path) -> list[str]:
         module, _, name = text.rpartition(".")
         module = _compat_pickle.IMPORT_MAPPING.get(module, module)
         names.append(f"{module}.{name}")
-    return [n for n in names if not n.startswith(_HARMLESS) and not (n.startswith("torch.") and n.endswith("Storage"))]
+    return [
+        n for n in names
+        if not n.startswith(_HARMLESS) and not (n.startswith("torch.") and n.endswith("Storage"))
+    ]
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name, on the CPU: .safetensors, or what torch.save wrote (.pt, .pth, .th, .tar).
+    """The tensors of a checkpoint file by name, on the CPU: .safetensors, or what torch.save wrote
+    (.pt, .pth, .th, .tar).
 
-    Weights nested under "state_dict", "model_state_dict", "model" or "net" are taken out, and the prefixes "module.",
-    "_orig_mod.", "net." and "model." that all names share are dropped. Nothing in the file is run (``weights_only=True``).
-    Raises DataError, naming the file and the remedy: not there, empty, a web page, truncated, not only tensors.
+    Weights nested under "state_dict", "model_state_dict", "model" or "net" are taken out, and the
+    prefixes "module.", "_orig_mod.", "net." and "model." that all names share are dropped. Nothing
+    in the file is run (``weights_only=True``). Raises DataError, naming the file and the remedy:
+    not there, empty, a web page, truncated, not only tensors.
     """
     path = path_of("path", path)
     if not path.is_file():
-        raise DataError(f"there is no checkpoint file {path}; check the path" + (": this is a folder" if path.is_dir() else ""))
+        raise DataError(f"there is no checkpoint file {path}; check the path" +
+                        (": this is a "
+                         "folder" if path.is_dir() else ""))
     with path.open("rb") as file:
         head = file.read(512)
     refuse_html(head, path)
@@ -114,23 +136,33 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     except Exception as why:
         called = _objects_in(path)
         if called:
-            raise DataError(f"the checkpoint {path} holds code or Python objects besides tensors ({_some(called, 4)}); loading them could run "
-                            "foreign code, so nothing of it was loaded. Where it was made, save the weights alone: "
-                            "torch.save(model.state_dict(), path)") from None  # torch's message recommends to load it all the same
+            raise DataError(f"the checkpoint {path} holds code or Python objects besides tensors "
+                            f"({_some(called, 4)}); loading them could run "
+                            "foreign code, so nothing of it was loaded. Where it was made, save "
+                            "the weights alone: "
+                            # torch's message recommends to load it
+                            # all the same
+                            "torch.save(model.state_dict(), path)") from None
         text = str(why).split("WeightsUnpickler error:")[-1].strip()
         reason = text.splitlines()[0] if text else type(why).__name__
         if "weights_only" in reason or "torch.load" in reason:
             reason = type(why).__name__
-        raise DataError(f"the checkpoint {path} cannot be read ({path.stat().st_size} bytes; {reason[:200]}): it is truncated, damaged or "
+        raise DataError(f"the checkpoint {path} cannot be read ({path.stat().st_size} bytes; "
+                        f"{reason[:200]}): it is truncated, damaged or "
                         "no checkpoint; download it again and compare its size") from None
     for _ in range(3):
-        inside = next((k for k in _WRAPS if isinstance(content, dict) and isinstance(content.get(k), dict)), None)
+        inside = next(
+            (k for k in _WRAPS if isinstance(content, dict) and isinstance(content.get(k), dict)),
+            None)
         if inside is None:
             break
         content = content[inside]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        found = type(content).__name__ if not isinstance(content, dict) else f"a dict with {', '.join(map(str, list(content)[:8])) or 'nothing'}"
-        raise DataError(f"the checkpoint {path} holds {found}, not a state dict of named tensors; save model.state_dict()")
+    if not isinstance(content, dict) or not content or not all(
+            isinstance(v, Tensor) for v in content.values()):
+        found = (type(content).__name__ if not isinstance(content, dict) else f"a dict with "
+                 f"{', '.join(map(str, list(content)[:8])) or 'nothing'}")
+        raise DataError(f"the checkpoint {path} holds {found}, not a state dict of named tensors; "
+                        f"save model.state_dict()")
     return _strip(content)
 
 
@@ -148,10 +180,12 @@ def _some(names, many: int = 6) -> str:
     return ", ".join(names[:many]) + (f" and {len(names) - many} more" if len(names) > many else "")
 
 
-def fill(net: nn.Module, state: dict[str, Tensor], path: str | Path, name: str, remedy: str) -> nn.Module:
+def fill(net: nn.Module, state: dict[str, Tensor], path: str | Path, name: str,
+         remedy: str) -> nn.Module:
     """Load a state dict into a network in float32, strictly except for batch-norm's batch counters.
 
-    Raises DataError naming the file, the keys that are missing, unexpected or of another shape, and the remedy.
+    Raises DataError naming the file, the keys that are missing, unexpected or of another shape,
+    and the remedy.
     """
     wanted = net.state_dict()
     counters = {k for k in wanted if k.endswith("num_batches_tracked")}
@@ -159,13 +193,18 @@ def fill(net: nn.Module, state: dict[str, Tensor], path: str | Path, name: str, 
     unexpected = [k for k in state if k not in wanted]
     shapes = [f"{k} {tuple(state[k].shape)} instead of {tuple(v.shape)}" for k, v in wanted.items()
               if k in state and state[k].shape != v.shape]
-    wrong = [f"{len(keys)} {what}: {_some(keys)}" for what, keys in
-             (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)) if keys]
+    wrong = [
+        f"{len(keys)} {what}: {_some(keys)}"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape",
+                                                                              shapes)) if keys
+    ]
     if wrong:
         raise DataError(f"the checkpoint {path} does not fit {name}: {'; '.join(wrong)}. {remedy}")
     given = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     broken = [k for k, v in given.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if broken:
-        raise DataError(f"the checkpoint {path} holds NaN or Inf in {_some(broken)}; take an earlier one of the same training")
-    net.load_state_dict({k: given[k] if k in given else torch.zeros_like(v) for k, v in wanted.items()})
+        raise DataError(f"the checkpoint {path} holds NaN or Inf in {_some(broken)}; take an "
+                        f"earlier one of the same training")
+    net.load_state_dict(
+        {k: given[k] if k in given else torch.zeros_like(v) for k, v in wanted.items()})
     return net

@@ -1,4 +1,5 @@
-"""What fits: widths of texts, lines of titles and legends, the limits of heights, the digits of ticks. Both engines take these from here."""
+"""What fits: widths of texts, lines of titles and legends, the limits of heights, the digits of
+ticks. Both engines take these from here."""
 
 from __future__ import annotations
 
@@ -17,18 +18,21 @@ WIDTHS = (
     (1.0, "@W%m"),
 )  # in ems, of matplotlib's usual font; others are 0.65
 EMS = {letter: width for width, letters in WIDTHS for letter in letters} | {"\u00a0": 0.3}
-SAME = 0.05  # spans below this share of the largest height are drawn with room around them: they are all but equal
+# spans below this share of the largest height are drawn with room around them: they are all but
+# equal
+SAME = 0.05
 
 
 def inches(text: str, points: float) -> float:
     """Width of the longest line of a text at this size; wide scripts count as 1 em a letter."""
-    return (
-        max(sum(EMS.get(c, 0.65 if ord(c) < 0x1100 else 1.0) for c in line) for line in text.split("\n")) * points / 72
-    )
+    return (max(
+        sum(EMS.get(c, 0.65 if ord(c) < 0x1100 else 1.0) for c in line)
+        for line in text.split("\n")) * points / 72)
 
 
 def wrapped(text: str, width: float, points: float) -> str:
-    """``text`` on lines no wider than ``width`` inches: broken at spaces, within a word only where the word alone is too wide."""
+    """``text`` on lines no wider than ``width`` inches: broken at spaces, within a word only where
+    the word alone is too wide."""
     lines: list[str] = []
     for part in text.replace(" %", "\u00a0%").split("\n"):  # a number keeps its unit
         line = ""
@@ -59,8 +63,10 @@ def shortened(name: str, letters: int = 28) -> str:
     return name[: letters // 2] + "..." + name[len(name) - (letters - letters // 2 - 3) :]
 
 
-def legend_columns(labels: list[str], width: float, points: float, handle: float = 5.5) -> tuple[int, list[str]]:
-    """The most columns that fit into ``width`` inches, filled from the top down, and the labels, wrapped where one alone is too wide.
+def legend_columns(labels: list[str], width: float, points: float,
+                   handle: float = 5.5) -> tuple[int, list[str]]:
+    """The most columns that fit into ``width`` inches, filled from the top down, and the labels,
+    wrapped where one alone is too wide.
 
     ``handle``: ems that an entry needs beside its text.
     """
@@ -71,7 +77,8 @@ def legend_columns(labels: list[str], width: float, points: float, handle: float
     for columns in range(n, 0, -1):
         sizes = [n // columns + (i < n % columns) for i in range(columns)]
         starts = np.cumsum([0, *sizes])
-        if sum(max(widths[a:b]) for a, b in zip(starts, starts[1:], strict=False)) <= width or columns == 1:
+        if sum(max(widths[a:b])
+               for a, b in zip(starts, starts[1:], strict=False)) <= width or columns == 1:
             return columns, labels
     return 1, labels
 
@@ -83,18 +90,22 @@ def legend_lines(columns: int, labels: list[str]) -> int:
     n = len(labels)
     sizes = [n // columns + (i < n % columns) for i in range(columns)]
     starts = np.cumsum([0, *sizes])
-    return max(sum(label.count("\n") + 1 for label in labels[a:b]) for a, b in zip(starts, starts[1:], strict=False))
+    return max(
+        sum(label.count("\n") + 1 for label in labels[a:b])
+        for a, b in zip(starts, starts[1:], strict=False))
 
 
 def named(names, most: int, letters: int = 28) -> tuple[list[int], list[str]]:
-    """Places and names of the rows or bars that get a name: all, or evenly spaced ones and the last; long names without their middle."""
+    """Places and names of the rows or bars that get a name: all, or evenly spaced ones and the
+    last; long names without their middle."""
     every, last = math.ceil(len(names) / max(1, most)), len(names) - 1
     places = [i for i in range(0, last, every) if last - i >= every] + [last]
     return places, [shortened(str(names[i]), letters) for i in places]
 
 
 def bar_names(names, width: float, points: float) -> tuple[list[int], list[str], bool]:
-    """Places, texts and whether they are tilted, of the names under bars in a panel ``width`` inches wide."""
+    """Places, texts and whether they are tilted, of the names under bars in a panel ``width``
+    inches wide."""
     names = [str(name) for name in names]
     room = width / max(1, len(names))
     if all(inches(name, points) < 0.94 * room for name in names):
@@ -110,21 +121,25 @@ def finite(values) -> np.ndarray:
 
 
 def band(s, panel) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper ends of a series: its heights where it has no spread. The band of a share ends where shares do, at 0 and at 1."""
+    """Lower and upper ends of a series: its heights where it has no spread. The band of a share
+    ends where shares do, at 0 and at 1."""
     y = np.asarray(s.y, np.float64)
     if s.spread is None:
         return y, y
     spread = np.nan_to_num(np.abs(np.asarray(s.spread, np.float64)))
     low, high = y - spread, y + spread
     if panel.percent and panel.top == 1:
-        low, high = np.maximum(low, np.minimum(y, 0)), np.minimum(high, np.maximum(y, 1))
+        low = np.maximum(low, np.minimum(y, 0))
+        high = np.minimum(high, np.maximum(y, 1))
     return low, high
 
 
 def extremes(panel) -> tuple[float, float]:
-    """Lowest and highest of what is drawn: lines with their bands, bars and outlines with the 0 they stand on, the line across."""
+    """Lowest and highest of what is drawn: lines with their bands, bars and outlines with the 0
+    they stand on, the line across."""
     ends = [end for s in panel.series for end in band(s, panel)]
-    values = finite(np.concatenate([np.asarray(end, np.float64).ravel() for end in ends]) if ends else [])
+    values = finite(
+        np.concatenate([np.asarray(end, np.float64).ravel() for end in ends]) if ends else [])
     values = values[values > 0] if panel.log else values
     if panel.line and len(values) and (panel.line[0] > 0 or not panel.log):
         values = np.append(values, panel.line[0])
@@ -134,7 +149,8 @@ def extremes(panel) -> tuple[float, float]:
 
 
 def limits(panel) -> tuple[float, float]:
-    """Heights of an axis: all that is drawn, from 0 (up to ``top``, the natural maximum) where that wastes less than half of it."""
+    """Heights of an axis: all that is drawn, from 0 (up to ``top``, the natural maximum) where
+    that wastes less than half of it."""
     if panel.heights:
         return panel.heights
     low, high = extremes(panel)
@@ -171,7 +187,9 @@ def common(panels: list) -> list:
     if not shown:
         return list(panels)
     ends = min(low for low, _ in shown), max(high for _, high in shown)
-    return [panel if panel.empty or panel.heat else replace(panel, heights=ends) for panel in panels]
+    return [
+        panel if panel.empty or panel.heat else replace(panel, heights=ends) for panel in panels
+    ]
 
 
 def decimals(low: float, high: float) -> int:

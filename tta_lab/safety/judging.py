@@ -17,10 +17,13 @@ VERDICTS = ("use", "do not use", "cannot tell")
 class Rule:
     """When adapting counts as safe. Points are percentage points of error.
 
-    harm      tolerated harm: the whole 95 % interval of (adapted error - frozen error) has to lie below
+    harm      tolerated harm: the whole 95 % interval of (adapted error - frozen error) has to lie
+              below
     window    tolerated harm in the worst stretch of images
-    collapse  least share of the frozen model's effective classes that the adapted model must still use
-    level     of the intervals; the proof of harm is corrected for the number of situations (Bonferroni)
+    collapse  least share of the frozen model's effective classes that the adapted model must still
+              use
+    level     of the intervals; the proof of harm is corrected for the number of situations
+              (Bonferroni)
     """
 
     harm: float = 0.5
@@ -31,16 +34,23 @@ class Rule:
     def __post_init__(self):
         for name in ("harm", "window", "collapse", "level"):
             object.__setattr__(self, name, number(f"Rule.{name}", getattr(self, name)))
-        if not (self.harm >= 0 and self.window > 0 and 0 < self.collapse < 1 and 0.5 < self.level < 1):
-            raise ValueError(f"expected harm >= 0, window > 0, collapse in (0, 1) and level in (0.5, 1), got {self}")
+        if not (self.harm >= 0 and self.window > 0 and 0 < self.collapse < 1
+                and 0.5 < self.level < 1):
+            raise ValueError(f"expected harm >= 0, window > 0, collapse in (0, 1) and level in "
+                             f"(0.5, 1), got {self}")
 
     def text(self) -> str:
         """The rule in words."""
-        return (f"Do not use: in some situation the adapting model stops with an error, or uses less than {self.collapse:.0%} of the classes the "
-                f"frozen one uses, or makes more errors beyond chance (and by more than {self.harm:g} points at best estimate), or has a stretch "
-                f"more than {self.window:g} points worse, beyond chance; also where no gain is possible. Use: in every situation the whole "
-                f"{self.level:.0%} interval of the change lies below +{self.harm:g} points and no stretch of {WINDOW} images is more than "
-                f"{self.window:g} points worse, and in at least one situation errors fall beyond chance. Otherwise: cannot tell.")
+        return (f"Do not use: in some situation the adapting model stops with an error, or uses "
+                f"less than {self.collapse:.0%} of the classes the "
+                f"frozen one uses, or makes more errors beyond chance (and by more than "
+                f"{self.harm:g} points at best estimate), or has a stretch "
+                f"more than {self.window:g} points worse, beyond chance; also where no gain is "
+                f"possible. Use: in every situation the whole "
+                f"{self.level:.0%} interval of the change lies below +{self.harm:g} points and no "
+                f"stretch of {WINDOW} images is more than "
+                f"{self.window:g} points worse, and in at least one situation errors fall beyond "
+                f"chance. Otherwise: cannot tell.")
 
 
 def _rule(rule) -> Rule:
@@ -50,10 +60,12 @@ def _rule(rule) -> Rule:
 
 
 def labels_needed(harm, rule: Rule, strata=None) -> float:
-    """How many labelled images would settle whether the harm is tolerable, if everything goes on like this; rounded up to two digits.
+    """How many labelled images would settle whether the harm is tolerable, if everything goes on
+    like this; rounded up to two digits.
 
-    Half an interval, z sqrt(design effect (share of flips - d^2) / n), must fit between the difference d and ``rule.harm`` (below it), or
-    between d and 0 (above it). inf where d lies on the border.
+    Half an interval, z sqrt(design effect (share of flips - d^2) / n), must fit between the
+    difference d and ``rule.harm`` (below it), or between d and 0 (above it). inf where d lies on
+    the border.
     """
     harm = np.asarray(harm, np.float64)
     d, z = harm.mean(), normal_quantile(rule.level)
@@ -61,12 +73,14 @@ def labels_needed(harm, rule: Rule, strata=None) -> float:
     spread = max(float((harm != 0).mean()), 1 / len(harm)) - d * d
     if gap <= 0:
         return math.inf
-    n = max(z * z * design_effect(harm, strata) * spread / gap ** 2, z * z * (1 - min(gap, 0.99)) / gap, FEWEST)
+    n = max(z * z * design_effect(harm, strata) * spread / gap**2,
+            z * z * (1 - min(gap, 0.99)) / gap, FEWEST)
     return float(math.ceil(n / (step := 10 ** max(math.floor(math.log10(n)) - 1, 0))) * step)
 
 
 def finding(s: dict, rule: Rule, family: int) -> tuple[str, str]:
-    """("harm", "safe", "gain" or "open", the reason in a sentence) for one situation; "gain" is safe and better beyond chance."""
+    """("harm", "safe", "gain" or "open", the reason in a sentence) for one situation; "gain" is
+    safe and better beyond chance."""
     if s["failed"]:
         return "harm", f"the adapting model stopped with an error after {s['after']} images"
     if s["basis"] == "labels" and s["low_sure"] > 0 and s["difference"] > rule.harm:
@@ -80,15 +94,18 @@ def finding(s: dict, rule: Rule, family: int) -> tuple[str, str]:
         if s["basis"] == "none":
             return "open", "nothing could be compared"
         if s["basis"] == "answers":
-            alarm = f"; the collapse detector raised an alarm after {s['alarm_after']} images" if s["alarm_after"] >= 0 else ""
+            alarm = (f"; the collapse detector raised an alarm after {s['alarm_after']} images"
+                     if s["alarm_after"] >= 0 else "")
             few = f"only {s['labelled']} labels" if s["labelled"] else "no labels"
             return "open", f"there are {few}, and {s['changed']:.1f} % of the answers change: whether for better or worse is not known{alarm}"
-        return "open", (f"the change in error is {s['difference']:+.1f} points, but anything from {s['low']:+.1f} to {s['high']:+.1f} is possible; "
+        return "open", (f"the change in error is {s['difference']:+.1f} points, but anything from "
+                        f"{s['low']:+.1f} to {s['high']:+.1f} is possible; "
                         f"{_about(s['needed'])}")
     if s["basis"] == "labels" and not w:
         return "open", f"{s['labelled']} labelled images are too few to look at stretches"
     if w and w["worst"] > rule.window and (w["size"] < WINDOW or w["corrected"] > rule.window):
-        return "open", (f"one stretch of {w['size']} images is {w['worst']:.1f} points worse, which may be chance; more labelled images are needed "
+        return "open", (f"one stretch of {w['size']} images is {w['worst']:.1f} points worse, "
+                        f"which may be chance; more labelled images are needed "
                         f"({2 * WINDOW} at least)")
     if s["basis"] == "labels" and s["high"] < 0:
         return "gain", f"errors fall by {-s['difference']:.1f} points ({s['source_error']:.1f} to {s['adapted_error']:.1f} %), beyond chance"
@@ -104,8 +121,9 @@ def _about(n: float) -> str:
 
 
 def judge(situations, rule: Rule | None = None) -> dict:
-    """The verdict over all situations: ``verdict``, ``why`` (sentences), ``findings`` (name -> (finding, reason)), ``without`` (what it would be
-    if the situations that do harm never happened, where they are the smaller part, else "")."""
+    """The verdict over all situations: ``verdict``, ``why`` (sentences), ``findings`` (name ->
+    (finding, reason)), ``without`` (what it would be if the situations that do harm never
+    happened, where they are the smaller part, else "")."""
     rule = _rule(rule)
     found = {s["name"]: finding(s, rule, len(situations)) for s in situations}
     title = {s["name"]: s["title"] for s in situations}
@@ -116,7 +134,8 @@ def judge(situations, rule: Rule | None = None) -> dict:
     if harmful and len(harmful) < len(rest) + (len(situations) == 2):
         second, reasons = _verdict(rest, {s["name"]: found[s["name"]] for s in rest}, title, rule)
         names = " and ".join(f'"{title[n]}"' for n in harmful)
-        without = f"If {names} can never happen in your use, the verdict would be: {second}. {reasons[0]}"
+        without = (f"If {names} can never happen in your use, the verdict would be: {second}. "
+                   f"{reasons[0]}")
     return {"verdict": verdict, "why": tuple(why), "findings": found, "without": without}
 
 
@@ -131,7 +150,10 @@ def _verdict(situations, found, title, rule: Rule) -> tuple[str, list[str]]:
     if "open" in kinds:
         return "cannot tell", said("open")
     if "gain" in kinds:
-        return "use", said("gain") + ["No situation that was tried shows harm above what the rule tolerates."]
+        return "use", said("gain") + ["No situation that was tried shows harm above what the rule "
+                                      "tolerates."]
     if all(s["low"] >= -rule.harm for s in situations):
-        return "do not use", [f"Adapting changes errors by less than {rule.harm:g} points everywhere, so nothing is gained for its cost."]
-    return "cannot tell", ["Adapting does no harm, but in no situation that was tried does it lower the errors beyond chance."] + said("safe")
+        return "do not use", [f"Adapting changes errors by less than {rule.harm:g} points "
+                              f"everywhere, so nothing is gained for its cost."]
+    return "cannot tell", ["Adapting does no harm, but in no situation that was tried does it "
+                           "lower the errors beyond chance."] + said("safe")

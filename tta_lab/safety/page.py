@@ -38,15 +38,23 @@ def body(report) -> str:
     f, v = report.facts, report.verdict
     picture = figure_png(report)
     table = rows(report)
-    heads = {"Errors": "Errors<br>frozen &rarr; adapting", "Change": f"Change in points<br>[{report.rule.level:.0%} interval]",
-             "Flips": "Right &rarr; wrong /<br>wrong &rarr; right", "Worst stretch": "Worst stretch,<br>change in points"}
+    heads = {
+        "Errors": "Errors<br>frozen &rarr; adapting", "Change": f"Change in "
+        f"points<br>[{report.rule.level:.0%} interval]",
+        "Flips": "Right &rarr; wrong /<br>wrong &rarr; right",
+        "Worst stretch": "Worst stretch,<br>change in points"
+    }
     cells = []
     for s, row in zip(report.situations, table, strict=True):
         word, colour = FINDINGS[row["Finding"]]
-        tds = [f"<td><b>{escape(row['Situation'])}</b><br><span class='small'>{escape(s['note'])}</span></td>"]
-        tds += [f"<td class='n'>{escape(row[k])}</td>" for k in ("Images", "Errors", "Change", "Flips")]
+        tds = [f"<td><b>{escape(row['Situation'])}</b><br><span "
+               f"class='small'>{escape(s['note'])}</span></td>"]
+        tds += [
+            f"<td class='n'>{escape(row[k])}</td>" for k in ("Images", "Errors", "Change", "Flips")
+        ]
         stretch = escape(row["Worst stretch"]).replace(" (", "<br>(")
-        tds += [f"<td class='n'>{stretch}</td>", f"<td class='n' style='color:{colour}'><b>{word}</b></td>"]
+        tds += [f"<td class='n'>{stretch}</td>", f"<td class='n' "
+                                                 f"style='color:{colour}'><b>{word}</b></td>"]
         cells.append(f"<tr>{''.join(tds)}</tr>")
     head = "".join(f"<th>{heads.get(k, k)}</th>" for k in table[0])
 
@@ -56,7 +64,8 @@ def body(report) -> str:
     image = f"<img alt='change in error in each situation, and error over time' src='data:image/png;base64,{base64.b64encode(picture).decode()}'>" \
         if picture else "<p class='small'>(The figures need matplotlib.)</p>"
     without = f"<p>{escape(report.without)}</p>" if report.without else ""
-    labels = f"{f['labelled']} of {f['images']} images have a label" if f["labelled"] else "none of the images has a label"
+    labels = (f"{f['labelled']} of {f['images']} images have a label"
+              if f["labelled"] else "none of the images has a label")
     return f"""<div class="safety"><h1>May this model adapt itself while it works?</h1>
 <p class="quiet">Safety report of {escape(f['made'])}. Model: {escape(str(f['model']))}. Way of adapting: {escape(f['method'])}.
 Images: {escape(f['data'])}; {labels}, up to {f['limit'] or f['images']} were shown in each situation.</p>
@@ -81,8 +90,11 @@ chance explains (in 95 % of cases) is given with it.</p>
 def html(report) -> str:
     """A whole document that needs nothing beside itself."""
     title = f"{report.verdict}: {report.facts['method']} on {report.facts['data']}"
-    return (f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-            f"<title>{escape(title)}</title><style>body{{margin:0;background:#fff}}{STYLE}</style></head><body>{body(report)}</body></html>")
+    return (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' "
+        f"content='width=device-width'>"
+        f"<title>{escape(title)}</title><style>body{{margin:0;background:#fff}}{STYLE}</style></head><body>{body(report)}</body></html>"
+    )
 
 
 def framed(report) -> str:

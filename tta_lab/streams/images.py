@@ -20,14 +20,19 @@ UNKNOWN_ID = 1_000_000_000  # ids of unknown images start here; a known set is a
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some images that arrive together. ``x`` is on the asked device, all other tensors are on the CPU."""
+    """Some images that arrive together. ``x`` is on the asked device, all other tensors are on the
+    CPU."""
 
     x: Tensor          # float32 (B, C, H, W) in [0, 1]
-    ids: Tensor        # int64 (B,): index in the known set, or UNKNOWN_ID + index in the unknown set
-    label: Tensor      # int64 (B,): K, the number of known classes, for unknown images; -1 where no label is known
+    # int64 (B,): index in the known set, or UNKNOWN_ID + index in the unknown set
+    ids: Tensor
+    # int64 (B,): K, the number of known classes, for unknown images; -1 where no label is
+    # known
+    label: Tensor
     known: Tensor      # bool (B,)
     domain: Tensor     # int64 (B,): index into the stream's domains
-    severity: Tensor   # float64 (B,): of the shift; the largest of a composition, 0 for clean images
+    # float64 (B,): of the shift; the largest of a composition, 0 for clean images
+    severity: Tensor
     segment: Tensor    # int64 (B,): position in the list of shifts
     round: int         # from 0
     new_domain: bool   # first batch of a domain
@@ -38,7 +43,8 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
-    """A batch before its images are made: what ``plan`` yields. ``hand`` and ``slot`` say where cached images lie."""
+    """A batch before its images are made: what ``plan`` yields. ``hand`` and ``slot`` say where
+    cached images lie."""
 
     ids: Tensor
     segment: Tensor
@@ -54,16 +60,20 @@ class Arrival:
 def _image_set(value, role: str):
     if isinstance(value, str):
         return load_kept(value, data_root())
-    if isinstance(value, BaseSet) or all(hasattr(value, name) for name in ("images", "y", "classes", "fingerprint")):
+    if isinstance(value, BaseSet) or all(
+            hasattr(value, name) for name in ("images", "y", "classes", "fingerprint")):
         return value
-    hint = "a path is written as a text, 'folder:PATH'" if isinstance(value, os.PathLike) else "a torch Dataset goes through tta_lab.wrap"
-    raise WrongKind(f"Stream.{role} must be an image set or a text that datasets.load understands ({', '.join(EMBEDDED)}, "
+    hint = ("a path is written as a text, 'folder:PATH'"
+            if isinstance(value, os.PathLike) else "a torch Dataset goes through tta_lab.wrap")
+    raise WrongKind(f"Stream.{role} must be an image set or a text that datasets.load understands "
+                    f"({', '.join(EMBEDDED)}, "
                     f"'folder:PATH', ...), got {shown(value)}; {hint}")
 
 
-def make_images(known, unknown, ids: Tensor, shift: str, severity: float, seed: int, device="cpu") -> Tensor:
-    """The images with these ids under a shift, float32 (B, C, H, W): from the set's own files where it holds the shift, else
-    made here."""
+def make_images(known, unknown, ids: Tensor, shift: str, severity: float, seed: int,
+                device="cpu") -> Tensor:
+    """The images with these ids under a shift, float32 (B, C, H, W): from the set's own files
+    where it holds the shift, else made here."""
     is_known = ids < UNKNOWN_ID
     parts = []
     for images, chosen, first in ((known, is_known, 0), (unknown, ~is_known, UNKNOWN_ID)):

@@ -12,12 +12,15 @@ from .shifts import own_domain, own_rows
 
 def shuffled(n: int, seed: int, purpose: str, *position: int) -> Tensor:
     """A permutation of 0 .. n-1 that depends on (seed, purpose, position) only, int64 (n,)."""
-    return Dice(seed, purpose).at(*position).permutation(n) if position else Dice(seed, purpose).permutation(n)
+    return (Dice(seed, purpose).at(
+        *position).permutation(n) if position else Dice(seed, purpose).permutation(n))
 
 
-def deck(labels: Tensor, seed: int, purpose: str, number: int, last: Tensor | None = None) -> Tensor:
-    """All rows in a class-balanced random order: one row of each class in turn, as long as they last; the rows in ``last``
-    come at the end, in the same manner. Images without a label count as one class.
+def deck(labels: Tensor, seed: int, purpose: str, number: int,
+         last: Tensor | None = None) -> Tensor:
+    """All rows in a class-balanced random order: one row of each class in turn, as long as they
+    last; the rows in ``last`` come at the end, in the same manner. Images without a label count as
+    one class.
 
     Any stretch holds equally many of each class, to within one, while no class has run out.
     """
@@ -37,25 +40,32 @@ def deck(labels: Tensor, seed: int, purpose: str, number: int, last: Tensor | No
 def deal(labels: Tensor, needs: Iterable[int], seed: int, purpose: str) -> Iterator[Tensor]:
     """Deal hands of the wanted sizes from one deck after another, each when it is asked for.
 
-    Hands share no row until the set is used up; then a new deck is shuffled, and rows already in the unfinished
-    hand go to its end, so that a hand repeats a row only when it is larger than the set.
+    Hands share no row until the set is used up; then a new deck is shuffled, and rows already in
+    the unfinished hand go to its end, so that a hand repeats a row only when it is larger than the
+    set.
     """
     left, number = labels.new_empty(0), 0
     for need in needs:
         hand = left[:need]
         left = left[need:]
         while len(hand) < need:
-            left, number = deck(labels, seed, purpose, number, last=hand), number + 1
+            left = deck(labels, seed, purpose, number, last=hand)
+            number = number + 1
             missing = need - len(hand)
-            hand, left = torch.cat([hand, left[:missing]]), left[missing:]
+            hand = torch.cat([hand, left[:missing]])
+            left = left[missing:]
         yield hand
 
 
 class _Dealer:
-    """Hands of one image set, shift after shift; a domain that has rows of its own has a deck of its own."""
+    """Hands of one image set, shift after shift; a domain that has rows of its own has a deck of
+    its own."""
 
     def __init__(self, images, seed: int, purpose: str, recorded: bool = False):
-        self.images, self.seed, self.purpose, self.recorded = images, seed, purpose, recorded
+        self.images = images
+        self.seed = seed
+        self.purpose = purpose
+        self.recorded = recorded
         self.decks: dict = {}
 
     def hand(self, shift: str, need: int) -> Tensor:
@@ -65,7 +75,8 @@ class _Dealer:
             labels = self.images.y if rows is None else self.images.y[rows]
             asked: list[int] = []  # filled below, one number for each hand
             name = self.purpose if rows is None else f"{self.purpose}/{place}"
-            dealt = _in_order(len(labels), asked) if self.recorded else deal(labels, _given(asked), self.seed, name)
+            dealt = (_in_order(len(labels), asked) if self.recorded else deal(
+                labels, _given(asked), self.seed, name))
             self.decks[place] = asked, dealt
         asked, dealt = self.decks[place]
         asked.append(need)

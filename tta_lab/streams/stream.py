@@ -1,9 +1,10 @@
 """Streams: which images arrive in which order, under which shift, with which unknowns among them.
 
-A ``Stream`` is a frozen, seeded value: printing it says what will be shown, its JSON rebuilds it, and iterating it twice gives
-the same batches. Streams can be joined (``a + b``), cut (``a.cut(10, 20)``), drawn (``plots.plot_stream(a.picture())``) and measured
-(``a.statistics()``). Labels and domains in a batch are for scoring only. Memory does not grow with the length of a stream.
-The protocols of the literature are functions in ``protocols``.
+A ``Stream`` is a frozen, seeded value: printing it says what will be shown, its JSON rebuilds it,
+and iterating it twice gives the same batches. Streams can be joined (``a + b``), cut (``a.cut(10,
+20)``), drawn (``plots.plot_stream(a.picture())``) and measured (``a.statistics()``). Labels and
+domains in a batch are for scoring only. Memory does not grow with the length of a stream. The
+protocols of the literature are functions in ``protocols``.
 """
 from __future__ import annotations
 
@@ -38,9 +39,11 @@ MIXING = ("batch", "shuffled", "burst")
 
 
 class Arrivals:
-    """What all streams can do. A subclass has ``plan()``, ``image_source`` and the properties named below."""
+    """What all streams can do. A subclass has ``plan()``, ``image_source`` and the properties
+    named below."""
 
-    # domains, classes, reset, seed, n_images, __len__, settings(), known_set, unknown_set, shifts, severity, ratio
+    # domains, classes, reset, seed, n_images, __len__, settings(), known_set, unknown_set,
+    # shifts, severity, ratio
 
     def plan(self) -> Iterator[Arrival]:
         raise NotImplementedError
@@ -60,7 +63,8 @@ class Arrivals:
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
-        """Names of the domains in order of first appearance; a batch's ``domain`` is an index into them."""
+        """Names of the domains in order of first appearance; a batch's ``domain`` is an index into
+        them."""
         return tuple(dict.fromkeys(domain_of(shift) for shift in self.shifts))
 
     @property
@@ -76,69 +80,95 @@ class Arrivals:
     def _facts(self, arrival: Arrival) -> dict:
         """What a batch says beside its images."""
         domain = torch.tensor([self.domains.index(domain_of(shift)) for shift in self.shifts])
-        severity = torch.tensor([severity_of(shift, self.severity) for shift in self.shifts], dtype=torch.float64)
-        return {"ids": arrival.ids, "label": self.labels(arrival.ids), "known": arrival.ids < UNKNOWN_ID, "domain": domain[arrival.segment],
-                "severity": severity[arrival.segment], "segment": arrival.segment, "round": arrival.round, "new_domain": arrival.new_domain}
+        severity = torch.tensor([severity_of(shift, self.severity) for shift in self.shifts],
+                                dtype=torch.float64)
+        return {
+            "ids": arrival.ids, "label": self.labels(arrival.ids), "known": arrival.ids
+            < UNKNOWN_ID, "domain": domain[arrival.segment], "severity": severity[arrival.segment],
+            "segment": arrival.segment, "round": arrival.round, "new_domain": arrival.new_domain
+        }
 
     def statistics(self) -> dict[str, float]:
-        """What the order is really like: ``classes_per_batch`` (mean number of distinct known classes), ``run_length`` (mean
-        length of runs of one class), ``domains_per_batch``, ``unknown`` (share), ``unlabelled`` (share), ``images``, ``batches``."""
-        classes, domains, runs, unknown, unlabelled, n, batches, last = 0, 0, 0, 0, 0, 0, 0, None
+        """What the order is really like: ``classes_per_batch`` (mean number of distinct known
+        classes), ``run_length`` (mean length of runs of one class), ``domains_per_batch``,
+        ``unknown`` (share), ``unlabelled`` (share), ``images``, ``batches``."""
+        classes = 0
+        domains = 0
+        runs = 0
+        unknown = 0
+        unlabelled = 0
+        n = 0
+        batches = 0
+        last = None
         for arrival in self.plan():
             facts = self._facts(arrival)
             label = facts["label"][facts["known"]]
             classes += len(label.unique())
             domains += len(facts["domain"].unique())
             if len(label):
-                runs += int((label[1:] != label[:-1]).sum()) + (last is None or last != int(label[0]))
+                runs += int(
+                    (label[1:] != label[:-1]).sum()) + (last is None or last != int(label[0]))
                 last = int(label[-1])
             unknown += int((~facts["known"]).sum())
             unlabelled += int((facts["label"] < 0).sum())
             n, batches = n + len(arrival), batches + 1
-        return {"classes_per_batch": classes / batches, "run_length": (n - unknown) / max(runs, 1), "domains_per_batch": domains / batches,
-                "unknown": unknown / n, "unlabelled": unlabelled / n, "images": n, "batches": batches}
+        return {
+            "classes_per_batch": classes / batches, "run_length": (n - unknown) / max(runs, 1),
+            "domains_per_batch": domains / batches, "unknown": unknown / n,
+            "unlabelled": unlabelled / n, "images": n, "batches": batches
+        }
 
     def picture(self, limit: int = 50_000) -> dict:
-        """Order, domains and classes over time as arrays, for ``plots.plot_stream``; the first ``limit`` images."""
-        columns: dict[str, list] = {name: [] for name in ("label", "known", "domain", "severity", "round", "batch")}
+        """Order, domains and classes over time as arrays, for ``plots.plot_stream``; the first
+        ``limit`` images."""
+        columns: dict[str, list] = {
+            name: [] for name in ("label", "known", "domain", "severity", "round", "batch")
+        }
         n = 0
         for i, arrival in enumerate(self.plan()):
             facts = {**self._facts(arrival), "batch": i}
             for name, values in columns.items():
                 value = facts[name]
-                values.append(value.numpy() if isinstance(value, Tensor) else np.full(len(arrival), value))
+                values.append(
+                    value.numpy() if isinstance(value, Tensor) else np.full(len(arrival), value))
             n += len(arrival)
             if n >= limit:
                 break
         arrays = {name: np.concatenate(values) for name, values in columns.items()}
-        return {**arrays, "position": np.arange(n), "domains": list(self.domains), "classes": list(self.classes),
-                "images": self.n_images, "window": max(1, n // 100)}
+        return {
+            **arrays, "position": np.arange(n), "domains": list(self.domains),
+            "classes": list(self.classes), "images": self.n_images, "window": max(1, n // 100)
+        }
 
-    # --- records ------------------------------------------------------------------------------------------------
+    # --- records --------------------------------------------------------------------------------
 
     def settings(self) -> dict:
         """All settings as plain values, without the hash."""
         raise NotImplementedError
 
     def to_dict(self) -> dict:
-        """All settings as plain values, the sets by name, and the hash; for records. ``to_json`` also promises that the
-        stream can be rebuilt."""
+        """All settings as plain values, the sets by name, and the hash; for records. ``to_json``
+        also promises that the stream can be rebuilt."""
         return {**self.settings(), "hash": self.hash}
 
     def to_json(self) -> str:
-        """A text from which ``from_json`` rebuilds exactly this stream; needs sets that ``datasets.load`` finds by name."""
+        """A text from which ``from_json`` rebuilds exactly this stream; needs sets that
+        ``datasets.load`` finds by name."""
         self._check_rebuildable()
         return json.dumps(self.to_dict(), indent=1)
 
     @staticmethod
     def from_json(text: str) -> Arrivals:
-        """Rebuild a stream from ``to_json``; raises ValueError when the text is damaged or the images have changed."""
+        """Rebuild a stream from ``to_json``; raises ValueError when the text is damaged or the
+        images have changed."""
         if not isinstance(text, str | bytes):
-            raise WrongKind(f"the JSON of a stream is a text, as Stream.to_json() writes it, not {shown(text)}")
+            raise WrongKind(f"the JSON of a stream is a text, as Stream.to_json() writes it, not "
+                            f"{shown(text)}")
         try:
             values = json.loads(text)
         except ValueError as why:
-            raise ValueError(f"this is not the JSON of a stream ({why}); write it with Stream.to_json()") from why
+            raise ValueError(f"this is not the JSON of a stream ({why}); write it with "
+                             f"Stream.to_json()") from why
         return _rebuilt(values)
 
 
@@ -146,30 +176,36 @@ def _rebuilt(values) -> Arrivals:
     kinds = {"stream": Stream, "joined": Joined, "cut": Cut}
     if not isinstance(values, dict) or values.get("kind") not in kinds:
         found = sorted(values) if isinstance(values, dict) else type(values).__name__
-        raise ValueError(f"the JSON of a stream has an entry 'kind' ({', '.join(kinds)}) and its settings, this one has {found}; "
+        raise ValueError(f"the JSON of a stream has an entry 'kind' ({', '.join(kinds)}) and its "
+                         f"settings, this one has {found}; "
                          "write it again with Stream.to_json()")
     kind = kinds[values["kind"]]
     names = {f.name for f in fields(kind)} | {"hash", "kind"}
     if set(values) != names:
-        raise ValueError(f"the JSON of a {values['kind']} has the entries {sorted(names)}, this one has {sorted(values)}; "
+        raise ValueError(f"the JSON of a {values['kind']} has the entries {sorted(names)}, this "
+                         f"one has {sorted(values)}; "
                          "write it again with Stream.to_json()")
     given = {k: v for k, v in values.items() if k not in ("hash", "kind")}
     if kind is Joined:
         if not isinstance(given["parts"], list) or not given["parts"]:
-            raise ValueError("the JSON of a joined stream lists its 'parts'; write it again with Stream.to_json()")
+            raise ValueError("the JSON of a joined stream lists its 'parts'; write it again with "
+                             "Stream.to_json()")
         given["parts"] = tuple(_rebuilt(part) for part in given["parts"])
     if kind is Cut:
         given["stream"] = _rebuilt(given["stream"])
     stream = kind(**given)
-    as_written = (_hash_as_written(stream, values, which) for which in ("fingerprint", "old_fingerprint"))
+    as_written = (_hash_as_written(stream, values, which)
+                  for which in ("fingerprint", "old_fingerprint"))
     if values["hash"] not in (stream.hash, stream.old_hash, *as_written):
-        raise ValueError(f"the stream rebuilt from JSON has hash {stream.hash}, the text says {values['hash']}: settings were edited or "
+        raise ValueError(f"the stream rebuilt from JSON has hash {stream.hash}, the text says "
+                         f"{values['hash']}: settings were edited or "
                          "the image files differ; build the stream anew with Stream(...)")
     return stream
 
 
 def _hash_as_written(stream, values: dict, which: str) -> str:
-    """The hash of the settings as the text spells them: spaces within its shifts, which mean nothing, once counted."""
+    """The hash of the settings as the text spells them: spaces within its shifts, which mean
+    nothing, once counted."""
     if isinstance(stream, Joined):
         return _digest([part["hash"] for part in values["parts"]])
     if isinstance(stream, Cut):
@@ -183,35 +219,43 @@ def _digest(values) -> str:
 
 @dataclass(frozen=True)
 class Stream(Arrivals):
-    """Known images under one shift after another, for one or more rounds, with or without unknown images.
+    """Known images under one shift after another, for one or more rounds, with or without unknown
+    images.
 
     known          set of the known classes: an image set, or a text for ``datasets.load``
-    shifts         texts in order: a domain that the set itself holds, or a corruption; "fog", "fog:2.5" (its own severity),
-                   "gaussian_noise:2+fog:1" (one on the other), "none" is clean. A name may come more than once; spaces around
-                   names and numbers mean nothing
+    shifts         texts in order: a domain that the set itself holds, or a corruption; "fog",
+                   "fog:2.5" (its own severity),
+                   "gaussian_noise:2+fog:1" (one on the other), "none" is clean. A name may come
+                   more than once; spaces around names and numbers mean nothing
     severity       0 to 5, of the shifts that do not name their own
     per_shift      known images of each shift; None takes all that the set has for it
-    batch          known images of each batch (all images of it with unknown_mode "shuffled" or "burst"); the last batch of a
+    batch          known images of each batch (all images of it with unknown_mode "shuffled" or
+                   "burst"); the last batch of a
                    shift may be shorter and is kept
     rounds         how often the list of shifts is gone through
-    order          how the images of a shift arrive: an ``Order``, e.g. Shuffled(), SortedByClass(), Dirichlet(0.1), Recorded()
+    order          how the images of a shift arrive: an ``Order``, e.g. Shuffled(),
+                   SortedByClass(), Dirichlet(0.1), Recorded()
     mixed          all shifts of a round pooled; the order then is that of the pool
     straddle       batches may reach over the border of two shifts
-    same_order     one permutation for all shifts, as benchmark code does that seeds each loader alike
+    same_order     one permutation for all shifts, as benchmark code does that seeds each loader
+                   alike
     unknown        set of the unknown images, or None
     unknown_ratio  rho = unknown / known. None means 1 with unknown images and 0 without
-    unknown_mode   "batch": round(rho n) unknown after the n known of every batch, under the same corruption; "shuffled": all
+    unknown_mode   "batch": round(rho n) unknown after the n known of every batch, under the same
+                   corruption; "shuffled": all
                    unknown of a shift anywhere among its known; "burst": all of them in one stretch
     reset          what the runner does: "never", at each "domain" start, or before each "batch"
-    redraw         False: every round shows the same images again, in another order (the published long-term protocol).
+    redraw         False: every round shows the same images again, in another order (the published
+                   long-term protocol).
                    True: every round is dealt new images, as long as the set lasts
     seed           of the choice, the order and the noise
 
-    Which images: a shuffled, class-balanced deck is dealt to the shifts one after another, so they share no image
-    while the set lasts; when it is used up, a new deck is shuffled. No shift shows a known image twice, but for orders that
-    draw with replacement; unknown images repeat within a shift only where more are wanted than there are. With ``redraw``
-    the dealing goes on from round to round. Within a shift the order is made anew each round. ``Recorded`` order deals rows
-    as they lie.
+    Which images: a shuffled, class-balanced deck is dealt to the shifts one after another, so they
+    share no image while the set lasts; when it is used up, a new deck is shuffled. No shift shows
+    a known image twice, but for orders that draw with replacement; unknown images repeat within a
+    shift only where more are wanted than there are. With ``redraw`` the dealing goes on from round
+    to round. Within a shift the order is made anew each round. ``Recorded`` order deals rows as
+    they lie.
     """
 
     known: str | BaseSet = "fashion_mnist"
@@ -232,11 +276,13 @@ class Stream(Arrivals):
     seed: int = 0
 
     def __post_init__(self):
-        shifts, known = as_shifts(self.shifts, "Stream.shifts"), self.known_set
+        shifts = as_shifts(self.shifts, "Stream.shifts")
+        known = self.known_set
         own = tuple(getattr(known, "domains", ()))
         object.__setattr__(self, "shifts", tuple(tidy(shift, own) for shift in shifts))
         if not self.shifts:
-            raise ValueError(f"Stream.shifts is empty; name at least one of {', '.join(own or STANDARD_SIX)} or 'none'")
+            raise ValueError(f"Stream.shifts is empty; name at least one of "
+                             f"{', '.join(own or STANDARD_SIX)} or 'none'")
         check_severity(self.severity)
         object.__setattr__(self, "severity", float(self.severity))
         for name in ("batch", "rounds"):
@@ -247,7 +293,8 @@ class Stream(Arrivals):
         object.__setattr__(self, "seed", whole("Stream.seed", self.seed, -2**63, 2**63 - 1))
         for name, allowed in (("reset", RESETS), ("unknown_mode", MIXING)):
             if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:
-                raise ValueError(f"Stream.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+                raise ValueError(f"Stream.{name} must be one of {', '.join(allowed)}, got "
+                                 f"{getattr(self, name)!r}")
         for name in ("redraw", "mixed", "straddle", "same_order"):
             object.__setattr__(self, name, flag(f"Stream.{name}", getattr(self, name)))
         if not len(known):
@@ -265,7 +312,8 @@ class Stream(Arrivals):
                 try:
                     severity = severity_of(shift, self.severity)
                 except ValueError:
-                    raise ValueError(f"the severity of {held!r} must be a number from 0 to 5, got {shift!r}") from None
+                    raise ValueError(f"the severity of {held!r} must be a number from 0 to 5, got "
+                                     f"{shift!r}") from None
                 check_severity(severity)
                 known.check_domain(held, severity)
             else:
@@ -275,9 +323,12 @@ class Stream(Arrivals):
                         parameters(name, severity, min(known.shape[1:]))
             available = self._available(shift)
             if self.per_shift is not None and self.per_shift > available and not self.order.replacement:
-                where = known.name if available == len(known) else f"{known.name} in the domain {shift}"
-                raise ValueError(f"Stream.per_shift is {self.per_shift}, but {where} has {available} images and a shift shows "
-                                 f"each at most once; choose per_shift <= {available} or more rounds")
+                where = (known.name if available == len(known) else f"{known.name} in the domain "
+                                                                    f"{shift}")
+                raise ValueError(f"Stream.per_shift is {self.per_shift}, but {where} has "
+                                 f"{available} images and a shift shows "
+                                 f"each at most once; choose per_shift <= {available} or more "
+                                 f"rounds")
 
     @staticmethod
     def _check_names(known, own, shift):
@@ -285,23 +336,33 @@ class Stream(Arrivals):
         for name in (part.partition(":")[0] for part in shift.split("+") if own):
             if name not in CORRUPTIONS and name not in CLEAN:
                 holds = f"holds {name!r} itself, but a composition is made here" if name in own else (
-                    f"holds no domain {name!r}, only {', '.join(own[:20])}{', ...' if len(own) > 20 else ''}")
-                raise ValueError(f"{known.name} {holds}, and there is no corruption {name!r} either; there are: {', '.join(CORRUPTIONS)}, and "
-                                 "'none' for clean images" + ("" if name in own else nearest(name, (*own, *CORRUPTIONS))))
+                    f"holds no domain {name!r}, only "
+                    f"{', '.join(own[:20])}{', ...' if len(own) > 20 else ''}")
+                raise ValueError(f"{known.name} {holds}, and there is no corruption {name!r} "
+                                 f"either; there are: {', '.join(CORRUPTIONS)}, and "
+                                 "'none' for clean images" +
+                                 ("" if name in own else nearest(name, (*own, *CORRUPTIONS))))
 
     def _check_combination(self, known):
         if self.order.needs_labels and (known.y < 0).any():
-            raise ValueError(f"order={type(self.order).__name__} arranges images by their class, but {int((known.y < 0).sum())} of the "
-                             f"{len(known)} images of {known.name} have no label; take order=Shuffled() or order=Recorded()")
+            raise ValueError(f"order={type(self.order).__name__} arranges images by their class, "
+                             f"but {int((known.y < 0).sum())} of the "
+                             f"{len(known)} images of {known.name} have no label; take "
+                             f"order=Shuffled() or order=Recorded()")
         if self.reset == "domain" and (self.mixed or self.straddle):
             which = "mixed" if self.mixed else "straddle"
-            raise ValueError(f"reset='domain' needs borders between domains, but {which}=True has none; choose reset='never' or 'batch'")
+            raise ValueError(f"reset='domain' needs borders between domains, but {which}=True has "
+                             f"none; choose reset='never' or 'batch'")
         if self.mixed and self.straddle:
-            raise ValueError("mixed=True pools all shifts, so there is no border to straddle; leave straddle out")
+            raise ValueError("mixed=True pools all shifts, so there is no border to straddle; "
+                             "leave straddle out")
         if self.order.recorded and (self.mixed or self.same_order or self.redraw):
-            raise ValueError("order=Recorded() keeps the order of the files; it goes with neither mixed, same_order nor redraw")
-        if self.same_order and self.per_shift is not None and self.per_shift < len(known) and own_rows(known, self.shifts[0]) is None:
-            raise ValueError("same_order=True shows the same permutation of the same images under each shift: take per_shift=None")
+            raise ValueError("order=Recorded() keeps the order of the files; it goes with neither "
+                             "mixed, same_order nor redraw")
+        if self.same_order and self.per_shift is not None and self.per_shift < len(
+                known) and own_rows(known, self.shifts[0]) is None:
+            raise ValueError("same_order=True shows the same permutation of the same images under "
+                             "each shift: take per_shift=None")
 
     def _check_unknown(self, known):
         ratio = self.unknown_ratio
@@ -310,20 +371,25 @@ class Stream(Arrivals):
             object.__setattr__(self, "unknown_ratio", ratio)
         if self.unknown is None:
             if ratio:
-                raise ValueError(f"Stream.unknown_ratio is {ratio}, but there are no unknown images; give unknown='digits' or "
+                raise ValueError(f"Stream.unknown_ratio is {ratio}, but there are no unknown "
+                                 f"images; give unknown='digits' or "
                                  "another set, or leave the ratio out")
             return
         unknown = self.unknown_set
         if unknown is known or unknown.fingerprint() == known.fingerprint():
-            raise ValueError(f"known and unknown are the same set ({known.name}); for near unknowns take known='fashion_mnist_8' "
+            raise ValueError(f"known and unknown are the same set ({known.name}); for near "
+                             f"unknowns take known='fashion_mnist_8' "
                              "and unknown='fashion_mnist_held_out'")
         if tuple(unknown.shape) != tuple(known.shape):
-            raise ValueError(f"known images ({known.name}) are {tuple(known.shape)}, unknown ones ({unknown.name}) are "
-                             f"{tuple(unknown.shape)}; resize one of the sets, batches need one shape")
+            raise ValueError(f"known images ({known.name}) are {tuple(known.shape)}, unknown ones "
+                             f"({unknown.name}) are "
+                             f"{tuple(unknown.shape)}; resize one of the sets, batches need one "
+                             f"shape")
         if not len(unknown):
-            raise ValueError(f"the unknown set {unknown.name} is empty; give another one or unknown=None")
+            raise ValueError(f"the unknown set {unknown.name} is empty; give another one or "
+                             f"unknown=None")
 
-    # --- sizes --------------------------------------------------------------------------------------------------
+    # --- sizes ----------------------------------------------------------------------------------
 
     @cached_property
     def known_set(self):
@@ -336,7 +402,8 @@ class Stream(Arrivals):
     @property
     def ratio(self) -> float:
         """Unknown / known images, with the default filled in."""
-        return float(self.unknown is not None) if self.unknown_ratio is None else float(self.unknown_ratio)
+        return (float(
+            self.unknown is not None) if self.unknown_ratio is None else float(self.unknown_ratio))
 
     def _available(self, shift: str) -> int:
         rows = own_rows(self.known_set, shift)
@@ -345,7 +412,9 @@ class Stream(Arrivals):
     @cached_property
     def counts(self) -> tuple[int, ...]:
         """Known images of each shift."""
-        return tuple(self._available(shift) if self.per_shift is None else self.per_shift for shift in self.shifts)
+        return tuple(
+            self._available(shift) if self.per_shift is None else self.per_shift
+            for shift in self.shifts)
 
     @property
     def _pools(self) -> list[list[int]]:
@@ -354,7 +423,8 @@ class Stream(Arrivals):
         return [every] if self.mixed or self.straddle else [[i] for i in every]
 
     def _sizes(self, known: int) -> list[tuple[int, int]]:
-        """(known, unknown) images of each batch of a pool of so many known images; only the sum counts where they are shuffled."""
+        """(known, unknown) images of each batch of a pool of so many known images; only the sum
+        counts where they are shuffled."""
         if self.unknown_mode == "batch":
             parts = [min(self.batch, known - start) for start in range(0, known, self.batch)]
             return [(n, math.floor(self.ratio * n + 0.5)) for n in parts]
@@ -372,21 +442,25 @@ class Stream(Arrivals):
     def __len__(self) -> int:
         if self.unknown_mode == "batch":
             return self.rounds * sum(map(len, self._pool_sizes()))
-        return self.rounds * sum(math.ceil(sum(sizes[0]) / self.batch) for sizes in self._pool_sizes())
+        return (self.rounds *
+                sum(math.ceil(sum(sizes[0]) / self.batch) for sizes in self._pool_sizes()))
 
     @property
     def n_images(self) -> int:
         """All images of all rounds, known and unknown."""
         return self.rounds * sum(sum(map(sum, sizes)) for sizes in self._pool_sizes())
 
-    # --- who is shown when --------------------------------------------------------------------------------------
+    # --- who is shown when ----------------------------------------------------------------------
 
     def _hands(self) -> Iterator[tuple[int, int, Tensor, Tensor]]:
         """(round, segment, known ids, unknown ids) of each segment in turn, one at a time."""
         wanted = {}
         for pool, sizes in zip(self._pools, self._pool_sizes(), strict=True):
             extra = sum(unknown for _, unknown in sizes)
-            share = np.diff(np.round(np.cumsum([0, *(self.counts[i] for i in pool)]) * extra / max(sum(self.counts[i] for i in pool), 1)))
+            share = np.diff(
+                np.round(
+                    np.cumsum([0, *(self.counts[i] for i in pool)]) * extra /
+                    max(sum(self.counts[i] for i in pool), 1)))
             wanted.update(zip(pool, share.astype(int).tolist(), strict=True))
         for round_ in range(self.rounds):
             if round_ == 0 or not self.redraw:
@@ -405,8 +479,9 @@ class Stream(Arrivals):
 
     @cached_property
     def hands(self) -> list[list[Tensor]]:
-        """Ids of the images of each shift of each round, the known ones first: ``hands[round][shift]``, int64. Held in memory
-        all at once: for looking; ``plan`` goes through them one by one."""
+        """Ids of the images of each shift of each round, the known ones first:
+        ``hands[round][shift]``, int64. Held in memory all at once: for looking; ``plan`` goes
+        through them one by one."""
         rounds: list[list[Tensor]] = [[] for _ in range(self.rounds)]
         for round_, _, known, unknown in self._hands():
             rounds[round_].append(torch.cat([known, unknown]))
@@ -418,7 +493,10 @@ class Stream(Arrivals):
         for round_ in range(self.rounds):
             last = None
             for pool in self._pools:
-                hands = {i: (known, unknown) for _, i, known, unknown in itertools.islice(dealt, len(pool))}
+                hands = {
+                    i: (known, unknown)
+                    for _, i, known, unknown in itertools.islice(dealt, len(pool))
+                }
                 known, unknown = self._arranged(round_, pool, hands)
                 fresh = None if self.mixed else domain_of(self.shifts[pool[0]])
                 first = fresh != last or last is None
@@ -431,7 +509,8 @@ class Stream(Arrivals):
                     yield Arrival(ids, segment, slot, round_, first, hands)
                     first = False
 
-    def _arranged(self, round_: int, pool: list[int], hands: dict) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _arranged(self, round_: int, pool: list[int],
+                  hands: dict) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """(segment, slot) of the known and of the unknown images of a pool in order of arrival."""
         dice = Dice(self.seed, "order")
         segment = torch.cat([torch.full((len(hands[i][0]),), i) for i in pool])
@@ -451,23 +530,27 @@ class Stream(Arrivals):
         others = []
         for i in pool:
             here = (other_segment == i).nonzero().flatten()
-            others.append(here if self.order.recorded else here[shuffled(len(here), self.seed, "order of unknown", round_, i)])
+            others.append(here if self.order.recorded else here[shuffled(
+                len(here), self.seed, "order of unknown", round_, i)])
         others = torch.cat(others)
         if self.mixed:
             others = others[shuffled(len(others), self.seed, "order of unknown", round_, "mixed")]
         return (segment[rows], slot[rows]), (other_segment[others], other_slot[others])
 
-    def _batches(self, known, unknown, round_: int, pool: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, known, unknown, round_: int,
+                 pool: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """(segment, slot) of each batch of a pool."""
         if self.unknown_mode == "batch":
             for n, u in self._sizes(len(known[0])):
                 yield tuple(torch.cat([a[:n], b[:u]]) for a, b in zip(known, unknown, strict=True))
-                known, unknown = tuple(a[n:] for a in known), tuple(b[u:] for b in unknown)
+                known = tuple(a[n:] for a in known)
+                unknown = tuple(b[u:] for b in unknown)
             return
         n, u = len(known[0]), len(unknown[0])
         dice = Dice(self.seed, "place of unknown").at(round_, pool[0])
         anywhere = self.unknown_mode == "shuffled"
-        places = dice.permutation(n + u)[:u] if anywhere else int(dice.uniform(1) * (n + 1)) + torch.arange(u)
+        places = (dice.permutation(n + u)[:u] if anywhere else int(dice.uniform(1) * (n + 1)) +
+                  torch.arange(u))
         is_unknown = torch.zeros(n + u, dtype=torch.bool)
         is_unknown[places] = True
         merged = []
@@ -477,17 +560,20 @@ class Stream(Arrivals):
             merged.append(both)
         yield from zip(*(m.split(self.batch) for m in merged), strict=True)
 
-    # --- images -------------------------------------------------------------------------------------------------
+    # --- images ---------------------------------------------------------------------------------
 
     def images(self, ids: Tensor, shift: str = "none", device="cpu") -> Tensor:
-        """The images with these ids under a shift, float32 (B, C, H, W); the same as in the batches."""
-        return make_images(self.known_set, self.unknown_set, ids, shift, self.severity, self.seed, device)
+        """The images with these ids under a shift, float32 (B, C, H, W); the same as in the
+        batches."""
+        return make_images(self.known_set, self.unknown_set, ids, shift, self.severity, self.seed,
+                           device)
 
     def batches(self, device="cpu", start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """The batches in order (from number ``start`` to before ``stop``), corrupted on the device.
 
-        Where rounds repeat the same images, each is corrupted once and kept as bytes on the device, up to
-        CACHE_BYTES (512 MiB); shifts beyond that are corrupted again each round, with the same result.
+        Where rounds repeat the same images, each is corrupted once and kept as bytes on the
+        device, up to CACHE_BYTES (512 MiB); shifts beyond that are corrupted again each round,
+        with the same result.
         """
         repeats = self.rounds > 1 and not self.redraw and not self.order.replacement
         kept, room = {}, CACHE_BYTES if repeats else 0
@@ -499,11 +585,14 @@ class Stream(Arrivals):
                     hand = torch.cat(arrival.hands[i])
                     cost = len(hand) * math.prod(self.known_set.shape)
                     if cost <= room:
-                        made = [self.images(part, self.shifts[i], device) for part in hand.split(500)]
+                        made = [
+                            self.images(part, self.shifts[i], device) for part in hand.split(500)
+                        ]
                         kept[i] = torch.cat([(part * 255).round().to(torch.uint8) for part in made])
                         room -= cost
                 made = kept[i][arrival.slot[rows].to(device)].float() / 255 if i in kept else None
-                parts.append((rows, self.images(arrival.ids[rows], self.shifts[i], device) if made is None else made))
+                parts.append((rows, self.images(arrival.ids[rows], self.shifts[i], device)
+                              if made is None else made))
             x = parts[0][1]
             if len(parts) > 1:
                 x = torch.empty(len(arrival), *x.shape[1:], device=device)
@@ -511,16 +600,22 @@ class Stream(Arrivals):
                     x[rows.to(device)] = part
             yield Batch(x, **self._facts(arrival))
 
-    # --- records ------------------------------------------------------------------------------------------------
+    # --- records --------------------------------------------------------------------------------
 
     def settings(self) -> dict:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values |= {"known": self.known_set.name, "unknown": None if self.unknown is None else self.unknown_set.name}
-        return {"kind": "stream", **values, "shifts": list(self.shifts), "order": self.order.to_dict()}
+        values |= {
+            "known": self.known_set.name,
+            "unknown": None if self.unknown is None else self.unknown_set.name
+        }
+        return {
+            "kind": "stream", **values, "shifts": list(self.shifts), "order": self.order.to_dict()
+        }
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits that change with any setting and with any pixel, label or class name of the sets, also when these change in place."""
+        """Twelve hex digits that change with any setting and with any pixel, label or class name
+        of the sets, also when these change in place."""
         return self._hash("fingerprint")
 
     @property
@@ -529,8 +624,12 @@ class Stream(Arrivals):
         return self._hash("old_fingerprint")
 
     def _hash(self, which: str, **spelt) -> str:
-        known, unknown = (None if s is None else getattr(s, which, s.fingerprint)() for s in (self.known_set, self.unknown_set))
-        return _digest({**self.settings(), "known": known, "unknown_ratio": self.ratio, "unknown": unknown, **spelt})
+        known, unknown = (None if s is None else getattr(s, which, s.fingerprint)()
+                          for s in (self.known_set, self.unknown_set))
+        return _digest({
+            **self.settings(), "known": known, "unknown_ratio": self.ratio, "unknown": unknown,
+            **spelt
+        })
 
     def _check_rebuildable(self):
         for role in ("known", "unknown"):
@@ -541,8 +640,10 @@ class Stream(Arrivals):
                 except (ValueError, RuntimeError):
                     same = False
                 if not same:
-                    raise ValueError(f"the {role} set {given.name!r} is not one that datasets.load finds by this name, so this stream cannot "
-                                     "be rebuilt from text; use a name of datasets.load ('fashion_mnist[0,1]', 'folder:PATH'), or keep "
+                    raise ValueError(f"the {role} set {given.name!r} is not one that "
+                                     f"datasets.load finds by this name, so this stream cannot "
+                                     "be rebuilt from text; use a name of datasets.load "
+                                     "('fashion_mnist[0,1]', 'folder:PATH'), or keep "
                                      "the set and the constructor call in your own script")
 
 
@@ -555,12 +656,18 @@ class Joined(Arrivals):
     def __post_init__(self):
         first = self.parts[0]
         for other in self.parts[1:]:
-            for what, mine, its in (("known images", first.known_set.fingerprint(), other.known_set.fingerprint()),
-                                    ("unknown images", *(s.unknown_set and s.unknown_set.fingerprint() for s in (first, other))),
-                                    ("reset", first.reset, other.reset)):
+            for what, mine, its in (("known images", first.known_set.fingerprint(),
+                                     other.known_set.fingerprint()),
+                                    ("unknown images",
+                                     *(s.unknown_set and s.unknown_set.fingerprint()
+                                       for s in (first, other))), ("reset", first.reset,
+                                                                   other.reset)):
                 if mine != its and not (what == "unknown images" and None in (mine, its)):
-                    names = ", ".join(str(getattr(s, "reset" if what == "reset" else "known_set")) for s in (first, other))
-                    raise ValueError(f"streams with different {what} cannot be joined ({names}); give both the same")
+                    names = ", ".join(
+                        str(getattr(s, "reset" if what == "reset" else "known_set"))
+                        for s in (first, other))
+                    raise ValueError(f"streams with different {what} cannot be joined ({names}); "
+                                     f"give both the same")
 
     @property
     def known_set(self):
@@ -612,22 +719,31 @@ class Joined(Arrivals):
     def _facts(self, arrival):
         for part, first, where in self._shifted():
             if first <= int(arrival.segment[0]) < first + len(part.shifts):
-                facts = part._facts(Arrival(arrival.ids, arrival.segment - first, arrival.slot, arrival.round, arrival.new_domain, arrival.hands))
+                facts = part._facts(
+                    Arrival(arrival.ids, arrival.segment - first, arrival.slot, arrival.round,
+                            arrival.new_domain, arrival.hands))
                 return {**facts, "domain": where[facts["domain"]], "segment": arrival.segment}
 
     def batches(self, device="cpu", start: int = 0, stop: int | None = None):
         """The batches of one part after another."""
-        stop, before, border = len(self) if stop is None else stop, 0, None
+        stop = len(self) if stop is None else stop
+        before = 0
+        border = None
         for part, first, where in self._shifted():
-            low, high = max(start - before, 0), min(stop - before, len(part))
+            low = max(start - before, 0)
+            high = min(stop - before, len(part))
             before += len(part)
             if low >= high:
                 continue
             for batch in part.batches(device, low, high):
-                domain, values = where[batch.domain], {f.name: getattr(batch, f.name) for f in fields(batch)}
+                domain = where[batch.domain]
+                values = {f.name: getattr(batch, f.name) for f in fields(batch)}
                 fresh = batch.new_domain and int(domain[0]) != border
                 border = int(domain[-1])
-                yield Batch(**{**values, "domain": domain, "segment": batch.segment + first, "new_domain": fresh})
+                yield Batch(**{
+                    **values, "domain": domain, "segment": batch.segment +
+                    first, "new_domain": fresh
+                })
 
     def settings(self):
         return {"kind": "joined", "parts": [p.to_dict() for p in self.parts]}
@@ -655,11 +771,13 @@ class Cut(Arrivals):
 
     def __post_init__(self):
         if not 0 <= self.start < self.stop <= len(self.stream):
-            raise ValueError(f"the stream has {len(self.stream)} batches; cut({self.start}, {self.stop}) must be a range within 0 and "
+            raise ValueError(f"the stream has {len(self.stream)} batches; cut({self.start}, "
+                             f"{self.stop}) must be a range within 0 and "
                              f"{len(self.stream)} that is not empty")
 
     def __getattr__(self, name):
-        if name in ("known_set", "unknown_set", "reset", "seed", "shifts", "severity", "ratio", "_check_rebuildable"):
+        if name in ("known_set", "unknown_set", "reset", "seed", "shifts", "severity", "ratio",
+                    "_check_rebuildable"):
             return getattr(self.stream, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -686,7 +804,9 @@ class Cut(Arrivals):
         return self.stream.batches(device, self.start + start, self.start + stop)
 
     def settings(self):
-        return {"kind": "cut", "stream": self.stream.to_dict(), "start": self.start, "stop": self.stop}
+        return {
+            "kind": "cut", "stream": self.stream.to_dict(), "start": self.start, "stop": self.stop
+        }
 
     @property
     def hash(self):

@@ -21,7 +21,8 @@ FACTORS = {
     "table": [  # logits -> (p, ln p)
         ("", lambda z: (z.softmax(1), z.log_softmax(1))),
         ("axis", lambda z: (z.softmax(0), z.log_softmax(0))),
-        ("over_all", lambda z: (z.flatten().softmax(0).view_as(z), z.flatten().log_softmax(0).view_as(z))),
+        ("over_all", lambda z:
+         (z.flatten().softmax(0).view_as(z), z.flatten().log_softmax(0).view_as(z))),
         ("mixed_axes", lambda z: (z.softmax(1), z.log_softmax(0))),
         ("mixed_axes", lambda z: (z.softmax(0), z.log_softmax(1))),
         ("softmax_twice", lambda z: (z.softmax(1).softmax(1), z.softmax(1).log_softmax(1))),
@@ -38,21 +39,23 @@ FACTORS = {
         ("logits_as_probabilities", lambda z: (z.softmax(1), z.abs().log())),
         ("not_normalised", lambda z: (z.exp(), z)),
         ("not_normalised", lambda z: (z.exp(), z.log_softmax(1))),
-        ("divided_logits", lambda z: (z / z.sum(1, keepdim=True), (z / z.sum(1, keepdim=True)).log())),
+        ("divided_logits", lambda z: (z / z.sum(1, keepdim=True),
+                                      (z / z.sum(1, keepdim=True)).log())),
         (
             "divided_logits",
-            lambda z: (z.abs() / z.abs().sum(1, keepdim=True), (z.abs() / z.abs().sum(1, keepdim=True)).log()),
+            lambda z: (z.abs() / z.abs().sum(1, keepdim=True),
+                       (z.abs() / z.abs().sum(1, keepdim=True)).log()),
         ),
         ("log_of_log", lambda z: (z.log_softmax(1), z.log_softmax(1))),
         ("log_of_log", lambda z: (z.log_softmax(1), z.log_softmax(1).abs().log())),
         ("log_of_log", lambda z: (z.log_softmax(1), z.log_softmax(1).log())),
-        *(
-            ("temperature", lambda z, t=t: ((z / t).softmax(1), (z / t).log_softmax(1)))
-            for t in (0.1, 0.2, 0.5, 1.5, 2, 3, 4, 5, 10)
-        ),
-        ("temperature", lambda z: ((z / z.shape[1] ** 0.5).softmax(1), (z / z.shape[1] ** 0.5).log_softmax(1))),
+        *(("temperature", lambda z, t=t: ((z / t).softmax(1), (z / t).log_softmax(1)))
+          for t in (0.1, 0.2, 0.5, 1.5, 2, 3, 4, 5, 10)),
+        ("temperature", lambda z: ((z / z.shape[1]**0.5).softmax(1),
+                                   (z / z.shape[1]**0.5).log_softmax(1))),
         ("normalised_logits", lambda z: _table(z / z.norm(dim=1, keepdim=True))),
-        ("normalised_logits", lambda z: _table((z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True))),
+        ("normalised_logits", lambda z: _table(
+            (z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True))),
         ("normalised_logits", lambda z: _table(z / z.amax(1, keepdim=True))),
         ("leaves_out_a_class", lambda z: _table(z[:, :-1])),
         ("leaves_out_a_class", lambda z: _table(z[:, 1:])),
@@ -227,11 +230,13 @@ def check(fn: Callable) -> None:
         given = z.clone()
         result = call(fn, given)
         if not isinstance(result, Tensor):
-            raise Wrong("one_number" if isinstance(result, int | float) else "not_a_tensor", got=kind(result))
+            raise Wrong("one_number" if isinstance(result, int | float) else "not_a_tensor",
+                        got=kind(result))
         if not torch.equal(given, z):
             raise Wrong("changes_input")
         found.append(result)
-    if not same(call(fn, PROBES[0][0].clone()), found[0], 1e-6) and bool(torch.isfinite(found[0]).all()):
+    if not same(call(fn, PROBES[0][0].clone()), found[0], 1e-6) and bool(
+            torch.isfinite(found[0]).all()):
         raise Wrong("random")
     rights = [right_entropy(z) for (z,) in PROBES]
     if not all(map(same, found, rights)):
@@ -284,7 +289,8 @@ def _compare(found, rights, shapes=True) -> str:
         if f.shape == r.shape and not same(f, r):
             i = first_difference(f, r)
             seen, wanted = two(f[i], r[i])
-            return f"For an image with the logits {_row(z[i])} it gives {seen}, expected is {wanted}."
+            return (f"For an image with the logits {_row(z[i])} it gives {seen}, expected is "
+                    f"{wanted}.")
     return ""
 
 
@@ -295,7 +301,8 @@ def _row(z: Tensor) -> str:
 def _check_sure(fn: Callable) -> None:
     result, large = call(fn, SURE.clone()), call(fn, LARGE.clone())
     if not isinstance(result, Tensor) or result.shape != (len(SURE),):
-        raise Wrong("other", compare=f"For {len(SURE)} images of which the model is very sure it gives {kind(result)}.")
+        raise Wrong("other", compare=f"For {len(SURE)} images of which the model is very sure it "
+                                     f"gives {kind(result)}.")
     if not bool(torch.isfinite(large).all()):
         raise Wrong("overflow")
     if not bool(torch.isfinite(result).all()):
@@ -303,7 +310,8 @@ def _check_sure(fn: Callable) -> None:
     right = right_entropy(SURE)
     if same(result, right) and same(large, right_entropy(LARGE)):
         return
-    z, found, right = (SURE, result, right) if not same(result, right) else (LARGE, large, right_entropy(LARGE))
+    z, found, right = ((SURE, result, right) if not same(result, right) else
+                       (LARGE, large, right_entropy(LARGE)))
     seen, wanted = two(found[i := first_difference(found, right)], right[i])
     compare = f"For an image with the logits {_row(z[i])} it gives {seen}, expected is {wanted}."
     name(
@@ -313,7 +321,8 @@ def _check_sure(fn: Callable) -> None:
         compare=compare,
     )
     raise Wrong(
-        "other", compare="For most images it is right, but not for one of which the model is very sure. " + compare
+        "other", compare="For most images it is right, but not for one of which the model is very "
+                         "sure. " + compare
     )
 
 
@@ -345,5 +354,6 @@ def _check_gradient(fn: Callable, z: Tensor) -> None:
     seen, wanted = two(gradient[i], right[i])
     raise Wrong(
         "wrong_gradient",
-        compare=f"For the logits {_row(z[i[0]])} the derivative by logit {i[1]} is {seen}, expected is {wanted}.",
+        compare=f"For the logits {_row(z[i[0]])} the derivative by logit {i[1]} is {seen}, "
+                f"expected is {wanted}.",
     )

@@ -1,4 +1,5 @@
-"""The check of ``crowd_filter``: the decisions on three small batches, and that they are decisions."""
+"""The check of ``crowd_filter``: the decisions on three small batches, and that they are
+decisions."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from .judging import Instead, Wrong, call, kind, name, numbers, two, variants
 
 
 def right_filter(adapted: Tensor, source: Tensor) -> Tensor:
-    """keep_i = [p^_i[c_i] >= p~_i[c_i]], c_i the original model's class.  (B, C), (B, C) -> bool (B,); arXiv 2308.06879."""
+    """keep_i = [p^_i[c_i] >= p~_i[c_i]], c_i the original model's class.  (B, C), (B, C) -> bool
+    (B,); arXiv 2308.06879."""
     before, classes = source.softmax(1).max(1)
     return adapted.softmax(1).gather(1, classes[:, None])[:, 0] >= before
 
@@ -23,9 +25,8 @@ def _probe(images: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
     adapted = source + 0.7 * change + 0.2 * (source - source.mean(1, keepdim=True))
     adapted += 0.8 * change[:, :1]  # moves all logits of an image alike, which no probability sees
     adapted[::8] = source[::8]  # as in the first step: these have not moved
-    for row, small in zip(
-        range(1, images, 4), (2e-4, -2e-4, -2e-3, 2e-3, -0.02, 0.02, -0.06, 0.06, -0.2), strict=False
-    ):
+    for row, small in zip(range(1, images, 4),
+                          (2e-4, -2e-4, -2e-3, 2e-3, -0.02, 0.02, -0.06, 0.06, -0.2), strict=False):
         adapted[row] = source[row]  # and these a little, up or down
         adapted[row, int(source[row].argmax())] += small
     return adapted, source
@@ -38,13 +39,18 @@ def _at(table: Tensor, classes: Tensor) -> Tensor:
     return table.gather(1, classes[:, None])[:, 0]
 
 
-LOOK = {  # (table of adapted, table of source, their logits) -> the two numbers of each image that are compared
+# (table of adapted, table of source, their logits) -> the two numbers of each image that are
+# compared
+LOOK = {
     "": lambda a, s, za, zs: (_at(a, zs.argmax(1)), _at(s, zs.argmax(1))),
     "class_of_adapted": lambda a, s, za, zs: (_at(a, za.argmax(1)), _at(s, za.argmax(1))),
     "own_maximum": lambda a, s, za, zs: (_at(a, za.argmax(1)), _at(s, zs.argmax(1))),
     "crossed_classes": lambda a, s, za, zs: (_at(a, zs.argmax(1)), _at(s, za.argmax(1))),
     "least_class": lambda a, s, za, zs: (_at(a, zs.argmin(1)), _at(s, zs.argmin(1))),
-    "class_along_images": lambda a, s, za, zs: (_at(a, zs.softmax(0).argmax(1)), _at(s, zs.softmax(0).argmax(1))),
+    "class_along_images": lambda a, s, za, zs:
+    (_at(a,
+         zs.softmax(0).argmax(1)), _at(s,
+                                       zs.softmax(0).argmax(1))),
     "mean_over_classes": lambda a, s, za, zs: (a.mean(1), s.mean(1)),
     "first_class": lambda a, s, za, zs: (a[:, 0], s[:, 0]),
 }
@@ -66,7 +72,8 @@ COMPARE = [
     ("unequal", lambda x, y: x != y),
     *(("margin", lambda x, y, m=m: x - y >= m) for m in (*MARGINS, *(-m for m in MARGINS))),
     *(("margin", lambda x, y, m=m: x - y > m) for m in (*MARGINS, *(-m for m in MARGINS))),
-    *(("ratio", lambda x, y, r=r: x >= r * y) for r in (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.01, 1.05, 1.1, 1.2, 1.5, 2)),
+    *(("ratio", lambda x, y, r=r: x >= r * y)
+      for r in (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.01, 1.05, 1.1, 1.2, 1.5, 2)),
     *(("distance", lambda x, y, m=m: (x - y).abs() <= m) for m in MARGINS),
     *(("distance", lambda x, y, m=m: (x - y).abs() >= m) for m in MARGINS),
     *(("distance", lambda x, y, m=m: (x - y).abs() > m) for m in (0, *MARGINS)),
@@ -76,9 +83,12 @@ COMPARE = [
     ("relative", lambda x, y: x - y > (x - y).median()),
     ("relative", lambda x, y: x >= y.mean()),
     ("relative", lambda x, y: x.mean() >= y),
-    *(("fixed_threshold", lambda x, y, t=t: x >= t) for t in (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99)),
-    *(("fixed_threshold", lambda x, y, t=t: x > t) for t in (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99)),
-    *(("fixed_threshold", lambda x, y, t=t: y >= t) for t in (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99)),
+    *(("fixed_threshold", lambda x, y, t=t: x >= t)
+      for t in (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99)),
+    *(("fixed_threshold", lambda x, y, t=t: x > t)
+      for t in (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99)),
+    *(("fixed_threshold", lambda x, y, t=t: y >= t)
+      for t in (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99)),
 ]
 FACTORS = {
     "look": list(LOOK.items()),
@@ -97,7 +107,11 @@ FACTORS = {
 
 
 def _special(a: Tensor, s: Tensor) -> dict[str, list]:
-    pa, ps, ha, hs, c = a.softmax(1), s.softmax(1), right_entropy(a), right_entropy(s), s.argmax(1)
+    pa = a.softmax(1)
+    ps = s.softmax(1)
+    ha = right_entropy(a)
+    hs = right_entropy(s)
+    c = s.argmax(1)
     most = math.log(a.shape[1])
     d = _at(pa, c) - _at(ps, c)
     every = torch.ones(len(a), dtype=torch.bool)
@@ -127,7 +141,8 @@ def _special(a: Tensor, s: Tensor) -> dict[str, list]:
         "every_class": [(pa >= ps).all(1), (a >= s).all(1)],
         "any_class": [(pa >= ps).any(1), (pa > ps).any(1)],
         "rows": [pa >= ps, pa > ps, pa - ps >= 0],
-        "one_for_all": [(d.mean() >= 0).expand(len(a)), (d.sum() >= 0).expand(len(a)), (d.mean() > 0).expand(len(a))],
+        "one_for_all": [(d.mean() >= 0).expand(len(a)), (d.sum() >= 0).expand(len(a)),
+                        (d.mean() > 0).expand(len(a))],
         "one_decision": [d.mean() >= 0, d.sum() >= 0, d.mean() > 0],
     }
 
@@ -146,7 +161,8 @@ def mutants():
     special = [(n, i) for n, made in _special(*PROBES[0]).items() for i in range(len(made))]
     for count in (1, 2):
         if count == 1:
-            yield from (((n,), lambda a, s, n=n, i=i: _special(a, s)[n][i].float()) for n, i in special)
+            yield from (((n,), lambda a, s, n=n, i=i: _special(a, s)[n][i].float())
+                        for n, i in special)
         for names, how in variants(FACTORS, count):
             if sum(how[place] is not choices[0][1] for place, choices in FACTORS.items()) == count:
                 yield names, build(how)
@@ -165,7 +181,8 @@ def check(fn: Callable) -> None:
             raise Wrong("not_a_tensor", got=kind(result))
         found.append(result)
     rights = [right_filter(*probe) for probe in PROBES]
-    if all(f.shape == r.shape and f.dtype == r.dtype and torch.equal(f, r) for f, r in zip(found, rights, strict=True)):
+    if all(f.shape == r.shape and f.dtype == r.dtype and torch.equal(f, r)
+           for f, r in zip(found, rights, strict=True)):
         return
     _check_form(found, rights)
     if all(bool(f.all()) for f in found):
@@ -187,7 +204,8 @@ def _check_all(fn: Callable, rights: list[Tensor]) -> None:
 
 
 def _decides(fn: Callable, instead: Instead, wanted: list[Tensor]) -> bool:
-    """Whether a function decides as ``wanted`` with another function in place of one that it calls."""
+    """Whether a function decides as ``wanted`` with another function in place of one that it
+    calls."""
     try:
         with instead:
             made = [fn(*(t.clone() for t in probe)).float() for probe in PROBES]
@@ -198,25 +216,27 @@ def _decides(fn: Callable, instead: Instead, wanted: list[Tensor]) -> bool:
 
 def _check_form(found: list[Tensor], rights: list[Tensor]) -> None:
     """Results that are no decisions, or not one for each image."""
-    differences = [_at(a.softmax(1), s.argmax(1)) - _at(s.softmax(1), s.argmax(1)) for a, s in PROBES]
+    differences = [
+        _at(a.softmax(1), s.argmax(1)) - _at(s.softmax(1), s.argmax(1)) for a, s in PROBES
+    ]
     if all(
         f.shape == d.shape and torch.allclose(f.double(), d.double(), atol=1e-5)
         for f, d in zip(found, differences, strict=True)
     ):
         raise Wrong("not_a_decision")
     positions = [r.nonzero()[:, 0] for r in rights]
-    if all(
-        f.numel() == p.numel() and not f.dtype.is_floating_point and torch.equal(f.flatten().long(), p)
-        for f, p in zip(found, positions, strict=True)
-    ):
+    if all(f.numel() == p.numel() and not f.dtype.is_floating_point
+           and torch.equal(f.flatten().long(), p) for f, p in zip(found, positions, strict=True)):
         raise Wrong("indices")
-    kept = [[t[r] for t in (a, s, a.softmax(1), s.softmax(1))] for (a, s), r in zip(PROBES, rights, strict=True)]
+    kept = [[t[r] for t in (a, s, a.softmax(1), s.softmax(1))]
+            for (a, s), r in zip(PROBES, rights, strict=True)]
     if all(
         any(f.shape == k.shape and torch.allclose(f.double(), k.double()) for k in kinds)
         for f, kinds in zip(found, kept, strict=True)
     ):
         raise Wrong("kept_rows")
-    if all(f.shape == (len(r), 1) and torch.equal(f[:, 0].float(), r.float()) for f, r in zip(found, rights, strict=True)):
+    if all(f.shape == (len(r), 1) and torch.equal(f[:, 0].float(), r.float())
+           for f, r in zip(found, rights, strict=True)):
         raise Wrong("keepdim")
     if all(f.shape == a[0].shape for f, (a, _) in zip(found, PROBES, strict=True)):
         raise Wrong("one_per_class")
@@ -229,7 +249,8 @@ def _check_form(found: list[Tensor], rights: list[Tensor]) -> None:
         if f.shape == a.shape:
             raise Wrong("per_class")
         if f.shape != r.shape:
-            raise Wrong("shape", shape=tuple(f.shape), wanted=f"one decision per image, ({n},) for {n} images,")
+            raise Wrong("shape", shape=tuple(f.shape), wanted=f"one decision per image, ({n},) "
+                                                              f"for {n} images,")
         if not bool(((f == 0) | (f == 1)).all()):
             raise Wrong("numbers", dtype=str(f.dtype).removeprefix("torch."))
 
@@ -243,7 +264,9 @@ def _compare(found: list[Tensor], rights: list[Tensor]) -> str:
             before, now = s[i].softmax(0)[c], a[i].softmax(0)[c]
             words = two(now, before) if now != before else (f"{now:.6f}", "also that")
             return (
-                f"{len(wrong)} of {len(r)} images are decided differently. For one of them the original model says class {c}, "
-                f"to which the adapted one gives {words[0]} and the original {words[1]}: expected is {bool(r[i])}, yours is {bool(f[i])}."
+                f"{len(wrong)} of {len(r)} images are decided differently. For one of them the "
+                f"original model says class {c}, "
+                f"to which the adapted one gives {words[0]} and the original {words[1]}: expected "
+                f"is {bool(r[i])}, yours is {bool(f[i])}."
             )
     return ""

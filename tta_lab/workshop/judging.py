@@ -1,8 +1,10 @@
-"""What the checks of all exercises share: calling a student's function, comparing results, naming a proven mistake.
+"""What the checks of all exercises share: calling a student's function, comparing results, naming
+a proven mistake.
 
-A known mistake is a *mutant*: a function that makes it. A mistake is named only if the student's results equal those of
-the mutant on every probe (and differ from the right ones), or if the check has seen it happen (a shape, an order of
-calls). Otherwise what was seen and what was expected is said.
+A known mistake is a *mutant*: a function that makes it. A mistake is named only if the student's
+results equal those of the mutant on every probe (and differ from the right ones), or if the check
+has seen it happen (a shape, an order of calls). Otherwise what was seen and what was expected is
+said.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ CLOSE = 1e-4  # largest difference of two results that count as the same
 
 
 class Wrong(Exception):  # noqa: N818
-    """The ``mistakes`` of a student's function (names in `words`), with ``values`` for the gaps in the sentences."""
+    """The ``mistakes`` of a student's function (names in `words`), with ``values`` for the gaps in
+    the sentences."""
 
     def __init__(self, *mistakes: str, **values):
         super().__init__(*mistakes)
@@ -28,7 +31,8 @@ class Wrong(Exception):  # noqa: N818
 
 
 class Instead(TorchFunctionMode):
-    """Another function in place of those with one of the ``names``: whether a result hangs on one of them."""
+    """Another function in place of those with one of the ``names``: whether a result hangs on one
+    of them."""
 
     def __init__(self, names: tuple[str, ...], other: Callable):
         super().__init__()
@@ -47,7 +51,8 @@ def kind(value) -> str:
 
 
 def call(fn: Callable, *inputs, known: Iterable[tuple[str, str]] = (), where: str = ""):
-    """fn(*inputs), exceptions in words; ``known``: (pattern in an exception's text, mistake); ``where``: when it was."""
+    """fn(*inputs), exceptions in words; ``known``: (pattern in an exception's text, mistake);
+    ``where``: when it was."""
     try:
         result = fn(*inputs)
     except Wrong:
@@ -57,9 +62,12 @@ def call(fn: Callable, *inputs, known: Iterable[tuple[str, str]] = (), where: st
             if re.search(pattern, str(why)):
                 raise Wrong(mistake) from why
         name = getattr(getattr(fn, "__code__", None), "co_filename", None)
-        lines = [f.line for f in traceback.extract_tb(why.__traceback__) if f.filename == name and f.line]
+        lines = [
+            f.line for f in traceback.extract_tb(why.__traceback__) if f.filename == name and f.line
+        ]
         line = f" (in the line: {lines[-1]})" if lines else ""
-        text = (str(why).strip().split("\n")[0] or "it gives no reason")[:300].replace("{", "(").replace("}", ")")
+        text = (str(why).strip().split("\n")[0]
+                or "it gives no reason")[:300].replace("{", "(").replace("}", ")")
         text += "" if text.endswith((".", "!", "?")) else "."
         raise Wrong("error", kind=type(why).__name__, text=text, line=line, where=where) from why
     if result is None or result is ...:
@@ -72,10 +80,8 @@ def same(a, b, tolerance: float = CLOSE) -> bool:
     if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape:
         return False
     return bool(
-        torch.allclose(
-            a.detach().double().cpu(), b.detach().double().cpu(), rtol=tolerance, atol=tolerance, equal_nan=True
-        )
-    )
+        torch.allclose(a.detach().double().cpu(),
+                       b.detach().double().cpu(), rtol=tolerance, atol=tolerance, equal_nan=True))
 
 
 def two(a: float, b: float) -> tuple[str, str]:
@@ -89,7 +95,8 @@ def two(a: float, b: float) -> tuple[str, str]:
 
 def first_difference(found: Tensor, right: Tensor) -> tuple[int, ...]:
     """Index of the largest difference of two tensors of one shape; a NaN counts as the largest."""
-    gap = (found.detach().double() - right.detach().double()).abs().nan_to_num(nan=torch.inf).flatten()
+    gap = (found.detach().double() -
+           right.detach().double()).abs().nan_to_num(nan=torch.inf).flatten()
     return tuple(int(i) for i in torch.unravel_index(gap.argmax(), found.shape))
 
 
@@ -99,8 +106,10 @@ def numbers(count: int, *shape: int, seed: int = 0, scale: float = 2.0) -> list[
     return [scale * torch.randn(*shape, generator=generator) for _ in range(count)]
 
 
-def variants(factors: dict[str, list[tuple[str, object]]], most: int = 2) -> Iterator[tuple[tuple[str, ...], dict]]:
-    """Ways to do it wrong in up to ``most`` places, the simplest first: (names, what is chosen in each place).
+def variants(factors: dict[str, list[tuple[str, object]]],
+             most: int = 2) -> Iterator[tuple[tuple[str, ...], dict]]:
+    """Ways to do it wrong in up to ``most`` places, the simplest first: (names, what is chosen in
+    each place).
 
     ``factors``: place -> [(name of the mistake, choice)], of which the first is right.
     """
@@ -109,7 +118,9 @@ def variants(factors: dict[str, list[tuple[str, object]]], most: int = 2) -> Ite
         for places in combinations(factors, count):
             for chosen in product(*(factors[place][1:] for place in places)):
                 names = tuple(dict.fromkeys(name for name, _ in chosen))
-                yield names, right | {place: choice for place, (_, choice) in zip(places, chosen, strict=True)}
+                yield names, right | {
+                    place: choice for place, (_, choice) in zip(places, chosen, strict=True)
+                }
 
 
 def name(
@@ -121,7 +132,9 @@ def name(
 ) -> None:
     """Raise the mistakes of the first mutant that gives what was ``found`` on every probe."""
     for names, mutant in mutants:
-        if all(same(f, _result(mutant, probe), tolerance) for f, probe in zip(found, probes, strict=True)):
+        if all(
+                same(f, _result(mutant, probe), tolerance)
+                for f, probe in zip(found, probes, strict=True)):
             raise Wrong(*names, **values)
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from .judging import CLOSE, Wrong, call, kind, name, same, two, variants
 
-# --- effective_classes ------------------------------------------------------------------------------------------------
+# --- effective_classes --------------------------------------------------------------------------
 
 
 def right_effective_classes(predictions: Tensor, n_classes: int) -> float:
-    """exp(-sum_k s_k ln s_k), s the shares of the predicted classes: 1 to C.  (N,) class numbers -> number."""
+    """exp(-sum_k s_k ln s_k), s the shares of the predicted classes: 1 to C.  (N,) class numbers
+    -> number."""
     share = torch.bincount(predictions, minlength=n_classes).double() / len(predictions)
     return math.exp(-float(torch.special.xlogy(share, share).sum()))
 
@@ -57,7 +58,8 @@ COUNTS = {
         ("drops_a_class", lambda p, n: _counts(p, n)[1:] / _counts(p, n)[1:].sum()),
         ("drops_a_class", lambda p, n: _counts(p, n)[:-1] / _counts(p, n)[:-1].sum()),
         ("drops_rare", lambda p, n: _counts(p, n)[_counts(p, n) > 1] / len(p)),
-        ("drops_rare", lambda p, n: _counts(p, n)[_counts(p, n) > 1] / _counts(p, n)[_counts(p, n) > 1].sum()),
+        ("drops_rare",
+         lambda p, n: _counts(p, n)[_counts(p, n) > 1] / _counts(p, n)[_counts(p, n) > 1].sum()),
         ("added_counts", lambda p, n: (_counts(p, n) + 1) / (_counts(p, n) + 1).sum()),
         ("added_counts", lambda p, n: (_counts(p, n) + 1) / len(p)),
         ("one_too_few", lambda p, n: _counts(p, n) / (len(p) - 1)),
@@ -71,7 +73,8 @@ COUNTS = {
         ("no_logarithm", lambda s: s * (1 - s)),
         ("squared_weights", lambda s: torch.special.xlogy(s * s, s)),
         ("rest", lambda s: torch.special.xlogy(1 - s, 1 - s)),
-        ("each_against_rest", lambda s: torch.special.xlogy(s, s) + torch.special.xlogy(1 - s, 1 - s)),
+        ("each_against_rest",
+         lambda s: torch.special.xlogy(s, s) + torch.special.xlogy(1 - s, 1 - s)),
         ("log_plus_one", lambda s: s * s.log1p()),
     ],
     "unit": [("", 1.0), ("base_2", 1 / math.log(2)), ("base_10", 1 / math.log(10))],
@@ -170,14 +173,18 @@ def _count_mutants():
         if count == 1:
             yield from (((found,), fn) for found, fns in COUNTS_SPECIAL.items() for fn in fns)
             for e in (0.5, 0.1, 0.05, 0.01, 5e-3, 1e-3, 5e-4, 1e-4):
-                yield ("large_epsilon",), lambda p, n, e=e: (-(_share(p, n) * (_share(p, n) + e).log()).sum()).exp()
+                yield (
+                    "large_epsilon",), lambda p, n, e=e: (-(_share(p, n) *
+                                                             (_share(p, n) + e).log()).sum()).exp()
                 yield (
                     ("large_epsilon",),
-                    lambda p, n, e=e: (-((_share(p, n) + e) * (_share(p, n) + e).log()).sum()).exp(),
+                    lambda p, n, e=e: (-((_share(p, n) + e) *
+                                         (_share(p, n) + e).log()).sum()).exp(),
                 )
                 yield (
                     ("large_epsilon",),
-                    lambda p, n, e=e: (-(_share(p, n).clamp(min=e) * _share(p, n).clamp(min=e).log()).sum()).exp(),
+                    lambda p, n, e=e:
+                    (-(_share(p, n).clamp(min=e) * _share(p, n).clamp(min=e).log()).sum()).exp(),
                 )
 
 
@@ -190,16 +197,18 @@ def check_effective_classes(fn: Callable) -> None:
             raise Wrong("changes_input")
         found.append(_one_number(result))
     rights = [right_effective_classes(*given) for given in (*LISTS, ONE)]
-    good = [math.isclose(f, r, rel_tol=CLOSE, abs_tol=CLOSE) for f, r in zip(found, rights, strict=True)]
+    good = [
+        math.isclose(f, r, rel_tol=CLOSE, abs_tol=CLOSE)
+        for f, r in zip(found, rights, strict=True)
+    ]
     if all(good):
         return
     if good[0] and not any(math.isfinite(f) for f, g in zip(found, good, strict=True) if not g):
         raise Wrong("nan", value=f"{next(f for f, g in zip(found, good, strict=True) if not g)}")
     if math.isfinite(found[0]) and not all(map(math.isfinite, found)):
         shown = two(found[0], rights[0])
-        raise Wrong(
-            "nan_too", value=f"{next(f for f in found if not math.isfinite(f))}", seen=shown[0], wanted=shown[1]
-        )
+        raise Wrong("nan_too", value=f"{next(f for f in found if not math.isfinite(f))}",
+                    seen=shown[0], wanted=shown[1])
     if all(math.isclose(f, found[0], rel_tol=1e-9) for f in found):
         raise Wrong("constant", value=f"{found[0]:.4g}")
     mutants = ((n, lambda p, c, f=f: _with_log(f(p, c))) for n, f in _count_mutants())
@@ -217,7 +226,8 @@ def check_effective_classes(fn: Callable) -> None:
     count = ", ".join(str(int(c)) for c in _counts(predictions, classes))
     raise Wrong(
         "other",
-        compare=f"For {classes} classes that are predicted {count} times it gives {seen}, expected is {wanted}.",
+        compare=f"For {classes} classes that are predicted {count} times it gives {seen}, "
+                f"expected is {wanted}.",
     )
 
 
@@ -229,7 +239,8 @@ def _with_log(value) -> Tensor:
 
 def _absent(predictions: Tensor, classes: int) -> str:
     gone = sorted(set(range(classes)) - set(predictions.tolist()))
-    return f" on a list in which the classes {', '.join(map(str, gone))} never appear" if gone else ""
+    return (f" on a list in which the classes {', '.join(map(str, gone))} never appear"
+            if gone else "")
 
 
 def _one_number(result) -> float:
@@ -242,7 +253,7 @@ def _one_number(result) -> float:
         raise Wrong("not_one_number", got=kind(result)) from why
 
 
-# --- vote -------------------------------------------------------------------------------------------------------------
+# --- vote ---------------------------------------------------------------------------------------
 
 
 def right_vote(predictions: dict[str, Tensor]) -> dict[str, float]:
@@ -253,13 +264,15 @@ def right_vote(predictions: dict[str, Tensor]) -> dict[str, float]:
 
 
 def _table(methods: int, images: int, classes: int, seed: int) -> Tensor:
-    """Predictions (methods, images) without ties: one class has most votes, often fewer than half of all."""
+    """Predictions (methods, images) without ties: one class has most votes, often fewer than half
+    of all."""
     generator = torch.Generator().manual_seed(seed)
     columns: list[Tensor] = []
     while len(columns) < images:
         winner = torch.randint(0, classes, (1,), generator=generator).expand(methods)
         strays = torch.rand(methods, generator=generator) < torch.linspace(0.75, 0.25, methods)
-        column = torch.where(strays, torch.randint(0, classes, (methods,), generator=generator), winner)
+        column = torch.where(strays, torch.randint(0, classes, (methods,), generator=generator),
+                             winner)
         votes = column.bincount(minlength=classes).sort(descending=True).values
         if votes[0] > votes[1]:
             columns.append(column)
@@ -267,8 +280,10 @@ def _table(methods: int, images: int, classes: int, seed: int) -> Tensor:
 
 
 def tables() -> list[dict[str, Tensor]]:
-    """What the check of ``vote`` gives: dictionaries of 4, 5 and 3 methods, no ties, names in no order."""
-    named = (("source", "tent", "filter", "fast"), ("b", "a", "e", "c", "d"), ("Tent 0.3", "BN-1", "eata"))
+    """What the check of ``vote`` gives: dictionaries of 4, 5 and 3 methods, no ties, names in no
+    order."""
+    named = (("source", "tent", "filter", "fast"), ("b", "a", "e", "c", "d"), ("Tent 0.3", "BN-1",
+                                                                               "eata"))
     made = (_table(4, 30, 5, 1), _table(5, 41, 6, 2), _table(3, 23, 4, 3))
     return [dict(zip(n, t, strict=True)) for n, t in zip(named, made, strict=True)]
 
@@ -279,9 +294,8 @@ def _against(winner: Callable) -> Callable:
 
 def _without(table: Tensor) -> Tensor:
     m = len(table)
-    return torch.stack(
-        [(row == table[torch.arange(m) != i].mode(0).values).float().mean() for i, row in enumerate(table)]
-    )
+    return torch.stack([(row == table[torch.arange(m) != i].mode(0).values).float().mean()
+                        for i, row in enumerate(table)])
 
 
 def _pairs(table: Tensor) -> Tensor:
@@ -289,7 +303,8 @@ def _pairs(table: Tensor) -> Tensor:
 
 
 def _voices(table: Tensor) -> Tensor:
-    return (table[:, None] == table[None]).float().sum(1)  # (methods, images): how many say the same
+    # (methods, images): how many say the same
+    return (table[:, None] == table[None]).float().sum(1)
 
 
 VOTES = {
@@ -361,7 +376,8 @@ def check_vote(fn: Callable) -> None:
     for predictions in tables():
         given = {name: p.clone() for name, p in predictions.items()}
         result = call(fn, given)
-        if list(given) != list(predictions) or any(not torch.equal(given[n], p) for n, p in predictions.items()):
+        if list(given) != list(predictions) or any(not torch.equal(given[n], p)
+                                                   for n, p in predictions.items()):
             raise Wrong("changes_input")
         if isinstance(result, str):
             raise Wrong("only_best", got=f'the name "{result}"')
@@ -391,7 +407,8 @@ def check_vote(fn: Callable) -> None:
             images = len(next(iter(predictions.values())))
             raise Wrong(
                 "other",
-                compare=f"Of {len(f)} methods and {images} images, {list(predictions)[i]} gets {seen}, expected is {wanted}.",
+                compare=f"Of {len(f)} methods and {images} images, {list(predictions)[i]} gets "
+                        f"{seen}, expected is {wanted}.",
             )
 
 

@@ -1,4 +1,5 @@
-"""The check of ``answer_with_resets``: a model that predicts fewer and fewer classes and writes down what it is asked."""
+"""The check of ``answer_with_resets``: a model that predicts fewer and fewer classes and writes
+down what it is asked."""
 
 from __future__ import annotations
 
@@ -17,9 +18,11 @@ from .judging import Wrong, call, kind, two, variants
 
 @dataclass(frozen=True)
 class Stream:
-    """What a model predicts by its age (batches since the start or the last reset), and when it is to be reset."""
+    """What a model predicts by its age (batches since the start or the last reset), and when it is
+    to be reset."""
 
-    says: tuple[tuple[int, ...], ...]  # age -> a class for each place in the batch; the last one goes on
+    # age -> a class for each place in the batch; the last one goes on
+    says: tuple[tuple[int, ...], ...]
     sizes: tuple[int, ...]  # images of each batch
     least: float
     window: int
@@ -33,10 +36,14 @@ class Stream:
 
 
 class Fading:
-    """A stand-in for an adapter on a `Stream`; writes down each batch that it is asked for, and resets."""
+    """A stand-in for an adapter on a `Stream`; writes down each batch that it is asked for, and
+    resets."""
 
     def __init__(self, stream: Stream):
-        self.stream, self.log, self.sizes, self.age = stream, [], [], 0
+        self.stream = stream
+        self.log = []
+        self.sizes = []
+        self.age = 0
         self.gave: list[Tensor] = []  # logits of each call
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -55,17 +62,21 @@ class Fading:
 def stream(seed: int) -> Stream:
     """A stream that fades, faster or slower, and sometimes recovers, drawn by lot."""
     chance = random.Random(seed)
-    classes, batch = chance.choice((4, 5, 6, 7)), chance.choice((2, 3, 4, 5, 8))
-    window = chance.choice((batch, 2 * batch, 3 * batch, 2 * batch + 1, 3 * batch - 1, 4 * batch + 2))
+    classes = chance.choice((4, 5, 6, 7))
+    batch = chance.choice((2, 3, 4, 5, 8))
+    window = chance.choice(
+        (batch, 2 * batch, 3 * batch, 2 * batch + 1, 3 * batch - 1, 4 * batch + 2))
     kinds, says = classes, []
     for _ in range(12):
-        says.append(tuple((chance.choice(range(kinds)) + classes - kinds) % classes for _ in range(batch)))
+        says.append(
+            tuple((chance.choice(range(kinds)) + classes - kinds) % classes for _ in range(batch)))
         kinds = min(classes, max(1, kinds + chance.choice((0, -1, -1, -2, -3, 2))))
     says.append((classes - 1,) * batch)
     sizes = [batch] * 20
     if chance.random() < 0.5:
         sizes[chance.choice(range(3, 15))] = max(1, batch - 2)  # a batch need not be full
-    return Stream(tuple(says), tuple(sizes), round(chance.uniform(1.1, classes - 0.8), 2), window, classes)
+    return Stream(tuple(says), tuple(sizes), round(chance.uniform(1.1, classes - 0.8), 2), window,
+                  classes)
 
 
 SEEDS = (186, 373, 430, 105, 0, 1041, 4)  # few, but they tell all known mistakes apart
@@ -93,7 +104,8 @@ def inverse_simpson(said: list[int]) -> float:
 
 
 KNOBS = {
-    "measure": [("", effective), ("different_classes", different), ("inverse_simpson", inverse_simpson)],
+    "measure": [("", effective), ("different_classes", different),
+                ("inverse_simpson", inverse_simpson)],
     "low": [
         ("", lambda n, least, c: n < least),
         ("reversed", lambda n, least, c: n >= least),
@@ -102,8 +114,10 @@ KNOBS = {
         ("no_exponential", lambda n, least, c: n > 0 and math.log(n) < least),
         ("rounded", lambda n, least, c: math.isfinite(n) and round(n) < least),
         ("rounded", lambda n, least, c: math.isfinite(n) and int(n) < least),
-        *(("other_least", lambda n, least, c, f=f: n < f * least) for f in (0.5, 0.8, 0.9, 1.1, 1.2, 1.5, 2)),
-        *(("other_least", lambda n, least, c, d=d: n < least + d) for d in (-1, -0.5, -0.1, 0.1, 0.5, 1)),
+        *(("other_least", lambda n, least, c, f=f: n < f * least)
+          for f in (0.5, 0.8, 0.9, 1.1, 1.2, 1.5, 2)),
+        *(("other_least", lambda n, least, c, d=d: n < least + d)
+          for d in (-1, -0.5, -0.1, 0.1, 0.5, 1)),
         ("near", lambda n, least, c: abs(n - least) < 0.5),
     ],
     "part": [  # (recent batches, window) -> predictions that are looked at
@@ -112,8 +126,8 @@ KNOBS = {
         ("last_batch", lambda recent, w: recent[-1] if recent else []),
         ("first_window", lambda recent, w: _flat(recent)[:w]),
         ("window_of_batches", lambda recent, w: _flat(recent[-w:])),
-        ("window_off_by_one", lambda recent, w: _flat(recent)[-w - 1 :]),
-        ("window_off_by_one", lambda recent, w: _flat(recent)[-w + 1 :]),
+        ("window_off_by_one", lambda recent, w: _flat(recent)[-w - 1:]),
+        ("window_off_by_one", lambda recent, w: _flat(recent)[-w + 1:]),
         ("window_off_by_one", lambda recent, w: _flat(recent)[-w:-1]),
         ("skips_window", lambda recent, w: _flat(recent)[w:]),
     ],
@@ -139,14 +153,16 @@ KNOBS = {
         ("drops_one", lambda recent, w: recent[:-1]),
         ("drops_one", lambda recent, w: recent[1:]),
     ],
-    "when": [("", "after"), ("one_late", "before"), ("resets_first", "first"), ("per_image", "image")],
+    "when": [("", "after"), ("one_late", "before"), ("resets_first", "first"),
+             ("per_image", "image")],
     "trims": [("", ""), ("tumbling", "tumbling")],
     "times": [("", math.inf), ("only_once", 1)],
 }
 
 
 STREAMS = [stream(seed) for seed in SEEDS]
-MORE = [stream(seed) for seed in range(2000, 2020)]  # a mistake is named only if it does the same on these, too
+# a mistake is named only if it does the same on these, too
+MORE = [stream(seed) for seed in range(2000, 2020)]
 
 
 def _flat(recent: list) -> list[int]:
@@ -155,14 +171,20 @@ def _flat(recent: list) -> list[int]:
 
 def simulate(stream: Stream, how: dict) -> list:
     """What a model is asked on a stream: numbers of batches and resets."""
-    recent, everything, log, age, resets = [], [], [], 0, 0
+    recent = []
+    everything = []
+    log = []
+    age = 0
+    resets = 0
     for i, size in enumerate(stream.sizes):
         looked = None
         if how["when"] == "first":  # looks before it asks the model
             looked, due = True, _due(stream, recent, everything, how)
             if due and resets < how["times"]:
                 log.append("reset")
-                age, recent, resets = 0, how["forget"](recent, stream.window), resets + 1
+                age = 0
+                recent = how["forget"](recent, stream.window)
+                resets = resets + 1
         said = list(stream.at(age, size))
         log.append(i)
         age += 1
@@ -170,10 +192,13 @@ def simulate(stream: Stream, how: dict) -> list:
             due = _due(stream, recent, everything, how)
         if how["when"] == "image":  # looks after each image, and goes on with the rest of the batch
             for one in said:
-                recent, everything = [*recent, [one]], [*everything, [one]]
+                recent = [*recent, [one]]
+                everything = [*everything, [one]]
                 if _due(stream, recent, everything, how) and resets < how["times"]:
                     log.append("reset")
-                    age, recent, resets = 0, how["forget"](recent, stream.window), resets + 1
+                    age = 0
+                    recent = how["forget"](recent, stream.window)
+                    resets = resets + 1
             continue
         recent, everything = [*recent, said], [*everything, said]
         if how["when"] == "after":
@@ -181,7 +206,9 @@ def simulate(stream: Stream, how: dict) -> list:
         full = len(_flat(recent)) >= stream.window
         if not looked and due and resets < how["times"]:
             log.append("reset")
-            age, recent, resets = 0, how["forget"](recent, stream.window), resets + 1
+            age = 0
+            recent = how["forget"](recent, stream.window)
+            resets = resets + 1
         elif how["trims"] == "tumbling" and full:
             recent = []
     return log
@@ -199,7 +226,9 @@ RIGHT = {place: choices[0][1] for place, choices in KNOBS.items()}
 
 def right_answers(stream: Stream) -> tuple[list, list[int]]:
     """(what the model is asked, the classes that it gave)."""
-    log, said, age = simulate(stream, RIGHT), [], 0
+    log = simulate(stream, RIGHT)
+    said = []
+    age = 0
     for event in log:
         if event == "reset":
             age = 0
@@ -211,16 +240,21 @@ def right_answers(stream: Stream) -> tuple[list, list[int]]:
 
 def check(fn: Callable) -> None:
     _check_memory(fn)
-    logs, results, models = [], [], []
+    logs = []
+    results = []
+    models = []
     for given in STREAMS:
         models.append(Fading(given))
         results.append(call(fn, models[-1], given.batches(), given.least, given.window))
         logs.append(models[-1].log)
     ours = [right_answers(s) for s in STREAMS]
     _check_asked(models)
-    for mistake, picked in (("argmax_axis", lambda z: z.argmax(0)), ("least_class", lambda z: z.argmin(1))):
+    for mistake, picked in (("argmax_axis", lambda z: z.argmax(0)), ("least_class",
+                                                                     lambda z: z.argmin(1))):
         wrong = [torch.cat([picked(z) for z in m.gave]) for m in models]
-        if all(isinstance(r, Tensor) and torch.equal(r.cpu(), w) for r, w in zip(results, wrong, strict=True)):
+        if all(
+                isinstance(r, Tensor) and torch.equal(r.cpu(), w)
+                for r, w in zip(results, wrong, strict=True)):
             raise Wrong(mistake)
     if logs != [log for log, _ in ours]:
         _name_resets(fn, logs, [log for log, _ in ours])
@@ -243,7 +277,8 @@ def _check_memory(fn: Callable) -> None:
 def _check_asked(models: list[Fading]) -> None:
     """Each batch is asked for once, whole, in order."""
     for model in models:
-        asked, sizes = [e for e in model.log if e != "reset"], model.stream.sizes
+        asked = [e for e in model.log if e != "reset"]
+        sizes = model.stream.sizes
         single = [n < sizes[i] for i, n in zip(asked, model.sizes, strict=True)]
         if any(single):
             raise Wrong("image_by_image")
@@ -260,7 +295,9 @@ def _check_asked(models: list[Fading]) -> None:
 
 
 def _name_resets(fn: Callable, logs: list, right: list) -> None:
-    if not any("reset" in log for log in logs) and "reset" in getattr(getattr(fn, "__code__", None), "co_names", ()):
+    if not any("reset" in log
+               for log in logs) and "reset" in getattr(getattr(fn, "__code__", None), "co_names",
+                                                       ()):
         raise Wrong("reset_without_brackets" if not _calls_reset(fn) else "never")
     more = []
     for given in MORE:
@@ -274,23 +311,29 @@ def _name_resets(fn: Callable, logs: list, right: list) -> None:
     seen, wanted = (_after(log) for log in (logs[at], right[at]))
     s = STREAMS[at]
     if seen == wanted:
-        seen, wanted = str(logs[at]).replace("'", ""), str(right[at]).replace("'", "")
+        seen = str(logs[at]).replace("'", "")
+        wanted = str(right[at]).replace("'", "")
     raise Wrong(
         "other",
-        compare=f"With at least {s.least:g} classes, a window of {s.window} and batches of {s.sizes[0]} images, resets "
-        f"came after the batches {seen or 'none'}, expected after {wanted or 'none'} (counted from 0).",
+        compare=f"With at least {s.least:g} classes, a window of {s.window} and batches of "
+                f"{s.sizes[0]} images, resets "
+        f"came after the batches {seen or 'none'}, expected after {wanted or 'none'} (counted "
+        f"from 0).",
     )
 
 
 def _calls_reset(fn: Callable) -> bool:
-    """Whether the code of a function calls what it names ``reset``: named only, it is thrown away at once."""
+    """Whether the code of a function calls what it names ``reset``: named only, it is thrown away
+    at once."""
     import dis
 
     steps = [
-        s for s in dis.get_instructions(fn) if s.opname not in ("CACHE", "PUSH_NULL", "PRECALL", "NOP", "EXTENDED_ARG")
+        s for s in dis.get_instructions(fn)
+        if s.opname not in ("CACHE", "PUSH_NULL", "PRECALL", "NOP", "EXTENDED_ARG")
     ]
     used = [
-        b.opname for a, b in zip(steps, steps[1:], strict=False) if a.argval == "reset" and a.opname.startswith("LOAD")
+        b.opname for a, b in zip(steps, steps[1:], strict=False)
+        if a.argval == "reset" and a.opname.startswith("LOAD")
     ]
     return any(op != "POP_TOP" for op in used)
 
@@ -307,7 +350,8 @@ def _check_result(stream: Stream, result, said: list[int]) -> None:
     if result.ndim == 2:
         if result.shape == (len(said), stream.classes):
             raise Wrong(
-                "returns_logits" if torch.equal(result.argmax(1), torch.tensor(said)) else "two_axes",
+                "returns_logits"
+                if torch.equal(result.argmax(1), torch.tensor(said)) else "two_axes",
                 shape=tuple(result.shape),
             )
         raise Wrong("two_axes", shape=tuple(result.shape))
@@ -324,14 +368,16 @@ def _check_result(stream: Stream, result, said: list[int]) -> None:
         seen, wanted = two(result[at], said[at])
         raise Wrong(
             "other",
-            compare=f"The resets come when they should, but the class of image {at} is {seen}, expected is {wanted}.",
+            compare=f"The resets come when they should, but the class of image {at} is {seen}, "
+                    f"expected is {wanted}.",
         )
 
 
 def _check_equal(fn: Callable) -> None:
     """Exactly ``least`` effective classes are not fewer: one class only, least = 1.
 
-    A student's number may be off by rounding: it then falls below a ``least`` just under 1 too, which excuses it.
+    A student's number may be off by rounding: it then falls below a ``least`` just under 1 too,
+    which excuses it.
     """
 
     def resets(least: float) -> bool:
@@ -340,5 +386,6 @@ def _check_equal(fn: Callable) -> None:
         return "reset" in model.log
 
     exact = resets(1.0) and not resets(1 - 2**-24)  # the float32 below 1
-    if exact and (resets(1 - 2.9e-8) or not resets(math.nextafter(1.0, 0.0))):  # the first is 1 in float32
+    # the first is 1 in float32
+    if exact and (resets(1 - 2.9e-8) or not resets(math.nextafter(1.0, 0.0))):
         raise Wrong("at_most")

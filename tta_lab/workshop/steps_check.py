@@ -1,8 +1,9 @@
-"""The checks of ``tent_step`` and ``filtered_step``: a tiny network with batch statistics, an optimiser that takes notes.
+"""The checks of ``tent_step`` and ``filtered_step``: a tiny network with batch statistics, an
+optimiser that takes notes.
 
-What is compared is local: before each call the network is copied, and the gradient that reaches the optimiser is
-compared with those of the right loss and of known wrong ones *at that state*, as is the answer. So one mistake does not
-hide behind the drift that it causes.
+What is compared is local: before each call the network is copied, and the gradient that reaches
+the optimiser is compared with those of the right loss and of known wrong ones *at that state*, as
+is the answer. So one mistake does not hide behind the drift that it causes.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from ..core.scores import entropy
 from .filter_check import right_filter
 from .judging import Wrong, call, first_difference, kind, numbers, same, two
 
-KNOWN = [(r"does not require grad|does not have a grad_fn", "no_history"), ("only for scalar outputs", "not_scalar")]
+KNOWN = [(r"does not require grad|does not have a grad_fn", "no_history"),
+         ("only for scalar "
+          "outputs", "not_scalar")]
 RATE = 0.3
 
 
 class Events(list):
-    """What a network was asked. Its copy is asked in silence, but the first learns that there was one."""
+    """What a network was asked. Its copy is asked in silence, but the first learns that there was
+    one."""
 
     def __init__(self, first: Events | None = None):
         super().__init__()
@@ -43,12 +47,14 @@ class Events(list):
 
 
 class Tiny(nn.Module):
-    """4 numbers to 3 classes; a normalisation with the statistics of the batch, whose scale and shift alone are tuned."""
+    """4 numbers to 3 classes; a normalisation with the statistics of the batch, whose scale and
+    shift alone are tuned."""
 
     def __init__(self, seed: int = 1):
         super().__init__()
         first, last, scale, shift = numbers(4, 5, 5, seed=seed, scale=0.8)
-        self.first, self.last = (nn.Parameter(w, requires_grad=False) for w in (first[:, :4].clone(), last[:3].clone()))
+        self.first, self.last = (nn.Parameter(w, requires_grad=False)
+                                 for w in (first[:, :4].clone(), last[:3].clone()))
         self.scale, self.shift = nn.Parameter(1 + 0.5 * scale[0]), nn.Parameter(0.5 * shift[0])
         self.events: list[str] = Events()
 
@@ -76,7 +82,8 @@ class Tiny(nn.Module):
 
 
 def spying(kind: type, events: list, seen: list):
-    """An optimiser class that writes down what it is asked, and the gradient that it has when it steps."""
+    """An optimiser class that writes down what it is asked, and the gradient that it has when it
+    steps."""
 
     class Spy(kind):
         def step(self, closure=None):
@@ -91,7 +98,8 @@ def spying(kind: type, events: list, seen: list):
         def written(self, events, seen):
             ps = [p for group in self.param_groups for p in group["params"]]
             events.append("step")
-            seen.append(None if all(p.grad is None for p in ps) else torch.cat([_grad(p) for p in ps]))
+            seen.append(None if all(p.grad is None
+                                    for p in ps) else torch.cat([_grad(p) for p in ps]))
 
         def zero_grad(self, set_to_none: bool = True):
             events.append("zero")
@@ -113,7 +121,8 @@ class Call:
     model: Tiny  # a copy from before
     source: Tiny | None
     events: list[str] = field(default_factory=list)
-    gradients: list = field(default_factory=list)  # at each step of the optimiser; None: there was none
+    # at each step of the optimiser; None: there was none
+    gradients: list = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # of which backward was asked
     answer: object = None
     after: Tiny | None = None
@@ -123,9 +132,11 @@ class Call:
             return getattr(self, who)(self.x if x is None else x)
 
     def gradient(self, loss: Callable) -> Tensor:
-        """Of ``loss(logits, source's logits, network, images)`` at the state of before, for the tuned parameters."""
+        """Of ``loss(logits, source's logits, network, images)`` at the state of before, for the
+        tuned parameters."""
         with torch.enable_grad():
-            value = loss(self.model(self.x), None if self.source is None else self.logits("source"), self.model, self.x)
+            value = loss(self.model(self.x), None if self.source is None else self.logits("source"),
+                         self.model, self.x)
             made = (
                 torch.autograd.grad(value, self.model.tuned(), allow_unused=True)
                 if value.requires_grad
@@ -151,7 +162,8 @@ def _listening(events: list[str], losses: list[float]) -> Iterator[None]:
     def listens(fn):
         def called(what, *args, **settings):
             events.append("backward")
-            losses.extend(float(v.detach().sum()) for v in ([what] if isinstance(what, Tensor) else what))
+            losses.extend(
+                float(v.detach().sum()) for v in ([what] if isinstance(what, Tensor) else what))
             return fn(what, *args, **settings)
 
         return called
@@ -193,16 +205,19 @@ def watch(
         given = x.clone()
         inputs = (model, source, given, optimizer) if source else (model, given, optimizer)
         with _listening(model.events, made.losses):
-            made.answer = call(fn, *inputs, known=KNOWN, where=where if i == len(batches) - 1 else "")
+            made.answer = call(fn, *inputs, known=KNOWN,
+                               where=where if i == len(batches) - 1 else "")
         made.events, made.gradients, made.after = list(model.events), list(seen), model.copy()
         if not torch.equal(given, x):
             raise Wrong("changes_input")
         _check_modes(made, training, model, source)
         if source is not None:
             _check_source(made, source)
-        if [p.requires_grad for p in model.parameters()] != [p.requires_grad for p in made.model.parameters()]:
+        if [p.requires_grad
+                for p in model.parameters()] != [p.requires_grad for p in made.model.parameters()]:
             raise Wrong("flags")
-        if [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups] != settings:
+        if [{k: v for k, v in g.items() if k != "params"}
+                for g in optimizer.param_groups] != settings:
             raise Wrong("optimizer_settings")
         calls.append(made)
     return calls
@@ -210,7 +225,8 @@ def watch(
 
 def _check_modes(made: Call, training: bool, model: Tiny, source: Tiny | None) -> None:
     was = "train" if training else "eval"
-    for net, events, who in ((model, made.events, "model"), (source, source.events if source else [], "source")):
+    for net, events, who in ((model, made.events, "model"),
+                             (source, source.events if source else [], "source")):
         if net is None:
             continue
         during = [e.split()[1] for e in events if e.startswith("forward")]
@@ -226,11 +242,12 @@ def _check_source(made: Call, source: Tiny) -> None:
         raise Wrong("source_learns")
 
 
-# --- the way to the step ----------------------------------------------------------------------------------------------
+# --- the way to the step ------------------------------------------------------------------------
 
 
 def check_way(made: Call) -> None:
-    """Mistakes in the order of backward and step, seen in a call in which something should be learned."""
+    """Mistakes in the order of backward and step, seen in a call in which something should be
+    learned."""
     events, steps = made.events, made.events.count("step")
     sizes = [int(e.split()[2]) for e in events if e.startswith("forward")]
     if not sizes:
@@ -250,28 +267,34 @@ def check_way(made: Call) -> None:
     if steps == 0:
         raise Wrong("no_step")
     if made.gradients[0] is None or not bool(made.gradients[0].any()):
-        raise Wrong("step_before_backward" if events.index("step") < events.index("gradient") else "zeroed_before_step")
+        raise Wrong("step_before_backward" if events.index("step") <
+                    events.index("gradient") else "zeroed_before_step")
     if events.index("step") < events.index("gradient"):
         raise Wrong("step_before_backward")
 
 
 def _why_no_gradient(made: Call) -> str:
-    """Where the history was lost, if the loss has the right value: it was made of the logits, then."""
+    """Where the history was lost, if the loss has the right value: it was made of the logits,
+    then."""
     H = entropy(made.logits())
-    keep = torch.ones(len(H)) if made.source is None else right_filter(made.logits(), made.logits("source"))
+    keep = (torch.ones(len(H)) if made.source is None else right_filter(
+        made.logits(), made.logits("source")))
     values = float(H.mean()), float((H * keep).sum() / keep.sum())
     if not any(math.isclose(loss, v, rel_tol=1e-4) for loss in made.losses for v in values):
         return "no_gradient"
     return "cut_off" if "recorded" in made.events else "not_recorded"
 
 
-# --- the gradient -----------------------------------------------------------------------------------------------------
+# --- the gradient -------------------------------------------------------------------------------
 
 
-def name_gradients(calls: list[Call], losses: dict[str, list[Callable]], scales: dict[str, Callable]) -> None:
-    """Raise what is wrong with the gradients; ``losses[""][0]`` is right, ``scales``: name -> factor of a call."""
+def name_gradients(calls: list[Call], losses: dict[str, list[Callable]],
+                   scales: dict[str, Callable]) -> None:
+    """Raise what is wrong with the gradients; ``losses[""][0]`` is right, ``scales``: name ->
+    factor of a call."""
     found = [c.gradients[0] for c in calls]
-    fresh = [found[0], *(b - a for a, b in zip(found, found[1:], strict=False))]  # if nobody cleared
+    # if nobody cleared
+    fresh = [found[0], *(b - a for a, b in zip(found, found[1:], strict=False))]
     right = [c.gradient(losses[""][0]) for c in calls]
     if all(same(f, r, 1e-3) for f, r in zip(found, right, strict=True)):
         return
@@ -284,16 +307,17 @@ def name_gradients(calls: list[Call], losses: dict[str, list[Callable]], scales:
                     factors = _factors(gradients, [c.gradient(candidate) for c in calls])
                     if not factors:
                         continue
-                    scale, factor = _scale(factors, calls, scales) if exact else _unknown_scale(factors, calls, scales)
+                    scale, factor = (_scale(factors, calls, scales) if exact else _unknown_scale(
+                        factors, calls, scales))
                     if scale is not None:
-                        raise Wrong(*(n for n in (*names, mistake, *scale) if n), factor=f"{factor:.4g}")
+                        raise Wrong(*(n for n in (*names, mistake, *scale) if n),
+                                    factor=f"{factor:.4g}")
     at = next(i for i, (f, r) in enumerate(zip(found, right, strict=True)) if not same(f, r, 1e-3))
     i = first_difference(found[at], right[at])
     seen, wanted = two(found[at][i], right[at][i])
     what = "scale" if i[0] < 5 else "shift"
-    raise Wrong(
-        "other_gradient", step=("first", "second", "third")[at], seen=seen, wanted=wanted, what=f"{what} {i[0] % 5}"
-    )
+    raise Wrong("other_gradient", step=("first", "second", "third")[at], seen=seen, wanted=wanted,
+                what=f"{what} {i[0] % 5}")
 
 
 def _factors(found: list[Tensor], candidate: list[Tensor]) -> list[float] | None:
@@ -316,7 +340,9 @@ def _scale(
     for name, factor in scales.items():
         wanted = [factor(c) for c in calls]
         for sign, names in ((1, ()), (-1, ("ascent",))):
-            if all(math.isclose(k, sign * w, rel_tol=2e-3) for k, w in zip(factors, wanted, strict=True)):
+            if all(
+                    math.isclose(k, sign * w, rel_tol=2e-3)
+                    for k, w in zip(factors, wanted, strict=True)):
                 return ((*names, name) if name else names), sign
     return None, 1.0
 
@@ -396,10 +422,14 @@ PER_IMAGE: dict[str, list[Callable]] = {  # logits -> one value per image, in pl
 }
 OF_BATCH: dict[str, list[Callable]] = {
     "entropy_of_mean": [_of_mean, lambda z: entropy(z.mean(0, keepdim=True)).sum()],
-    "with_diversity": [lambda z: entropy(z).mean() - _of_mean(z), lambda z: entropy(z).mean() + _of_mean(z)],
+    "with_diversity": [
+        lambda z: entropy(z).mean() - _of_mean(z), lambda z: entropy(z).mean() + _of_mean(z)
+    ],
     "axis": [_pairs, lambda z: entropy(z.T).mean()],
     "one_image": [lambda z, i=i: entropy(z)[i] for i in (0, -1)],
-    "extreme": [lambda z: entropy(z).max(), lambda z: entropy(z).min(), lambda z: entropy(z).median()],
+    "extreme": [
+        lambda z: entropy(z).max(), lambda z: entropy(z).min(), lambda z: entropy(z).median()
+    ],
     "norm": [
         lambda z: entropy(z).norm(),
         lambda z: entropy(z).var(),
@@ -413,7 +443,7 @@ OF_BATCH: dict[str, list[Callable]] = {
         for f in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     ],
     "half_of_them": [
-        lambda z: entropy(z[: len(z) // 2]).sum(),
+        lambda z: entropy(z[:len(z) // 2]).sum(),
         lambda z: entropy(z[1:]).sum(),
         lambda z: entropy(z[:-1]).sum(),
         lambda z: entropy(z[::2]).sum(),
@@ -421,7 +451,7 @@ OF_BATCH: dict[str, list[Callable]] = {
 }
 
 
-# --- the answer -------------------------------------------------------------------------------------------------------
+# --- the answer ---------------------------------------------------------------------------------
 
 
 def check_answers(calls: list[Call], where: str = "") -> None:
@@ -429,7 +459,8 @@ def check_answers(calls: list[Call], where: str = "") -> None:
     answers = [c.answer for c in calls]
     for a in answers:
         if not isinstance(a, Tensor):
-            raise Wrong("returns_number" if isinstance(a, int | float) else "not_a_tensor", got=kind(a))
+            raise Wrong("returns_number" if isinstance(a, int | float) else "not_a_tensor",
+                        got=kind(a))
     right = [c.logits() for c in calls]
     if all(a.shape == r.shape and same(a, r) for a, r in zip(answers, right, strict=True)):
         if any(a.requires_grad for a in answers):
@@ -443,11 +474,13 @@ def check_answers(calls: list[Call], where: str = "") -> None:
         if a.numel() == 1:
             raise Wrong("returns_number", got="a tensor with one number")
         if a.shape != r.shape:
-            raise Wrong("shape", shape=tuple(a.shape), wanted=f"logits, (images, classes) = {tuple(r.shape)},")
+            raise Wrong("shape", shape=tuple(a.shape), wanted=f"logits, (images, classes) = "
+                                                              f"{tuple(r.shape)},")
         if not same(a, r):
             i = first_difference(a, r)
             seen, wanted = two(a[i], r[i])
-            raise Wrong("other_answer", image=i[0], label=i[1], seen=seen, wanted=wanted, where=where)
+            raise Wrong("other_answer", image=i[0], label=i[1], seen=seen, wanted=wanted,
+                        where=where)
 
 
 def _made(maker: Callable, made: Call) -> Tensor | None:
@@ -495,7 +528,9 @@ ANSWERS: dict[str, list[Callable]] = {
     ],
     "returns_probabilities": [lambda b, a, s, c: b.softmax(1)],
     "returns_probabilities_after": [lambda b, a, s, c: a.softmax(1)],
-    "returns_log_probabilities": [lambda b, a, s, c: b.log_softmax(1), lambda b, a, s, c: a.log_softmax(1)],
+    "returns_log_probabilities": [
+        lambda b, a, s, c: b.log_softmax(1), lambda b, a, s, c: a.log_softmax(1)
+    ],
     "returns_classes": [
         lambda b, a, s, c: b.argmax(1),
         lambda b, a, s, c: a.argmax(1),
@@ -512,7 +547,7 @@ ANSWERS: dict[str, list[Callable]] = {
 }
 
 
-# --- tent_step --------------------------------------------------------------------------------------------------------
+# --- tent_step ----------------------------------------------------------------------------------
 
 
 def check_step(fn: Callable) -> None:
@@ -522,7 +557,8 @@ def check_step(fn: Callable) -> None:
     losses |= {n: [lambda z, s, m, x, f=f: f(z).mean() for f in fs] for n, fs in PER_IMAGE.items()}
     losses |= {n: [lambda z, s, m, x, f=f: f(z) for f in fs] for n, fs in OF_BATCH.items()}
     losses["batch_of_one"] = [
-        lambda z, s, m, x: torch.stack([entropy(m(x[i : i + 1])).sum() for i in range(len(x))]).mean()
+        lambda z, s, m, x: torch.stack([entropy(m(x[i:i + 1])).sum()
+                                        for i in range(len(x))]).mean()
     ]
     losses["half_of_them"] += [lambda z, s, m, x: entropy(m(x[: len(x) // 2])).mean()]
     scales = {
@@ -561,14 +597,22 @@ def _check_moves(calls: list[Call], optimiser: type) -> None:
             raise Wrong("moved_otherwise")
 
 
-# --- filtered_step ----------------------------------------------------------------------------------------------------
+# --- filtered_step ------------------------------------------------------------------------------
 
 
 def check_filtered_step(fn: Callable) -> None:
-    """The network has moved a little already, so that the filter drops something in the first batch."""
-    batches = [x[:n] for x, n in zip(numbers(3, 12, 4, seed=34, scale=1.0), (10, 12, 9), strict=True)]
-    scales = {"": lambda c: 1.0, "divides_by_all": lambda c: _share(c), "not_divided": lambda c: _share(c) * len(c.x)}
-    scales |= {"mean_over_classes": lambda c: 1 / 3, "divided_twice": lambda c: 1 / (_share(c) * len(c.x))}
+    """The network has moved a little already, so that the filter drops something in the first
+    batch."""
+    batches = [
+        x[:n] for x, n in zip(numbers(3, 12, 4, seed=34, scale=1.0), (10, 12, 9), strict=True)
+    ]
+    scales = {
+        "": lambda c: 1.0, "divides_by_all": lambda c: _share(c),
+        "not_divided": lambda c: _share(c) * len(c.x)
+    }
+    scales |= {
+        "mean_over_classes": lambda c: 1 / 3, "divided_twice": lambda c: 1 / (_share(c) * len(c.x))
+    }
     scales["backward_twice"] = _backwards
     for optimiser, training in ((torch.optim.SGD, False), (torch.optim.Adam, True)):
         source = Tiny()
@@ -600,8 +644,10 @@ def check_filtered_step(fn: Callable) -> None:
 
 def _check_few_and_all(fn: Callable) -> None:
     """Batches of which one image is kept, and all: in the first step both networks are the same."""
-    for x, start, kept in ((_batch(1), 0.4, "one image"), (numbers(1, 7, 4, seed=2)[0], 0.0, "every image")):
-        made = watch(fn, torch.optim.SGD, False, [x], [Tiny()], f" on a batch of which {kept} is kept", start)[0]
+    for x, start, kept in ((_batch(1), 0.4, "one image"), (numbers(1, 7, 4,
+                                                                   seed=2)[0], 0.0, "every image")):
+        made = watch(fn, torch.optim.SGD, False, [x], [Tiny()], f" on a batch of which {kept} is "
+                                                                f"kept", start)[0]
         right = made.gradient(_mean_over(right_filter))
         found = made.gradients[0] if made.gradients else None
         if found is None or len(made.gradients) > 1 or not bool(found.any()):
@@ -616,20 +662,22 @@ def _check_few_and_all(fn: Callable) -> None:
 @cache
 def _batch(kept: int, images: int = 6) -> Tensor:
     """Images of which so many are kept by a network that has moved a little."""
-    made = watch(lambda m, s, x, o: m(x).detach(), torch.optim.SGD, False, numbers(1, 6, 4), [Tiny()])[0]
+    made = watch(lambda m, s, x, o: m(x).detach(), torch.optim.SGD, False, numbers(1, 6, 4),
+                 [Tiny()])[0]
     drawn = (numbers(1, images, 4, seed=seed, scale=1.0)[0] for seed in range(10_000))
     return next(x for x in drawn if int(right_filter(made.model(x), made.source(x)).sum()) == kept)
 
 
 def _check_demands(fn: Callable) -> None:
     """How many of 6 images must be kept so that something is learned: one is enough."""
-    tried = [
-        [watch(fn, torch.optim.SGD, False, [x], [Tiny()])[0].moved for x in (_batch(k), _batch(k).flip(0))]
-        for k in range(1, 7)
-    ]
+    tried = [[
+        watch(fn, torch.optim.SGD, False, [x], [Tiny()])[0].moved
+        for x in (_batch(k), _batch(k).flip(0))
+    ] for k in range(1, 7)]
     least = tried.index([True, True]) + 1 if [True, True] in tried else 0
     if least and tried == [[False, False]] * (least - 1) + [[True, True]] * (7 - least):
-        raise Wrong("all_in_place_of_any" if least == 6 else "asks_for_many", few=least - 1, least=least)
+        raise Wrong("all_in_place_of_any" if least == 6 else "asks_for_many", few=least - 1,
+                    least=least)
 
 
 def _share(made: Call) -> float:
@@ -664,9 +712,13 @@ def _name_filtered(calls: list[Call], scales: dict[str, Callable]) -> None:
         "keeps_all": [lambda z, s, m, x: entropy(z).mean()],
         "second_forward": [_again],
         "reversed": [_mean_over(lambda z, s: ~right_filter(z, s))],
-        "swapped": [_mean_over(lambda z, s: right_filter(s, z)), _mean_over(lambda z, s: ~right_filter(s, z))],
+        "swapped": [
+            _mean_over(lambda z, s: right_filter(s, z)),
+            _mean_over(lambda z, s: ~right_filter(s, z))
+        ],
         "class_of_adapted": [
-            _mean_over(lambda z, s: _at_class(probability(z), z.argmax(1)) >= _at_class(probability(s), z.argmax(1)))
+            _mean_over(lambda z, s: _at_class(probability(z), z.argmax(1)) >= _at_class(
+                probability(s), z.argmax(1)))
         ],
         "own_maximum": [_mean_over(lambda z, s: probability(z).amax(1) >= probability(s).amax(1))],
         "mask_of_logits": [
@@ -693,32 +745,40 @@ def _name_filtered(calls: list[Call], scales: dict[str, Callable]) -> None:
             lambda z, s, m, x: entropy(z[_right_rows(z, s)])[0],
             lambda z, s, m, x: entropy(z[_right_rows(z, s)])[-1],
         ],
-        "first_images": [lambda z, s, m, x: entropy(z[: int(_right_rows(z, s).sum())]).mean()],
+        "first_images": [lambda z, s, m, x: entropy(z[:int(_right_rows(z, s).sum())]).mean()],
         "indices_of_mask": [lambda z, s, m, x: entropy(z)[_right_rows(z, s).long()].mean()],
         "weighted": [
-            lambda z, s, m, x: (
-                entropy(z) * (_at_class(probability(z), s.argmax(1)) - probability(s).amax(1)).detach()
-            ).mean(),
-            lambda z, s, m, x: (
-                entropy(z) * (_at_class(probability(z), s.argmax(1)) - probability(s).amax(1)).clamp(min=0).detach()
-            ).mean(),
+            lambda z, s, m, x:
+            (entropy(z) *
+             (_at_class(probability(z), s.argmax(1)) - probability(s).amax(1)).detach()).mean(),
+            lambda z, s, m, x: (entropy(z) * (_at_class(probability(z), s.argmax(1)) - probability(
+                s).amax(1)).clamp(min=0).detach()).mean(),
         ],
         "difference_of_means": [
-            lambda z, s, m, x: entropy(z)[_right_rows(z, s)].mean() - entropy(z)[~_right_rows(z, s)].mean()
+            lambda z, s, m, x: entropy(z)[_right_rows(z, s)].mean() - entropy(z)[~_right_rows(z, s)]
+            .mean()
         ],
     }
     for n, fs in PER_IMAGE.items():
-        losses[n] = losses.get(n, []) + [lambda z, s, m, x, f=f: f(z[_right_rows(z, s)]).mean() for f in fs]
+        losses[n] = (losses.get(n, []) +
+                     [lambda z, s, m, x, f=f: f(z[_right_rows(z, s)]).mean() for f in fs])
     masked = {"masks_logits": [lambda z, s, m, x: entropy(z * _right_rows(z, s)[:, None]).mean()]}
     masked["masks_images"] = [lambda z, s, m, x: entropy(m(x * _right_rows(z, s)[:, None])).mean()]
-    masked["masks_images"] += [lambda z, s, m, x: entropy(m(x * _right_rows(z, s)[:, None]))[_right_rows(z, s)].mean()]
-    masked["all_minus"] = [lambda z, s, m, x: entropy(z).mean() - (entropy(z) * _right_rows(z, s)).mean()]
-    values = [float(masked["masks_logits"][0](c.model(c.x).detach(), c.logits("source"), None, None)) for c in calls]
+    masked["masks_images"] += [
+        lambda z, s, m, x: entropy(m(x * _right_rows(z, s)[:, None]))[_right_rows(z, s)].mean()
+    ]
+    masked["all_minus"] = [
+        lambda z, s, m, x: entropy(z).mean() - (entropy(z) * _right_rows(z, s)).mean()
+    ]
+    values = [
+        float(masked["masks_logits"][0](c.model(c.x).detach(), c.logits("source"), None, None))
+        for c in calls
+    ]
     gradients = [c.gradient(masked["masks_logits"][0]) for c in calls]
     if all(
-        len(c.losses) == 1 and math.isclose(c.losses[0], v, rel_tol=1e-4) and same(c.gradients[0], g, 1e-3)
-        for c, v, g in zip(calls, values, gradients, strict=True)
-    ):
+            len(c.losses) == 1 and math.isclose(c.losses[0], v, rel_tol=1e-4)
+            and same(c.gradients[0], g, 1e-3)
+            for c, v, g in zip(calls, values, gradients, strict=True)):
         raise Wrong("masks_logits")
     name_gradients(calls, losses | masked, scales)
 
@@ -727,13 +787,17 @@ EMPTY = " on a batch in which nobody is kept"
 
 
 def _check_nobody(fn: Callable) -> None:
-    """A batch of which nobody is kept: as the first one, and after others, when Adam's moments are not 0."""
-    batches = [x[:n] for x, n in zip(numbers(3, 12, 4, seed=34, scale=1.0), (10, 12, 9), strict=True)]
+    """A batch of which nobody is kept: as the first one, and after others, when Adam's moments are
+    not 0."""
+    batches = [
+        x[:n] for x, n in zip(numbers(3, 12, 4, seed=34, scale=1.0), (10, 12, 9), strict=True)
+    ]
     source = Tiny()
     sharp = source.copy()
     with torch.no_grad():
         sharp.last *= -60  # quite sure of what the adapted model finds least probable
-    for optimiser, sources in ((torch.optim.SGD, [sharp]), (torch.optim.Adam, [source, source, sharp])):
+    for optimiser, sources in ((torch.optim.SGD, [sharp]), (torch.optim.Adam,
+                                                            [source, source, sharp])):
         *before, made = watch(fn, optimiser, False, batches[: len(sources)], sources, EMPTY)
         if not bool(torch.isfinite(made.after.numbers()).all()):
             raise Wrong("empty_nan")
@@ -743,5 +807,6 @@ def _check_nobody(fn: Callable) -> None:
             gradient = made.gradients[0] if made.gradients else None
             if before and gradient is not None and same(gradient, before[-1].gradients[0], 1e-6):
                 raise Wrong("empty_stale")
-            raise Wrong("empty_momentum" if gradient is None or not bool(gradient.any()) else "empty_learns")
+            raise Wrong("empty_momentum"
+                        if gradient is None or not bool(gradient.any()) else "empty_learns")
         check_answers([made], EMPTY)

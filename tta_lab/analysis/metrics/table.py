@@ -1,4 +1,5 @@
-"""The table of all metrics: formula, range, which way is good, what counts as positive, and where the definition is from."""
+"""The table of all metrics: formula, range, which way is good, what counts as positive, and where
+the definition is from."""
 from __future__ import annotations
 
 _ROWS = """
@@ -47,7 +48,11 @@ COLUMNS = ("name", "formula", "range", "good", "positive", "source")
 
 
 def definitions() -> list[dict[str, str]]:
-    """One row per metric: name (a function of `tta_lab.analysis.metrics`), formula, range, good ("low", "high", or "" for a score or a
-    count), positive (the positive class, where there is one) and source (four digits, a dot, five digits: arXiv).
+    """One row per metric: name (a function of `tta_lab.analysis.metrics`), formula, range, good
+    ("low", "high", or "" for a score or a count), positive (the positive class, where there is
+    one) and source (four digits, a dot, five digits: arXiv).
     """
-    return [dict(zip(COLUMNS, map(str.strip, line.split("|")), strict=True)) for line in _ROWS.strip().splitlines()]
+    return [
+        dict(zip(COLUMNS, map(str.strip, line.split("|")), strict=True))
+        for line in _ROWS.strip().splitlines()
+    ]

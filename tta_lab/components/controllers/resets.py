@@ -9,13 +9,17 @@ from ...core.parts import Controller
 
 @dataclass(frozen=True)
 class ResetEvery(Controller):
-    """Reset after every n-th step. RDumb (2306.05401): n = 1000; n = 1 makes every batch an episode of its own.
+    """Reset after every n-th step. RDumb (2306.05401): n = 1000; n = 1 makes every batch an
+    episode of its own.
 
     ``scope="model"`` leaves memories and random draws as they are.
     """
 
-    steps: int = knob(1000, (1, 10**9), "steps between two resets", paper="RDumb 2306.05401: 1000", unit="batches")
-    scope: str = knob("everything", choices=("everything", "model"), why="what is put back: all, or weights, statistics and optimiser")
+    steps: int = knob(1000, (1, 10**9), "steps between two resets", paper="RDumb 2306.05401: 1000",
+                      unit="batches")
+    scope: str = knob("everything", choices=("everything", "model"), why="what is put back: all, "
+                                                                         "or weights, statistics "
+                                                                         "and optimiser")
 
     def init(self, model, source):
         return {"steps": 0}
@@ -31,15 +35,18 @@ class ResetEvery(Controller):
 class CollapseRecovery(Controller):
     """Reset when the running mean of the loss falls so low that the model must have collapsed.
 
-    e <- L at first, then momentum e + (1 - momentum) L, for every lesson that kept something; reset when e < threshold.
-    ``scope="weights"`` puts back the weights alone: e stays low and the optimiser keeps its momentum, so that several batches in
-    a row may be reset (what SAR's public code does); "weights and mean" also clears e (what a later port does).
-    SAR (2302.12400): threshold 0.2 for 1000 classes.
+    e <- L at first, then momentum e + (1 - momentum) L, for every lesson that kept something;
+    reset when e < threshold. ``scope="weights"`` puts back the weights alone: e stays low and the
+    optimiser keeps its momentum, so that several batches in a row may be reset (what SAR's public
+    code does); "weights and mean" also clears e (what a later port does). SAR (2302.12400):
+    threshold 0.2 for 1000 classes.
     """
 
-    threshold: float = knob(0.2, (-1e9, 1e9), "reset below this running mean", paper="SAR 2302.12400: 0.2", unit="nats")
+    threshold: float = knob(0.2, (-1e9, 1e9), "reset below this running mean",
+                            paper="SAR 2302.12400: 0.2", unit="nats")
     momentum: float = knob(0.9, (0.0, 1.0), "of the running mean", paper="SAR 2302.12400: 0.9")
-    scope: str = knob("everything", choices=("everything", "weights and mean", "weights"), why="what is put back")
+    scope: str = knob("everything", choices=("everything", "weights and mean", "weights"),
+                      why="what is put back")
 
     def init(self, model, source):
         return {"mean": None}
@@ -48,7 +55,8 @@ class CollapseRecovery(Controller):
         for lesson in lessons:
             if lesson.n_kept:
                 loss = lesson.loss.item()
-                state["mean"] = loss if state["mean"] is None else self.momentum * state["mean"] + (1 - self.momentum) * loss
+                state["mean"] = (loss if state["mean"] is None else self.momentum * state["mean"] +
+                                 (1 - self.momentum) * loss)
         if state["mean"] is None or state["mean"] >= self.threshold:
             return None
         if self.scope == "everything":

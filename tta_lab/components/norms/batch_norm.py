@@ -1,9 +1,11 @@
-"""What batch-normalisation layers do at test time. Group and layer normalisation have no such choice.
+"""What batch-normalisation layers do at test time. Group and layer normalisation have no such
+choice.
 
-A norm part gives the batch-norm layers of the adapter's own copy another rule for their statistics, and leaves them the layers they are:
-class, forward (activation, dropout, scaling), hooks and names stay, in all places where a layer is used. Statistics that move do so only in a
-forward with ``commit`` set, which the adapter does once per batch: probing and recording never change a result.
-Source: Schneider et al. 2020 (2006.16971), Nado et al. 2020 (2006.10963).
+A norm part gives the batch-norm layers of the adapter's own copy another rule for their
+statistics, and leaves them the layers they are: class, forward (activation, dropout, scaling),
+hooks and names stay, in all places where a layer is used. Statistics that move do so only in a
+forward with ``commit`` set, which the adapter does once per batch: probing and recording never
+change a result. Source: Schneider et al. 2020 (2006.16971), Nado et al. 2020 (2006.10963).
 """
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ class _Mixed(TestTimeNorm):
         if lone(x):
             return self.of_one(x, affine)
         mean, var = moments(x)
-        return self.with_statistics(x, torch.lerp(self.running_mean, mean, alpha), torch.lerp(self.running_var, var, alpha), affine)
+        return self.with_statistics(x, torch.lerp(self.running_mean, mean, alpha),
+                                    torch.lerp(self.running_var, var, alpha), affine)
 
 
 class _Running(TestTimeNorm):
@@ -64,7 +67,8 @@ class _Ruling(SourceStatistics):
 
 def _with_source(layer: BATCH_NORM, rule: type) -> TestTimeNorm:
     if layer.running_mean is None:
-        raise NeedsError("this normalisation mixes in the source model's running statistics, but a batch-norm layer "
+        raise NeedsError("this normalisation mixes in the source model's running statistics, but "
+                         "a batch-norm layer "
                          "of the model stores none; use norm=BatchStatistics()")
     return become_(layer, rule)
 
@@ -73,8 +77,8 @@ def _with_source(layer: BATCH_NORM, rule: type) -> TestTimeNorm:
 class BatchStatistics(_Ruling):
     """BN-1: normalise with mean and biased variance of the current batch, in any mode.
 
-    ``track`` also moves the stored running statistics, which are never read (what the reference code of Tent's
-    ``norm`` baseline does as a side effect).
+    ``track`` also moves the stored running statistics, which are never read (what the reference
+    code of Tent's ``norm`` baseline does as a side effect).
     """
 
     track: bool = knob(False, why="move the stored statistics too, although they are never read")
@@ -89,11 +93,13 @@ class BatchStatistics(_Ruling):
 class MixedStatistics(_Ruling):
     """BN-alpha: mean and variance are (1 - a) source + a test batch, the batch variance unbiased.
 
-    With ``prior`` N > 0 the Bayesian form is used, a = n / (N + n) for a batch of n images (2006.16971).
+    With ``prior`` N > 0 the Bayesian form is used, a = n / (N + n) for a batch of n images
+    (2006.16971).
     """
 
     alpha: float = knob(0.1, (0.0, 1.0), "weight of the test batch", paper="2006.16971")
-    prior: float = knob(0.0, (0.0, 1e5), "pseudo-count of source images; 0: use alpha", paper="2006.16971, N", unit="images")
+    prior: float = knob(0.0, (0.0, 1e5), "pseudo-count of source images; 0: use alpha",
+                        paper="2006.16971, N", unit="images")
 
     def make(self, layer):
         made = _with_source(layer, _Mixed)
@@ -103,14 +109,17 @@ class MixedStatistics(_Ruling):
 
 @dataclass(frozen=True)
 class RunningStatistics(_Ruling):
-    """BN-EMA: running <- (1 - m) running + m batch, then normalise with the updated running statistics.
+    """BN-EMA: running <- (1 - m) running + m batch, then normalise with the updated running
+    statistics.
 
-    ``absorb="two_pass"``: the whole network absorbs the batch first (normalising with batch statistics), then answers;
-    ``"one_pass"``: each layer updates and normalises at once, so that deeper layers see other inputs.
+    ``absorb="two_pass"``: the whole network absorbs the batch first (normalising with batch
+    statistics), then answers; ``"one_pass"``: each layer updates and normalises at once, so that
+    deeper layers see other inputs.
     """
 
     momentum: float = knob(0.1, (0.0, 1.0), "weight of the new batch")
-    absorb: str = knob("two_pass", choices=("two_pass", "one_pass"), why="absorb in a pass of its own, or layer by layer")
+    absorb: str = knob("two_pass", choices=("two_pass", "one_pass"), why="absorb in a pass of its "
+                                                                         "own, or layer by layer")
 
     @property
     def passes(self):
@@ -118,5 +127,6 @@ class RunningStatistics(_Ruling):
 
     def make(self, layer):
         made = _with_source(layer, _Running)
-        made.momentum, made.one_pass = self.momentum, self.absorb == "one_pass"
+        made.momentum = self.momentum
+        made.one_pass = self.absorb == "one_pass"
         return made

@@ -1,4 +1,5 @@
-"""Batch-norm layers for streams whose neighbours are alike: robust running statistics, instance-aware statistics, un-mixed components.
+"""Batch-norm layers for streams whose neighbours are alike: robust running statistics,
+instance-aware statistics, un-mixed components.
 
 As in ``norms.py`` statistics move only in a forward with ``commit`` set.
 """
@@ -22,7 +23,8 @@ def per_channel(values: Tensor, x: Tensor) -> Tensor:
 
 class _Differentiable(TestTimeNorm):
     def with_live_statistics(self, x: Tensor, mean: Tensor, var: Tensor, affine: Affine) -> Tensor:
-        """Like ``with_statistics``, for statistics (C,) or (B, C) that carry a gradient; computed in at least float32."""
+        """Like ``with_statistics``, for statistics (C,) or (B, C) that carry a gradient; computed
+        in at least float32."""
         y = (upcast(x) - per_channel(mean, x)) * per_channel((var + affine.eps).rsqrt(), x)
         if affine.weight is not None:
             y = y * per_channel(affine.weight, x)
@@ -56,7 +58,8 @@ class _InstanceAware(_Differentiable):
         var, mean = torch.var_mean(upcast(x).flatten(2), 2, correction=1)
         spread = self.running_var + affine.eps
         mean = self.running_mean + _shrink(mean - self.running_mean, self.k * (spread / n).sqrt())
-        var = self.running_var + _shrink(var - self.running_var, self.k * spread * (2 / (n - 1)) ** 0.5)
+        var = (self.running_var + _shrink(var - self.running_var,
+                                          self.k * spread * (2 / (n - 1))**0.5))
         return self.with_live_statistics(x, mean, var.relu(), affine)
 
 
@@ -66,12 +69,18 @@ def _shrink(difference: Tensor, width: Tensor) -> Tensor:
 
 
 class _Unmixed(_Differentiable):
-    temperature, momentum_at, cross_term = 0.07, 64, False
+    temperature = 0.07
+    momentum_at = 64
+    cross_term = False
 
     def draw_(self, components: int, rng: torch.Generator, exact: bool = False) -> None:
-        """K components around the source statistics; their mixture has mean and variance of the source, on average or exactly."""
-        mean, var, k = self.running_mean, self.running_var, components
-        noise = torch.randn(k, len(mean), generator=rng).to(mean) if k > 1 else torch.zeros(1, len(mean)).to(mean)
+        """K components around the source statistics; their mixture has mean and variance of the
+        source, on average or exactly."""
+        mean = self.running_mean
+        var = self.running_var
+        k = components
+        noise = (torch.randn(k, len(mean), generator=rng).to(mean) if k > 1 else torch.zeros(
+            1, len(mean)).to(mean))
         if exact and k > 1:
             noise = noise - noise.mean(0)
             noise = noise * ((k - 1) / k) ** 0.5 / noise.square().mean(0).sqrt()
@@ -90,7 +99,8 @@ class _Unmixed(_Differentiable):
         if self.cross_term:
             variances = variances + p * (1 - p) * (mean[:, None] - self.means) ** 2
         mixed = means.mean(1)
-        y = self.with_live_statistics(x, mixed, variances.mean(1) + (means ** 2).mean(1) - mixed ** 2, affine)
+        y = self.with_live_statistics(x, mixed,
+                                      variances.mean(1) + (means**2).mean(1) - mixed**2, affine)
         if self.commit:
             momentum = 1 - (1 - self.momentum) ** (len(x) / self.momentum_at)
             with torch.no_grad():
@@ -101,7 +111,8 @@ class _Unmixed(_Differentiable):
 
 @dataclass(frozen=True)
 class RobustStatistics(_Ruling):
-    """RBN: in a pass that learns m <- (1 - a) m + a m_batch, likewise the biased variance, and normalise with the result; else with m.
+    """RBN: in a pass that learns m <- (1 - a) m + a m_batch, likewise the biased variance, and
+    normalise with the result; else with m.
 
     The gradient flows through the batch's share. Paper: RoTTA (2303.13899).
     """
@@ -116,13 +127,16 @@ class RobustStatistics(_Ruling):
 
 @dataclass(frozen=True)
 class InstanceAware(_Ruling):
-    """IABN: source statistics, corrected towards those of the image where they differ by more than chance.
+    """IABN: source statistics, corrected towards those of the image where they differ by more than
+    chance.
 
-    mu = mu_s + S(mu_i - mu_s; k sqrt(v / n)),  var = max(0, var_s + S(var_i - var_s; k v sqrt(2 / (n - 1)))),  v = var_s + eps, with S
-    the soft shrinkage, n the places, var_i unbiased; a layer with one place uses the source's. Paper: NOTE (2208.05117).
+    mu = mu_s + S(mu_i - mu_s; k sqrt(v / n)),  var = max(0, var_s + S(var_i - var_s; k v sqrt(2 /
+    (n - 1)))),  v = var_s + eps, with S the soft shrinkage, n the places, var_i unbiased; a layer
+    with one place uses the source's. Paper: NOTE (2208.05117).
     """
 
-    k: float = knob(4.0, (0.0, 1e3), "width of chance, in standard errors; 0: instance norm, large: source", paper="NOTE 2208.05117: 4")
+    k: float = knob(4.0, (0.0, 1e3), "width of chance, in standard errors; 0: instance norm, "
+                                     "large: source", paper="NOTE 2208.05117: 4")
 
     def make(self, layer):
         made = _with_source(layer, _InstanceAware)
@@ -132,20 +146,26 @@ class InstanceAware(_Ruling):
 
 @dataclass(frozen=True)
 class UnmixedStatistics(_Ruling):
-    """UnMix-TNS: every layer keeps K components of statistics; each image is normalised with those, mixed with its own.
+    """UnMix-TNS: every layer keeps K components of statistics; each image is normalised with
+    those, mixed with its own.
 
-    p_bk = softmax_k of cos(m_b, mu_k) / 0.07;  mu_bk = (1 - p_bk) mu_k + p_bk m_b, likewise var_bk (biased);  mean_b = mean_k mu_bk,
-    Var_b = mean_k var_bk + mean_k mu_bk^2 - mean_b^2; then mu_k += M mean_b p_bk (m_b - mu_k), likewise var_k, with
-    M = 1 - (1 - m)^(B / 64), m the momentum of the source layer. Start: mu_k = mu_s + sqrt(K / (2 K - 2)) sd_s noise, var_k = var_s / 2;
-    mu_s, var_s for K = 1. The noise is drawn once. A layer without places uses the source's. The mean of K drawn components
-    misses mu_s by sd_s / sqrt(2 K - 2), 0.18 sd_s for K = 16, until the stream has moved them, which takes about K / M batches; ``exact``
-    removes this error and is not in the paper. Paper: 2401.08328; from the authors' code.
+    p_bk = softmax_k of cos(m_b, mu_k) / 0.07;  mu_bk = (1 - p_bk) mu_k + p_bk m_b, likewise var_bk
+    (biased);  mean_b = mean_k mu_bk, Var_b = mean_k var_bk + mean_k mu_bk^2 - mean_b^2; then mu_k
+    += M mean_b p_bk (m_b - mu_k), likewise var_k, with M = 1 - (1 - m)^(B / 64), m the momentum of
+    the source layer. Start: mu_k = mu_s + sqrt(K / (2 K - 2)) sd_s noise, var_k = var_s / 2; mu_s,
+    var_s for K = 1. The noise is drawn once. A layer without places uses the source's. The mean of
+    K drawn components misses mu_s by sd_s / sqrt(2 K - 2), 0.18 sd_s for K = 16, until the stream
+    has moved them, which takes about K / M batches; ``exact`` removes this error and is not in the
+    paper. Paper: 2401.08328; from the authors' code.
     """
 
     components: int = knob(16, (1, 1024), "K", paper="2401.08328: 16, 128 where domains are mixed")
-    batch: int = knob(64, (1, 4096), "batch for which the source layer's momentum is meant", paper="CIFAR: 64, ImageNet: 16", unit="images")
-    cross_term: bool = knob(False, why="add p (1 - p) (m_b - mu_k)^2, the exact variance of a mixture of two")
-    exact: bool = knob(False, why="centre and scale the noise: the mixture starts at exactly the source's statistics")
+    batch: int = knob(64, (1, 4096), "batch for which the source layer's momentum is meant",
+                      paper="CIFAR: 64, ImageNet: 16", unit="images")
+    cross_term: bool = knob(False, why="add p (1 - p) (m_b - mu_k)^2, the exact variance of a "
+                                       "mixture of two")
+    exact: bool = knob(False, why="centre and scale the noise: the mixture starts at exactly the "
+                                  "source's statistics")
     seed: int = knob(0, (0, 2**31), "of the noise of the start")
 
     def apply_(self, model):
@@ -153,5 +173,6 @@ class UnmixedStatistics(_Ruling):
 
         for layer in batch_norms(model):
             made = _with_source(layer, _Unmixed)
-            made.momentum_at, made.cross_term = self.batch, self.cross_term
+            made.momentum_at = self.batch
+            made.cross_term = self.cross_term
             made.draw_(self.components, rng, self.exact)

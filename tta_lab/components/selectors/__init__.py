@@ -1,4 +1,5 @@
-"""Sample selectors: one file each, found by themselves. Any selector composes with any method that has a loss."""
+"""Sample selectors: one file each, found by themselves. Any selector composes with any method that
+has a loss."""
 from ...core.registry import find_parts
 from .certain_weight import CertainWeight
 from .confidence_rise import ConfidenceRise
@@ -10,5 +11,7 @@ from .non_redundant import NonRedundant
 from .random_keep import RandomKeep
 
 SELECTORS = find_parts(__name__, __path__, "Selector")
-__all__ = ["SELECTORS", "CertainWeight", "ConfidenceRise", "Confident", "DestroyedObject", "DiverseCertain", "LowEntropy", "NonRedundant",
-           "RandomKeep"]
+__all__ = [
+    "SELECTORS", "CertainWeight", "ConfidenceRise", "Confident", "DestroyedObject",
+    "DiverseCertain", "LowEntropy", "NonRedundant", "RandomKeep"
+]

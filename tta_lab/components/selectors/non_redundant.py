@@ -10,13 +10,16 @@ from ...core.parts import Selector
 
 @dataclass(frozen=True)
 class NonRedundant(Selector):
-    """Keep the samples whose prediction differs from the running mean prediction of the samples learned from.
+    """Keep the samples whose prediction differs from the running mean prediction of the samples
+    learned from.
 
-    keep_i = [ |cos(m, p_i)| < margin ];  m <- mean of p over those finally kept, first as it is, then momentum m + (1 - momentum) mean.
-    Everything is kept before the first m; a step that keeps nobody leaves m. Paper: EATA (2204.02610).
+    keep_i = [ |cos(m, p_i)| < margin ];  m <- mean of p over those finally kept, first as it is,
+    then momentum m + (1 - momentum) mean. Everything is kept before the first m; a step that keeps
+    nobody leaves m. Paper: EATA (2204.02610).
     """
 
-    margin: float = knob(0.05, (0.0, 10.0), "largest cosine that still counts as different", paper="EATA: 0.05 (1000 classes), 0.4 (10 classes)")
+    margin: float = knob(0.05, (0.0, 10.0), "largest cosine that still counts as different",
+                         paper="EATA: 0.05 (1000 classes), 0.4 (10 classes)")
     momentum: float = knob(0.9, (0.0, 1.0), "of the running mean prediction", paper="EATA: 0.9")
 
     def init(self, model, source):
@@ -32,5 +35,7 @@ class NonRedundant(Selector):
     def after(self, view, lesson, state):
         if lesson.n_kept:
             p = lesson.view.logits.detach().softmax(1).movedim(1, -1)
-            mean = torch.where(lesson.kept.unsqueeze(-1), p, 0.0).flatten(0, -2).sum(0) / lesson.n_kept
-            state["mean"] = mean if state["mean"] is None else self.momentum * state["mean"] + (1 - self.momentum) * mean
+            mean = (torch.where(lesson.kept.unsqueeze(-1), p, 0.0).flatten(0, -2).sum(0) /
+                    lesson.n_kept)
+            state["mean"] = (mean if state["mean"] is None else self.momentum * state["mean"] +
+                             (1 - self.momentum) * mean)

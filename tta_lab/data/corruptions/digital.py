@@ -20,7 +20,8 @@ def contrast(x: Tensor, factor: float, draws: Draws) -> Tensor:
 def brightness(x: Tensor, shift: float, draws: Draws) -> Tensor:
     """V + shift in hue-saturation-value space; V is the largest channel, for grey the value itself.
 
-    Hue and saturation stay, so the colour is scaled by V'/V, with V' = min(V + shift, 1); black becomes grey.
+    Hue and saturation stay, so the colour is scaled by V'/V, with V' = min(V + shift, 1); black
+    becomes grey.
     """
     value = x.amax(1, keepdim=True)
     brighter = (value + shift).clamp_(0, 1)
@@ -30,8 +31,9 @@ def brightness(x: Tensor, shift: float, draws: Draws) -> Tensor:
 def saturate(x: Tensor, p: tuple[float, float], draws: Draws) -> Tensor:
     """S' = clip(gain S + offset) in hue-saturation-value space. p = (gain, offset).
 
-    Each channel is V - (V - x) S'/S. Grey pixels have no hue, which counts as red: (V, V (1 - S'), V (1 - S')). A grey image is taken
-    as the colour (V, V, V), and the luma of the result is kept: gains change nothing there, offsets darken.
+    Each channel is V - (V - x) S'/S. Grey pixels have no hue, which counts as red: (V, V (1 - S'),
+    V (1 - S')). A grey image is taken as the colour (V, V, V), and the luma of the result is kept:
+    gains change nothing there, offsets darken.
     """
     gain, offset = p
     need_colours("saturate", x)
@@ -49,10 +51,12 @@ def saturate(x: Tensor, p: tuple[float, float], draws: Draws) -> Tensor:
 
 
 def affine_rows(h: int, w: int, moves: Tensor) -> Tensor:
-    """The map from target to source pixels that takes three control points, moved by ``moves``, back to their places.
+    """The map from target to source pixels that takes three control points, moved by ``moves``,
+    back to their places.
 
-    The points lie at centre + s (1, 1), s (1, -1), s (-1, -1) in (column, row), with s a third of the smaller side and moves (B, 3, 2)
-    in pixels. Returns A (B, 2, 3): source (column, row) = A (column, row, 1).
+    The points lie at centre + s (1, 1), s (1, -1), s (-1, -1) in (column, row), with s a third of
+    the smaller side and moves (B, 3, 2) in pixels. Returns A (B, 2, 3): source (column, row) = A
+    (column, row, 1).
     """
     s, centre = min(h, w) // 3, moves.new_tensor([w // 2, h // 2])
     old = centre + moves.new_tensor([[s, s], [s, -s], [-s, -s]])
@@ -65,20 +69,26 @@ def affine_rows(h: int, w: int, moves: Tensor) -> Tensor:
 
 
 def elastic_transform(x: Tensor, p: tuple[float, float, float], draws: Draws) -> Tensor:
-    """A random affine map, then displacements alpha G(U(-1, 1)), both with linear interpolation. p = (alpha, sigma, affine) in sides.
+    """A random affine map, then displacements alpha G(U(-1, 1)), both with linear interpolation. p
+    = (alpha, sigma, affine) in sides.
 
-    The three control points of the affine map move by U(-affine, affine); its border is mirrored without the edge. G is a Gaussian of
-    ``sigma`` cut at 3 sigma; its border and that of the displaced image repeat the edge when mirrored. The unit is the smaller side;
-    for the 224 x 224 table it is 244/224 of it, as the generator has 244 where 224 was meant.
+    The three control points of the affine map move by U(-affine, affine); its border is mirrored
+    without the edge. G is a Gaussian of ``sigma`` cut at 3 sigma; its border and that of the
+    displaced image repeat the edge when mirrored. The unit is the smaller side; for the 224 x 224
+    table it is 244/224 of it, as the generator has 244 where 224 was meant.
     """
     h, w = x.shape[2:]
     unit = min(h, w) * (244 / 224 if min(h, w) >= 112 else 1)
     alpha, sigma, affine = (unit * value for value in p)
     moves = (draws.uniform(6) * 2 - 1).mul_(affine).view(-1, 3, 2)
     maps = affine_rows(h, w, moves).to(x.dtype)
-    column, row = torch.arange(w, device=x.device, dtype=x.dtype), torch.arange(h, device=x.device, dtype=x.dtype)[:, None]
+    column = torch.arange(w, device=x.device, dtype=x.dtype)
+    row = torch.arange(h, device=x.device, dtype=x.dtype)[:, None]
     if affine:
-        place = [maps[:, i, :1, None] * column + (maps[:, i, 1:2, None] * row + maps[:, i, 2:, None]) for i in (0, 1)]
+        place = [
+            maps[:, i, :1, None] * column + (maps[:, i, 1:2, None] * row + maps[:, i, 2:, None])
+            for i in (0, 1)
+        ]
         x = sample(x, *place, border="mirror")
     if alpha:
         fields = draws.uniform32(2 * h * w, salt=1).to(x.dtype).mul_(2).sub_(1).view(-1, 2, h, w)
@@ -89,12 +99,13 @@ def elastic_transform(x: Tensor, p: tuple[float, float, float], draws: Draws) ->
 
 @lru_cache
 def box_matrix(before: int, after: int) -> Tensor:
-    """The box filter of image libraries as a matrix (after, before): each new pixel is the plain mean of the old
-    ones whose centres lie within half a new pixel of its own centre."""
+    """The box filter of image libraries as a matrix (after, before): each new pixel is the plain
+    mean of the old ones whose centres lie within half a new pixel of its own centre."""
     scale = before / after
     support = 0.5 * max(scale, 1.0)
     centre = (torch.arange(after, dtype=torch.float64) + 0.5) * scale
-    distance = torch.arange(before) + 0.5 - centre[:, None]                           # (after, before)
+    # (after, before)
+    distance = torch.arange(before) + 0.5 - centre[:, None]
     inside = ((distance > -support) & (distance <= support)).double()
     return inside / inside.sum(1, keepdim=True)
 
@@ -105,7 +116,8 @@ def nearest(x: Tensor) -> Tensor:
 
 
 def _resize(x: Tensor, height: int, width: int) -> Tensor:
-    """Box filter along the rows, then along the columns, each pass rounded to 8 bits; values 0 .. 255."""
+    """Box filter along the rows, then along the columns, each pass rounded to 8 bits; values 0 ..
+    255."""
     for dim, size in ((3, width), (2, height)):
         before = x.shape[dim]
         matrix = box_matrix(before, size)
@@ -118,14 +130,16 @@ def _resize(x: Tensor, height: int, width: int) -> Tensor:
         for i in range(taps):
             index = (first + i).clamp(max=before - 1)
             weight = torch.where(first + i < before, matrix[torch.arange(size), index], 0).to(x)
-            part = x.index_select(dim, index.to(x.device)) * (weight if dim == 3 else weight[:, None])
+            part = (x.index_select(dim, index.to(x.device)) *
+                    (weight if dim == 3 else weight[:, None]))
             out = part if out is None else out.add_(part)
         x = out.add_(0.5).floor_()
     return x
 
 
 def pixelate(x: Tensor, factor: float, draws: Draws) -> Tensor:
-    """Box-filter down to int(factor side) pixels and up again, in 8-bit steps as image libraries do."""
+    """Box-filter down to int(factor side) pixels and up again, in 8-bit steps as image libraries
+    do."""
     height, width = x.shape[2:]
     small = _resize(nearest(x * 255), max(1, int(height * factor)), max(1, int(width * factor)))
     return _resize(small, height, width).div_(255)

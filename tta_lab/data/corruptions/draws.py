@@ -13,7 +13,8 @@ GOLDEN = 0x9E3779B9
 
 
 def precise(device: torch.device) -> torch.dtype:
-    """float64, so that devices agree and TF32 settings do not matter; float32 on Apple's mps, which has no float64."""
+    """float64, so that devices agree and TF32 settings do not matter; float32 on Apple's mps,
+    which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -25,7 +26,8 @@ def _mix(h: int) -> int:
 
 
 def _mix_(h: Tensor) -> Tensor:
-    """The same hash in place on int32, whose products wrap around and whose shifts are made logical by a mask."""
+    """The same hash in place on int32, whose products wrap around and whose shifts are made
+    logical by a mask."""
     t = torch.empty_like(h)
     for shift, factor in ((16, FACTORS[0]), (15, FACTORS[1]), (15, None)):
         torch.bitwise_right_shift(h, shift, out=t)
@@ -42,10 +44,11 @@ def _signed(value: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Random numbers of a counter-based generator: a hash of (seed, name, id, element), never of the batch.
+    """Random numbers of a counter-based generator: a hash of (seed, name, id, element), never of
+    the batch.
 
-    ``ids`` is int64 (B,). The same id with the same seed and name gives the same numbers whatever the batch
-    size, the order or the device. Nothing is stored and no global generator is touched.
+    ``ids`` is int64 (B,). The same id with the same seed and name gives the same numbers whatever
+    the batch size, the order or the device. Nothing is stored and no global generator is touched.
     """
 
     ids: Tensor
@@ -56,10 +59,12 @@ class Draws:
         """Random 32-bit words as int32 (B, n); another ``salt`` gives independent ones."""
         starts = []
         for key in (0, 1):  # two keys: 64 bits of identity for each image
-            for word in (self.seed & 0xFFFFFFFF, (self.seed >> 32) & 0xFFFFFFFF, zlib.crc32(self.name.encode()), salt):
+            for word in (self.seed & 0xFFFFFFFF, (self.seed >> 32) & 0xFFFFFFFF,
+                         zlib.crc32(self.name.encode()), salt):
                 key = _mix((key + word + GOLDEN) & 0xFFFFFFFF)
             starts.append(key)
-        low, high = self.ids.to(torch.int32), (self.ids >> 32).to(torch.int32)
+        low = self.ids.to(torch.int32)
+        high = (self.ids >> 32).to(torch.int32)
         keys = _mix_(torch.stack([low + _signed(key + GOLDEN) for key in starts]))
         first, second = _mix_(keys + high + _signed(GOLDEN))[:, :, None]
         h = _mix_(torch.arange(n, dtype=torch.int32, device=self.ids.device) + first)
@@ -79,18 +84,21 @@ class Draws:
         return _box_muller(self.uniform, n, salt)
 
     def uniform32(self, n: int, salt: int = 0) -> Tensor:
-        """Uniform in the open interval (0, 1) in steps of 2^-23, float32 (B, n); not the numbers of ``uniform``."""
+        """Uniform in the open interval (0, 1) in steps of 2^-23, float32 (B, n); not the numbers
+        of ``uniform``."""
         return (self.words(n, salt) >> 9).float().mul_(2**-23).add_(0.5 + 2**-24)
 
     def normal32(self, n: int, salt: int = 0) -> Tensor:
-        """Standard normal as in ``normal``, from ``uniform32``: float32 (B, n), at most 5.8 in size."""
+        """Standard normal as in ``normal``, from ``uniform32``: float32 (B, n), at most 5.8 in
+        size."""
         return _box_muller(self.uniform32, n, salt)
 
 
 def _box_muller(uniform, n: int, salt: int) -> Tensor:
     half = (n + 1) // 2
     draws = uniform(2 * half, salt)
-    radius, angle = draws[:, :half].log().mul_(-2).sqrt_(), draws[:, half:] * (2 * math.pi)
+    radius = draws[:, :half].log().mul_(-2).sqrt_()
+    angle = draws[:, half:] * (2 * math.pi)
     out = torch.empty_like(draws)
     torch.mul(radius, angle.cos(), out=out[:, :half])
     torch.mul(radius, angle.sin_(), out=out[:, half:])
