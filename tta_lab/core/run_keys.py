@@ -4,14 +4,18 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from .hashing import digest
 
+_INSTALLED = Path(sysconfig.get_paths()["purelib"]).resolve()
 _OWN = vars(nn.Module())  # what every module has: tensors and inner modules are named elsewhere, of hooks the functions count
 
 
@@ -72,6 +76,31 @@ def _known(module: str) -> bool:
     return module.split(".")[0] in ("torch", "tta_lab")
 
 
+def of_user(module: str) -> bool:
+    """Whether a module is the user's: of no installed package, not of Python, torch or this one."""
+    if _known(module) or module.split(".")[0] in sys.stdlib_module_names - {"__main__"}:
+        return False
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return file is None or not Path(file).resolve().is_relative_to(_INSTALLED)
+
+
+def _module(module: ModuleType, seen: set) -> list:
+    """Name and source of a module of the user, and of those of the user that it uses, wherever they lie; of others the name."""
+    name = module.__name__
+    if id(module) in seen or not of_user(name):
+        return [name]
+    seen.add(id(module))
+    file = getattr(module, "__file__", None)
+    source = Path(file).read_bytes() if file and Path(file).is_file() else b""
+    inner = []
+    for _, value in sorted(vars(module).items()):
+        other = value if isinstance(value, ModuleType) else sys.modules.get(
+            getattr(value, "__module__", None) or "")
+        if other is not None and other is not module and of_user(other.__name__):
+            inner.append(_module(other, seen))
+    return [name, hashlib.sha256(source).hexdigest(), inner]
+
+
 def _class(kind: type, seen: set) -> list:
     found = []
     for name, value in sorted(vars(kind).items()):
@@ -115,8 +144,14 @@ def _plain(value, seen: set | None = None):
         return repr(value)
     if isinstance(value, Tensor):
         return digest({"": value})
+    if isinstance(value, ModuleType):
+        return _module(value, seen)
     if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
+        name = f"{value.__module__}.{value.__qualname__}"
+        if id(value) in seen or not of_user(value.__module__):
+            return name
+        seen.add(id(value))
+        return [name, [_class(base, seen) for base in value.__mro__ if of_user(base.__module__)]]
     if hasattr(value, "__code__"):
         return f"{value.__module__}.{value.__qualname__}" if _known(value.__module__ or "") else _function(value, seen)
     if id(value) in seen:

@@ -23,7 +23,7 @@ from ..analysis import diagnose, metrics
 from ..components.source import prepare as source
 from ..core import hashing, run_keys
 from ..core.adapter import Adapter
-from ..core.arguments import WrongKind, choice, flag, path_of, seeds_of, shown
+from ..core.arguments import NAMED, WrongKind, choice, flag, path_of, seeds_of, shown
 from ..core.named import model_of, recipe_of
 from ..core.needs import GIVEN
 from ..core.norm_layers import TestTimeNorm
@@ -566,7 +566,7 @@ def code_digest(root: Path = ROOT) -> str:
 
 def _imported(root: Path, first: str) -> dict[str, ast.Module]:
     """Name in the package -> tree without docstrings, of a module and all that it imports of this package, directly or not."""
-    found, waiting = {}, [first]
+    found, waiting = {}, [first, *(place.partition(":")[0].partition(".")[2] for place in NAMED.values())]
     while waiting:
         name = waiting.pop()
         path = root.joinpath(*name.split("."))
