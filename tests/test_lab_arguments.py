@@ -12,7 +12,7 @@ from tta_lab import Adapter, Choice, check_up, continual, guarded, load, load_mo
 from tta_lab.analysis.collapse import collapse, watch
 from tta_lab.analysis.model_selection import ordered, rank, reference, regret, scores, threshold
 from tta_lab.components.controllers.collapse_detector import CollapseDetector
-from tta_lab.core import knobs
+from tta_lab.core.knobs import knobs
 from tta_lab.core.source_model import InputCard, SourceModel
 from tta_lab.core.trace import Trace
 from tta_lab.data.image_set import ImageSet
