@@ -199,7 +199,7 @@ WRONG = {
     "needs": (lambda: needs(3), "recipe must be a method"),
     "decompose": (lambda: decompose(3), "recipe must be a method"),
     "differences": (lambda: differences("tent", 3), "b must be a method"),
-    "knobs: near": (lambda: knobs("tnet"), "no method 'tnet'; did you mean 'tent'"),
+    "knobs: near": (lambda: knobs("tnet"), "no method 'tnet'; there are: .*did you mean 'tent'"),
     "knobs: number": (lambda: knobs(3), "knobs are those of a recipe"),
     "guard: near": (lambda: guarded("tent", actoin="reset"), "no setting 'actoin'; did you mean "
                     "action"),
