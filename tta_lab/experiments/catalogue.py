@@ -15,12 +15,13 @@ from ..components.source import prepare as source
 from ..core.adapter import Adapter
 from ..core.knob_text import parameter_table
 from ..core.knobs import knobs
-from ..core.needs import GIVEN
 from ..core.parts import Method, needs_of
+from ..core.source_info import source_info_of
 from ..methods import METHODS
 
 PLACE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 BATCH, BATCHES = 16, 8
+TAKEN = {name: info.what for kind in METHODS.values() for name, info in source_info_of(kind()).items()}
 INTRO = f"""# Methods
 
 Written by `python -m tta_lab.experiments.catalogue` from the methods themselves; do not edit. `catalogue(cost=True)` has the same facts as rows.
@@ -28,7 +29,7 @@ Written by `python -m tta_lab.experiments.catalogue` from the methods themselves
 **Needs**: `batch_norm` layers; `features` and `head` of the model; `source_logits`, the answer of the frozen source beside that of the adapted
 model; and what is taken from the source domain before the stream with `source.prepare`:
 
-{chr(10).join(f"- `{k}`: {v}" for k, v in GIVEN.items())}
+{chr(10).join(f"- `{k}`: {v}" for k, v in sorted(TAKEN.items()))}
 
 **Answer**: from before or after the step, as logits unless something else is said.
 
