@@ -49,6 +49,11 @@ to compare with.
 """
 
 
+def _sentence(kind: type) -> str:
+    """The first paragraph of a class's docstring, on one line."""
+    return " ".join((kind.__doc__ or "").strip().split("\n\n")[0].split())
+
+
 def catalogue(cost: bool = False) -> list[dict]:
     """One row per method: name, sentence, family, needs, tasks, answer, how each form was verified, forms, presets, knobs, paper, arXiv id.
 
@@ -57,7 +62,7 @@ def catalogue(cost: bool = False) -> list[dict]:
     rows = []
     for name, kind in METHODS.items():
         recipe, found = kind(), re.search(r"\d{4}\.\d{5}", kind.paper)
-        rows.append({"name": name, "class": kind.__name__, "sentence": (kind.__doc__ or "").strip().split("\n")[0], "family": kind.family,
+        rows.append({"name": name, "class": kind.__name__, "sentence": _sentence(kind), "family": kind.family,
                      "needs": sorted(needs_of(recipe)), "tasks": list(kind.tasks), "answer": recipe.answer, "kind": kind.kind,
                      "verified": {form: kind.verified_forms.get(form, kind.verified) for form in ("paper", *kind.forms)},
                      "forms": list(kind.forms), "presets": list(kind.presets), "knobs": [k.name for k in knobs(kind)], "paper": kind.paper,
