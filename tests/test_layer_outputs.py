@@ -1,4 +1,5 @@
-"""Outputs of named layers from the forward that gives the logits, and losses of a whole batch under selectors."""
+"""Outputs of named layers from the forward of the logits; losses of a whole batch."""
+
 from dataclasses import dataclass
 
 import pytest
@@ -25,7 +26,7 @@ def view(net, recipe="source", **options):
 
 
 class Inplace(nn.Module):
-    """A layer whose output the next one overwrites, one that runs twice, one that never runs, one that answers with two tensors."""
+    """Layers whose output is overwritten, that run twice or never, that answer with two tensors."""
 
     def __init__(self):
         super().__init__()
@@ -70,19 +71,29 @@ def test_an_activation_in_place_leaves_them_and_their_gradient_alone():
     seen = view(net, "tent", norm=make("source").norm, train=AllParameters())
     found = seen.outputs(["norm"])["norm"]
     expected = net.norm(net.first(X))
-    assert torch.equal(found, expected) and (found < 0).any() and torch.equal(seen.logits, net(X)), "not the rectified ones"
-    ours = torch.autograd.grad(found.square().mean(), seen.tuned["first.weight"], retain_graph=True)[0]
+    assert (
+        torch.equal(found, expected) and (found < 0).any() and torch.equal(seen.logits, net(X))
+    ), "not the rectified ones"
+    ours = torch.autograd.grad(
+        found.square().mean(), seen.tuned["first.weight"], retain_graph=True
+    )[0]
     theirs = torch.autograd.grad(expected.square().mean(), net.first.weight)[0]
     torch.testing.assert_close(ours, theirs)
-    assert torch.isfinite(torch.autograd.grad(seen.logits.sum(), seen.tuned["first.weight"])[0]).all()
+    assert torch.isfinite(
+        torch.autograd.grad(seen.logits.sum(), seen.tuned["first.weight"])[0]
+    ).all()
 
 
-@pytest.mark.parametrize(("layers", "said"), [
-    (["nrm"], "Inplace has no layer 'nrm'; it has 6, such as .*named_modules"), ([""], "has no layer ''"),
-    (["relu"], "layer 'relu' of Inplace runs 2 times in a forward, so it has no one output"),
-    (["spare"], "layer 'spare' of Inplace does not run in a forward"),
-    (["pair"], "layer 'pair' of Inplace answers with tuple, not a tensor"),
-])
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        (["nrm"], "Inplace has no layer 'nrm'; it has 6, such as .*named_modules"),
+        ([""], "has no layer ''"),
+        (["relu"], "layer 'relu' of Inplace runs 2 times in a forward, so it has no one output"),
+        (["spare"], "layer 'spare' of Inplace does not run in a forward"),
+        (["pair"], "layer 'pair' of Inplace answers with tuple, not a tensor"),
+    ],
+)
 def test_layers_without_one_output_are_named(layers, said):
     seen = view(inplace())
     with pytest.raises(NeedsError, match=said):
@@ -94,7 +105,10 @@ def test_layers_without_one_output_are_named(layers, said):
 def test_asking_too_late_says_how_to_be_in_time():
     seen = view(inplace())
     seen.logits  # noqa: B018
-    with pytest.raises(NeedsError, match=r"'norm' was asked for after the logits; let observed_layers\(model\) of Source return its name"):
+    with pytest.raises(
+        NeedsError,
+        match=r"'norm' was asked for after the logits; let observed_layers\(model\) of Source",
+    ):
         seen.outputs(["norm"])
     with pytest.raises(NeedsError, match="has no layer 'nrm'"):
         seen.outputs(["nrm"])
@@ -118,11 +132,16 @@ class _Level(LossMethod):
 
 
 def test_a_declared_layer_is_kept_whoever_asks_first():
-    adapter = Adapter(tiny("tinybn"), _Level(), device="cpu")       # answers before: the logits come first
+    adapter = Adapter(
+        tiny("tinybn"), _Level(), device="cpu"
+    )  # answers before: the logits come first
     expected = adapter.model.features[:2](X).mean(0).square().mean().item()
     adapter(X)
     assert adapter.trace.step("loss")[-1] == pytest.approx(expected, rel=1e-5)
-    assert adapter.cost == {"forwards": len(X), "backwards": len(X)} and adapter.trace.step("distance")[-1] > 0
+    assert (
+        adapter.cost == {"forwards": len(X), "backwards": len(X)}
+        and adapter.trace.step("distance")[-1] > 0
+    )
     with pytest.raises(NeedsError, match="TinyConv has no layer 'features.99'"):
         Adapter(tiny("tinybn"), _Level(layer="features.99"), device="cpu")
 
@@ -133,21 +152,29 @@ def test_of_two_passes_they_are_those_of_the_second():
     found = seen.outputs(["features.1"])["features.1"]
     layer = adapter.model.features[1]
     mean, var = layer.running_mean[:, None, None], layer.running_var[:, None, None]
-    expected = (adapter.model.features[0](X) - mean) / (var + layer.eps).sqrt() * layer.weight[:, None, None] + layer.bias[:, None, None]
+    expected = (adapter.model.features[0](X) - mean) / (var + layer.eps).sqrt() * layer.weight[
+        :, None, None
+    ] + layer.bias[:, None, None]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_features_and_outputs_come_of_one_forward():
     seen = view(tiny("tinybn"), "t3a")
-    assert torch.equal(seen.outputs(["features.13"])["features.13"], seen.features) and seen.adapter.cost["forwards"] == len(X)
+    assert torch.equal(
+        seen.outputs(["features.13"])["features.13"], seen.features
+    ) and seen.adapter.cost["forwards"] == len(X)
 
 
 def test_bfloat16_outputs_are_float32():
     adapter = Adapter(tiny("tinybn"), _Level(), device="cpu", amp=torch.bfloat16)
-    assert View(adapter, X, torch.arange(len(X))).outputs(["features.0"])["features.0"].dtype == torch.float32
+    assert (
+        View(adapter, X, torch.arange(len(X))).outputs(["features.0"])["features.0"].dtype
+        == torch.float32
+    )
 
 
-# --- moments under weights -----------------------------------------------------------------------------------------------
+# --- moments under weights ------------------------------------------------------------------------
+
 
 def test_moments_of_those_kept():
     x = torch.randn(7, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -161,7 +188,7 @@ def test_moments_of_those_kept():
     mean, var = weighted_moments(x, w)
     torch.testing.assert_close(mean, (x[0] + 2 * x[1]) / 3)
     torch.testing.assert_close(var, ((x[0] - mean) ** 2 + 2 * (x[1] - mean) ** 2) / (3 - 5 / 3))
-    places = torch.stack([w, torch.zeros(7)], 1)                    # of two places an image has half the weight
+    places = torch.stack([w, torch.zeros(7)], 1)  # of two places an image has half the weight
     torch.testing.assert_close(weighted_moments(x, places), (mean, var))
     with pytest.raises(NeedsError, match="a layer gives 7 rows for 5 images"):
         weighted_moments(x, torch.ones(5))
@@ -178,7 +205,8 @@ def test_moments_of_one_sample_or_none_are_finite(kept):
     assert torch.isfinite(x.grad).all() and (x.grad[1:] == 0).all()
 
 
-# --- losses of the whole batch -------------------------------------------------------------------------------------------
+# --- losses of the whole batch --------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class _First(Selector):
@@ -193,7 +221,7 @@ class _First(Selector):
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])
 def test_selectors_choose_of_whom_the_statistics_are(weight):
-    """The step is the one that the kept images alone would make; it is not divided by their number or weights."""
+    """The step is the one that the kept images alone would make, divided by nothing."""
     chosen = Adapter(tiny("tinybn"), _Level().where(_First(5, weight)), device="cpu")
     alone = Adapter(tiny("tinybn"), _Level(), device="cpu")
     chosen(X)
@@ -205,7 +233,10 @@ def test_selectors_choose_of_whom_the_statistics_are(weight):
 
 
 def test_average_does_not_concern_them():
-    one, other = (Adapter(tiny("tinybn"), _Level(average=how).where(_First()), device="cpu") for how in ("kept", "all"))
+    one, other = (
+        Adapter(tiny("tinybn"), _Level(average=how).where(_First()), device="cpu")
+        for how in ("kept", "all")
+    )
     one(X)
     other(X)
     assert one.trace.step("loss")[-1] == other.trace.step("loss")[-1]
@@ -214,13 +245,26 @@ def test_average_does_not_concern_them():
 def test_nobody_kept_teaches_nothing():
     adapter = Adapter(tiny("tinybn"), _Level().where(_First(0)), device="cpu")
     adapter(X)
-    assert adapter.trace.step("skipped")[-1] and all(torch.equal(p, adapter.origin[k]) for k, p in adapter.tuned.items())
-    step = _Level(when_empty="step", penalties=(Diversity(1.0),)).where(_First(0))      # on the penalties alone
-    same = make("tent", norm=step.norm, train=step.train, update=step.update, when_empty="step", penalties=step.penalties).where(_First(0))
+    assert adapter.trace.step("skipped")[-1] and all(
+        torch.equal(p, adapter.origin[k]) for k, p in adapter.tuned.items()
+    )
+    step = _Level(when_empty="step", penalties=(Diversity(1.0),)).where(
+        _First(0)
+    )  # on the penalties alone
+    same = make(
+        "tent",
+        norm=step.norm,
+        train=step.train,
+        update=step.update,
+        when_empty="step",
+        penalties=step.penalties,
+    ).where(_First(0))
     one, other = (Adapter(tiny("tinybn"), recipe, device="cpu") for recipe in (step, same))
     one(X)
     other(X)
-    assert all(torch.equal(p, other.tuned[k]) and torch.isfinite(p).all() for k, p in one.tuned.items())
+    assert all(
+        torch.equal(p, other.tuned[k]) and torch.isfinite(p).all() for k, p in one.tuned.items()
+    )
     assert one.trace.step("distance")[-1] > 0
 
 
@@ -235,16 +279,26 @@ class _Both(_Level):
 def test_they_are_added_to_the_averaged_losses():
     kept = _First(5)
     found = {}
-    for name, recipe in {"both": _Both(), "batch": _Level(), "sample": make("tent", norm=_Level().norm, train=AllParameters())}.items():
+    for name, recipe in {
+        "both": _Both(),
+        "batch": _Level(),
+        "sample": make("tent", norm=_Level().norm, train=AllParameters()),
+    }.items():
         adapter = Adapter(tiny("tinybn"), recipe.where(kept), device="cpu")
         adapter(X)
         found[name] = adapter.trace.step("loss")[-1]
-    assert found["both"] == pytest.approx(found["batch"] + found["sample"], rel=1e-5) and found["batch"] > 0
+    assert (
+        found["both"] == pytest.approx(found["batch"] + found["sample"], rel=1e-5)
+        and found["batch"] > 0
+    )
 
 
 def test_a_second_look_keeps_those_of_the_first():
     recipe = _Level(update=Sam(lr=0.05, rho=0.1)).where(_First(5))
-    chosen, alone = Adapter(tiny("tinybn"), recipe, device="cpu"), Adapter(tiny("tinybn"), _Level(update=recipe.update), device="cpu")
+    chosen, alone = (
+        Adapter(tiny("tinybn"), recipe, device="cpu"),
+        Adapter(tiny("tinybn"), _Level(update=recipe.update), device="cpu"),
+    )
     chosen(X)
     alone(X[:5])
     for name, p in chosen.tuned.items():

@@ -75,6 +75,10 @@ WHOLE = {  # methods that cannot be taken apart, and why
     "rotta": "it learns from a memory, with lessons and statistics that only its own teacher shares",
     "santa": "its loss contrasts features through a projector that is tuned along with the model",
     "stamp": "it learns from a memory that its own answer, a mean over augmented views, fills"}
+WHOLE |= {  # and those whose loss is no objective here
+    name: "its loss is that of a whole batch, which no other objective is"
+    if kind.batch_loss is not LossMethod.batch_loss else "its loss is none of the objectives here"
+    for name, kind in METHODS.items() if issubclass(kind, LossMethod) and name not in (*LOSS_OF, *WHOLE)}
 TOGETHER = ("settle", "teacher", "reply")  # with the objective, what a method of WHOLE keeps
 PLUMBING = ("average", "when_empty", "answer")
 SLOTS = {  # slot -> name on the screen
