@@ -11,8 +11,8 @@ from tta_lab.components.selectors import SELECTORS
 from tta_lab.components.source import prepare as source
 from tta_lab.core.adapter import Adapter
 from tta_lab.core.knobs import knobs
-from tta_lab.core.needs import GIVEN
 from tta_lab.core.parts import AllParameters, NeedsError, NormAffine, Selector, needs_of
+from tta_lab.core.source_info import source_info_of
 from tta_lab.core.source_model import InputError
 from tta_lab.methods import METHODS, make
 from tta_lab.methods.serialise import PARTS, from_json, to_json
@@ -78,7 +78,7 @@ def test_contract(name, chain, model, amp, batches):
     batches = [x[:rows] for x in batches]
     if obstacle(name, model):
         with pytest.raises(NeedsError, match=obstacle(name, model)):
-            Adapter(net, recipe, device="cpu", given={**{name: {} for name in GIVEN}, "posterior": around(net)})(batches[0])
+            Adapter(net, recipe, device="cpu", given={**{name: {} for name in source_info_of(recipe)}, "posterior": around(net)})(batches[0])
         return
     options = {"seed": 1, "device": "cpu", "amp": amp, "given": given(make(name), model)}
     before, global_rng = copy.deepcopy(net.state_dict()), torch.get_rng_state()

@@ -13,8 +13,8 @@ from tta_lab.components.source import prepare as source
 from tta_lab.core import scores
 from tta_lab.core.adapter import Adapter
 from tta_lab.core.knobs import knobs
-from tta_lab.core.needs import GIVEN
 from tta_lab.core.parts import NeedsError, Selector, SlidingWindow, needs_of
+from tta_lab.core.source_info import source_info_of
 from tta_lab.core.source_model import InputError
 from tta_lab.experiments.catalogue import PLACE
 from tta_lab.experiments.runner import row, run
@@ -24,7 +24,8 @@ from tta_lab.models.wrapping import with_input_card
 from tta_lab.streams.stream import Stream
 
 LEARN = [name for name in METHODS if METHODS[name]().learns]
-NEED = {what: [name for name in METHODS if what in needs_of(METHODS[name]())] for what in ("batch_norm", "features", "source_logits", *GIVEN)}
+SHARED = ("fisher", "moments", "neighbours", "posterior", "prototypes", "replay")
+NEED = {what: [name for name in METHODS if what in needs_of(METHODS[name]())] for what in ("batch_norm", "features", "source_logits", *SHARED)}
 DRAWN = ("memo", "cotta", "petal", "stamp")     # answer by views that differ between the images of a batch
 FEW_VIEWS = {name: {"views": 2} for name in DRAWN}
 
@@ -34,12 +35,12 @@ def small(name, **settings):
     return make(name, **FEW_VIEWS.get(name, {}), **({"frequency": 8} if name == "rotta" else {}), **settings)
 
 
-def taken(recipe, net, classes=10):
-    """What the recipe needs from the source, made with this very network."""
+def taken(recipe, net, classes=10, side=16):
+    """What the recipe needs from the source, made with this very network and images of this size."""
     if "posterior" in needs_of(recipe):
         return {"posterior": around(net)}
     n = classes if "prototypes" in needs_of(recipe) else 48
-    x = source_images()[0]
+    x = nn.functional.interpolate(source_images()[0], side) if side != 16 else source_images()[0]
     return source.prepare(net, recipe, x[torch.arange(max(n, 48)) % len(x)], torch.arange(max(n, 48)) % classes, device="cpu")
 
 
@@ -208,7 +209,7 @@ def test_a_stream_of_one_batch_can_be_run_and_scored(name, n, unknown):
 
 @cache
 def taken_once(recipe):
-    return taken(recipe, grey_network())
+    return taken(recipe, grey_network(), side=28)
 
 
 @cache
@@ -285,7 +286,7 @@ def test_methods_that_read_the_rows_of_the_head_need_a_linear_one(name):
 def test_one_class_is_no_classifier(name):
     """A network of one score (a sigmoid) would be certain of everything, silently."""
     net, recipe = Headed(classes=1), small(name)
-    found = {what: {} for what in needs_of(recipe) & GIVEN.keys()} | {"posterior": around(net)}
+    found = {what: {} for what in source_info_of(recipe)} | {"posterior": around(net)}
     with pytest.raises(NeedsError, match=rf"{METHODS[name].__name__} needs at least 2 classes, but Headed returned \([128]+, 1\)") as why:
         Adapter(net, recipe, device="cpu", given=found)(images(0))
     assert "(0, z)" in str(why.value)
@@ -313,8 +314,7 @@ def test_networks_with_nothing_to_tune_are_named():
     for name in LEARN:
         if name in ("memo", "cotta", "petal", "psmt", "rmt"):            # tune whatever there is
             continue
-        assert re.search("tunes (the scale and shift of normalisation layers|all parameters but those of the head), but the model has none"
-                         "|needs batch-norm layers", refusal(name, Bare())), name
+        assert re.search("(tunes|matches) .*, but the model has none|needs batch-norm layers", refusal(name, Bare())), name
 
 
 # --- published settings ----------------------------------------------------------------------------------------------

@@ -256,7 +256,7 @@ def test_gradients_agree_with_the_probe_of_the_crowd_and_leave_no_trace():
     np.testing.assert_allclose(numbers["norm"], L.sample_gradients(a, STREAM.cut(2, 3), limit=6)["norm"], rtol=1e-5)   # Tent's loss is the entropy
     with pytest.raises(ValueError, match="loss must be 'entropy' or 'method'"):
         L.sample_gradients(a, STREAM, loss="mean")
-    with pytest.raises(ValueError, match="has no loss of its own"):
+    with pytest.raises(ValueError, match="has no loss of single images"):
         L.sample_gradients(adapter("source"), STREAM, loss="method")
 
 

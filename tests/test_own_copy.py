@@ -13,15 +13,15 @@ from tta_lab import Adapter, make, wrap
 from tta_lab.components.norms.batch_norm import BatchStatistics
 from tta_lab.components.source import prepare as source
 from tta_lab.core.adapter import AdaptationError
-from tta_lab.core.needs import GIVEN
 from tta_lab.core.parts import AllParameters, LossMethod, NeedsError, Part, Step, needs_of
+from tta_lab.core.source_info import source_info_of
 from tta_lab.core.source_model import InputError
 from tta_lab.methods import METHODS
 from tta_lab.models.doctor import check_up
 from tta_lab.models.wrapping import with_input_card
 
 X = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-FREE = [name for name, kind in METHODS.items() if not needs_of(kind()) & (GIVEN.keys() | {"features"})]
+FREE = [name for name, kind in METHODS.items() if not source_info_of(kind()) and "features" not in needs_of(kind())]
 
 
 def net(head: nn.Module | None = None) -> nn.Module:

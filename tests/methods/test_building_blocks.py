@@ -15,7 +15,6 @@ from tta_lab.components.updates import Sam
 from tta_lab.core import hashing as source_hashing
 from tta_lab.core import scores
 from tta_lab.core.adapter import Adapter
-from tta_lab.core.needs import GIVEN
 from tta_lab.core.parts import AllParameters, Controller, LossMethod, NeedsError, NormAffine, Selector, Step
 from tta_lab.methods import make
 from tta_lab.methods.tent import Tent
@@ -379,9 +378,12 @@ def test_colour_affine_uses_one_draw_for_the_batch_but_noise():
 
 # --- source statistics -------------------------------------------------------------------------------------------------
 
+SHARED = (source.fisher, source.moments, source.neighbours, source.posterior, source.prototypes, source.replay)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Greedy(Tent):
-    needs = frozenset(GIVEN)
+    source_info = SHARED
 
 
 def test_what_is_missing_from_the_source_is_named(batches):
@@ -397,7 +399,7 @@ def test_source_statistics_by_hand_and_from_the_cache(batches, tmp_path, monkeyp
     x, y = torch.cat(batches[:2]), torch.arange(48) % 10
     options = dict(batch=24, cache=tmp_path / "kept", device="cpu")
     given = source.prepare(tiny("tinybn"), _Greedy(), x, y, **options)
-    assert set(given) == set(GIVEN)
+    assert list(given) == [info.name for info in SHARED]
 
     expected = {}
     for at in (0, 24):
@@ -418,16 +420,16 @@ def test_source_statistics_by_hand_and_from_the_cache(batches, tmp_path, monkeyp
     assert torch.equal(given["replay"]["images"], x) and torch.equal(given["replay"]["labels"], y)
 
     files = sorted((tmp_path / "kept").iterdir())
-    assert [f.suffix for f in files] == [".safetensors"] * len(GIVEN)
-    monkeypatch.setattr(source, "MAKERS", {})                   # nothing may be computed now
+    assert [f.suffix for f in files] == [".safetensors"] * len(SHARED)
+    monkeypatch.delattr(source, "save_file")                    # nothing may be computed now
     again = source.prepare(tiny("tinybn"), _Greedy(), x, y, **options)
     assert source_hashing.digest(again) == source_hashing.digest(given)
     for change in (dict(batch=12), dict(limit=40)):
-        with pytest.raises(KeyError):
+        with pytest.raises(NameError, match="save_file"):
             source.prepare(tiny("tinybn"), _Greedy(), x, y, **{**options, **change})
-    with pytest.raises(KeyError):
+    with pytest.raises(NameError, match="save_file"):
         source.prepare(tiny("tinybn"), _Greedy(), x + 1e-3, y, **options)
-    with pytest.raises(KeyError):
+    with pytest.raises(NameError, match="save_file"):
         source.prepare(tiny("tinygn"), _Greedy(), x, y, **options)
     assert set(load_file(files[0])) == set(given["fisher"])
 

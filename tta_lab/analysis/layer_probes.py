@@ -266,8 +266,8 @@ def sample_gradients(adapter, batches, loss: str = "entropy", limit: int = 500) 
     """
     if loss not in ("entropy", "method"):
         raise ValueError(f"loss must be 'entropy' or 'method', not {loss!r}")
-    if loss == "method" and not adapter.recipe.learns:
-        raise ValueError(f"{type(adapter.recipe).__name__} has no loss of its own; use loss='entropy'")
+    if loss == "method" and not (adapter.recipe.learns and adapter.recipe.has_sample_losses):
+        raise ValueError(f"{type(adapter.recipe).__name__} has no loss of single images; use loss='entropy'")
     parameters, rows, n = list(adapter.tuned.values()), [], 0
     for batch in batches if parameters else ():
         with untouched(adapter), torch.enable_grad():

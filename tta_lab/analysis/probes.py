@@ -312,6 +312,9 @@ def _asked(adapter: Adapter, x: Tensor, ids: Tensor | None, rows) -> tuple[Tenso
     recipe, name = adapter.recipe, type(adapter.recipe).__name__
     if not recipe.learns or not adapter._params:
         raise ValueError(f"{name} learns nothing by gradients, so there is no crowd to look at; probe a method with a loss, such as tent")
+    if not recipe.has_sample_losses:
+        raise ValueError(f"{name} has a loss of the whole batch alone, so single images have no gradient; probe a method with a loss per image, "
+                         "such as tent")
     if type(recipe).lessons is not LossMethod.lessons or type(recipe.cadence) is not EveryBatch:
         raise ValueError(f"{name} as set here does not learn from each batch as a whole but from a memory, a window or image by image; "
                          "probes are for methods whose lesson is the batch")

@@ -7,6 +7,7 @@ from ..core import scores
 from ..core.knobs import knob
 from ..core.parts import NeedsError, Part, Penalty
 from .augment import ColourAffine
+from .source.prepare import fisher, posterior
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class FisherAnchor(Penalty):
     weight depends on the batch size). Paper: EATA (2204.02610).
     """
 
-    needs = frozenset({"fisher"})
+    source_info = (fisher,)
 
     weight: float = knob(2000.0, (0.0, 1e6, "log"), "weight of the term", paper="EATA: 2000 (ImageNet-C), 1 (CIFAR, later ports)")
 
@@ -40,7 +41,7 @@ class FisherAnchor(Penalty):
         strange = [name for name, p in tuned.items() if name not in fisher or fisher[name].shape != p.shape]
         if strange:
             raise NeedsError(f"the Fisher information does not fit {strange[0]}: it was made for other tuned parameters; make it with this recipe "
-                             "and model: given = tta_lab.components.source.prepare.prepare(model, recipe, images)")
+                             "and model: given = tta_lab.prepare(model, recipe, images)")
         return self.weight * sum((fisher[name] * (p - view.origin[name]) ** 2).sum() for name, p in tuned.items())
 
 
@@ -51,7 +52,7 @@ class PosteriorAnchor(Penalty):
     Summed over all tuned parameters; mean and variance come from ``source.posterior``. Paper: PETAL (2212.09713).
     """
 
-    needs = frozenset({"posterior"})
+    source_info = (posterior,)
 
     weight: float = knob(1e-9, (0.0, 1e3), "weight of the term", paper="PETAL: 1e-9 (CIFAR), 1e-11 (ImageNet)")
 

@@ -12,10 +12,12 @@ from . import scores
 from .arguments import choice, flag, whole
 from .copying import own_copy, precision_of
 from .hashing import digest
+from .layer_outputs import layers_named
 from .named import model_of, recipe_of
 from .needs import check_needs
 from .norm_layers import check_asked, use_batch_statistics_
-from .parts import SCOPES, Method, NeedsError, needs_of
+from .parts import SCOPES, Method, NeedsError, needs_of, parts_of
+from .source_info import check_given
 from .source_model import InputError, SourceModel, check_finite
 from .step_context import View, as_logits, undisturbed
 from .trace import Trace
@@ -100,7 +102,7 @@ class Adapter:
         self.on_error = choice("on_error", on_error, ("raise", "source"))
         self.validate = choice("validate", validate, ("now", "off"))
         if not (given is None or isinstance(given, dict)):
-            raise TypeError(f"given must be what tta_lab.components.source.prepare.prepare(model, recipe, images) returned, not {type(given).__name__}")
+            raise TypeError(f"given must be what tta_lab.prepare(model, recipe, images) returned, not {type(given).__name__}")
         channels_last = flag("channels_last", channels_last)
         self.device = _device(model, device)
         self.source = own_copy(model).to(self.device)
@@ -111,13 +113,16 @@ class Adapter:
         for m in self.source.modules():
             if isinstance(m, SourceModel):
                 m.check_input = False  # the adapter checks once, before any state is touched
+        self.needs = needs_of(recipe)
+        check_needs(recipe, self.source)
+        check_given(recipe, given or {}, self.fingerprint)
         self.given = _to_device(dict(given or {}), self.device, self.precision)
         self._watching = any(controller.watches for controller in recipe.controllers)
-        self.needs = needs_of(recipe)
-        check_needs(recipe, self.needs, self.source, self.given)
         self._networks: dict[str, nn.Module] = {"running": self.source}
         self.model = linked_copy(self.source)
         recipe.norm.apply_(self.model)
+        self.observed_layers = tuple(dict.fromkeys(name for part in parts_of(recipe) for name in part.observed_layers(self.model)))
+        layers_named(self.model, self.observed_layers)
         self.tuned = _own_parameters_(self.model, recipe.train(self.model))
         self.extra = None
         if type(recipe).extra is not Method.extra:  # else nothing is drawn, and other threads never see the generator borrowed
@@ -462,6 +467,8 @@ class Adapter:
                 weights = torch.where(kept, weights * w, 0.0)
             n = kept.sum().clamp(min=1) if recipe.average == "kept" else kept.numel()
         loss = torch.where(kept, weights * losses, 0.0).sum() / n
+        if recipe.has_batch_loss:
+            loss = loss + torch.where(kept.any(), recipe.batch_loss(view, weights, self.states["method"]), 0.0)
         for penalty, state in zip(recipe.penalties, self.states["penalties"], strict=True):
             loss = loss + penalty(view, losses, weights, state)
         n_kept, finite = torch.stack([kept.sum(), torch.isfinite(loss.detach()).long()]).tolist()

@@ -25,7 +25,8 @@ class NeedsError(ValueError):
 class Part:
     """Settings only: a value that can be compared, hashed, printed and pasted back."""
 
-    needs: ClassVar[frozenset] = frozenset()    # of: "batch_norm", "features", "source_logits", and the names in source.GIVEN
+    needs: ClassVar[frozenset] = frozenset()    # of the model: "batch_norm", "features", "source_logits"
+    source_info: ClassVar[tuple] = ()           # what is taken from the source domain: makers declared with `source_info.source_info`
 
     def __post_init__(self):
         check(self)
@@ -36,6 +37,14 @@ class Part:
 
     def after(self, view, lesson, state: dict) -> None:
         """Called once when a step is done: running means, restores, counters."""
+
+    def takes(self) -> tuple:
+        """What this part takes from the source domain, with the knobs that its makers see (`source_info.SourceInfo`)."""
+        return tuple(info.of(self) for info in self.source_info)
+
+    def observed_layers(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of the layers whose outputs are kept of every forward that gives ``view.logits``, for ``view.outputs``."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -341,11 +350,37 @@ class LossMethod(Method):
         yield view
 
     def losses(self, view, state: dict) -> Tensor:
-        """Loss per sample, (B, *S)."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")
+        """Loss per sample, (B, *S), averaged over those that the selectors keep; zeros where there is a ``batch_loss`` alone."""
+        if not self.has_batch_loss:
+            raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")
+        return torch.zeros_like(view.logits.detach()[:, 0])
+
+    def batch_loss(self, view, weights: Tensor, state: dict) -> Tensor:
+        """Loss of the batch as a whole, a scalar that is added to the averaged losses: of statistics, which single samples do not have.
+
+        ``weights`` (B, *S) >= 0 are those of the selectors, 1 for all without any: the statistics are those of the samples that are kept,
+        each with its weight (`weighted_moments`). It is not divided by anything, and counts 0 where nothing is kept; it must be finite then.
+        """
+        raise NotImplementedError
+
+    @property
+    def has_batch_loss(self) -> bool:
+        """Whether the method has a loss of the whole batch."""
+        return type(self).batch_loss is not LossMethod.batch_loss
+
+    @property
+    def has_sample_losses(self) -> bool:
+        """Whether single samples have losses, so that gradients of one of them mean something."""
+        return type(self).losses is not LossMethod.losses
+
+
+def parts_of(recipe: Method) -> list[Part]:
+    """The method itself and the parts in its seats and chains."""
+    parts = [recipe, recipe.norm, recipe.train, recipe.update, recipe.cadence, *recipe.select, *recipe.penalties, *recipe.controllers]
+    return [part for part in parts if isinstance(part, Part)]
 
 
 def needs_of(recipe: Method) -> frozenset:
-    """What a recipe needs: the method itself and all its parts."""
-    parts = [recipe, recipe.norm, recipe.train, recipe.update, recipe.cadence, *recipe.select, *recipe.penalties, *recipe.controllers]
-    return frozenset().union(*(part.needs for part in parts if isinstance(part, Part)))
+    """What a recipe needs, the method itself and all its parts: of the model, and names of what is taken from the source domain."""
+    parts = parts_of(recipe)
+    return frozenset().union(*(part.needs for part in parts), (info.name for part in parts for info in part.takes()))

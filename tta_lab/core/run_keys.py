@@ -53,6 +53,19 @@ def code_of(kind: type) -> str:
                  for base in kind.__mro__[:-1]])
 
 
+def maker_code(function) -> str:
+    """Digest of the code of a function and of the functions that it calls by name, of this package too (of torch the names alone)."""
+    waiting, found = [function], {}
+    while waiting:
+        function = waiting.pop()
+        name = f"{function.__module__}.{function.__qualname__}"
+        if name not in found:
+            found[name] = _function(function, set())
+            used = (function.__globals__.get(n) for n in _names(function.__code__))
+            waiting += [f for f in used if hasattr(f, "__code__") and (f.__module__ or "").startswith("tta_lab.")]
+    return _sha(sorted(found.items()))
+
+
 def foreign(recipe) -> list[str]:
     """Code of the classes of a recipe and its parts that are not of this package."""
     inner = []

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .layer_outputs import kept_outputs, layers_named
 from .norm_layers import first_input, set_commit_
 from .parts import NeedsError
 from .scores import upcast
@@ -70,6 +71,7 @@ class View:
         self._source: dict[str, Tensor] = {}
         self._source_features: dict[str, Tensor] = {}
         self._checked: set[str] = set()
+        self._outputs: dict[str, Tensor] = {}
 
     def forward(self, net: nn.Module | None = None, x: Tensor | None = None, commit: bool = False, tensors: dict | None = None) -> Tensor:
         """Logits of ``net`` (the adapted network), with ``tensors`` in place of its own parameters and buffers (a teacher's);
@@ -122,10 +124,31 @@ class View:
         return self._answer(self.commit)
 
     def _answer(self, commit: bool) -> Tensor:
-        if "features" not in self.adapter.needs:
-            return self.forward(self.model, commit=commit)
-        self._features, logits = self.forward_features(self.model, commit=commit)
+        names = (*self.adapter.observed_layers, *self._outputs)
+        self._outputs = {}
+        with kept_outputs(self.model, names) as found:
+            if "features" in self.adapter.needs:
+                self._features, logits = self.forward_features(self.model, commit=commit)
+            else:
+                logits = self.forward(self.model, commit=commit)
+        self._outputs = found
         return logits
+
+    def outputs(self, layers) -> dict[str, Tensor]:
+        """Name -> output of these layers of the adapted network, (B, ...) in at least float32, from the same forward as ``logits``.
+
+        Layers of ``observed_layers`` may be asked for at any time, others before ``logits`` is first asked for. Raises NeedsError for names
+        that the network does not have, layers that do not run or run more than once, and for what was asked for too late.
+        """
+        if "logits" not in vars(self):
+            self._outputs = dict.fromkeys(layers)
+            self.logits  # noqa: B018
+        late = [name for name in layers if name not in self._outputs]
+        if late:
+            layers_named(self.model, late)
+            raise NeedsError(f"the output of layer {late[0]!r} was asked for after the logits; let observed_layers(model) of "
+                             f"{type(self.adapter.recipe).__name__} return its name, so that it is kept")
+        return {name: self._outputs[name] for name in layers}
 
     @property
     def features(self) -> Tensor:

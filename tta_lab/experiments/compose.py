@@ -27,9 +27,9 @@ from ..components.updates import Anchored, CosineSam, Sam
 from ..core.adapter import AdaptationError, Adapter
 from ..core.knobs import Knob, followers, knobs, own_knobs, with_knobs
 from ..core.named import recipe_of
-from ..core.needs import GIVEN
 from ..core.norm_layers import BATCH_NORM
-from ..core.parts import AllParameters, EveryBatch, LossMethod, Method, NeedsError, NoParameters, NormAffine, Part, SlidingWindow, Step, needs_of
+from ..core.parts import AllParameters, EveryBatch, LossMethod, Method, NeedsError, NoParameters, NormAffine, Part, SlidingWindow, Step
+from ..core.source_info import source_info_of
 from ..data.load import load
 from ..methods import METHODS, make
 from ..methods.composed import (
@@ -75,6 +75,10 @@ WHOLE = {  # methods that cannot be taken apart, and why
     "rotta": "it learns from a memory, with lessons and statistics that only its own teacher shares",
     "santa": "its loss contrasts features through a projector that is tuned along with the model",
     "stamp": "it learns from a memory that its own answer, a mean over augmented views, fills"}
+WHOLE |= {  # and those whose loss is no objective here
+    name: "its loss is that of a whole batch, which no other objective is"
+    if kind.batch_loss is not LossMethod.batch_loss else "its loss is none of the objectives here"
+    for name, kind in METHODS.items() if issubclass(kind, LossMethod) and name not in (*LOSS_OF, *WHOLE)}
 TOGETHER = ("settle", "teacher", "reply")  # with the objective, what a method of WHOLE keeps
 PLUMBING = ("average", "when_empty", "answer")
 SLOTS = {  # slot -> name on the screen
@@ -250,7 +254,7 @@ def why_not(slots: dict, choice: Choice, images: torch.Tensor | None = None, mad
         recipe = assemble(slots)
     except (ValueError, TypeError) as why:
         return str(why)
-    found = " ".join(obstacles(replace(choice, recipe=recipe))) if images is None or needs_of(recipe) & GIVEN.keys() else ""
+    found = " ".join(obstacles(replace(choice, recipe=recipe))) if images is None or source_info_of(recipe) else ""
     if found or images is None:
         return found
     try:
@@ -272,10 +276,10 @@ def why_not(slots: dict, choice: Choice, images: torch.Tensor | None = None, mad
 
 def _given(recipe: Method, choice: Choice, made: dict) -> dict | None:
     """A small sample of what a recipe needs of the source domain, good for a rehearsal only."""
-    wanted = needs_of(recipe) & GIVEN.keys()
+    wanted = source_info_of(recipe)
     if not wanted:
         return None
-    key = (frozenset(wanted), recipe.norm, recipe.train, model_key(choice))
+    key = (frozenset(wanted.values()), recipe.norm, recipe.train, model_key(choice))
     if key not in made:
         images = load(choice.source_images) if isinstance(choice.source_images, str) else choice.source_images
         made[key] = source.prepare(choice.network, recipe, images, limit=SOURCE_SAMPLE, device="cpu")

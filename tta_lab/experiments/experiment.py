@@ -23,8 +23,8 @@ from ..core.adapter import Adapter
 from ..core.arguments import WrongKind, shown, whole
 from ..core.knobs import knobs
 from ..core.named import recipe_of
-from ..core.needs import GIVEN
 from ..core.parts import LossMethod, Method, NeedsError, needs_of
+from ..core.source_info import source_info_of
 from ..core.trace import Trace
 from ..data.load import images_of, load
 from ..methods import METHODS, make
@@ -117,7 +117,7 @@ class Choice:
         imports = [f"from tta_lab import Adapter{', load_model' if opened == 'load_model' else ''}, run"]
         if opened == "open_model":
             imports.append("from tta_lab.models.names import open_model")
-        needs = sorted(needs_of(self.recipe) & GIVEN.keys())
+        needs = source_info_of(self.recipe)
         if needs:
             imports.append("from tta_lab.components.source.prepare import prepare")
         if needs and isinstance(self.source_images, str):
@@ -346,14 +346,14 @@ def needs(recipe: Method) -> str:
     recipe = recipe_of(recipe)
     words = {"batch_norm": "batch-norm layers", "features": "a model with features and head",
              "source_logits": "a second forward pass, of the frozen source",
-             **{name: text + " (made from source images before the run)" for name, text in GIVEN.items()}}
+             **{name: info.what + " (made from source images before the run)" for name, info in source_info_of(recipe).items()}}
     wanted = [words.get(name, name) for name in sorted(needs_of(recipe))]
     return "Needs " + "; ".join(wanted) + "." if wanted else "Needs nothing but a model and images."
 
 
 def _adapter(choice: Choice, recipe: Method, device, probe: bool = False) -> Adapter:
     model, given = choice.network, None
-    wanted = needs_of(recipe) & GIVEN.keys()
+    wanted = source_info_of(recipe)
     if wanted and choice.source_images is not None:
         if probe:
             given = dict.fromkeys(wanted, {f"mean/{n}": p for n, p in model.named_parameters()})  # names are enough; PETAL begins at such means

@@ -25,9 +25,9 @@ from ..core import hashing, run_keys
 from ..core.adapter import Adapter
 from ..core.arguments import NAMED, WrongKind, choice, flag, path_of, seeds_of, shown
 from ..core.named import model_of, recipe_of
-from ..core.needs import GIVEN
 from ..core.norm_layers import TestTimeNorm
-from ..core.parts import Method, NeedsError, needs_of
+from ..core.parts import Method, NeedsError
+from ..core.source_info import source_info_of
 from ..core.trace import Trace
 from ..data.load import images_of
 from ..methods.serialise import to_json
@@ -350,9 +350,9 @@ class _Runs:
     def _fit(self, name: str, recipe: Method) -> dict | None:
         """What the recipe takes of the source domain; NeedsError, which names the recipe, when it cannot run with this model."""
         try:
-            wanted = sorted(needs_of(recipe) & GIVEN.keys())
+            wanted = list(source_info_of(recipe).values())
             if wanted and self.images is None:
-                raise NeedsError(f"{type(recipe).__name__} needs {GIVEN[wanted[0]]}, made of images that must be given here: "
+                raise NeedsError(f"{type(recipe).__name__} needs {wanted[0].what}, made of images that must be given here: "
                                  "source_images=, an image set of the source domain such as 'fashion_mnist_train_slice'")
             given = source.prepare(self.model, recipe, self.images, device=self.device) if wanted else None
             Adapter(self.model, recipe, device=self.device, given=given)

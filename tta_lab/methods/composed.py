@@ -45,6 +45,9 @@ class _Borrowed(Part):
         """What the borrowed code needs."""
         return self.lender.needs if self.of else frozenset()
 
+    def takes(self):
+        return self.lender.takes() if self.of else ()
+
     def init(self, model, source):
         return self.lender.init(model, source) if self.of else {}
 
@@ -372,6 +375,9 @@ class Composed(LossMethod):
         """What objective, teacher and answer need; and batch norm, where its statistics are all that changes."""
         only = not self.learns and isinstance(self.reply, OwnAnswer) and type(self.norm) is not SourceStatistics
         return frozenset().union(self.objective.needs, self.teacher.needs, self.reply.needs, {"batch_norm"} if only else ())
+
+    def takes(self):
+        return tuple(dict.fromkeys((*self.objective.takes(), *self.teacher.takes(), *self.reply.takes())))
 
     @property
     def tasks(self):

@@ -6,6 +6,7 @@ import torch
 
 from ..components import teachers
 from ..components.penalties import PosteriorAnchor
+from ..components.source.prepare import posterior
 from ..components.updates import least_informative, restore_, restore_where_
 from ..core.knobs import knob
 from ..core.parts import NeedsError
@@ -27,7 +28,7 @@ class Petal(Cotta):
     penalties: tuple = (PosteriorAnchor(1e-9),)
     restore: float = knob(0.03, (0.0, 1.0), "share of weights put back in each step", paper="2212.09713: 0.03, 0.003; random 0.01, 0.001")
     chosen: str = knob("gradient", choices=("gradient", "random"), why="weights put back: those of smallest squared gradient, or drawn")
-    needs, reads_gradients = frozenset({"posterior"}), True
+    needs, source_info, reads_gradients = frozenset(), (posterior,), True
     verified = "golden with a given posterior where no class token is tuned; its making and drawn augmentations by invariants only"
     verified_forms = {"reference": "golden with a given posterior; its making and drawn augmentations by invariants only"}
     paper = "A Probabilistic Framework for Lifelong Test-Time Adaptation (2212.09713)"

@@ -8,6 +8,7 @@ from ..components import teachers
 from ..components.augment import Unchanged
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.penalties import FisherAnchor
+from ..components.source.prepare import fisher
 from ..components.updates import least_informative, restore_where_
 from ..core import scores
 from ..core.knobs import knob
@@ -34,7 +35,7 @@ class Psmt(LossMethod):
     augment: Part = Unchanged()
     follow: float = knob(0.999, (0.0, 1.0), "momentum of the teacher, applied twice a step", paper="2407.02253, authors' code: 0.999")
     restore: float = knob(0.03, (0.0, 1.0), "share of the student's weights put back in each step", paper="2407.02253, authors' code: 0.03")
-    tasks, family, needs, reads_gradients = ("classification",), "teacher", frozenset({"fisher"}), True
+    tasks, family, source_info, reads_gradients = ("classification",), "teacher", (fisher,), True
     verified = "golden; augmented views by invariants only"
     paper = "Parameter-Selective Continual Test-Time Adaptation (2407.02253)"
     presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}}

@@ -10,6 +10,7 @@ from ..components.controllers.resets import CollapseRecovery
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.objectives import head_rows, of_this_model
 from ..components.selectors.destroyed_object import DestroyedObject
+from ..components.source.prepare import moments
 from ..core.knobs import knob
 from ..core.parts import LossMethod, NeedsError, NormAffine, Part, Selector, Step
 
@@ -61,7 +62,7 @@ class Recap(LossMethod):
     tau: float = knob(1.2, (0.0, 100.0), "spread of the region", paper="authors' code: 1.2 (ImageNet)")
     size: float = knob(0.1, (1e-3, 10.0, "log"), "s", paper="authors' code: 0.1")
     instability: float = knob(0.5, (0.0, 100.0), "lambda", paper="authors' code: 0.5")
-    tasks, needs = ("classification",), frozenset({"features", "moments"})
+    tasks, needs, source_info = ("classification",), frozenset({"features"}), (moments,)
     family, verified = "entropy", "invariants only"
     paper = "Beyond Entropy: Region Confidence Proxy for Wild Test-Time Adaptation (2505.20704)"
     forms = {"deyo": {"select": (StableRegion(), DestroyedObject(threshold=0.2, by_certainty=False, by_fall=False))}}

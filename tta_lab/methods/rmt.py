@@ -8,6 +8,7 @@ from ..components.augment import ColourAffine
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.objectives import SourceReplay, contrast, nearest_prototype, projector
 from ..components.source import warm_up
+from ..components.source.prepare import prototypes
 from ..components.teachers import follow_, start
 from ..core import scores
 from ..core.knobs import knob
@@ -36,7 +37,7 @@ class Rmt(LossMethod):
     contrast_weight: float = knob(1.0, (0.0, 100.0), "w, of the contrastive term", paper="2211.13081: 1")
     temperature: float = knob(0.1, (1e-3, 100.0, "log"), "of the contrastive term", paper="2211.13081: 0.1")
     projection: int = knob(128, (1, 4096), "size of the projection", paper="2211.13081: 128")
-    tasks, family, needs = ("classification",), "teacher", frozenset({"features", "prototypes"})
+    tasks, family, needs, source_info = ("classification",), "teacher", frozenset({"features"}), (prototypes,)
     verified = "golden where no class token is tuned; drawn augmentations and the warm-up by statistics"
     verified_forms = {"reference": "golden; drawn augmentations and the warm-up by statistics"}
     paper = "Robust Mean Teacher for Continual and Gradual Test-Time Adaptation (2211.13081)"

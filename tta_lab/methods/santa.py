@@ -7,6 +7,7 @@ import torch
 from ..components.augment import ColourAffine
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.objectives import contrast, cross_entropy, nearest_prototype, projector
+from ..components.source.prepare import prototypes
 from ..core.knobs import knob
 from ..core.parts import LossMethod, NormAffine, Part, Step
 
@@ -29,7 +30,7 @@ class Santa(LossMethod):
     contrast_weight: float = knob(1.0, (0.0, 100.0), "w, of the contrastive term")
     temperature: float = knob(0.1, (1e-3, 100.0, "log"), "of the contrastive term")
     projection: int = knob(128, (1, 4096), "size of the projection")
-    tasks, family, needs = ("classification",), "teacher", frozenset({"features", "prototypes"})
+    tasks, family, needs, source_info = ("classification",), "teacher", frozenset({"features"}), (prototypes,)
     verified = "golden (re-implementation); drawn augmentations by statistics"
     paper = "SANTA: Source Anchoring Network and Target Alignment for Continual Test Time Adaptation (TMLR 2023)"
     presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3},

@@ -7,7 +7,7 @@ from torch import Tensor
 from ...core import scores
 from ...core.arguments import whole
 from ...core.named import model_of, recipe_of
-from ...core.needs import GIVEN
+from ...core.source_info import source_info_of
 from ...core.step_context import View, undisturbed
 from ...data.load import images_of
 from ..teachers import follow_
@@ -30,7 +30,7 @@ def warm_up(model, recipe, images, *, n: int = 50_000, batch: int = 200, seed: i
         raise ValueError(f"n = {n} is less than one batch of {batch}" if n < batch else
                          f"{type(recipe).__name__} keeps no teacher that follows by momentum; only rmt is warmed up")
     images = images if isinstance(images, Tensor) else images_of(images)
-    adapter = Adapter(model, recipe, seed=seed, device=device, given={name: {} for name in GIVEN})
+    adapter = Adapter(model, recipe, seed=seed, device=device, given={name: {} for name in source_info_of(recipe)})
     if not isinstance(images, Tensor):
         data = Images(images, None, batch, len(images))
         images = torch.cat([x for x, _ in data])

@@ -16,8 +16,7 @@ from torch import nn
 from ...core import places
 from ...core.arguments import flag
 from ...core.files import write_text, written
-from ...core.needs import GIVEN
-from ...core.parts import needs_of
+from ...core.source_info import source_info_of
 from ...core.source_model import SourceModel
 from ...data.corruptions import EXTRA_4, STANDARD_15
 from ...data.embedded import EMBEDDED
@@ -410,7 +409,7 @@ def possible(model, images) -> dict[str, list[str]]:
         why = obstacles(Choice(model, stream, recipe, source_images=None))
         if not why:
             found["run"].append(name)
-        elif needs_of(recipe) & GIVEN.keys() and not obstacles(Choice(model, stream, recipe, source_images=images)):
+        elif source_info_of(recipe) and not obstacles(Choice(model, stream, recipe, source_images=images)):
             found["source"].append(name)
         else:
             found["refused"].append(name)
