@@ -25,6 +25,7 @@ from ...models.embedded import load_model
 from ...streams import ccc, protocols
 from ...streams.orders import Dirichlet
 from ...streams.stream import Arrivals
+from .. import own
 from ..report import paragraphs, points, write_numbers
 
 METHODS = {"source": "source", "batch_norm": "BN-1", "tent": "Tent"}
@@ -51,35 +52,73 @@ class Plan:
     alone: int = 100       # images of each shift where they come one at a time, which costs most
     severity: float = 5.0
     first_seed: int = 0
+    model: str = MODEL
+    images: str = own.IMAGES
+    shifts: tuple = STANDARD_15
+    unknown: str = "digits"    # "": no open set
+    without: tuple = ()        # protocols that these images cannot make
+    notes: tuple = ()          # what was decided for model and images, in sentences
 
     def __post_init__(self):
         if self.seeds < 1:
             raise ValueError(f"the study needs at least 1 seed, got {self.seeds}")
 
     @classmethod
-    def of(cls, fast: bool, **given) -> Plan:
-        """The full plan, or the fast one, with those settings replaced that are not zero. Raises ValueError for an unknown setting."""
+    def of(cls, fast: bool, *, model: str = "", images: str = "", trust: bool = False, **given) -> Plan:
+        """The full plan, or the fast one, with those settings replaced that are not zero; ``model`` and ``images`` are texts, "" the embedded ones.
+
+        Raises ValueError for an unknown setting, and as `own.pair_of` does.
+        """
         unknown = [name for name in given if name not in {f.name for f in fields(cls)}]
         if unknown:
             raise ValueError(f"a plan has no setting {unknown[0]!r}; it has: {', '.join(f.name for f in fields(cls))}")
-        return replace(FAST if fast else FULL, **{k: v for k, v in given.items() if v or k == "first_seed"})
+        plan = replace(FAST if fast else FULL, **{k: v for k, v in given.items() if v or k == "first_seed"})
+        return plan.on(own.pair_of(model, images, trust)) if model or images else plan
+
+    def on(self, pair: own.Pair) -> Plan:
+        """The same plan on a model and images: with the shifts, protocols and numbers of images that these allow."""
+        shifts, lost = own.shifts_of(pair.data, STANDARD_15, self.severity)
+        per_shift, fewer = own.per_shift_of(pair.data, shifts, self.per_shift)
+        plan = replace(self, model=pair.model, images=pair.images, shifts=shifts, per_shift=per_shift)
+        why = {name: own.refusal(make_it) for name, make_it in plan._makers(self.first_seed).items()}
+        refused = [f"The protocol '{LABELS[name]}' is left out: {text}." for name, text in why.items() if text]
+        return replace(plan, without=tuple(name for name, text in why.items() if text), notes=(*pair.notes, *lost, *fewer, *refused))
+
+    @property
+    def embedded(self) -> bool:
+        """Whether model and images are those of the study's own numbers."""
+        return (self.model, self.images) == (MODEL, own.IMAGES)
+
+    @property
+    def norms(self) -> str:
+        """The model with group norm beside that with batch norm; "" where there is none of the same images."""
+        return GROUP_NORM if self.embedded else ""
 
     def streams(self, seed: int) -> dict[str, Arrivals]:
-        """The protocols compared, all 15 types each; they show the same images where their rules allow it."""
-        usual = {"per_shift": self.per_shift, "batch": self.batch, "severity": self.severity, "seed": seed}
+        """The protocols compared, on all shifts each; they show the same images where their rules allow it."""
+        return {name: make_it() for name, make_it in self._makers(seed).items() if name not in self.without}
+
+    def _makers(self, seed: int) -> dict:
+        images, shifts = self.images, self.shifts
+        usual = {"shifts": shifts, "per_shift": self.per_shift, "batch": self.batch, "severity": self.severity, "seed": seed}
         step = max(1, math.ceil(self.per_shift / len(protocols.RAMP)))
         return {
-            "reset_each_shift": protocols.reset_each_shift(**usual),
-            "continual": protocols.continual(**usual),
-            "gradual": protocols.gradual(**usual | {"per_shift": step, "straddle": True}),
-            "mixed_domains": protocols.mixed_domains(**usual),
-            "correlated": protocols.correlated(order=clumps(), **usual),
-            "sorted": protocols.correlated(delta=0, **usual),
-            "label_shift": protocols.label_shift(**usual),
-            "batch_of_one": protocols.batch_of_one(**usual | {"per_shift": min(self.alone, self.per_shift), "batch": 1}),
-            "open_set": protocols.open_set(shifts=STANDARD_15, **usual),
-            "ccc": ccc.continually_changing(images=15 * self.per_shift, speed=self.batch, batch=self.batch, seed=seed),
+            "reset_each_shift": lambda: protocols.reset_each_shift(images, **usual),
+            "continual": lambda: protocols.continual(images, **usual),
+            "gradual": lambda: protocols.gradual(images, **usual | {"per_shift": step, "straddle": True}),
+            "mixed_domains": lambda: protocols.mixed_domains(images, **usual),
+            "correlated": lambda: protocols.correlated(images, order=clumps(), **usual),
+            "sorted": lambda: protocols.correlated(images, delta=0, **usual),
+            "label_shift": lambda: protocols.label_shift(images, **usual),
+            "batch_of_one": lambda: protocols.batch_of_one(images, **usual | {"per_shift": min(self.alone, self.per_shift), "batch": 1}),
+            "open_set": lambda: protocols.open_set(images, self.unknown, **usual),
+            "ccc": lambda: self._two_at_a_time(seed),
         }
+
+    def _two_at_a_time(self, seed: int) -> Arrivals:
+        if not self.embedded:
+            raise ValueError("its severities were calibrated on the embedded model and images; ccc.calibrate makes a calibration of yours")
+        return ccc.continually_changing(self.images, images=15 * self.per_shift, speed=self.batch, batch=self.batch, seed=seed)
 
     def describe(self) -> str:
         """The plan in words."""
