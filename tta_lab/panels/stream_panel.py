@@ -45,7 +45,7 @@ def stream_panel(known: str = "fashion_mnist", interactive: bool = True, device=
     and runs in a thread when asked to. False returns a panel that has run once, in the caller's thread and with every callback fired
     from Python, and that shows plain figures.
     """
-    panel = StreamPanel(known, interactive, device, seed, model, settings)
+    panel = StreamPanel(known, interactive, device, seed, settings, model)
     if not interactive:
         panel.fire()
     return panel
@@ -58,7 +58,7 @@ class StreamPanel(RunPanel):
     ``table`` (a pandas frame, one row for each method) and ``traces`` (method -> Trace) belong to the last run.
     """
 
-    def __init__(self, known: str, interactive: bool, device, seed: int, model: str, settings: dict):
+    def __init__(self, known: str, interactive: bool, device, seed: int, settings: dict, model: str = MODEL):
         import ipywidgets as W
         import pandas
         import plotly.graph_objects as go

@@ -101,7 +101,7 @@ class Plan:
         return replace(self, model=pair.model, images=pair.images, shifts=shifts, clean=clean, per_shift=per_shift, arms=tuple(arms),
                        groups=groups if all(groups) else (), notes=tuple(said))
 
-    def small(self) -> Plan:
+    def shorter(self) -> Plan:
         """The same plan at the size of the fast one: what a panel runs while somebody waits."""
         return replace(self, per_shift=min(self.per_shift, FAST.per_shift), batch=FAST.batch, clean=min(self.clean, FAST.clean), large=FAST.large,
                        views=FAST.views, seeds=1)

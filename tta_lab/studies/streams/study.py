@@ -351,7 +351,7 @@ def orderings(result: Study) -> list[dict]:
     within two standard errors; ``theirs``: the published pair in per cent, the one said to be larger first, with its data and model."""
     rows = []
     for ordering in ORDERINGS:
-        if not {name for _, name, _ in ordering.terms} <= set(result.protocols):
+        if not {name for _, name, _ in ordering.terms} <= {protocol for protocol, _, _ in result.wrong}:
             continue
         points, error = difference(result, ordering.terms)
         seen = "unsettled" if abs(points) <= 2 * error or error == 0 else "yes" if points > 0 else "reversed"
