@@ -9,17 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..components.norms.batch_norm import BATCH_NORM
-from ..components.source.prepare import GIVEN
 from ..core.adapter import Adapter
+from ..core.needs import GIVEN
+from ..core.norm_layers import BATCH_NORM
 from ..core.parts import Method, needs_of
-from ..data.image_set import BaseSet, data_root, load_kept
+from ..core.source_model import SourceModel
+from ..data.image_set import BaseSet
+from ..data.load import load_kept
+from ..data.shipped import data_root
 from ..experiments.experiment import one_image
 from ..experiments.runner import check_outputs
 from ..methods import make
+from ..models.embedded import checkpoints, load_model
 from ..models.names import facts_of, open_model, refuse_code
-from ..models.wrapping import SourceModel, checkpoints, load_model
-from ..streams.stream import Stream, own_rows
+from ..streams.shifts import own_rows
+from ..streams.stream import Stream
 
 MODEL, IMAGES = "fashion_resnet_bn", "fashion_mnist"
 OTHER_IMAGES = {"fashion8_resnet_bn": "fashion_mnist_8"}    # of embedded models that were trained on others

@@ -26,7 +26,7 @@ from ...data.corruptions import STANDARD_SIX
 from ...data.shipped import DataError, data_root
 from ...experiments.runner import row
 from ...methods import make
-from ...models.wrapping import checkpoints
+from ...models.embedded import checkpoints
 from ...streams import protocols
 from ...streams.stream import Stream
 from .. import own
