@@ -225,6 +225,8 @@ def settled(known: dict[str, Parameter], given: dict[str, Any], full: bool) -> d
 def _with_new_names(known: dict[str, Parameter], given: dict[str, Any]) -> dict[str, Any]:
     """The values by the present names of their parameters, where a notebook has these only. Raises NotebookError for a value under both names."""
     moved = {old: new for old, new in RENAMED.items() if old in given and old not in known and new in known}
+    if "looked_at" in known and str(given.get("images", "")).strip().isdigit():
+        moved["images"] = "looked_at"  # once the number of images that notebook 04 looks into
     for old, new in moved.items():
         if new in given:
             raise NotebookError(f"{old} is the former name of the parameter {new}, and both are given; leave {old} out")
