@@ -136,7 +136,7 @@ def test_what_corrupted_images_lack_is_left_out_with_a_sentence(mine):
     assert {batch.severity.unique().item() for batch in collapse_study.STREAMS["clean"][1](setting.images, shifts=(setting.clean,),
                                                                                            per_shift=8, batch=8)} == {5.0}
     with pytest.raises(ValueError, match="doctor and safety report look at clean images, and these are none"):
-        your_model_study.open_case(*texts.values())
+        your_model_study.open_case(mine["ten"], mine["corrupted"], trust=True)
 
 
 def test_models_without_batch_norm_have_the_source_for_bn_1(mine):
