@@ -335,10 +335,21 @@ def obstacles(choice: Choice) -> list[str]:
     found, choice = [], _choice(choice)
     try:
         adapter = _adapter(choice, choice.recipe, "cpu", probe=True)
-        _check_classes(adapter, choice.stream, SimpleNamespace(x=choice.stream.known_set.images(torch.arange(1))))
+        _check_classes(adapter, choice.stream, SimpleNamespace(x=one_image(choice.stream.known_set)))
     except (NeedsError, ValueError, TypeError, RuntimeError, ImportError) as why:  # DataError is a RuntimeError, as is what a network says of a size
         found.append(str(why))
     return found
+
+
+def one_image(images) -> torch.Tensor:
+    """The first image of a set, clean or, where it holds no clean ones, of its first domain.  (1, C, H, W)"""
+    for domain in getattr(images, "domains", ()):
+        for place in (("none", 5), *((domain, severity) for severity in (5, 4, 3, 2, 1))):
+            with contextlib.suppress(ValueError):
+                images.check_domain(*place)
+                rows = images.rows(place[0])
+                return images.images(torch.arange(1) if rows is None else rows[:1], domain=place[0], severity=place[1])
+    return images.images(torch.arange(1))
 
 
 def needs(recipe: Method) -> str:

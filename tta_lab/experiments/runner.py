@@ -186,20 +186,24 @@ def _cut_record(record: dict, start: int, stop: int) -> dict:
 
 def _check_classes(adapter: Adapter, stream: Arrivals, batch) -> None:
     """Raise ValueError when the model does not answer in the classes that the labels are counted in; images without any label have none."""
-    images = stream.known_set
+    check_outputs(adapter, stream.known_set, batch.x[:1])
+
+
+def check_outputs(adapter: Adapter, images, x) -> None:
+    """`_check_classes` for an image set and one of its images, (1, C, H, W)."""
     try:
-        logits = adapter.predict_source(batch.x[:1])
+        logits = adapter.predict_source(x)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as why:
-        shape = " x ".join(map(str, batch.x.shape[1:]))
+        shape = " x ".join(map(str, x.shape[1:]))
         raise ValueError(f"the model cannot take the images of {images.name}, {shape} (channels, height, width): {why}; "
                          "check_up(model, images) says what does not fit") from why
     if not (images.y >= 0).any():
         return
-    if logits.ndim == 2 and logits.shape[1] != len(stream.classes):
+    if logits.ndim == 2 and logits.shape[1] != len(images.classes):
         mapped = getattr(images, "model_classes", None) is not None
-        raise ValueError(f"the model has {logits.shape[1]} outputs, the images of {images.name} have {len(stream.classes)} classes; "
+        raise ValueError(f"the model has {logits.shape[1]} outputs, the images of {images.name} have {len(images.classes)} classes; "
                          + ("wrap the model: models.with_classes(model, images.model_classes)" if mapped else
                             "take a model of these classes, or choose the outputs that belong to them with models.with_classes(model, outputs)"))
 

@@ -54,7 +54,7 @@ class CollapsePanel(RunPanel):
             "factor": W.SelectionSlider(options=[(f"x {f:g}", f) for f in factors], value=float(setting.factor), description="learning rate",
                                         continuous_update=False, tooltip="multiple of the method's default rate"),
             "method": choice("method", {m: m for m in METHODS}, "method", "what adapts"),
-            "stream": choice("stream", {name: words for name, (words, _) in STREAMS.items()}, "stream", "which images come when"),
+            "stream": choice("stream", {name: words for name, (words, *_) in STREAMS.items()}, "stream", "which images come when"),
             "statistics": choice("statistics", STATISTICS, "batch norm", "whose mean and variance the batch-norm layers use"),
             "guard": choice("guard", GUARDS, "guard", "what is done at an alarm"),
             "choose": W.Checkbox(value=setting.choose, description="the guard may let source or BN-1 answer", indent=False),
@@ -108,7 +108,7 @@ class CollapsePanel(RunPanel):
             self._count(trace)
             began = time.monotonic()
             if began - self._drawn > max(PAUSE, 2 * took):    # at most a third of the time is spent on drawing
-                self._say(f"Running {setting.method} at x {setting.factor:g} on {setting.model}, {STREAMS[setting.stream][0]}: {len(trace)} of "
+                self._say(f"Running {setting.method} at x {setting.factor:g} on {setting.model}, {setting.shown}: {len(trace)} of "
                           f"{n} images.{self._stopping}")
                 self._draw(numbers_of(trace, beside, classes))
                 self._drawn = time.monotonic()
@@ -123,7 +123,7 @@ class CollapsePanel(RunPanel):
         self._draw(self.result)
         self._describe()
         self._say(say_run(self.result, f"{'Done' if trace.meta['complete'] else 'Stopped'}, {setting.method} at x {setting.factor:g}")
-                  + f" {setting.model}, {STREAMS[setting.stream][0]}.")
+                  + f" {setting.model}, {setting.shown}.")
 
     def _count(self, trace):
         self.progress.value = len(trace)

@@ -44,12 +44,12 @@ NO, YES = "✗ {} (not with these)", "→ {} (would make it possible)"
 
 def composer(recipe: Method | str | None = None, *, start: str = "tent", model=None, stream=None, source_images=None, per_shift: int = 100,
              batch: int = 25, relatives: int = 2, guard: bool = False, interactive: bool = True, device="auto", seed: int = 0,
-             trust: bool = False) -> ComposerPanel:
+             trust: bool = False, images=None, shifts=S.SHIFTS) -> ComposerPanel:
     """The composer with its first settings.
 
     ``recipe``: a composition or a method, its name or its JSON; else the slots of the method ``start``. ``model``: a network of your own, or a text
     for `model_texts.open_model` (one that runs a Python file only with ``trust``); ``stream``: a name of `compose_study.STREAMS`, or a stream of
-    your own; ``per_shift`` images of each shift in batches of ``batch``;
+    your own; ``images`` (a set or its text) and ``shifts`` for the former; ``per_shift`` images of each shift in batches of ``batch``;
     ``relatives``: how many of the nearest published methods are run beside it, 0 to 4; ``source_images`` for parts that need something of the
     source domain. ``interactive`` False returns a panel that has run once, in the caller's thread and with every callback fired
     from Python, and that shows a plain figure. Raises ValueError or TypeError for what does not exist.
@@ -61,7 +61,7 @@ def composer(recipe: Method | str | None = None, *, start: str = "tent", model=N
     recipe = from_json(recipe) if isinstance(recipe, str) and recipe.lstrip().startswith("{") else recipe_of(recipe)
     trust = flag("trust", trust)
     panel = ComposerPanel(recipe, model, stream, source_images, {"per_shift": per_shift, "batch": batch, "relatives": relatives, "guard": guard,
-                          "trust": trust},
+                          "trust": trust, "images": images, "shifts": shifts},
                           interactive, device, seed)
     if not interactive:
         panel.fire()
@@ -79,7 +79,7 @@ class ComposerPanel(RunPanel):
     def __init__(self, recipe, model, stream, source_images, first: dict, interactive: bool, device, seed: int):
         import ipywidgets as W
 
-        self.device, self._source_images = device, source_images
+        self.device, self._source_images, self._known_set, self._shifts = device, source_images, first["images"], tuple(first["shifts"])
         self._busy, self._lock = True, threading.RLock()
         self._fast = not interactive  # no marks while every callback is fired
         self._made = {}                # of source images, for rehearsals
@@ -137,7 +137,7 @@ class ComposerPanel(RunPanel):
             "stream": W.Dropdown(options=[("as given", GIVEN)] * (self._stream is not None) + [(n, n) for n in S.STREAMS],
                                  value=GIVEN if self._stream is not None else stream or next(iter(S.STREAMS)), description="stream",
                                  tooltip="which images come when"),
-            "per_shift": W.IntSlider(value=first["per_shift"], min=20, max=1000, step=10, description="images a shift", continuous_update=False,
+            "per_shift": W.IntSlider(value=first["per_shift"], min=min(20, first["per_shift"]), max=1000, step=10, description="images a shift", continuous_update=False,
                                      tooltip="images of each of the four shifts"),
             "batch": W.IntSlider(value=first["batch"], min=1, max=200, description="batch", continuous_update=False, tooltip="images in a batch"),
             "relatives": W.IntSlider(value=first["relatives"], min=0, max=4, description="relatives", continuous_update=False,
@@ -185,7 +185,8 @@ class ComposerPanel(RunPanel):
         c, seed = {name: w.value for name, w in self.controls.items()}, int(self.controls["seed"].value)
         known, unknown, source = IMAGES.get(c["model"], USUAL)
         own = c["model"] == GIVEN
-        stream = self._stream if c["stream"] == GIVEN else S.stream_of(c["stream"], c["per_shift"], c["batch"], seed, known=known, unknown=unknown)
+        known = known if self._known_set is None else self._known_set
+        stream = self._stream if c["stream"] == GIVEN else S.stream_of(c["stream"], c["per_shift"], c["batch"], seed, self._shifts, known, unknown)
         source = self._source_images if self._source_images is not None else None if own else source
         return Choice(self._model if own else c["model"], stream, make("source"), seed, source)
 

@@ -6,19 +6,20 @@ from __future__ import annotations
 
 from ..studies.lifelong import figures as pictures
 from ..studies.lifelong import study
+from ..studies.own import source_images_of
 from .picture_panel import PicturePanel
 
 RATES = (1.0, 3.0, 10.0, 20.0, 40.0, 80.0)
 
 
 def lifelong_panel(rate: float = 40.0, anchor: str = "nothing", stream: str = "same", rounds: int = 3, seed: int = 0, interactive: bool = True,
-                   device: str = "cpu") -> LifelongPanel:
+                   device: str = "cpu", plan: study.Plan | None = None) -> LifelongPanel:
     """Rate, anchor, stream and rounds as controls; the error so far beside source and BN-1, and how far the weights have gone.
 
     ``interactive`` shows the controls and runs in a thread. False returns a panel of which every callback has been fired from Python and which has
-    run once in the caller's thread; it shows a plain figure. Raises ValueError for a value that its control does not have.
+    run once in the caller's thread; it shows a plain figure. ``plan``: another than the fast one, with model and images of your own. Raises ValueError for a value that its control does not have.
     """
-    panel = LifelongPanel({"rate": rate, "anchor": anchor, "stream": stream, "rounds": rounds}, seed, interactive, device)
+    panel = LifelongPanel({"rate": rate, "anchor": anchor, "stream": stream, "rounds": rounds}, seed, interactive, device, plan)
     if not interactive:
         panel.fire()
     return panel
@@ -27,10 +28,10 @@ def lifelong_panel(rate: float = 40.0, anchor: str = "nothing", stream: str = "s
 class LifelongPanel(PicturePanel):
     """What ``lifelong_panel`` makes. ``trace`` is the last run, ``beside`` source and BN-1 on the same stream, ``result`` its numbers."""
 
-    def __init__(self, first: dict, seed: int, interactive: bool, device: str):
+    def __init__(self, first: dict, seed: int, interactive: bool, device: str, plan: study.Plan | None = None):
         import ipywidgets as W
 
-        self.seed, self.device = seed, device
+        self.seed, self.device, self.plan = seed, device, plan
         for name, known in (("anchor", study.ANCHORS), ("stream", study.STREAMS)):
             if first[name] not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {first[name]!r}")
@@ -58,9 +59,15 @@ class LifelongPanel(PicturePanel):
     def to_code(self) -> str:
         """The lines that make the run shown without the panel; before the first run, the one that is chosen."""
         c = self.shown
+        made = "" if self.plan is None else f"plan = lifelong_study.Plan({self.plan.settings()})\n"
+        more = "" if self.plan is None else ", plan=plan"
         return ("from tta_lab.studies.lifelong import study as lifelong_study\nfrom tta_lab.experiments.runner import row\n\n"
-                f"trace = lifelong_study.one_run({c['rate']:g}, {c['anchor']!r}, {c['stream']!r}, rounds={c['rounds']}, seed={self.seed})\n"
-                "row(trace)[\"error\"], trace.meta[\"clean\"]")
+                f"{made}trace = lifelong_study.one_run({c['rate']:g}, {c['anchor']!r}, {c['stream']!r}, rounds={c['rounds']}, seed={self.seed}{more})\n"
+                "row(trace)[\"error\"], trace.meta.get(\"clean\")")
+
+    def _refused(self) -> str:
+        unknown = self.plan is not None and source_images_of(self.plan.model) is None
+        return study.NO_SOURCE_IMAGES if unknown and self.chosen["anchor"] == "Fisher" else ""
 
     def stream_of(self, c):
         return c["stream"], c["rounds"]
@@ -69,10 +76,11 @@ class LifelongPanel(PicturePanel):
         return f"Running {self.in_words(c).partition(';')[0]}"
 
     def _references(self, stream, stop):
-        return study.beside_run(*stream, seed=self.seed, stop=stop, device=self.device)
+        return study.beside_run(*stream, seed=self.seed, stop=stop, device=self.device, plan=self.plan)
 
     def _one(self, c, each):
-        return study.one_run(c["rate"], c["anchor"], c["stream"], c["rounds"], self.seed, stop=self._stop.is_set, each=each, device=self.device)
+        return study.one_run(c["rate"], c["anchor"], c["stream"], c["rounds"], self.seed, stop=self._stop.is_set, each=each, device=self.device,
+                             plan=self.plan)
 
     def _numbers(self, trace, beside):
         return study.live_numbers(trace, beside)

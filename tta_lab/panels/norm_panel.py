@@ -13,13 +13,17 @@ RATES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
 def norm_panel(source: str = "fashion_resnet_bn", setting: str = "labels", method: str = "iabn", batch: int = 16, lr: float = 3e-2,
-               seed: int = 0, interactive: bool = True, device: str = "cpu") -> NormPanel:
+               seed: int = 0, interactive: bool = True, device: str = "cpu", plan: study.Plan | None = None) -> NormPanel:
     """Source, setting, method, batch and rate as controls; the error so far and the classes in use.
 
     ``interactive`` shows the controls and runs in a thread. False returns a panel of which every callback has been fired from Python and which has
-    run once in the caller's thread; it shows a plain figure. Raises ValueError for a value that its control does not have.
+    run once in the caller's thread; it shows a plain figure. ``plan``: another than the fast one, with a model and images of your own; the first of its
+    sources then takes the place of ``source``, and Tent that of a method that it cannot carry out. Raises ValueError for a value that its control does not have.
     """
-    panel = NormPanel({"source": source, "setting": setting, "method": method, "batch": batch, "lr": lr}, seed, interactive, device)
+    if plan is not None:
+        source = plan.sources[0]
+        method = method if study.kind_of(source) == "BN" or method not in study.ONLY_BN else "tent"
+    panel = NormPanel({"source": source, "setting": setting, "method": method, "batch": batch, "lr": lr}, seed, interactive, device, plan)
     if not interactive:
         panel.fire()
     return panel
@@ -28,11 +32,11 @@ def norm_panel(source: str = "fashion_resnet_bn", setting: str = "labels", metho
 class NormPanel(PicturePanel):
     """What ``norm_panel`` makes. ``trace`` is the last run, ``beside`` source and BN-1 on the same stream, ``result`` its numbers."""
 
-    def __init__(self, first: dict, seed: int, interactive: bool, device: str):
+    def __init__(self, first: dict, seed: int, interactive: bool, device: str, plan: study.Plan | None = None):
         import ipywidgets as W
 
-        self.seed, self.device = seed, device
-        options = {"source": [(name, name) for name in study.SOURCES], "setting": [(words, name) for name, words in study.SETTINGS.items()],
+        self.seed, self.device, self.plan = seed, device, plan
+        options = {"source": [(name, name) for name in (study.SOURCES if plan is None else plan.sources)], "setting": [(words, name) for name, words in study.SETTINGS.items()],
                    "method": [(words, name) for name, words in study.METHODS.items()],
                    "batch": [(str(b), b) for b in sorted({*BATCHES, int(first["batch"])})],
                    "lr": [(f"{r:g}", r) for r in sorted({*RATES, float(first["lr"])})]}
@@ -59,14 +63,16 @@ class NormPanel(PicturePanel):
     def to_code(self) -> str:
         """The lines that make the run shown without the panel; before the first run, the one that is chosen."""
         c = self.shown
+        made = "" if self.plan is None else f"plan = norm_study.Plan({self.plan.settings()})\n"
+        more = "" if self.plan is None else ", plan=plan"
         return ("from tta_lab.studies.norms import study as norm_study\nfrom tta_lab.experiments.runner import row\n\n"
-                f"trace = norm_study.one_run({c['source']!r}, {c['setting']!r}, {c['method']!r}, batch={c['batch']}, lr={c['lr']:g}, "
-                f"seed={self.seed})\n"
+                f"{made}trace = norm_study.one_run({c['source']!r}, {c['setting']!r}, {c['method']!r}, batch={c['batch']}, lr={c['lr']:g}, "
+                f"seed={self.seed}{more})\n"
                 "row(trace)[\"error\"]")
 
     def _refused(self) -> str:
         c = self.chosen
-        if c["method"] in study.ONLY_BN and study.SOURCES[c["source"]] != "BN":
+        if c["method"] in study.ONLY_BN and study.kind_of(c["source"]) != "BN":
             return (f"{study.METHODS[c['method']]} sets the statistics of batch-norm layers, and {c['source']} has none: that is the point of other "
                     "norms. Choose another method or source.")
         return ""
@@ -78,10 +84,11 @@ class NormPanel(PicturePanel):
         return c["source"], c["setting"], c["batch"]
 
     def _references(self, stream, stop):
-        return study.beside_run(*stream, seed=self.seed, stop=stop, device=self.device)
+        return study.beside_run(*stream, seed=self.seed, stop=stop, device=self.device, plan=self.plan)
 
     def _one(self, c, each):
-        return study.one_run(c["source"], c["setting"], c["method"], c["batch"], c["lr"], self.seed, self._stop.is_set, each, self.device)
+        return study.one_run(c["source"], c["setting"], c["method"], c["batch"], c["lr"], self.seed, self._stop.is_set, each, self.device,
+                             self.plan)
 
     def _numbers(self, trace, beside):
         return study.live_numbers(trace, beside)

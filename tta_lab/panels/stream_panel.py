@@ -20,7 +20,7 @@ from ..plots import FONT, fit, look, plot_stream
 from ..streams import protocols
 from ..streams.orders import ClassImbalance, Dirichlet, LabelShift
 from ..streams.stream import MIXING, Arrivals
-from ..studies.streams.study import FAST, LOOKS, METHODS, clumps, first_sentence, one_run, say_statistics
+from ..studies.streams.study import FAST, LOOKS, METHODS, MODEL, clumps, first_sentence, one_run, say_statistics
 from .controls import control, find, narrow
 from .crowd_panel import HEIGHT
 from .live import live_figure
@@ -36,14 +36,16 @@ NO_BORDERS = ("mixed_domains", "mixed_correlated", "reset_each_shift", "label_sh
 CLUMPED = ("correlated", "mixed_correlated", "recurring")
 
 
-def stream_panel(known: str = "fashion_mnist", interactive: bool = True, device="auto", seed: int = 0, **settings) -> StreamPanel:
+def stream_panel(known: str = "fashion_mnist", interactive: bool = True, device="auto", seed: int = 0, model: str = MODEL,
+                 **settings) -> StreamPanel:
     """A stream of a protocol of the literature, drawn while it is chosen, and three methods run on it.
 
+    ``known`` and ``model`` are texts, as `tta_lab.load` and `names.open_model` take them.
     ``settings`` are first values of the controls by name (protocol="correlated", per_shift=50, ...). ``interactive`` shows the controls
     and runs in a thread when asked to. False returns a panel that has run once, in the caller's thread and with every callback fired
     from Python, and that shows plain figures.
     """
-    panel = StreamPanel(known, interactive, device, seed, settings)
+    panel = StreamPanel(known, interactive, device, seed, settings, model)
     if not interactive:
         panel.fire()
     return panel
@@ -56,7 +58,7 @@ class StreamPanel(RunPanel):
     ``table`` (a pandas frame, one row for each method) and ``traces`` (method -> Trace) belong to the last run.
     """
 
-    def __init__(self, known: str, interactive: bool, device, seed: int, settings: dict):
+    def __init__(self, known: str, interactive: bool, device, seed: int, settings: dict, model: str = MODEL):
         import ipywidgets as W
         import pandas
         import plotly.graph_objects as go
@@ -71,7 +73,7 @@ class StreamPanel(RunPanel):
         if settings:
             raise ValueError(f"the panel has no control {next(iter(settings))!r}; it has: {', '.join(controls)}")
         super().__init__(controls, interactive, "Run source, BN-1 and Tent on this stream", 130, 390)
-        self.known, self.device, self.seed, self.refusal = known, device, seed, ""
+        self.known, self.device, self.seed, self.model, self.refusal = known, device, seed, model, ""
         self.stream: Arrivals | None = None
         self._busy = False  # controls are being set
         self._call: tuple[str, dict] | None = None  # of the accepted stream
@@ -159,7 +161,7 @@ class StreamPanel(RunPanel):
             def each(trace, done=i * stream.n_images, method=method):
                 self._after_batch(method, trace, done, stream)
 
-            trace = one_run(stream, method, lr, stop=self._stop.is_set, each=each, device=self.device)
+            trace = one_run(stream, method, lr, stop=self._stop.is_set, each=each, device=self.device, model=self.model)
             if len(trace):
                 self.traces[method] = trace
             if self._stop.is_set():

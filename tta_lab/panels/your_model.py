@@ -276,7 +276,7 @@ class YourModelPanel(RunPanel):
         """The same as YAML text, parameters for this notebook."""
         if self.report is None:
             return "# Nothing was checked yet.\n"
-        values = {"model_from": self.texts[0], "images_from": self.texts[1], "labelled": self._labelled, "seed": self.seed}
+        values = {"model": self.texts[0], "images": self.texts[1], "labelled": self._labelled, "seed": self.seed}
         values |= {"trust": True} if code_of(self.texts[0]) else {}
         return "".join(f"{name}: {json.dumps(value)}\n" for name, value in values.items())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import math
 import time
+from dataclasses import replace
 from functools import partial
 
 from ..methods import METHODS
@@ -30,6 +31,7 @@ from ..studies.zoo.study import (
     say_source,
     split,
 )
+from ..studies.zoo.study import _stream as zoo_stream
 from .live import live_figure
 from .run_panel import RunPanel, guarded, own_keys
 
@@ -93,7 +95,7 @@ class ZooPanel(RunPanel):
             "order": choice("order", [("by family", "family"), ("by mean error", "error")], "rows", "order of the methods"),
             "forms": W.Checkbox(value=bool(given["forms"]), description="also forms of public code", indent=False),
             "method": choice("method", [(label, label) for label in zoo.methods(forms=True)], "method", "row of the cell that is run"),
-            "stream": choice("stream", [(LABELS[n], n) for n in LABELS], "stream", "column of the cell that is run"),
+            "stream": choice("stream", [(LABELS[n], n) for n in (LABELS if zoo.ground is None else zoo.streams())], "stream", "column of the cell that is run"),
             "at_once": W.Checkbox(value=bool(given["at_once"]), description="run a cell as soon as it is chosen", indent=False),
         }
         super().__init__(controls, interactive, "Run the chosen cell again and compare it with the stored number", 100, 370)
@@ -167,11 +169,14 @@ class ZooPanel(RunPanel):
         ratios = [self.zoo.value(source, s, method, "default", "cost") for s in (stream, *LABELS)]
         ratio = next((r for r in ratios if math.isfinite(r)), 35.0)
         single = 5 if stream == "batch_of_one" else 1
-        return ratio * single * self._speed * IMAGES.get(stream, 3000)
+        return ratio * single * self._speed * self._images(stream)
+
+    def _images(self, stream: str) -> int:
+        return IMAGES.get(stream, 3000) if self.zoo.ground is None else zoo_stream(stream, self.seed, self.zoo.ground)[0].n_images
 
     def _refused(self) -> str:
         source = self.cell[0]
-        if source not in SOURCES:
+        if source not in SOURCES and self.zoo.ground is None:
             return f"{source} cannot be run here, because its images are not embedded; benchmarks/quality.py runs it. The stored numbers are shown."
         return ""
 
@@ -179,9 +184,11 @@ class ZooPanel(RunPanel):
         """The lines that make the run shown without the panel; before the first run, that of the chosen cell."""
         source, stream, method, tuning, rate = (*self.cell, self.rate()) if self.trace is None else self.ran
         rate = f", rate={rate:g}" if rate != 1 else ""
+        made = "" if self.zoo.ground is None else f"ground = zoo_study.{replace(self.zoo.ground, notes=())!r}\n"
+        more = "" if self.zoo.ground is None else ", ground=ground"
         return ("from tta_lab.studies.zoo import study as zoo_study\nfrom tta_lab.experiments.runner import row\n"
-                f"trace = zoo_study.live({source!r}, {stream!r}, {method!r}{rate}, seed={self.seed})\n"
-                f"row(trace)[\"error\"]  # stored: {self._stored_text(source, stream, method, tuning)}")
+                f"{made}trace = zoo_study.live({source!r}, {stream!r}, {method!r}{rate}, seed={self.seed}{more})\n"
+                f"row(trace)[\"error\"]  # {'stored' if self.zoo.ground is None else 'in the table'}: {self._stored_text(source, stream, method, tuning)}")
 
     def _stored_text(self, source, stream, method, tuning) -> str:
         cell = self.zoo.cell(source, stream, method, tuning)
@@ -199,14 +206,15 @@ class ZooPanel(RunPanel):
         return self.ran
 
     def _run(self, source, stream, method, tuning, rate):
-        images = IMAGES.get(stream, 3000)
+        images = self._images(stream)
         known = self._known.setdefault((source, stream), {})
         missing = [name for name in BESIDE if name not in known]
         self.progress.value, self.progress.max = 0, images * (1 + len(missing))
         for i, name in enumerate(missing):
             began = time.perf_counter()
             self._say(f"Running {name} on {LABELS[stream]}, {source}, for comparison.")
-            other = live(source, stream, BESIDE[name], 1.0, self.seed, self._stop.is_set, partial(self._count, done=i * images), self.device)
+            other = live(source, stream, BESIDE[name], 1.0, self.seed, self._stop.is_set, partial(self._count, done=i * images), self.device,
+                         self.zoo.ground)
             if not other.meta["complete"]:
                 self._say(f"Stopped while {name} was run for comparison: there is nothing to show.")
                 return
@@ -224,7 +232,7 @@ class ZooPanel(RunPanel):
                 self._draw_run(numbers_of(trace, self.beside, **names))
 
         try:
-            trace = live(source, stream, method, rate, self.seed, self._stop.is_set, each, self.device)
+            trace = live(source, stream, method, rate, self.seed, self._stop.is_set, each, self.device, self.zoo.ground)
         except (ValueError, RuntimeError) as why:
             stored = self.zoo.cell(source, stream, method, tuning)
             if not stored.get("refused") or stored["seeds"]:
@@ -246,8 +254,7 @@ class ZooPanel(RunPanel):
         self.progress.value = done + len(trace)
 
     def _classes(self, stream) -> tuple:
-        from ..studies.zoo.study import _stream
-        return _stream(stream, self.seed)[0].classes
+        return zoo_stream(stream, self.seed, self.zoo.ground)[0].classes
 
     # --- words
 

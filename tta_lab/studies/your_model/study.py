@@ -48,8 +48,9 @@ RENAMED = (("features.0.", "stem.0."), ("features.1.", "stem.1."), ("features.3.
 @dataclass(frozen=True)
 class Case:
     """A model and images as texts: ``model`` for `model_texts.open_model`, ``images`` and ``unlabelled`` for `datasets.load`, both of the same
-    files in the same order, ``unlabelled`` without their labels (the same text where there are none); ``named`` the images as they were named,
-    before the text was completed for this model; ``folder`` a place for what is written; ``notes`` says what was decided."""
+    files in the same order, ``unlabelled`` without their labels (the same text where there are none, "" for a set that brings its labels);
+    ``named`` the images as they were named, before the text was completed for this model; ``folder`` a place for what is written; ``notes`` says
+    what was decided."""
 
     model: str
     images: str
@@ -63,6 +64,14 @@ class Case:
     def network(self) -> SourceModel:
         """The model, opened."""
         return open_model(self.model)
+
+    @property
+    def bare(self):
+        """The images without their labels, in the same order: the text that names them, or the set itself."""
+        if self.unlabelled:
+            return self.unlabelled
+        data = load(self.images)
+        return replace(data, y=torch.full_like(data.y, -1))
 
 
 def folder_name(name: str) -> str:
@@ -137,11 +146,23 @@ def open_case(model: str = "", images: str = "", labelled: bool = True, folder=N
     network = open_model(model)
     text, more = images_text(images, network, labelled)
     data = load(text)
+    try:
+        data.check_domain("none")
+    except ValueError as why:
+        raise ValueError(f"doctor and safety report look at clean images, and these are none: {why}") from why
     if not (data.y >= 0).any():
         if labelled:
             more.append(f"{data.name.partition('?')[0]} has no sub-folders (or no labels), so its images have no labels.")
         return Case(model, text, text, False, images, folder, (*notes, *more))
-    return Case(model, text, images_text(images, network, False)[0], True, images, folder, (*notes, *more))
+    unlabelled = "" if brings_labels(images) else images_text(images, network, False)[0]
+    return Case(model, text, unlabelled, True, images, folder, (*notes, *more))
+
+
+def brings_labels(images: str) -> bool:
+    """Whether a text names a set with labels of its own, not a folder of pictures."""
+    kind, colon, _ = images.strip().partition(":")
+    embedded = images.strip() in EMBEDDED or not colon and kind.partition("[")[0] in EMBEDDED
+    return embedded or bool(colon) and kind in KINDS and kind != "folder"
 
 
 def images_text(images: str, network: SourceModel, labelled: bool = True) -> tuple[str, list[str]]:
@@ -154,7 +175,7 @@ def images_text(images: str, network: SourceModel, labelled: bool = True) -> tup
     """
     images = images.strip()
     kind, colon, rest = images.partition(":")
-    if images in EMBEDDED or not colon and images.partition("[")[0] in EMBEDDED or colon and kind in KINDS and kind != "folder":
+    if brings_labels(images):
         if not labelled:
             raise ValueError(f"{images} brings its labels; only those of a folder can be left out here. Write the images into a folder")
         return images, []
