@@ -24,8 +24,8 @@ from ...methods import make
 from ...models.doctor import check_up
 from ...models.embedded import load_model
 from ...streams import ccc, protocols
-from ...streams.orders import Dirichlet
 from ...streams.images import make_images
+from ...streams.orders import Dirichlet
 from ...streams.stream import Arrivals
 from .. import own
 from ..report import paragraphs, points, write_numbers
