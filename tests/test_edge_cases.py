@@ -86,7 +86,7 @@ def test_odd_batches_on_networks_without_batch_norm(name, model):
     x, y = source_images()
     grey = torch.full_like(images(0, 5), 0.5)
     batches = [grey, grey[:3] * 0, images(0, 1), images(2, 11), x[y == 3][:8]]
-    adapter = Adapter(tiny(model), small(name), device="cpu", given=given(small(name), model))
+    adapter = Adapter(tiny(model), small(name), device="cpu", source_info=given(small(name), model))
     answers = [adapter(batch) for batch in batches]
     assert [tuple(z.shape) for z in answers] == [(len(batch), 10) for batch in batches] and all(torch.isfinite(z).all() for z in answers)
     assert whole(adapter) and adapter.seen == sum(map(len, batches)) == len(adapter.trace)
@@ -99,7 +99,7 @@ def test_odd_batches_on_networks_without_batch_norm(name, model):
 def test_flat_and_certain_heads(name, scale):
     """Logits of 0 (every entropy ln C, all alike) and of tens of thousands (every entropy 0, probabilities of 0): no NaN in weights or answers."""
     net = Headed(scale=scale)
-    adapter = Adapter(net, small(name), device="cpu", given=taken(small(name), net))
+    adapter = Adapter(net, small(name), device="cpu", source_info=taken(small(name), net))
     for at in range(2):
         z = adapter(images(at, 6))
         assert torch.isfinite(z).all() and z.shape == (6, 10)
@@ -115,7 +115,7 @@ def test_few_and_many_classes_image_by_image_and_without_contrast(name, classes)
     if classes == 1000 and name not in NEED["prototypes"]:
         return                                                           # in test_contract.py
     net = Headed(classes)
-    adapter = Adapter(net, small(name), device="cpu", given=taken(small(name), net, classes))
+    adapter = Adapter(net, small(name), device="cpu", source_info=taken(small(name), net, classes))
     for batch in (images(0, 1), images(1, 1), torch.full_like(images(0, 4), 0.5)):
         z = adapter(batch)
         assert z.shape == (len(batch), classes) and torch.isfinite(z).all()
@@ -128,7 +128,7 @@ def test_the_first_batch_may_be_bad(name, carded):
     """The adapter is then as new, bit for bit: trace, counters, memories, generator; asking for a prediction is refused alike."""
     net = with_input_card(tiny("tinybn"), channels=3, size=(16, 16)) if carded else tiny("tinybn")
     recipe = small(name)
-    adapter = Adapter(net, recipe, device="cpu", given=taken(recipe, net) if carded else given(recipe, "tinybn"))
+    adapter = Adapter(net, recipe, device="cpu", source_info=taken(recipe, net) if carded else given(recipe, "tinybn"))
     x = images(0).clone()
     x[1, 2, 3, 4], x[6, 0, 0, 0] = math.inf, -math.inf if carded else math.nan
     before = packed(adapter.state_dict())
@@ -153,7 +153,7 @@ def test_a_bad_image_does_not_enter_a_window():
 # --- selections ------------------------------------------------------------------------------------------------------
 
 class Nobody(Selector):
-    def weights(self, view, losses, keep, state):
+    def weights(self, ctx, losses, keep, state):
         return losses * 0
 
 
@@ -161,8 +161,8 @@ class Nobody(Selector):
 def test_an_empty_selection_does_what_the_recipe_says(name):
     """With its own penalties and momentum from ordinary steps: "skip" moves nothing, "step" moves by the penalties."""
     learning, declared = small(name), small(name).where(Nobody()).when_empty
-    adapter = Adapter(tiny("tinybn"), learning, device="cpu", given=given(learning, "tinybn"))
-    empty = Adapter(tiny("tinybn"), learning.where(Nobody()), device="cpu", given=given(learning, "tinybn"))
+    adapter = Adapter(tiny("tinybn"), learning, device="cpu", source_info=given(learning, "tinybn"))
+    empty = Adapter(tiny("tinybn"), learning.where(Nobody()), device="cpu", source_info=given(learning, "tinybn"))
     easy = source_images()[0][:24]                                       # known to the network: selectors and memories take them
     for x in easy.split(12):
         adapter(x)
@@ -200,7 +200,7 @@ def test_a_stream_of_one_batch_can_be_run_and_scored(name, n, unknown):
     arrivals = Stream(shifts=("contrast",), per_shift=n if unknown is None else n // 2, batch=n, unknown=unknown,
                       unknown_ratio=1.0 if unknown else 0.0)
     net, recipe = grey_network(), small(name)
-    found = row(run(Adapter(net, recipe, device="cpu", given=taken_once(recipe), record="source"), arrivals))
+    found = row(run(Adapter(net, recipe, device="cpu", source_info=taken_once(recipe), record="source"), arrivals))
     assert found["images"] == n and found["batches"] == 1 and found["complete"] and found["resets"] == 0
     assert 0 <= found["error"] <= 100 and math.isfinite(found["nll"]) and 0 <= found["ece"] <= 1
     assert ("auroc" in found) == bool(unknown) and (not unknown or 0 <= found["auroc"] <= 1)
@@ -255,7 +255,7 @@ def refusal(name, net, **options):
     recipe = small(name)
     with pytest.raises(NeedsError) as why:
         found = {"posterior": around(net)} if name in NEED["posterior"] else source.prepare(net, recipe, *source_images(), limit=32, device="cpu")
-        Adapter(net, recipe, device="cpu", given=found, **options)(images(0))
+        Adapter(net, recipe, device="cpu", source_info=found, **options)(images(0))
     return str(why.value)
 
 
@@ -288,7 +288,7 @@ def test_one_class_is_no_classifier(name):
     net, recipe = Headed(classes=1), small(name)
     found = {what: {} for what in source_info_of(recipe)} | {"posterior": around(net)}
     with pytest.raises(NeedsError, match=rf"{METHODS[name].__name__} needs at least 2 classes, but Headed returned \([128]+, 1\)") as why:
-        Adapter(net, recipe, device="cpu", given=found)(images(0))
+        Adapter(net, recipe, device="cpu", source_info=found)(images(0))
     assert "(0, z)" in str(why.value)
 
 

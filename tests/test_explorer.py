@@ -16,10 +16,10 @@ from tta_lab import load, load_model, make
 from tta_lab.analysis.collapse import watch
 from tta_lab.components.controllers.collapse_detector import CollapseDetector
 from tta_lab.components.controllers.guard import guarded
-from tta_lab.components.selectors import ConfidenceRise, LowEntropy
+from tta_lab.components.selectors import ConfidenceRise, EntropyThreshold
 from tta_lab.core import knobs as P_knobs
 from tta_lab.core.trace import Trace
-from tta_lab.experiments.experiment import Choice, Session, explore
+from tta_lab.experiments.experiment import Experiment, Session, explore
 from tta_lab.panels import explorer as P
 from tta_lab.streams.protocols import continual
 from tta_lab.studies.explorer import figures as plots_figures
@@ -141,7 +141,7 @@ def test_entropy_now_adds_up_and_fall_counts_each_group():
 
 def test_the_light_says_what_watch_says_in_pieces_and_at_once():
     trace = explore(
-        Choice(stream=continual(shifts=("fog", "contrast"), per_shift=40, batch=10),
+        Experiment(stream=continual(shifts=("fog", "contrast"), per_shift=40, batch=10),
                recipe=make("tent", lr=0.3)), (), device="cpu").trace
     whole = watch(trace, CollapseDetector(variant="source"))
     light = N.Light()
@@ -242,7 +242,7 @@ def test_headless_panel_has_stepped_and_run_and_agrees_with_explore(headless):
     assert headless.error is None and not headless.running and headless.session.finished
     recipe = guarded(make("tent", lr=1e-2).where(ConfidenceRise()))
     direct = explore(
-        Choice(stream=continual(shifts=SMALL["shifts"], per_shift=20, batch=10), recipe=recipe),
+        Experiment(stream=continual(shifts=SMALL["shifts"], per_shift=20, batch=10), recipe=recipe),
         device="cpu")
     assert headless.ran.recipe == recipe and headless.ran.stream.hash == direct.choice.stream.hash
     np.testing.assert_array_equal(headless.trace["entropy"], direct.trace["entropy"])
@@ -261,11 +261,11 @@ def test_code_parameters_and_state_make_the_same_run(headless):
         exec(headless.to_code(), space)
     assert printed.getvalue() == f"error {headless.results['error'][0]:.2f} %\n"
     lines = dict(line.split(": ", 1) for line in headless.to_parameters().splitlines())
-    assert json.loads(lines["seed"]) == 0 and Choice.from_json(json.loads(
+    assert json.loads(lines["seed"]) == 0 and Experiment.from_json(json.loads(
         lines["choice"])).recipe == headless.ran.recipe
     yaml = pytest.importorskip("yaml")
     assert yaml.safe_load(headless.to_parameters())["choice"] == headless.ran.to_json()
-    assert Choice.from_json(json.dumps(headless.state)).stream.hash == headless.ran.stream.hash
+    assert Experiment.from_json(json.dumps(headless.state)).stream.hash == headless.ran.stream.hash
 
 
 def test_a_choice_as_text_sets_every_control(headless):
@@ -278,7 +278,7 @@ def test_a_choice_as_text_sets_every_control(headless):
 
 
 @pytest.mark.parametrize("recipe", [
-    make("eata", lr=3e-3).where(LowEntropy(0.2)),
+    make("eata", lr=3e-3).where(EntropyThreshold(0.2)),
     guarded(make("rotta")),
     make("lame", k=7),
     make("cotta", form="reference")
@@ -287,7 +287,7 @@ def test_recipes_are_taken_apart_and_put_together(recipe):
     found = P.decomposed(recipe)
     assert P_knobs.with_knobs(P.composed(found), **found["values"]) == recipe
     # the panel has room for two
-    assert P.decomposed(make("tent").where(*[LowEntropy()] * 3)) is None
+    assert P.decomposed(make("tent").where(*[EntropyThreshold()] * 3)) is None
 
 
 @pytest.fixture
@@ -310,9 +310,9 @@ def test_sliders_follow_the_method_and_paper_defaults_come_back(panel):
     panel.knobs["update.lr"].value = 0.0123456
     assert panel.choice.recipe == make("tent",
                                        lr=0.0123) and panel.changed() == {"update.lr": 0.0123}
-    panel.controls["first"].value = "low_entropy"
+    panel.controls["first"].value = "entropy_threshold"
     assert panel.choice.recipe == make("tent", lr=0.0123).where(
-        LowEntropy()) and "select.0.fraction" in panel.knobs
+        EntropyThreshold()) and "select.0.fraction" in panel.knobs
     panel.controls["method"].value = "lame"
     assert "no loss" in panel.refusal or "selectors" in panel.refusal
     panel.controls["first"].value = ""

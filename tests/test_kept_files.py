@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tta_lab import Adapter, Choice, Stream, Trace, load_model, make
+from tta_lab import Adapter, Experiment, Stream, Trace, load_model, make
 from tta_lab.components.controllers.guard import guarded
 from tta_lab.experiments.runner import row
 from tta_lab.methods import METHODS
@@ -40,8 +40,8 @@ def test_a_stream_of_before_loads_under_its_hash(name):
 
 @pytest.mark.parametrize("values", EXPERIMENTS, ids=lambda v: v["recipe"]["part"])
 def test_an_experiment_of_before_loads(values):
-    experiment = Choice.from_json(json.dumps(values))
-    again = Choice.from_json(experiment.to_json())
+    experiment = Experiment.from_json(json.dumps(values))
+    again = Experiment.from_json(experiment.to_json())
     assert (again.seed, again.recipe) == (3, experiment.recipe)
     assert again.stream.hash == experiment.stream.hash
 

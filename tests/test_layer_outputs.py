@@ -16,13 +16,13 @@ from tta_lab.components.updates import Sam
 from tta_lab.core import scores
 from tta_lab.core.layer_outputs import weighted_moments
 from tta_lab.core.parts import AllParameters, LossMethod, NeedsError, Part, Selector, Step
-from tta_lab.core.step_context import View
+from tta_lab.core.step_context import StepContext
 
 X = stream("s1")[0][0][:12]
 
 
-def view(net, recipe="source", **options):
-    return View(Adapter(net, make(recipe, **options), device="cpu"), X, torch.arange(len(X)))
+def ctx(net, recipe="source", **options):
+    return StepContext(Adapter(net, make(recipe, **options), device="cpu"), X, torch.arange(len(X)))
 
 
 class Inplace(nn.Module):
@@ -56,7 +56,7 @@ def inplace():
 
 def test_they_are_those_of_the_forward_that_gives_the_logits():
     net = tiny("tinybn")
-    seen = view(net)
+    seen = ctx(net)
     found = seen.outputs(["features.1", "features.2"])
     assert seen.adapter.cost["forwards"] == len(X) and torch.equal(seen.logits, net(X))
     assert seen.adapter.cost["forwards"] == len(X), "of one forward"
@@ -68,7 +68,7 @@ def test_they_are_those_of_the_forward_that_gives_the_logits():
 
 def test_an_activation_in_place_leaves_them_and_their_gradient_alone():
     net = inplace()
-    seen = view(net, "tent", norm=make("source").norm, train=AllParameters())
+    seen = ctx(net, "tent", norm=make("source").norm, train=AllParameters())
     found = seen.outputs(["norm"])["norm"]
     expected = net.norm(net.first(X))
     assert (
@@ -95,7 +95,7 @@ def test_an_activation_in_place_leaves_them_and_their_gradient_alone():
     ],
 )
 def test_layers_without_one_output_are_named(layers, said):
-    seen = view(inplace())
+    seen = ctx(inplace())
     with pytest.raises(NeedsError, match=said):
         seen.outputs(layers)
     seen.logits  # noqa: B018
@@ -103,7 +103,7 @@ def test_layers_without_one_output_are_named(layers, said):
 
 
 def test_asking_too_late_says_how_to_be_in_time():
-    seen = view(inplace())
+    seen = ctx(inplace())
     seen.logits  # noqa: B018
     with pytest.raises(
         NeedsError,
@@ -126,8 +126,8 @@ class _Level(LossMethod):
     def observed_layers(self, model):
         return (self.layer,)
 
-    def batch_loss(self, view, weights, state):
-        mean, _ = weighted_moments(view.outputs([self.layer])[self.layer], weights)
+    def batch_loss(self, ctx, weights, state):
+        mean, _ = weighted_moments(ctx.outputs([self.layer])[self.layer], weights)
         return mean.square().mean()
 
 
@@ -148,7 +148,7 @@ def test_a_declared_layer_is_kept_whoever_asks_first():
 
 def test_of_two_passes_they_are_those_of_the_second():
     adapter = Adapter(tiny("tinybn"), _Level(norm=RunningStatistics(momentum=0.5)), device="cpu")
-    seen = View(adapter, X, torch.arange(len(X)), commit=True)
+    seen = StepContext(adapter, X, torch.arange(len(X)), commit=True)
     found = seen.outputs(["features.1"])["features.1"]
     layer = adapter.model.features[1]
     mean, var = layer.running_mean[:, None, None], layer.running_var[:, None, None]
@@ -159,7 +159,7 @@ def test_of_two_passes_they_are_those_of_the_second():
 
 
 def test_features_and_outputs_come_of_one_forward():
-    seen = view(tiny("tinybn"), "t3a")
+    seen = ctx(tiny("tinybn"), "t3a")
     assert torch.equal(
         seen.outputs(["features.13"])["features.13"], seen.features
     ) and seen.adapter.cost["forwards"] == len(X)
@@ -168,7 +168,7 @@ def test_features_and_outputs_come_of_one_forward():
 def test_bfloat16_outputs_are_float32():
     adapter = Adapter(tiny("tinybn"), _Level(), device="cpu", amp=torch.bfloat16)
     assert (
-        View(adapter, X, torch.arange(len(X))).outputs(["features.0"])["features.0"].dtype
+        StepContext(adapter, X, torch.arange(len(X))).outputs(["features.0"])["features.0"].dtype
         == torch.float32
     )
 
@@ -215,7 +215,7 @@ class _First(Selector):
     n: int = 5
     weight: float = 1.0
 
-    def weights(self, view, losses, keep, state):
+    def weights(self, ctx, losses, keep, state):
         return self.weight * (torch.arange(len(losses)) < self.n).to(losses.dtype)
 
 
@@ -272,8 +272,8 @@ def test_nobody_kept_teaches_nothing():
 class _Both(_Level):
     """Beside a loss per sample."""
 
-    def losses(self, view, state):
-        return scores.entropy(view.logits)
+    def losses(self, ctx, state):
+        return scores.entropy(ctx.logits)
 
 
 def test_they_are_added_to_the_averaged_losses():

@@ -9,7 +9,7 @@ import pytest
 from tta_lab.components.controllers.guard import guarded
 from tta_lab.components.selectors import SELECTORS
 from tta_lab.experiments import compose
-from tta_lab.experiments.experiment import Choice, Session
+from tta_lab.experiments.experiment import Experiment, Session
 from tta_lab.methods import METHODS, make
 from tta_lab.methods.serialise import to_json
 from tta_lab.panels import stream_panel as S
@@ -125,7 +125,7 @@ def test_after_any_method_any_other_is_as_in_a_fresh_panel(light):
 
 @pytest.mark.parametrize("way", ["first", "second"])
 def test_a_selector_does_not_take_over_the_knobs_of_another(light, way):
-    for a in ("low_entropy", "certain_weight", "confidence_rise"):
+    for a in ("entropy_threshold", "entropy_weight", "confidence_rise"):
         panel = P.explorer(**SMALL, selectors=(a, "") if way == "first" else ("confidence_rise", a))
         for name, widget in panel.knobs.items():
             if name.startswith("select.0." if way == "first" else "select.1."):
@@ -204,7 +204,7 @@ def test_rows_and_sentences_come_from_the_run_not_from_the_controls(monkeypatch,
     assert line["stream"].startswith("continual") and line["method"] == "tent" and line[
         "model"] == "fashion_resnet_bn" and line["seed"] == 0
     assert "tent on fashion_resnet_bn, continual" in panel.message and "open_set" not in panel.message
-    ran = Choice.from_json(line["choice"])
+    ran = Experiment.from_json(line["choice"])
     assert ran.stream.hash == panel.trace.meta["stream"]["hash"] and ran.recipe == make("tent")
     assert "make('tent')" in panel.to_code() and json.loads(
         panel.to_parameters().split("choice: ")[1].split("\n")[0]) == line["choice"]
@@ -406,12 +406,12 @@ def test_no_panel_runs_a_python_file_unasked(python_file, tmp_path):
     weights = f"checkpoint:{tmp_path / 'w.pt'}?architecture={python_file}:build"
     assert code_of(text) == code_of(weights) == str(python_file) and code_of(
         "fashion_resnet_bn") == code_of("torchvision:resnet18") == ""
-    written = json.loads(Choice().to_json()) | {"model": text}
+    written = json.loads(Experiment().to_json()) | {"model": text}
     for attempt in (lambda m: P.explorer(model=m, device="cpu"),
                     lambda m: composer(model=m, device="cpu"),
                     lambda m: open_case(m, str(tmp_path)),
                     lambda m: P.explorer(json.dumps(written | {"model": m}), device="cpu"),
-                    lambda m: P.explorer(Choice(m), device="cpu")):
+                    lambda m: P.explorer(Experiment(m), device="cpu")):
         for model in (text, weights):
             with pytest.raises(ValueError, match=r"net\.py, which would be run.*trust=True"):
                 attempt(model)
@@ -460,8 +460,8 @@ def test_the_tick_box_is_for_one_file(python_file, tmp_path):
                           ({"batch": 2.5}, "batch must be "
                            "a whole number"), ({"severity": "x"}, "severity must be"),
                           ({"shifts": ("fgo",)}, "did you mean 'fog'"),
-                          ({"selectors": "low_entropi"}, "did you mean "
-                           "'low_entropy'"), ({"guard": "yes"}, "guard must be True or False"),
+                          ({"selectors": "entropy_threshol"}, "did you mean "
+                           "'entropy_threshold'"), ({"guard": "yes"}, "guard must be True or False"),
                           ({"seed": -1}, "seed must be"),
                           ({"straddle": 1}, "straddle must be True or False")])
 def test_wrong_texts_and_objects_get_a_sentence(given, why):

@@ -94,8 +94,8 @@ def test_the_first_adapter_loads_no_torchvision():
             "before = 'torchvision' in sys.modules\n"
             "Adapter(load_model('fashion_resnet_bn'), 'tent', device='cpu')(torch.rand(2, 1, 28, 28))\n"
             "print(before, 'torchvision' in sys.modules)\n"
-            "from tta_lab.components.augment import ColourAffine\n"
-            "ColourAffine()(torch.rand(2, 3, 8, 8), torch.Generator())\nprint('torchvision' in sys.modules)")
+            "from tta_lab.components.augment import ColorAffine\n"
+            "ColorAffine()(torch.rand(2, 3, 8, 8), torch.Generator())\nprint('torchvision' in sys.modules)")
     assert in_fresh_python(code) == ["False", "False", "True"]
 
 

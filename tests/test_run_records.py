@@ -360,8 +360,8 @@ FACTOR = 1.0
 def make_method(power):
     @dataclass(frozen=True)
     class Mine(Tent):
-        def losses(self, view, state):
-            return FACTOR * super().losses(view, state) ** power
+        def losses(self, ctx, state):
+            return FACTOR * super().losses(ctx, state) ** power
 
     Mine.__module__ = "a_notebook"
     return Mine

@@ -33,8 +33,8 @@ class _Brightness(Tent):
     crop: int = knob(2, (1, 7), "pixels cut off at each side")
     source_info = (mean_image,)
 
-    def losses(self, view, state):
-        return super().losses(view, state) + view.given["mean_image"]["mean"].mean()
+    def losses(self, ctx, state):
+        return super().losses(ctx, state) + ctx.source_info["mean_image"]["mean"].mean()
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class _Bright(Penalty):
     crop: int = knob(2, (1, 7), "pixels cut off at each side")
     source_info = (mean_image,)
 
-    def __call__(self, view, losses, weights, state):
-        return view.given["mean_image"]["mean"].mean() * view.logits.square().mean()
+    def __call__(self, ctx, losses, weights, state):
+        return ctx.source_info["mean_image"]["mean"].mean() * ctx.logits.square().mean()
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_a_maker_sees_its_knobs_and_owns_batch_and_limit():
     given = prepare(net, recipe, x, device="cpu")
     assert CALLS == [(3, [50, 50, 20])]
     torch.testing.assert_close(given["mean_image"]["mean"], x[:120, :, 3:-3, 3:-3].mean(0))
-    answer = Adapter(net, recipe, device="cpu", given=given)(stream("s1")[0][0])
+    answer = Adapter(net, recipe, device="cpu", source_info=given)(stream("s1")[0][0])
     assert torch.isfinite(answer).all()
     prepare(net, recipe, x, batch=40, limit=100, device="cpu")
     assert CALLS[1] == (3, [40, 40, 20])
@@ -144,17 +144,17 @@ def test_what_is_missing_or_made_for_something_else_is_said_in_words():
         NeedsError,
         match=r"'mean_image' that was made for other knobs \(crop=2\) than .* \(crop=3\)",
     ):
-        Adapter(net, _Brightness(crop=3), device="cpu", given=given)
+        Adapter(net, _Brightness(crop=3), device="cpu", source_info=given)
     with pytest.raises(
         NeedsError,
         match=r"'mean_image' that was made for other weights \(\w{12}\) than .* \(\w{12}\)",
     ):
-        Adapter(tiny("tinygn"), _Brightness(), device="cpu", given=given)
+        Adapter(tiny("tinygn"), _Brightness(), device="cpu", source_info=given)
     Adapter(
-        net.half(), _Brightness(), device="cpu", given=prepare(net, _Brightness(), x, device="cpu")
+        net.half(), _Brightness(), device="cpu", source_info=prepare(net, _Brightness(), x, device="cpu")
     )
     by_hand = {"mean_image": dict(given["mean_image"])}  # says nothing of model and knobs
-    Adapter(tiny("tinygn"), _Brightness(crop=3), device="cpu", given=by_hand)
+    Adapter(tiny("tinygn"), _Brightness(crop=3), device="cpu", source_info=by_hand)
     assert isinstance(given["mean_image"], Made)
     assert (
         needs(_Brightness()) == f"Needs {mean_image.what} (made from source images before the run)."

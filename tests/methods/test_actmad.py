@@ -9,7 +9,7 @@ from tiny import source_images, stream, tiny
 
 from tta_lab import Adapter, make, prepare
 from tta_lab.components.augment import CropFlip
-from tta_lab.components.selectors import LowEntropy
+from tta_lab.components.selectors import EntropyThreshold
 from tta_lab.core.parts import NORM_LAYERS, NeedsError, Step
 from tta_lab.core.source_info import source_info_of
 from tta_lab.methods.actmad import chosen
@@ -28,7 +28,7 @@ def deviations(run, batches=None, limit=1216, **changes):
     x, _ = source_images()
     net, made = tiny(RUNS.index[run]["model"]), recipe(run, **changes)
     adapter = Adapter(
-        net, made, device="cpu", given=prepare(net, made, x, limit=limit, device="cpu")
+        net, made, device="cpu", source_info=prepare(net, made, x, limit=limit, device="cpu")
     )
     episodic = RUNS.settings(run)["copy_model"]
     outputs, losses = [], []
@@ -82,7 +82,7 @@ def maps():
 
 
 def adapt(made, given, x, net=NET):
-    adapter = Adapter(tiny(net), made, device="cpu", given=given)
+    adapter = Adapter(tiny(net), made, device="cpu", source_info=given)
     answer = adapter(x)
     return answer, adapter
 
@@ -191,11 +191,11 @@ def test_selectors_choose_whose_statistics_are_matched(maps):
     with torch.no_grad():
         z = tiny(NET)(x)
     sure = (
-        LowEntropy(0.4).weights(type("Sure", (), {"logits": z}), torch.zeros(len(x)), None, {}) > 0
+        EntropyThreshold(0.4).weights(type("Sure", (), {"logits": z}), torch.zeros(len(x)), None, {}) > 0
     )
     assert 2 < sure.sum() < len(x) - 2
     chosen_few, alone = (
-        adapt(make("actmad").where(LowEntropy(0.4)), maps, x)[1],
+        adapt(make("actmad").where(EntropyThreshold(0.4)), maps, x)[1],
         adapt(make("actmad"), maps, x[sure])[1],
     )
     assert chosen_few.trace.step("loss")[-1] == pytest.approx(
@@ -210,7 +210,7 @@ def test_selectors_choose_whose_statistics_are_matched(maps):
 
 def test_a_reset_puts_weights_and_momentum_back(maps):
     x = stream("s1")[0]
-    adapter = Adapter(tiny(NET), make("actmad"), device="cpu", given=maps)
+    adapter = Adapter(tiny(NET), make("actmad"), device="cpu", source_info=maps)
     first = [adapter(v) for v in x[:3]]
     adapter.reset()
     assert all(torch.equal(adapter(v), z) for v, z in zip(x, first, strict=False))
@@ -265,14 +265,14 @@ def test_maps_of_another_model_other_layers_or_another_size_are_refused(maps):
     ):
         Adapter(tiny(NET), make("actmad"), device="cpu")
     with pytest.raises(NeedsError, match="'layer_maps' that was made for other weights"):
-        Adapter(tiny("tinygn"), make("actmad"), device="cpu", given=maps)
+        Adapter(tiny("tinygn"), make("actmad"), device="cpu", source_info=maps)
     with pytest.raises(
         NeedsError,
         match=r"was made for other knobs \(layers=\(\), .* than .* \(layers=\('features.2',\)",
     ):
-        Adapter(tiny(NET), make("actmad", layers=("features.2",)), device="cpu", given=maps)
+        Adapter(tiny(NET), make("actmad", layers=("features.2",)), device="cpu", source_info=maps)
     Adapter(
-        tiny(NET), make("actmad", lr=0.1, scale=0.3), device="cpu", given=maps
+        tiny(NET), make("actmad", lr=0.1, scale=0.3), device="cpu", source_info=maps
     )  # which the maps do not depend on
     with pytest.raises(
         NeedsError, match="mean of features.1 was made for other layers or images of another size"

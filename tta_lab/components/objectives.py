@@ -79,8 +79,8 @@ class SourceReplay(Penalty):
     def init(self, model, source):
         return {"next": 0}
 
-    def __call__(self, view, losses, weights, state):
-        images, labels, n = view.given["replay"]["images"], view.given["replay"]["labels"], len(view.x)
+    def __call__(self, ctx, losses, weights, state):
+        images, labels, n = ctx.source_info["replay"]["images"], ctx.source_info["replay"]["labels"], len(ctx.x)
 
         def draw(rng):
             if self.order == "random":
@@ -88,5 +88,5 @@ class SourceReplay(Penalty):
             at, state["next"] = state["next"], (state["next"] + n) % len(images)
             return (torch.arange(n, device=images.device) + at) % len(images)
 
-        rows = view.draw(state, draw)
-        return self.weight * F.cross_entropy(view.forward(x=images[rows]), labels[rows])
+        rows = ctx.draw(state, draw)
+        return self.weight * F.cross_entropy(ctx.forward(x=images[rows]), labels[rows])

@@ -30,7 +30,7 @@ AGAIN = "given = tta_lab.prepare(model, recipe, images, labels)"
 class SourceInfo:
     """Tensors that are made of source images before a stream.
 
-    name      under which it is handed over, ``view.given[name]``
+    name      under which it is handed over, ``ctx.source_info[name]``
     what      a phrase for messages: "X needs <what> from the source domain"
     make      ``make(probe, images, **knobs)`` -> name -> tensor. ``probe`` is an adapter with the
               recipe's normalisation and tuned parameters, at the source's weights; ``images`` gives
@@ -116,17 +116,17 @@ def source_info_of(recipe: Method) -> dict[str, SourceInfo]:
     return dict(sorted(found.items()))
 
 
-def check_given(recipe: Method, given: dict, model: str) -> None:
+def check_given(recipe: Method, source_info: dict, model: str) -> None:
     """Raise NeedsError where what a recipe takes from the source domain is missing, or was made for
     other weights than those of this fingerprint, or for other knobs."""
     who = type(recipe).__name__
     for name, info in source_info_of(recipe).items():
-        if name not in given:
+        if name not in source_info:
             raise NeedsError(
                 f"{who} needs {info.what} from the source domain; make it once with {AGAIN} and "
-                "hand it over: Adapter(..., given=given)"
+                "hand it over: Adapter(..., source_info=given)"
             )
-        info.check(given[name], model, who)
+        info.check(source_info[name], model, who)
 
 
 def _keywords(make: Callable) -> list[str]:

@@ -51,7 +51,7 @@ def as_logits(output, model: nn.Module) -> Tensor:
     return upcast(output)
 
 
-class View:
+class StepContext:
     """One batch, or a part of it, or images from a memory, as a method sees it.
 
     ``x`` images (B, C, H, W), ``ids`` (B,), ``model`` the adapted network, ``rng`` the adapter's generator, ``given`` what was
@@ -63,7 +63,7 @@ class View:
 
     def __init__(self, adapter, x: Tensor, ids: Tensor, commit: bool = False, draws: dict | None = None, rows: slice | None = slice(None)):
         self.adapter, self.x, self.ids, self.commit, self.rows = adapter, x, ids, commit, rows
-        self.model, self.rng, self.given, self.extra = adapter.model, adapter.rng, adapter.given, adapter.extra
+        self.model, self.rng, self.source_info, self.extra = adapter.model, adapter.rng, adapter.source_info, adapter.extra
         self.tuned, self.origin = adapter.tuned, adapter.origin
         self.look = 0
         self._draws = {} if draws is None else draws
@@ -197,28 +197,28 @@ class View:
                 self._once[id(state)] = make()
         return self._once[id(state)]
 
-    def again(self, x: Tensor | None = None, ids: Tensor | None = None) -> View:
+    def again(self, x: Tensor | None = None, ids: Tensor | None = None) -> StepContext:
         """A fresh view: of the same images after the weights have moved, or of other images in their place (a window)."""
         if x is None:
-            view = View(self.adapter, self.x, self.ids, draws=self._draws, rows=self.rows)
+            ctx = StepContext(self.adapter, self.x, self.ids, draws=self._draws, rows=self.rows)
             # frozen: the same at any weights
-            view._source, view._source_features, view._checked = self._source, self._source_features, self._checked
-            return view
-        return View(self.adapter, x, ids, commit=self.commit)
+            ctx._source, ctx._source_features, ctx._checked = self._source, self._source_features, self._checked
+            return ctx
+        return StepContext(self.adapter, x, ids, commit=self.commit)
 
-    def look_again(self) -> View:
+    def look_again(self) -> StepContext:
         """The same lesson within one update, at other weights."""
-        view = self.again()
-        view._once, view.look = self._once, self.look + 1
-        return view
+        ctx = self.again()
+        ctx._once, ctx.look = self._once, self.look + 1
+        return ctx
 
-    def part(self, rows: slice) -> View:
+    def part(self, rows: slice) -> StepContext:
         """Some rows of this batch as a lesson of their own."""
-        return View(self.adapter, self.x[rows], self.ids[rows], rows=rows)
+        return StepContext(self.adapter, self.x[rows], self.ids[rows], rows=rows)
 
-    def other(self, x: Tensor, ids: Tensor) -> View:
+    def other(self, x: Tensor, ids: Tensor) -> StepContext:
         """Images that are not of this batch, from a memory; statistics move only where the method says so."""
-        return View(self.adapter, x, ids, rows=None)
+        return StepContext(self.adapter, x, ids, rows=None)
 
     def restart(self, *what: str) -> None:
         """Put these SCOPES back in the middle of a step, for methods that treat every image as an episode of its own."""

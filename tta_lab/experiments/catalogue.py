@@ -103,7 +103,7 @@ def cost_of(recipe: Method) -> dict[str, tuple[float, float]]:
     for scale in (1e-3, 1e3):
         net = _Tiny(scale, x.float()).double()
         given = source.prepare(net, recipe, x, torch.arange(64) % 10, device="cpu")
-        adapter = Adapter(net, recipe, device="cpu", given=given, record="off")
+        adapter = Adapter(net, recipe, device="cpu", source_info=given, record="off")
         for batch in _images(BATCH * BATCHES, 2).double().split(BATCH):
             adapter(batch)
         found.append([adapter.cost[k] / (BATCH * BATCHES) for k in ("forwards", "backwards")])

@@ -346,7 +346,7 @@ class _Runs:
         self.streams = _streams(streams, self.seeds)
         is_function = callable(clean) and not isinstance(clean, Arrivals)
         self.clean = clean if clean is None or is_function else stream_of(clean, "clean")
-        self.given = {name: self._fit(name, r) for name, r in self.recipes.items() if isinstance(r, Method)}
+        self.source_info = {name: self._fit(name, r) for name, r in self.recipes.items() if isinstance(r, Method)}
 
     def __len__(self) -> int:
         return len(self.recipes) * len(self.streams)
@@ -359,7 +359,7 @@ class _Runs:
                 raise NeedsError(f"{type(recipe).__name__} needs {wanted[0].what}, made of images that must be given here: "
                                  "source_images=, an image set of the source domain such as 'fashion_mnist_train_slice'")
             given = source.prepare(self.model, recipe, self.images, device=self.device) if wanted else None
-            Adapter(self.model, recipe, device=self.device, given=given)
+            Adapter(self.model, recipe, device=self.device, source_info=given)
         except NeedsError as why:
             raise NeedsError(f"recipe {name!r}: {why}") from why
         return given
@@ -373,12 +373,12 @@ class _Runs:
                 clean = stream_of(self.clean(seed), f"clean({seed})") if callable(self.clean) else self.clean
                 for name, recipe in self.recipes.items():
                     if isinstance(recipe, Method):
-                        given = self.given[name]
+                        given = self.source_info[name]
                     else:
                         recipe = recipe_of(recipe(earlier), f"what recipes[{name!r}] makes of the traces")
                         given = self._fit(name, recipe)
                     adapter = Adapter(self.model, recipe, seed=seed, device=self.device, record="source", channels_last=self.channels_last,
-                                      given=given)
+                                      source_info=given)
                     adapter.shared_source = shared
                     path = None if self.folder is None else self.folder / f"{_key(adapter, stream, self.channels_last, clean)}.npz"
                     if path is not None and path.exists():
@@ -597,7 +597,7 @@ def _imported(root: Path, first: str) -> dict[str, ast.Module]:
 def _key(adapter: Adapter, stream, channels_last: bool, clean=None) -> str:
     """A name for one run that changes with anything that its numbers depend on."""
     device = [adapter.device.type, torch.cuda.get_device_name(adapter.device) if adapter.device.type == "cuda" else ""]
-    facts = [to_json(adapter.recipe), hashing.digest(adapter.given), stream.to_dict(), run_keys.described(adapter.source), adapter.seed,
+    facts = [to_json(adapter.recipe), hashing.digest(adapter.source_info), stream.to_dict(), run_keys.described(adapter.source), adapter.seed,
              run_keys.precision(), device, channels_last, code_digest(), None if clean is None else clean.hash, str(adapter.amp),
              run_keys.foreign(adapter.recipe), run_keys.foreign_orders(stream)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]

@@ -38,8 +38,8 @@ def layer_maps(probe, images, *, layers, pooled, augment):
         if n < 2:
             continue  # of one image there is no variance
         with torch.no_grad():
-            view = seen(probe, augment(x.to(probe.device), rng))
-            outputs = view.outputs(chosen(probe.model, layers))
+            ctx = seen(probe, augment(x.to(probe.device), rng))
+            outputs = ctx.outputs(chosen(probe.model, layers))
         for name, out in outputs.items():
             variance, mean = torch.var_mean(out.double(), 0)
             if pooled:
@@ -92,15 +92,15 @@ class Actmad(LossMethod):
     def observed_layers(self, model):
         return chosen(model, self.layers)
 
-    def lessons(self, view, state):
+    def learning_batches(self, ctx, state):
         plain = isinstance(self.augment, Unchanged)
-        yield view if plain else view.again(self.augment(view.x, view.rng), view.ids)
+        yield ctx if plain else ctx.again(self.augment(ctx.x, ctx.rng), ctx.ids)
 
-    def batch_loss(self, view, weights, state):
+    def batch_loss(self, ctx, weights, state):
         loss = 0.0
-        for name, out in view.outputs(self.observed_layers(view.model)).items():
+        for name, out in ctx.outputs(self.observed_layers(ctx.model)).items():
             for what, ours in zip(MAPS, weighted_moments(out, weights), strict=True):
-                theirs = view.given["layer_maps"].get(f"{what}/{name}")
+                theirs = ctx.source_info["layer_maps"].get(f"{what}/{name}")
                 if theirs is None or theirs.shape != ours.shape:
                     raise NeedsError(
                         f"the source's {what} of {name} was made for other layers or images of "

@@ -37,9 +37,9 @@ class Adanpc(Method):
     def init(self, model, source):
         return {"features": None, "labels": None}
 
-    def output(self, view, state):
+    def output(self, ctx, state):
         with torch.no_grad():
-            phi, classes, source = F.normalize(view.features, dim=1), view.logits.shape[1], view.given["neighbours"]
+            phi, classes, source = F.normalize(ctx.features, dim=1), ctx.logits.shape[1], ctx.source_info["neighbours"]
             if state["features"] is None:
                 if source["labels"].max() >= classes:
                     raise NeedsError(f"a source image has label {int(source['labels'].max())}, but the model answers in {classes} classes")

@@ -41,7 +41,7 @@ class Petal(Cotta):
 
     def start(self, where) -> dict:
         """Name -> mean of the posterior, of what is tuned."""
-        found = where.given["posterior"]
+        found = where.source_info["posterior"]
         missing = [name for name in where.tuned if f"mean/{name}" not in found]
         if missing:
             raise NeedsError(f"the posterior lacks {missing[0]}: it was made for other tuned parameters; make it with this recipe")
@@ -55,13 +55,13 @@ class Petal(Cotta):
                 if "states" in what:
                     adapter.states["method"]["teacher"][name].copy_(mean)
 
-    def anchor(self, view):
-        return view.forward(tensors=self.start(view))
+    def anchor(self, ctx):
+        return ctx.forward(tensors=self.start(ctx))
 
-    def after(self, view, lesson, state):
-        if lesson.move:
-            teachers.follow_(state["teacher"], view, self.follow)
+    def after(self, ctx, loss_output, state):
+        if loss_output.move:
+            teachers.follow_(state["teacher"], ctx, self.follow)
             if self.chosen == "random":
-                restore_(view, self.restore, self.start(view))
+                restore_(ctx, self.restore, self.start(ctx))
             else:
-                restore_where_(view, least_informative(lesson.grads, self.restore), self.start(view))
+                restore_where_(ctx, least_informative(loss_output.grads, self.restore), self.start(ctx))

@@ -18,7 +18,7 @@ from ..core.files import write_text
 from ..core.named import model_of, recipe_of
 from ..core.parts import Method
 from ..experiments import compose as C
-from ..experiments.experiment import Choice, Session, model_key, needs
+from ..experiments.experiment import Experiment, Session, model_key, needs
 from ..methods import METHODS, make
 from ..methods.composed import Nothing
 from ..methods.serialise import from_json, to_json
@@ -180,7 +180,7 @@ class ComposerPanel(RunPanel):
     def _full(self) -> dict:
         return self.slots | {"controllers": (*self.slots["controllers"], *([self._guard] if self.guard_box.value else []))}
 
-    def _base(self) -> Choice:
+    def _base(self) -> Experiment:
         """Model, stream and seed of the controls, with the source as recipe. Raises ValueError when they make no stream."""
         c, seed = {name: w.value for name, w in self.controls.items()}, int(self.controls["seed"].value)
         known, unknown, source = IMAGES.get(c["model"], USUAL)
@@ -188,14 +188,14 @@ class ComposerPanel(RunPanel):
         known = known if self._known_set is None else self._known_set
         stream = self._stream if c["stream"] == GIVEN else S.stream_of(c["stream"], c["per_shift"], c["batch"], seed, self._shifts, known, unknown)
         source = self._source_images if self._source_images is not None else None if own else source
-        return Choice(self._model if own else c["model"], stream, make("source"), seed, source)
+        return Experiment(self._model if own else c["model"], stream, make("source"), seed, source)
 
     @property
     def recipe(self) -> Method | None:
         """What the slots say, or None while they make no recipe."""
         return None if self.choice is None else self.choice.recipe
 
-    def _asked_about(self, base: Choice) -> tuple:
+    def _asked_about(self, base: Experiment) -> tuple:
         """The images of a rehearsal, and the answers known so far, for this model and stream."""
         key = model_key(base), base.stream.hash
         if key not in self._images:
@@ -210,7 +210,7 @@ class ComposerPanel(RunPanel):
             images, known = self._asked_about(base)
             text = repr(self.choice.recipe)
             if text not in known:
-                known[text] = C.why_not(self._full(), base, images, self._made)
+                known[text] = C.incompatibility(self._full(), base, images, self._made)
             self.refusal = known[text]
         except (ValueError, TypeError) as why:
             self.choice, self.refusal = None, str(why)
@@ -524,7 +524,7 @@ class ComposerPanel(RunPanel):
         """What is composed, whether it is known, and what its nearest relatives differ in."""
         return " ".join(self._sentences())
 
-    def _sentences(self, choice: Choice | None = None) -> list[str]:
+    def _sentences(self, choice: Experiment | None = None) -> list[str]:
         choice = choice or self.choice
         if choice is None:
             return []

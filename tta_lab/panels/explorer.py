@@ -17,7 +17,7 @@ from ..analysis import timelines as views
 from ..components.controllers import collapse_detector as E_collapse_detector
 from ..components.controllers.collapse_detector import CollapseDetector
 from ..components.controllers.guard import Guard, actions, guarded
-from ..components.selectors import SELECTORS
+from ..components.selectors import FORMERLY, SELECTORS
 from ..core.arguments import WrongKind, flag, nearest, whole
 from ..core.knob_text import hint
 from ..core.knobs import Knob, followers, knobs, with_knobs
@@ -26,7 +26,7 @@ from ..core.parts import LossMethod
 from ..core.trace import Trace
 from ..data.embedded import EMBEDDED
 from ..data.load import images_of, load
-from ..experiments.experiment import REFERENCES, SOURCE_IMAGES, Choice, Session, model_key, needs, obstacles
+from ..experiments.experiment import REFERENCES, SOURCE_IMAGES, Experiment, Session, incompatibilities, model_key, needs
 from ..experiments.runner import row
 from ..methods import METHODS, make
 from ..methods.serialise import to_json
@@ -58,11 +58,11 @@ FAST = {"per_shift": 100, "batch": 25}
 FULL = {"per_shift": 200, "batch": 50, "shifts": SHIFTS[:15]}
 
 
-def explorer(choice: Choice | str | None = None, *, model=None, stream=None, images=None, unknown=None, source_images=None, interactive: bool = True,
+def explorer(choice: Experiment | str | None = None, *, model=None, stream=None, images=None, unknown=None, source_images=None, interactive: bool = True,
              device="auto", seed: int = 0, trust: bool = False, **settings) -> ExplorerPanel:
     """The explorer with its first settings.
 
-    ``choice`` (a `Choice` or its JSON) sets everything at once. Else ``model``: the name of an embedded one, a text for `model_texts.open_model`
+    ``choice`` (an `Experiment` or its JSON) sets everything at once. Else ``model``: the name of an embedded one, a text for `model_texts.open_model`
     ("checkpoint:PATH", "torchvision:resnet50"), or a network of your own; ``stream``: a stream of your own, or None to choose a protocol;
     ``images``, ``unknown``, ``source_images``: image sets (or names, "folder:PATH") for the protocols, for the unknown images and for methods that
     need something of the source domain. Labels of -1 are allowed: then agreement with source and BN-1 takes the place of the error.
@@ -75,7 +75,7 @@ def explorer(choice: Choice | str | None = None, *, model=None, stream=None, ima
     """
     trust, seed = flag("trust", trust), whole("seed", seed, 0, 10**6)
     if isinstance(choice, str):
-        choice = Choice.from_json(choice)
+        choice = Experiment.from_json(choice)
     if choice is not None:
         given = {"model": choice.model, "stream": choice.stream, "recipe": choice.recipe, "source_images": choice.source_images}
         seed = choice.seed
@@ -121,7 +121,7 @@ class ExplorerPanel(RunPanel):
     """What ``explorer`` makes.
 
     ``choice`` is what the controls say (None while they make no run; then ``refusal`` says why), ``state`` the same as a dict. Of the run shown:
-    ``trace``, ``references`` (name -> Trace), ``session``, ``ran`` (its Choice). ``results`` is a pandas frame with one row for each run so far,
+    ``trace``, ``references`` (name -> Trace), ``session``, ``ran`` (its Experiment). ``results`` is a pandas frame with one row for each run so far,
     ``comparison`` the last one with A and ``compared_words`` what it says. ``drawn`` holds the numbers of each figure,
     ``figures`` the plotly figures of a panel without a browser. ``error`` is the exception that ended the last run, or None.
     """
@@ -193,6 +193,7 @@ class ExplorerPanel(RunPanel):
                     key, short = _home(name, given["recipe"], found["method"], found["form"])
                     self._values.setdefault(key, {})[short] = value
         self._base = base
+        chosen = [FORMERLY.get(name, name) for name in chosen]
         if len(chosen) > 2 or any(name not in SELECTORS for name in chosen):
             near = next((nearest(name, SELECTORS) for name in chosen if name not in SELECTORS), "")
             raise ValueError(f"selectors takes up to two of {', '.join(SELECTORS)}, got {chosen}{near}")
@@ -270,7 +271,7 @@ class ExplorerPanel(RunPanel):
         recipe = recipe.where(*parts) if parts else recipe
         return guarded(recipe) if c["guard"] else recipe
 
-    def _build(self) -> Choice:
+    def _build(self) -> Experiment:
         """The choice that the controls stand for. Raises ValueError or TypeError when they make none."""
         c, (known, unknown, source) = self.controls, self._sets()
         seed = int(c["seed"].value)
@@ -282,7 +283,7 @@ class ExplorerPanel(RunPanel):
             self._name(stream, name, stream_label(name, arguments, getattr(known, "name", known), getattr(unknown, "name", unknown)))
         recipe = with_knobs(self.base(), **self._knob_values())
         model = self._given["model"] if c["model"].value == GIVEN else c["model"].value
-        return Choice(model, stream, recipe, seed, source)
+        return Experiment(model, stream, recipe, seed, source)
 
     def _name(self, stream, protocol: str, label: str) -> None:
         """Remember what a stream is called: two streams never share a name."""
@@ -296,7 +297,7 @@ class ExplorerPanel(RunPanel):
             self.choice = self._build()
             key = model_key(self.choice), self.choice.stream.hash, to_json(self.base())
             if key not in self._obstacle:
-                self._obstacle[key] = " ".join(obstacles(self.choice))
+                self._obstacle[key] = " ".join(incompatibilities(self.choice))
             self.refusal = self._obstacle[key]
         except (ValueError, TypeError) as why:
             self.choice, self.refusal = None, str(why)
@@ -573,7 +574,7 @@ class ExplorerPanel(RunPanel):
 
     @property
     def state(self) -> dict:
-        """What the controls say: a `Choice` as a dict; with your own model or images, what of it has a name."""
+        """What the controls say: an `Experiment` as a dict; with your own model or images, what of it has a name."""
         return _state_of(self.choice)
 
     def to_code(self) -> str:
@@ -614,16 +615,16 @@ class ExplorerPanel(RunPanel):
         kind, name, _ = parse(model)
         return f"your {name.replace(chr(92), '/').rpartition('/')[2]}" if kind in ("checkpoint", "python") else name
 
-    def stream_name(self, choice: Choice | None = None) -> str:
+    def stream_name(self, choice: Experiment | None = None) -> str:
         """What the stream of a choice (that of the controls) is called: its protocol and what differs from a fresh panel's, or "your stream"."""
         choice = choice or self.choice
         return "" if choice is None else self._named.get(choice.stream.hash, ("your stream",))[0]
 
-    def title(self, choice: Choice) -> str:
+    def title(self, choice: Experiment) -> str:
         """Method, model and stream of a choice, short."""
         return f"{self._label(choice.recipe)} on {self.model_name(choice.model)}, {self.stream_name(choice)}"
 
-    def in_words(self, choice: Choice | None = None) -> str:
+    def in_words(self, choice: Experiment | None = None) -> str:
         """What a choice does and needs; without one, what the controls say would be run."""
         c, choice = self.controls, choice or self.choice
         if choice is not None:
@@ -884,7 +885,7 @@ def save(panel: ExplorerPanel, path) -> None:
     write_numbers(path, {"runs": list(panel._rows.values()), "comparison": panel.comparison, "state": state, "message": panel.message})
 
 
-def _state_of(choice: Choice | None) -> dict:
+def _state_of(choice: Experiment | None) -> dict:
     """A choice as a dict; with your own model or images, what of it has a name."""
     if choice is None:
         return {}
@@ -991,7 +992,7 @@ def _home(name: str, recipe, method: str, form: str) -> tuple[tuple, str]:
     return (method, form), name
 
 
-def _signature(choice: Choice) -> tuple:
+def _signature(choice: Experiment) -> tuple:
     return (model_key(choice), choice.stream.hash, to_json(choice.recipe), choice.seed)
 
 

@@ -101,7 +101,7 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     if given is None and source_images is not None and source_info_of(recipe):
         given = prepare(model, recipe, source_images, device=device)
     streams = {name: _stream(name, stream, data, other, limit, batch, singles, shifts, seed) for name in wanted}
-    adapters = [frozen, Adapter(model, recipe, seed=seed, device=device, given=given)]
+    adapters = [frozen, Adapter(model, recipe, seed=seed, device=device, source_info=given)]
     seconds = _estimate(adapters, streams)
     total = 2 * sum(s.n_images for s in streams.values())
     if progress:

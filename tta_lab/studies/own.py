@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..core.adapter import Adapter
-from ..core.needs import GIVEN
 from ..core.norm_layers import BATCH_NORM
-from ..core.parts import Method, needs_of
+from ..core.parts import Method
+from ..core.source_info import source_info_of
 from ..core.source_model import SourceModel
 from ..data.image_set import BaseSet
 from ..data.load import load_kept
@@ -120,7 +120,7 @@ def source_images_of(model: str) -> str | None:
 
 def without_source_images(recipes: dict, model: str, names: dict) -> tuple[list[str], list[str]]:
     """The recipes that can do without source images, or all where these are known; and a sentence on the others."""
-    lacking = [name for name, recipe in recipes.items() if needs_of(recipe) & GIVEN.keys()] if source_images_of(model) is None else []
+    lacking = [name for name, recipe in recipes.items() if source_info_of(recipe)] if source_images_of(model) is None else []
     notes = [f"Left out: {joined(names[n] for n in lacking)}, which must be prepared on source images; those of this model are not known."]
     return [name for name in recipes if name not in lacking], notes if lacking else []
 

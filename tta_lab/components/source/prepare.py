@@ -2,7 +2,7 @@
 stand here - Fisher information, class prototypes, feature moments, images to replay, neighbours, a posterior. Others stand beside their method.
 
 Labels and source images never reach an adapter by themselves: the caller makes what a recipe declares to need with ``prepare`` and
-hands it over, ``Adapter(model, recipe, given=prepare(model, recipe, images, labels))``. It depends on model, images, maker and knobs alone
+hands it over, ``Adapter(model, recipe, source_info=prepare(model, recipe, images, labels))``. It depends on model, images, maker and knobs alone
 and can be kept on disk under the hash of all.
 """
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ...core.needs import check_needs
 from ...core.parts import LossMethod, Part
 from ...core.run_keys import described, foreign, maker_code
 from ...core.source_info import Made, SourceInfo, source_info, source_info_of
-from ...core.step_context import View, as_logits, undisturbed
+from ...core.step_context import StepContext, as_logits, undisturbed
 from ...data.load import images_of
 from ...data.shipped import DataError
 
@@ -81,14 +81,14 @@ class _Probe(LossMethod):
 
     norm: Part
 
-    def losses(self, view, state):
-        return view.logits[:, 0] * 0
+    def losses(self, ctx, state):
+        return ctx.logits[:, 0] * 0
 
 
 @undisturbed
 def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int | None = None, limit: int | None = None,
             cache: str | Path | None = None, device="auto") -> dict:
-    """Everything that ``recipe`` declares to need from the source domain, for ``Adapter(..., given=...)``.
+    """Everything that ``recipe`` declares to need from the source domain, for ``Adapter(..., source_info=...)``.
 
     ``images`` (N, C, H, W) in [0, 1], or an image set (or its name), whose own labels are then used; the first ``limit`` are taken, in batches of
     ``batch`` (which the Fisher information depends on); None: as many as each maker says (`core.source_info`). ``cache`` names a folder that
@@ -148,9 +148,9 @@ def fisher(probe, data: Images) -> dict[str, Tensor]:
     return {name: value / batches for name, value in total.items()}
 
 
-def seen(probe, x: Tensor) -> View:
+def seen(probe, x: Tensor) -> StepContext:
     """Source images as a step sees them, with ``logits`` and ``outputs`` of the probe's network."""
-    return View(probe, x.to(probe.device, probe.precision), torch.arange(len(x)))
+    return StepContext(probe, x.to(probe.device, probe.precision), torch.arange(len(x)))
 
 
 def _features(probe, data):

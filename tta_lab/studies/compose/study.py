@@ -9,7 +9,7 @@ import numpy as np
 from ...analysis import metrics
 from ...components.controllers.collapse_detector import ALARMS, CollapseDetector, fitted
 from ...components.norms.batch_norm import SourceStatistics
-from ...components.updates import Anchored
+from ...components.updates import WeightEnsembling
 from ...core.parts import Method
 from ...experiments.compose import (
     OPTIONS,
@@ -17,6 +17,7 @@ from ...experiments.compose import (
     WHOLE,
     assemble,
     decompose,
+    incompatibility,
     notes,
     on_screen,
     rehearsal,
@@ -24,9 +25,8 @@ from ...experiments.compose import (
     say_known,
     say_relatives,
     swapped,
-    why_not,
 )
-from ...experiments.experiment import REFERENCES, Choice, Session, explore
+from ...experiments.experiment import REFERENCES, Experiment, Session, explore
 from ...experiments.runner import row
 from ...methods import METHODS, make
 from ...methods.composed import LikelihoodRatio
@@ -89,9 +89,9 @@ class Ground:
         name = next(iter(STREAMS)) if name == UNKNOWN and not self.unknown else name
         return stream_of(name, self.per_shift, self.batch, seed, self.shifts, self.images, self.unknown)
 
-    def choice(self, name: str, recipe: Method, seed: int) -> Choice:
+    def choice(self, name: str, recipe: Method, seed: int) -> Experiment:
         """A recipe on one of STREAMS."""
-        return Choice(self.model, self.stream(name, seed), recipe, seed, own.source_images_of(self.model))
+        return Experiment(self.model, self.stream(name, seed), recipe, seed, own.source_images_of(self.model))
 
     def panel(self) -> dict:
         """What the composer is told of it; nothing of the embedded model and images."""
@@ -99,14 +99,14 @@ class Ground:
         return {} if embedded else {"model": self.model, "images": self.images, "shifts": self.shifts}
 
 
-def beside(choice: Choice, n: int) -> list[str]:
+def beside(choice: Experiment, n: int) -> list[str]:
     """The names of what a composition is run beside: source, BN-1, and its ``n`` nearest relatives, those that can run on this model and stream."""
     images = rehearsal(choice)
-    some = [name for name in REFERENCES if not why_not(decompose(make(name)), choice, images)]
+    some = [name for name in REFERENCES if not incompatibility(decompose(make(name)), choice, images)]
     return [*some, *(name for name, _ in relatives(choice.recipe, n, choice, images))]
 
 
-def run_beside(choice: Choice, n: int = 2, *, device="auto", stop=None, each=None, known: dict | None = None) -> Session:
+def run_beside(choice: Experiment, n: int = 2, *, device="auto", stop=None, each=None, known: dict | None = None) -> Session:
     """Run a composition beside source, BN-1 and its ``n`` nearest relatives, all of them batch by batch.
 
     ``stop()`` is asked before each batch, ``each(session)`` called after it; ``known`` keeps references between calls.
@@ -225,12 +225,12 @@ def say_rows(rows: list[dict]) -> str:
     return f"{text} The detector of collapse {' and '.join(said)}." if said else f"{text} The detector of collapse is silent."
 
 
-def impossible(choice: Choice, start: str, *changes: tuple) -> str:
+def impossible(choice: Experiment, start: str, *changes: tuple) -> str:
     """Why a method with some slots changed cannot run: ``impossible(choice, "tent", ("objective", "Agreement"))``; "" when it can."""
     slots = decompose(make(start))
     for slot, key, *seat in changes:
         slots = swapped(slots, slot, key, *seat)
-    return on_screen(why_not(slots, choice, rehearsal(choice)))
+    return on_screen(incompatibility(slots, choice, rehearsal(choice)))
 
 
 # --- the notebook
@@ -259,7 +259,7 @@ def guided(name: str) -> Method:
     if name == "statistics":
         return assemble(decompose(make("tent")) | {"norm": SourceStatistics()})
     if name == "held":
-        return assemble(decompose(make("tent", lr=FAST_STEP)) | {"settle": Anchored(0.9)})
+        return assemble(decompose(make("tent", lr=FAST_STEP)) | {"settle": WeightEnsembling(0.9)})
     raise ValueError(f"there is no guided composition {name!r}; there are: {', '.join(GUIDED)}")
 
 
@@ -286,7 +286,7 @@ def refused(seed: int = 0) -> list[tuple[str, str]]:
     """(what, why) of each composition of REFUSED; of one that runs all the same, the `compose.notes` on it."""
     rows = []
     for what, model, stream, start, changes in REFUSED:
-        choice = Choice(model, stream_of(stream, seed=seed, **FAST), seed=seed)
+        choice = Experiment(model, stream_of(stream, seed=seed, **FAST), seed=seed)
         why = impossible(choice, start, *changes)
         slots = decompose(make(start))
         for change in () if why else changes:

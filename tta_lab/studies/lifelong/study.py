@@ -579,7 +579,7 @@ def one_run(rate: float = 20.0, anchor: str = "nothing", stream: str = "same", r
         if own.source_images_of(plan.model) is None:
             raise ValueError(NO_SOURCE_IMAGES)
         given = prepare(model, recipe, load(own.source_images_of(plan.model)), device=device)
-    adapter = Adapter(model, recipe, seed=seed, device=device, record="source", given=given)
+    adapter = Adapter(model, recipe, seed=seed, device=device, record="source", source_info=given)
     adapter.shared_source = shared.setdefault(device, {})
     trace = run(adapter, arrivals, stop=stop, each=each)
     if trace.meta["complete"] and clean is not None:

@@ -17,7 +17,7 @@ from ...analysis import diagnose
 from ...analysis.collapse import watch
 from ...components.controllers.resets import CollapseRecovery
 from ...components.norms.batch_norm import BatchStatistics
-from ...components.selectors.low_entropy import LowEntropy
+from ...components.selectors.entropy_threshold import EntropyThreshold
 from ...components.updates import Sam
 from ...core.norm_layers import BATCH_NORM, TestTimeNorm
 from ...core.trace import Trace
@@ -185,7 +185,7 @@ def recipe_of(method: str, lr: float):
 def arms(lr: float) -> dict:
     """Tent, what SAR adds to it one by one, and SAR; all by SGD at the same rate."""
     tent, sharp = make("tent", rule="sgd", lr=lr), Sam(rule="sgd", lr=lr, rho=0.05)
-    filtered = tent.where(LowEntropy(0.4))
+    filtered = tent.where(EntropyThreshold(0.4))
     both = replace(filtered, update=sharp)
     return {"tent": tent, "filter": filtered, "sharpness": replace(tent, update=sharp), "both": both,
             "sar": replace(both, controllers=(CollapseRecovery(threshold=0.2),))}

@@ -25,7 +25,7 @@ from ...data.image_files import READABLE, existing_folder
 from ...data.kinds import KINDS, PATH_OPTIONS
 from ...data.load import load
 from ...data.shipped import DataError
-from ...experiments.experiment import REFERENCES, Choice, explore, obstacles
+from ...experiments.experiment import REFERENCES, Experiment, explore, incompatibilities
 from ...methods import METHODS, make
 from ...models.doctor import NORMALISATIONS, Report, check_up
 from ...models.embedded import checkpoints, load_model
@@ -427,10 +427,10 @@ def possible(model, images) -> dict[str, list[str]]:
     found: dict = {"run": [], "source": [], "refused": [], "why": {}}
     for name in METHODS:
         recipe = make(name)
-        why = obstacles(Choice(model, stream, recipe, source_images=None))
+        why = incompatibilities(Experiment(model, stream, recipe, source_images=None))
         if not why:
             found["run"].append(name)
-        elif source_info_of(recipe) and not obstacles(Choice(model, stream, recipe, source_images=images)):
+        elif source_info_of(recipe) and not incompatibilities(Experiment(model, stream, recipe, source_images=images)):
             found["source"].append(name)
         else:
             found["refused"].append(name)
@@ -487,7 +487,7 @@ def first_settings(fast: bool, shifts: str = "", **given) -> dict:
     return {"protocol": "recorded", "shifts": chosen, "per_shift": size["images"], "batch": 25} | {k: v for k, v in given.items() if v}
 
 
-def label_free_of(choice: Choice, images: str, device="auto") -> dict:
+def label_free_of(choice: Experiment, images: str, device="auto") -> dict:
     """The label-free numbers of a choice's run over another image set of the same files (with labels, for instance)."""
     found = explore(replace(choice, stream=replace(choice.stream, known=images)), device=device)
     return label_free(found.trace, {REFERENCES[name]: trace for name, trace in found.references.items()})

@@ -20,8 +20,7 @@ from ...components.source.prepare import prepare
 from ...core.adapter import Adapter
 from ...core.files import written
 from ...core.knobs import knobs
-from ...core.needs import GIVEN
-from ...core.parts import needs_of
+from ...core.source_info import source_info_of
 from ...core.trace import Trace
 from ...data.corruptions import STANDARD_15, STANDARD_SIX
 from ...data.load import load
@@ -158,7 +157,7 @@ def one_run(model, recipe, stream, seed: int = 0, source_images=SOURCE_IMAGES, *
     """
     images = load(source_images) if isinstance(source_images, str) else source_images
     given = None if images is None else prepare(model, recipe, images, device=device, cache=cache)
-    adapter = Adapter(model, recipe, seed=seed, device=device, record="source", channels_last=True, given=given)
+    adapter = Adapter(model, recipe, seed=seed, device=device, record="source", channels_last=True, source_info=given)
     if shared is not None:
         adapter.shared_source = shared
     return run(adapter, stream, stop=stop, each=each)
@@ -195,7 +194,7 @@ def make_zoo(ground: Ground, names, labels, seed: int = 0, device="cpu") -> Zoo:
         for label in labels:
             key, start, numbers, why = {"source": ground.model, "stream": stream, "method": label, "rate": 1.0, "seed": seed}, time.perf_counter(), {}, ""
             try:
-                if own.source_images_of(ground.model) is None and needs_of(recipe_of(*split(label))) & GIVEN.keys():
+                if own.source_images_of(ground.model) is None and source_info_of(recipe_of(*split(label))):
                     raise ValueError("it must be prepared on source images, and those of this model are not known")
                 numbers = row(live(ground.model, stream, label, 1.0, seed, device=device, ground=ground))
             except (ValueError, RuntimeError) as refused:
