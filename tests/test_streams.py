@@ -13,6 +13,8 @@ from tta_lab.data.image_set import ImageSet
 from tta_lab.data.load import load
 from tta_lab.streams import orders
 from tta_lab.streams import stream as streams
+from tta_lab.streams.base import Arrivals
+from tta_lab.streams.cached import CachedStream
 from tta_lab.streams.images import UNKNOWN_ID
 from tta_lab.streams.orders import Dirichlet, Shuffled
 from tta_lab.streams.protocols import closed_set, long_term, open_set
@@ -353,11 +355,11 @@ def test_json_with_spaces_in_shifts_keeps_loading():
     values["shifts"] = ["fog :3", "none"]
     values["hash"] = "df03d0580f3a"                               # as the older version wrote it
     both = {
-        "kind": "joined", "parts": [values, values], "hash": streams._digest([values["hash"]] * 2)
+        "kind": "joined", "parts": [values, values], "hash": streams.hash_of([values["hash"]] * 2)
     }
     cut = {
         "kind": "cut", "stream": both, "start": 0, "stop": 1,
-        "hash": streams._digest([both["hash"], 0, 1])
+        "hash": streams.hash_of([both["hash"], 0, 1])
     }
     for written, expected in ((values, tidy), (both, tidy + tidy), (cut, (tidy + tidy).cut(0, 1))):
         again = Stream.from_json(json.dumps(written))
@@ -438,3 +440,88 @@ def test_batches_on_a_device():
     for here, there in zip(stream, stream.batches("cuda"), strict=True):
         assert there.x.is_cuda and not there.ids.is_cuda and torch.equal(here.ids, there.ids)
         assert ((here.x - there.x.cpu()).abs() > 1e-6).float().mean() < 1e-3
+
+
+SMALL = Stream(toy(), ("none", "fog:3", "fog"), severity=2, per_shift=12, batch=5, rounds=2,
+               unknown=toy(seed=1), unknown_ratio=0.5)
+OTHER = Stream(toy(), ("fog:4", "snow"), severity=4, per_shift=10, batch=5)
+KINDS = {
+    "stream": SMALL,
+    "joined": SMALL + OTHER,
+    "cut": SMALL.cut(2, 9),
+    "cut of joined": (SMALL + OTHER).cut(16, 20),
+    "joined of cut": SMALL.cut(3, 4) + OTHER.cut(1, 3),
+    "cached": CachedStream(SMALL),
+    "cut of cached": CachedStream(SMALL + OTHER).cut(16, 20),
+}
+
+
+@pytest.mark.parametrize("stream", KINDS.values(), ids=KINDS)
+def test_every_kind_of_stream_answers_what_a_stream_answers(stream):
+    assert isinstance(stream, Arrivals) and stream.classes == stream.known_set.classes
+    assert stream.severity in (2, 4) and stream.ratio in (0, 0.5) and stream.reset == "never"
+    assert stream.seed == 0 and stream.unknown_set is not None
+    assert stream.whole.cut(0, 1).whole is stream.whole
+    assert len(stream.shifts) == len(stream.segment_domains) == len(stream.segment_severities)
+    assert tuple(dict.fromkeys(stream.segment_domains)) == stream.domains
+    batches, plan = list(stream), list(stream.plan())
+    assert len(batches) == len(plan) == len(stream)
+    assert sum(map(len, batches)) == stream.n_images == stream.statistics()["images"]
+    picture = stream.picture()
+    for name in ("label", "known", "domain", "severity"):
+        assert picture[name].tolist() == torch.cat([getattr(b, name) for b in batches]).tolist()
+    for batch, planned in zip(batches, plan, strict=True):
+        assert torch.equal(batch.ids, planned.ids) and torch.equal(batch.segment, planned.segment)
+        assert torch.equal(batch.label, stream.labels(batch.ids))
+        for i in batch.segment.unique().tolist():
+            rows = batch.segment == i
+            assert {stream.domains[d] for d in batch.domain[rows]} == {stream.segment_domains[i]}
+            assert batch.severity[rows].unique().tolist() == [stream.segment_severities[i]]
+            assert (batch.x[rows] - stream.images_of(batch.ids[rows], i)).abs().max() < 1e-6
+    last = stream.domains[int(batches[-1].domain[-1])]
+    assert stream.last_domain == last
+    for start in range(len(stream)):
+        one, = stream.batches(start=start, stop=start + 1)
+        assert torch.equal(one.x, batches[start].x)
+        assert one.new_domain == batches[start].new_domain and one.round == batches[start].round
+    with pytest.raises(ValueError, match="cannot be rebuilt"):
+        stream.check_rebuildable()
+    assert stream.to_dict() == {**stream.settings(), "hash": stream.hash}
+    assert len(stream.old_hash) == 12 and (stream + stream).hash != stream.hash
+
+
+def test_the_severity_of_joined_streams_is_that_of_each_part():
+    assert (SMALL + OTHER).segment_severities == (0, 3, 2, 4, 4)
+    assert (SMALL + OTHER).severity == 4 and (SMALL + OTHER).domains == ("none", "fog", "snow")
+
+
+def test_an_incomplete_stream_is_not_made():
+    class Nothing(Arrivals):
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Nothing()
+
+
+def test_a_cached_stream_makes_each_batch_once(monkeypatch):
+    made = []
+    original = streams.make_images
+    monkeypatch.setattr(streams, "make_images",
+                        lambda *a: made.append(len(a[2])) or original(*a))
+    stream = Stream(toy(), ("gaussian_noise", "none"), per_shift=20, batch=5)
+    cached = CachedStream(stream)
+    third, = cached.batches(start=2, stop=3)
+    assert sum(made) == 5
+    once, twice = list(cached), list(cached.cut(1, 8))
+    assert once[2] is third and sum(made) == 40
+    assert all(a is b for a, b in zip(once[1:], twice, strict=True))
+    for a, b in zip(once, stream, strict=True):
+        assert torch.equal(a.x, b.x) and torch.equal(a.ids, b.ids) and a.new_domain == b.new_domain
+    assert cached.hash == stream.hash and cached.to_dict() == stream.to_dict()
+    assert cached == CachedStream(stream) and "_made" not in repr(cached)
+
+
+def test_a_cached_stream_is_rebuilt_as_the_stream_within():
+    stream = Stream("digits", ("fog",), per_shift=20)
+    assert Stream.from_json(CachedStream(stream).to_json()) == stream
+    assert Stream.from_json(CachedStream(stream).cut(0, 1).to_json()) == stream.cut(0, 1)

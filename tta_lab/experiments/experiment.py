@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -31,10 +32,13 @@ from ..methods import METHODS, make
 from ..methods.serialise import from_json, to_json
 from ..models.embedded import checkpoints
 from ..models.names import facts_of, open_model
+from ..streams.base import Arrivals, Cut, Joined, StreamWrapper
+from ..streams.cached import CachedStream
+from ..streams.images import Batch
 from ..streams.orders import ClassImbalance, Dirichlet, LabelShift, Order, SortedByClass
 from ..streams.protocols import GROUPS, PROTOCOLS
 from ..streams.shifts import domain_of
-from ..streams.stream import Arrivals, Cut, Joined, Stream
+from ..streams.stream import Stream
 from .runner import _check_classes, row, run
 
 REFERENCES = {"source": "source", "batch_norm": "BN-1"}
@@ -183,7 +187,7 @@ def stream_code(stream: Arrivals) -> tuple[list[str], str]:
     A stream of images that have no name cannot be written down: then the line is a comment.
     """
     try:
-        stream._check_rebuildable()
+        stream.check_rebuildable()
     except ValueError:
         return [], "# stream: your own, as above: its images have no name that datasets.load finds"
     imports, text = _stream_expression(stream)
@@ -191,6 +195,8 @@ def stream_code(stream: Arrivals) -> tuple[list[str], str]:
 
 
 def _stream_expression(stream: Arrivals) -> tuple[list[str], str]:
+    if isinstance(stream, CachedStream):
+        stream = stream.stream
     if isinstance(stream, Joined):
         parts = [_stream_expression(part) for part in stream.parts]
         return [line for imports, _ in parts for line in imports], " + ".join(text for _, text in parts)
@@ -490,22 +496,15 @@ class Session:
         return Exploration(self.choice, traces.pop("choice"), traces, dict(self.refused))
 
 
-class _OneBatch:
+@dataclass(frozen=True)
+class _OneBatch(StreamWrapper):
     """A stream of which one batch, which has been made already, is sent."""
 
-    goes_on = True  # the rows of all its batches are those of one stream
+    batch: Batch
+    goes_on: ClassVar[bool] = True  # the rows of all its batches are those of one stream
 
-    def __len__(self) -> int:
-        return len(self._stream)
-
-    def __init__(self, stream: Arrivals, batch):
-        self._stream, self._batch = stream, batch
-
-    def __getattr__(self, name):
-        return getattr(self._stream, name)
-
-    def batches(self, device="cpu"):
-        yield self._batch
+    def batches(self, device="cpu", start=0, stop=None):
+        yield self.batch
 
 
 class _Heard:

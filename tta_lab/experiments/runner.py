@@ -32,7 +32,7 @@ from ..core.trace import Trace
 from ..data.load import images_of
 from ..methods.serialise import to_json
 from ..streams.protocols import stream_of
-from ..streams.stream import RESETS, Arrivals, Cut, Stream, _digest
+from ..streams.stream import RESETS, Arrivals, Stream, hash_of
 from .progress import Progress
 
 Key = tuple[str, str, int]  # stream, recipe, seed
@@ -142,10 +142,7 @@ class _Record:
         goes_on = before[0]["hash"] == now[0]["hash"] and before[2] == now[1]
         domains, segments = meta["domains"], meta["segments"]
         if goes_on:  # the same stream, taken up where it stopped
-            whole = stream
-            while isinstance(whole, Cut):
-                whole = whole.stream
-            in_full = (before[1], now[2]) == (0, len(whole))
+            in_full = (before[1], now[2]) == (0, len(stream.whole))
             parts = [*parts[:-1], before[0] if in_full else _cut_record(before[0], before[1], now[2])]
             self.news = {"batches": self.shown + len(stream)}
         else:
@@ -153,7 +150,7 @@ class _Record:
             parts, segments = [*parts[:-1], last, record], [*segments, *stream.shifts]
             domains = list(dict.fromkeys([*domains, *stream.domains]))
             self.news = {"batches": len(stream), "shown": 0}
-        joined = {"kind": "joined", "parts": parts, "hash": _digest([p["hash"] for p in parts])}
+        joined = {"kind": "joined", "parts": parts, "hash": hash_of([p["hash"] for p in parts])}
         self.news |= {"stream": joined, "parts": parts} if len(parts) > 1 else {"stream": parts[0]}
         self.news |= {"domains": domains, "segments": segments}
         self.first = len(segments) - len(stream.shifts)
@@ -180,8 +177,8 @@ def _span(record: dict, batches: int) -> tuple[dict, int, int]:
 
 
 def _cut_record(record: dict, start: int, stop: int) -> dict:
-    """The record of some batches of a recorded stream, as `Cut` writes it."""
-    return {"kind": "cut", "stream": record, "start": start, "stop": stop, "hash": _digest([record["hash"], start, stop])}
+    """The record of some batches of a recorded stream, as `Stream.cut` writes it."""
+    return {"kind": "cut", "stream": record, "start": start, "stop": stop, "hash": hash_of([record["hash"], start, stop])}
 
 
 def _check_classes(adapter: Adapter, stream: Arrivals, batch) -> None:
@@ -327,7 +324,7 @@ def _streams(streams, seeds) -> dict[tuple[str, int], Arrivals]:
                 built[name, seed] = stream_of(given(seed), f"{what}({seed})")
             else:
                 if len(seeds) > 1:
-                    raise ValueError(f"the stream {name!r} is joined or cut, so it cannot be seeded anew; give a function of the seed")
+                    raise ValueError(f"the stream {name!r} is joined, cut or cached, so it cannot be seeded anew; give a function of the seed")
                 built[name, seed] = given
     return built
 

@@ -8,7 +8,6 @@ protocols of the literature are functions in ``protocols``.
 """
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -24,197 +23,16 @@ from ..core.arguments import WrongKind, flag, nearest, number, shown, whole
 from ..data.corruptions import CLEAN, CORRUPTIONS, STANDARD_SIX, check_severity, parameters, parse_shift
 from ..data.image_set import BaseSet
 from . import orders
+from .base import Arrivals, Cut, Joined, hash_of
 from .images import UNKNOWN_ID, Arrival, Batch, _image_set, make_images
 from .orders import Dice, Order, Shuffled
 from .sampling import _Dealer, shuffled
-from .shifts import as_shifts, domain_of, own_domain, own_rows, severity_of, tidy
+from .shifts import as_shifts, own_domain, own_rows, severity_of, tidy
 
 CACHE_BYTES = 512 * 2**20   # corrupted images that one iteration may hold, as bytes per pixel value
 RESETS = ("never", "domain", "batch")
 MIXING = ("batch", "shuffled", "burst")
 
-
-
-
-
-
-class Arrivals:
-    """What all streams can do. A subclass has ``plan()``, ``image_source`` and the properties
-    named below."""
-
-    # domains, classes, reset, seed, n_images, __len__, settings(), known_set, unknown_set,
-    # shifts, severity, ratio
-
-    def plan(self) -> Iterator[Arrival]:
-        raise NotImplementedError
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.batches()
-
-    def __add__(self, other) -> Joined:
-        if not isinstance(other, Arrivals):
-            return NotImplemented
-        parts = [s.parts if isinstance(s, Joined) else (s,) for s in (self, other)]
-        return Joined((*parts[0], *parts[1]))
-
-    def cut(self, start: int, stop: int | None = None) -> Cut:
-        """The batches ``start`` (inclusive) to ``stop`` (exclusive) as a stream of its own."""
-        return Cut(self, whole("start", start), len(self) if stop is None else whole("stop", stop))
-
-    @cached_property
-    def domains(self) -> tuple[str, ...]:
-        """Names of the domains in order of first appearance; a batch's ``domain`` is an index into
-        them."""
-        return tuple(dict.fromkeys(domain_of(shift) for shift in self.shifts))
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the known classes; their number K is the label of an unknown image."""
-        return self.known_set.classes
-
-    def labels(self, ids: Tensor) -> Tensor:
-        """Labels of these ids, int64 (B,); K for the unknown, -1 where the set has none."""
-        known = ids < UNKNOWN_ID
-        return torch.where(known, self.known_set.y[torch.where(known, ids, 0)], len(self.classes))
-
-    def _facts(self, arrival: Arrival) -> dict:
-        """What a batch says beside its images."""
-        domain = torch.tensor([self.domains.index(domain_of(shift)) for shift in self.shifts])
-        severity = torch.tensor([severity_of(shift, self.severity) for shift in self.shifts],
-                                dtype=torch.float64)
-        return {
-            "ids": arrival.ids, "label": self.labels(arrival.ids), "known": arrival.ids
-            < UNKNOWN_ID, "domain": domain[arrival.segment], "severity": severity[arrival.segment],
-            "segment": arrival.segment, "round": arrival.round, "new_domain": arrival.new_domain
-        }
-
-    def statistics(self) -> dict[str, float]:
-        """What the order is really like: ``classes_per_batch`` (mean number of distinct known
-        classes), ``run_length`` (mean length of runs of one class), ``domains_per_batch``,
-        ``unknown`` (share), ``unlabelled`` (share), ``images``, ``batches``."""
-        classes = 0
-        domains = 0
-        runs = 0
-        unknown = 0
-        unlabelled = 0
-        n = 0
-        batches = 0
-        last = None
-        for arrival in self.plan():
-            facts = self._facts(arrival)
-            label = facts["label"][facts["known"]]
-            classes += len(label.unique())
-            domains += len(facts["domain"].unique())
-            if len(label):
-                runs += int(
-                    (label[1:] != label[:-1]).sum()) + (last is None or last != int(label[0]))
-                last = int(label[-1])
-            unknown += int((~facts["known"]).sum())
-            unlabelled += int((facts["label"] < 0).sum())
-            n, batches = n + len(arrival), batches + 1
-        return {
-            "classes_per_batch": classes / batches, "run_length": (n - unknown) / max(runs, 1),
-            "domains_per_batch": domains / batches, "unknown": unknown / n,
-            "unlabelled": unlabelled / n, "images": n, "batches": batches
-        }
-
-    def picture(self, limit: int = 50_000) -> dict:
-        """Order, domains and classes over time as arrays, for ``plots.plot_stream``; the first
-        ``limit`` images."""
-        columns: dict[str, list] = {
-            name: [] for name in ("label", "known", "domain", "severity", "round", "batch")
-        }
-        n = 0
-        for i, arrival in enumerate(self.plan()):
-            facts = {**self._facts(arrival), "batch": i}
-            for name, values in columns.items():
-                value = facts[name]
-                values.append(
-                    value.numpy() if isinstance(value, Tensor) else np.full(len(arrival), value))
-            n += len(arrival)
-            if n >= limit:
-                break
-        arrays = {name: np.concatenate(values) for name, values in columns.items()}
-        return {
-            **arrays, "position": np.arange(n), "domains": list(self.domains),
-            "classes": list(self.classes), "images": self.n_images, "window": max(1, n // 100)
-        }
-
-    # --- records --------------------------------------------------------------------------------
-
-    def settings(self) -> dict:
-        """All settings as plain values, without the hash."""
-        raise NotImplementedError
-
-    def to_dict(self) -> dict:
-        """All settings as plain values, the sets by name, and the hash; for records. ``to_json``
-        also promises that the stream can be rebuilt."""
-        return {**self.settings(), "hash": self.hash}
-
-    def to_json(self) -> str:
-        """A text from which ``from_json`` rebuilds exactly this stream; needs sets that
-        ``datasets.load`` finds by name."""
-        self._check_rebuildable()
-        return json.dumps(self.to_dict(), indent=1)
-
-    @staticmethod
-    def from_json(text: str) -> Arrivals:
-        """Rebuild a stream from ``to_json``; raises ValueError when the text is damaged or the
-        images have changed."""
-        if not isinstance(text, str | bytes):
-            raise WrongKind(f"the JSON of a stream is a text, as Stream.to_json() writes it, not "
-                            f"{shown(text)}")
-        try:
-            values = json.loads(text)
-        except ValueError as why:
-            raise ValueError(f"this is not the JSON of a stream ({why}); write it with "
-                             f"Stream.to_json()") from why
-        return _rebuilt(values)
-
-
-def _rebuilt(values) -> Arrivals:
-    kinds = {"stream": Stream, "joined": Joined, "cut": Cut}
-    if not isinstance(values, dict) or values.get("kind") not in kinds:
-        found = sorted(values) if isinstance(values, dict) else type(values).__name__
-        raise ValueError(f"the JSON of a stream has an entry 'kind' ({', '.join(kinds)}) and its "
-                         f"settings, this one has {found}; "
-                         "write it again with Stream.to_json()")
-    kind = kinds[values["kind"]]
-    names = {f.name for f in fields(kind)} | {"hash", "kind"}
-    if set(values) != names:
-        raise ValueError(f"the JSON of a {values['kind']} has the entries {sorted(names)}, this "
-                         f"one has {sorted(values)}; "
-                         "write it again with Stream.to_json()")
-    given = {k: v for k, v in values.items() if k not in ("hash", "kind")}
-    if kind is Joined:
-        if not isinstance(given["parts"], list) or not given["parts"]:
-            raise ValueError("the JSON of a joined stream lists its 'parts'; write it again with "
-                             "Stream.to_json()")
-        given["parts"] = tuple(_rebuilt(part) for part in given["parts"])
-    if kind is Cut:
-        given["stream"] = _rebuilt(given["stream"])
-    stream = kind(**given)
-    as_written = (_hash_as_written(stream, values, which)
-                  for which in ("fingerprint", "old_fingerprint"))
-    if values["hash"] not in (stream.hash, stream.old_hash, *as_written):
-        raise ValueError(f"the stream rebuilt from JSON has hash {stream.hash}, the text says "
-                         f"{values['hash']}: settings were edited or "
-                         "the image files differ; build the stream anew with Stream(...)")
-    return stream
-
-
-def _hash_as_written(stream, values: dict, which: str) -> str:
-    """The hash of the settings as the text spells them: spaces within its shifts, which mean
-    nothing, once counted."""
-    if isinstance(stream, Joined):
-        return _digest([part["hash"] for part in values["parts"]])
-    if isinstance(stream, Cut):
-        return _digest([values["stream"]["hash"], stream.start, stream.stop])
-    return stream._hash(which, shifts=list(values["shifts"]))
-
-
-def _digest(values) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -498,7 +316,7 @@ class Stream(Arrivals):
                     for _, i, known, unknown in itertools.islice(dealt, len(pool))
                 }
                 known, unknown = self._arranged(round_, pool, hands)
-                fresh = None if self.mixed else domain_of(self.shifts[pool[0]])
+                fresh = None if self.mixed else self.segment_domains[pool[0]]
                 first = fresh != last or last is None
                 last = fresh
                 for segment, slot in self._batches(known, unknown, round_, pool):
@@ -568,6 +386,9 @@ class Stream(Arrivals):
         return make_images(self.known_set, self.unknown_set, ids, shift, self.severity, self.seed,
                            device)
 
+    def images_of(self, ids, segment, device="cpu"):
+        return self.images(ids, self.shifts[segment], device)
+
     def batches(self, device="cpu", start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """The batches in order (from number ``start`` to before ``stop``), corrupted on the device.
 
@@ -598,7 +419,7 @@ class Stream(Arrivals):
                 x = torch.empty(len(arrival), *x.shape[1:], device=device)
                 for rows, part in parts:
                     x[rows.to(device)] = part
-            yield Batch(x, **self._facts(arrival))
+            yield Batch(x, **self.facts(arrival))
 
     # --- records --------------------------------------------------------------------------------
 
@@ -626,12 +447,12 @@ class Stream(Arrivals):
     def _hash(self, which: str, **spelt) -> str:
         known, unknown = (None if s is None else getattr(s, which, s.fingerprint)()
                           for s in (self.known_set, self.unknown_set))
-        return _digest({
+        return hash_of({
             **self.settings(), "known": known, "unknown_ratio": self.ratio, "unknown": unknown,
             **spelt
         })
 
-    def _check_rebuildable(self):
+    def check_rebuildable(self):
         for role in ("known", "unknown"):
             given = getattr(self, role)
             if given is not None and not isinstance(given, str):
@@ -646,172 +467,57 @@ class Stream(Arrivals):
                                      "('fashion_mnist[0,1]', 'folder:PATH'), or keep "
                                      "the set and the constructor call in your own script")
 
-
-@dataclass(frozen=True)
-class Joined(Arrivals):
-    """Streams one after another, over the same image sets and with one reset rule: ``a + b``."""
-
-    parts: tuple[Arrivals, ...]
-
-    def __post_init__(self):
-        first = self.parts[0]
-        for other in self.parts[1:]:
-            for what, mine, its in (("known images", first.known_set.fingerprint(),
-                                     other.known_set.fingerprint()),
-                                    ("unknown images",
-                                     *(s.unknown_set and s.unknown_set.fingerprint()
-                                       for s in (first, other))), ("reset", first.reset,
-                                                                   other.reset)):
-                if mine != its and not (what == "unknown images" and None in (mine, its)):
-                    names = ", ".join(
-                        str(getattr(s, "reset" if what == "reset" else "known_set"))
-                        for s in (first, other))
-                    raise ValueError(f"streams with different {what} cannot be joined ({names}); "
-                                     f"give both the same")
-
-    @property
-    def known_set(self):
-        return self.parts[0].known_set
-
-    @cached_property
-    def unknown_set(self):
-        return next((p.unknown_set for p in self.parts if p.unknown_set is not None), None)
-
-    @property
-    def reset(self) -> str:
-        return self.parts[0].reset
-
-    @property
-    def seed(self) -> int:
-        return self.parts[0].seed
-
-    @property
-    def ratio(self) -> float:
-        return max(p.ratio for p in self.parts)
-
-    @cached_property
-    def shifts(self) -> tuple[str, ...]:
-        return tuple(shift for part in self.parts for shift in part.shifts)
-
-    @cached_property
-    def domains(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for part in self.parts for name in part.domains))
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
-    @property
-    def n_images(self) -> int:
-        return sum(p.n_images for p in self.parts)
-
-    def _shifted(self):
-        """(part, its first segment, its domains as indices of the whole)."""
-        first = 0
-        for part in self.parts:
-            yield part, first, torch.tensor([self.domains.index(name) for name in part.domains])
-            first += len(part.shifts)
-
-    def plan(self):
-        for part, first, _ in self._shifted():
-            for a in part.plan():
-                yield Arrival(a.ids, a.segment + first, a.slot, a.round, a.new_domain, a.hands)
-
-    def _facts(self, arrival):
-        for part, first, where in self._shifted():
-            if first <= int(arrival.segment[0]) < first + len(part.shifts):
-                facts = part._facts(
-                    Arrival(arrival.ids, arrival.segment - first, arrival.slot, arrival.round,
-                            arrival.new_domain, arrival.hands))
-                return {**facts, "domain": where[facts["domain"]], "segment": arrival.segment}
-
-    def batches(self, device="cpu", start: int = 0, stop: int | None = None):
-        """The batches of one part after another."""
-        stop = len(self) if stop is None else stop
-        before = 0
-        border = None
-        for part, first, where in self._shifted():
-            low = max(start - before, 0)
-            high = min(stop - before, len(part))
-            before += len(part)
-            if low >= high:
-                continue
-            for batch in part.batches(device, low, high):
-                domain = where[batch.domain]
-                values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-                fresh = batch.new_domain and int(domain[0]) != border
-                border = int(domain[-1])
-                yield Batch(**{
-                    **values, "domain": domain, "segment": batch.segment +
-                    first, "new_domain": fresh
-                })
-
-    def settings(self):
-        return {"kind": "joined", "parts": [p.to_dict() for p in self.parts]}
-
-    @property
-    def hash(self):
-        return _digest([p.hash for p in self.parts])
-
-    @property
-    def old_hash(self):
-        return _digest([p.old_hash for p in self.parts])
-
-    def _check_rebuildable(self):
-        for part in self.parts:
-            part._check_rebuildable()
+    @staticmethod
+    def from_json(text: str) -> Arrivals:
+        """Rebuild a stream from ``to_json``; raises ValueError when the text is damaged or the
+        images have changed."""
+        if not isinstance(text, str | bytes):
+            raise WrongKind(f"the JSON of a stream is a text, as Stream.to_json() writes it, not "
+                            f"{shown(text)}")
+        try:
+            values = json.loads(text)
+        except ValueError as why:
+            raise ValueError(f"this is not the JSON of a stream ({why}); write it with "
+                             f"Stream.to_json()") from why
+        return _rebuilt(values)
 
 
-@dataclass(frozen=True)
-class Cut(Arrivals):
-    """Some batches of a stream: ``stream.cut(start, stop)``."""
+def _rebuilt(values) -> Arrivals:
+    kinds = {"stream": Stream, "joined": Joined, "cut": Cut}
+    if not isinstance(values, dict) or values.get("kind") not in kinds:
+        found = sorted(values) if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"the JSON of a stream has an entry 'kind' ({', '.join(kinds)}) and its "
+                         f"settings, this one has {found}; "
+                         "write it again with Stream.to_json()")
+    kind = kinds[values["kind"]]
+    names = {f.name for f in fields(kind)} | {"hash", "kind"}
+    if set(values) != names:
+        raise ValueError(f"the JSON of a {values['kind']} has the entries {sorted(names)}, this "
+                         f"one has {sorted(values)}; "
+                         "write it again with Stream.to_json()")
+    given = {k: v for k, v in values.items() if k not in ("hash", "kind")}
+    if kind is Joined:
+        if not isinstance(given["parts"], list) or not given["parts"]:
+            raise ValueError("the JSON of a joined stream lists its 'parts'; write it again with "
+                             "Stream.to_json()")
+        given["parts"] = tuple(_rebuilt(part) for part in given["parts"])
+    if kind is Cut:
+        given["stream"] = _rebuilt(given["stream"])
+    stream = kind(**given)
+    as_written = (_hash_as_written(stream, values, which)
+                  for which in ("fingerprint", "old_fingerprint"))
+    if values["hash"] not in (stream.hash, stream.old_hash, *as_written):
+        raise ValueError(f"the stream rebuilt from JSON has hash {stream.hash}, the text says "
+                         f"{values['hash']}: settings were edited or "
+                         "the image files differ; build the stream anew with Stream(...)")
+    return stream
 
-    stream: Arrivals
-    start: int
-    stop: int
 
-    def __post_init__(self):
-        if not 0 <= self.start < self.stop <= len(self.stream):
-            raise ValueError(f"the stream has {len(self.stream)} batches; cut({self.start}, "
-                             f"{self.stop}) must be a range within 0 and "
-                             f"{len(self.stream)} that is not empty")
-
-    def __getattr__(self, name):
-        if name in ("known_set", "unknown_set", "reset", "seed", "shifts", "severity", "ratio",
-                    "_check_rebuildable"):
-            return getattr(self.stream, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    @property
-    def domains(self):
-        return self.stream.domains
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    @cached_property
-    def n_images(self) -> int:
-        return sum(map(len, self.plan()))
-
-    def plan(self):
-        return itertools.islice(self.stream.plan(), self.start, self.stop)
-
-    def _facts(self, arrival):
-        return self.stream._facts(arrival)
-
-    def batches(self, device="cpu", start: int = 0, stop: int | None = None):
-        """The batches of this part; those before it are skipped without making their images."""
-        stop = len(self) if stop is None else min(stop, len(self))
-        return self.stream.batches(device, self.start + start, self.start + stop)
-
-    def settings(self):
-        return {
-            "kind": "cut", "stream": self.stream.to_dict(), "start": self.start, "stop": self.stop
-        }
-
-    @property
-    def hash(self):
-        return _digest([self.stream.hash, self.start, self.stop])
-
-    @property
-    def old_hash(self):
-        return _digest([self.stream.old_hash, self.start, self.stop])
+def _hash_as_written(stream, values: dict, which: str) -> str:
+    """The hash of the settings as the text spells them: spaces within its shifts, which mean
+    nothing, once counted."""
+    if isinstance(stream, Joined):
+        return hash_of([part["hash"] for part in values["parts"]])
+    if isinstance(stream, Cut):
+        return hash_of([values["stream"]["hash"], stream.start, stream.stop])
+    return stream._hash(which, shifts=list(values["shifts"]))
