@@ -11,6 +11,7 @@ from tta_lab.data import corruptions as streams_corruptions
 from tta_lab.data.corruptions import STANDARD_SIX, corrupt
 from tta_lab.data.image_set import ImageSet
 from tta_lab.data.load import load
+from tta_lab.data.shift import Shift
 from tta_lab.streams import orders
 from tta_lab.streams import stream as streams
 from tta_lab.streams.base import Arrivals
@@ -339,6 +340,37 @@ def test_a_shift_is_the_same_however_it_is_spaced():
     assert torch.equal(streams_corruptions.corrupt(x, " fog : 3 "),
                        streams_corruptions.corrupt(x, "fog:3")) and torch.equal(
                            streams_corruptions.corrupt(x, " none "), x)
+
+
+@pytest.mark.parametrize("text, parts, tidy, domain, severity", [
+    ("fog", [("fog", None)], "fog", "fog", 5),
+    (" fog : 2.50", [("fog", 2.5)], "fog:2.50", "fog", 2.5),
+    ("gaussian_noise: 2 +fog", [("gaussian_noise", 2), ("fog", None)], "gaussian_noise:2+fog",
+     "gaussian_noise+fog", 5),
+    ("snow:0+fog:0.5", [("snow", 0), ("fog", 0.5)], "snow:0+fog:0.5", "snow+fog", 0.5),
+    (" none", [("none", None)], "none", "none", 0),
+    ("day one:3", [("day one", 3)], "day one:3", "day one", 3),
+    (" wet+cold ", [(" wet+cold ", None)], " wet+cold ", " wet+cold ", 5),
+    ("dry+warm : 4", [("dry+warm", 4)], "dry+warm:4", "dry+warm", 4),
+    ("fog:1+dry+warm", [("fog", 1), ("dry", None), ("warm", None)], "fog:1+dry+warm",
+     "fog+dry+warm", 5),
+])
+def test_a_shift_is_parsed_and_printed(text, parts, tidy, domain, severity):
+    held = (" wet+cold ", "dry+warm", "day one")
+    shift = Shift.parse(text, held)
+    assert shift.parts == tuple(parts) and shift.names == tuple(name for name, _ in parts)
+    assert str(shift) == shift.text == tidy and shift.domain == domain
+    assert shift.severity(5) == severity and shift.held == (domain in held)
+    again = Shift.parse(shift.text, held)
+    assert again == shift and again.text == shift.text
+    assert Shift.parse(Shift(shift.parts, shift.held).text, held) == shift
+    assert shift.steps(5) == (() if shift.clean else tuple((n, 5 if s is None else s)
+                                                           for n, s in parts))
+
+
+def test_domains_count_once_however_they_are_written():
+    assert Stream(toy(), ("fog :3", "fog", "snow: 1+fog", "snow+ fog"), per_shift=5).domains == (
+        "fog", "snow+fog")
 
 
 def test_the_hash_of_streams_that_were_valid_stays():

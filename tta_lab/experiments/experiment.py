@@ -28,6 +28,7 @@ from ..core.parts import LossMethod, Method, NeedsError, needs_of
 from ..core.source_info import source_info_of
 from ..core.trace import Trace
 from ..data.load import images_of, load
+from ..data.shift import Shift
 from ..methods import METHODS, make
 from ..methods.serialise import from_json, to_json
 from ..models.embedded import checkpoints
@@ -37,7 +38,6 @@ from ..streams.cached import CachedStream
 from ..streams.images import Batch
 from ..streams.orders import ClassImbalance, Dirichlet, LabelShift, Order, SortedByClass
 from ..streams.protocols import GROUPS, PROTOCOLS
-from ..streams.shifts import domain_of
 from ..streams.stream import Stream
 from .runner import _check_classes, row, run
 
@@ -256,7 +256,7 @@ def _own_arguments(name: str, plain: dict) -> list[dict]:
     order, shifts = plain["order"], plain["shifts"]
     found = [{}]
     if name == "gradual":
-        names = tuple(dict.fromkeys(domain_of(s) for s in shifts))
+        names = tuple(dict.fromkeys(Shift.parse(s).domain for s in shifts))
         found = [{"shifts": names, "form": form} for form in ("rmt", "cotta")]
     elif name == "alternating":
         found = [{"shifts": shifts[::2]}]

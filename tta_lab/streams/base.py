@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.arguments import whole
 from ..data.image_set import BaseSet
 from .images import UNKNOWN_ID, Arrival, Batch
-from .shifts import domain_of, severity_of
+from .shifts import shift_of
 
 
 class Arrivals(ABC):
@@ -117,12 +117,13 @@ class Arrivals(ABC):
     @cached_property
     def segment_domains(self) -> tuple[str, ...]:
         """The name of the domain of each segment."""
-        return tuple(domain_of(shift) for shift in self.shifts)
+        return tuple(shift_of(self.known_set, text).domain for text in self.shifts)
 
     @cached_property
     def segment_severities(self) -> tuple[float, ...]:
         """The severity of each segment; the largest of a composition, 0 for clean images."""
-        return tuple(severity_of(shift, self.severity) for shift in self.shifts)
+        return tuple(
+            shift_of(self.known_set, text).severity(self.severity) for text in self.shifts)
 
     @cached_property
     def last_domain(self) -> str:

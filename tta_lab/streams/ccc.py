@@ -24,6 +24,7 @@ from ..core.files import write_text
 from ..core.hashing import digest
 from ..core.named import model_of
 from ..data.corruptions import check_name
+from ..data.shift import Shift
 from ..data.shipped import checked_bytes
 from .images import _image_set, make_images
 from .orders import Dice
@@ -63,7 +64,7 @@ class Calibration:
         try:
             values = json.loads(text)
             table = {
-                tuple(k.split("+")): np.array(v, np.float64)
+                Shift.parse(k).names: np.array(v, np.float64)
                 for k, v in values.pop("accuracy").items()
             }
             made = cls(tuple(values.pop("names")), tuple(values.pop("severities")), table, **values)
@@ -111,8 +112,8 @@ def calibrate(model, known="fashion_mnist_train_slice",
     for pair in itertools.permutations(names, 2):
         table[pair] = np.zeros((len(severities), len(severities)))
         for (i, first), (j, second) in itertools.product(enumerate(severities), repeat=2):
-            x = make_images(images, None, rows, f"{pair[0]}:{first:g}+{pair[1]}:{second:g}", 5,
-                            seed, device)
+            shift = Shift(((pair[0], first), (pair[1], second)))
+            x = make_images(images, None, rows, shift.text, 5, seed, device)
             with torch.no_grad():
                 hits = sum(
                     int((model(part).argmax(1).cpu() == images.y[at]).sum())
@@ -168,8 +169,8 @@ def walk(calibration: Calibration, target: float, points: int, seed: int = 0) ->
         others = [name for name in calibration.names if name != first]
         second = others[int(Dice(seed, "ccc").at(turn).permutation(len(others))[0])]
         for i, j in path(calibration.accuracy[first, second], target):
-            shifts.append(
-                f"{first}:{calibration.severities[i]:g}+{second}:{calibration.severities[j]:g}")
+            shift = Shift(((first, calibration.severities[i]), (second, calibration.severities[j])))
+            shifts.append(shift.text)
             if len(shifts) == points:
                 return tuple(shifts)
         first = second

@@ -13,8 +13,9 @@ import os
 from dataclasses import replace
 
 from ..core.arguments import WrongKind, choice, flag, nearest, number, shown, whole
-from ..data.corruptions import CLEAN, STANDARD_15
+from ..data.corruptions import STANDARD_15
 from ..data.image_set import BaseSet
+from ..data.shift import CLEAN, Shift
 from .images import _image_set
 from .orders import ClassImbalance, Dirichlet, LabelShift, Recorded, SortedByClass
 from .sampling import shuffled
@@ -61,10 +62,12 @@ def gradual(known="fashion_mnist", shifts=STANDARD_15, form: str = "rmt", **sett
         raise ValueError(f"form must be 'rmt' or 'cotta', not {form!r}")
     shifts = as_shifts(shifts)
     for name in shifts:
-        if ":" in name or "+" in name:
+        (_, severity), *more = Shift.parse(name).parts
+        if severity is not None or more:
             raise ValueError(f"gradual sets the severities itself, so a shift is one name without "
                              f"any, such as 'fog', not {name!r}")
-    ramps = [[name] if name in CLEAN else [f"{name}:{s}" for s in RAMP] for name in shifts]
+    ramps = [[name] if name in CLEAN else [Shift(((name, s),)).text for s in RAMP]
+             for name in shifts]
     if form == "cotta" and ramps:
         ramps[0] = ramps[0][len(ramps[0]) // 2:]
     return Stream(known, [step for ramp in ramps for step in ramp], **settings)

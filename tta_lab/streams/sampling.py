@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .orders import Dice
-from .shifts import own_domain, own_rows
+from .shifts import own_rows, shift_of
 
 
 def shuffled(n: int, seed: int, purpose: str, *position: int) -> Tensor:
@@ -70,7 +70,7 @@ class _Dealer:
 
     def hand(self, shift: str, need: int) -> Tensor:
         rows = own_rows(self.images, shift)
-        place = None if rows is None else own_domain(self.images, shift)
+        place = None if rows is None else shift_of(self.images, shift).domain
         if place not in self.decks:
             labels = self.images.y if rows is None else self.images.y[rows]
             asked: list[int] = []  # filled below, one number for each hand

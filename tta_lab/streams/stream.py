@@ -27,7 +27,7 @@ from .base import Arrivals, Cut, Joined, hash_of
 from .images import UNKNOWN_ID, Arrival, Batch, _image_set, make_images
 from .orders import Dice, Order, Shuffled
 from .sampling import _Dealer, shuffled
-from .shifts import as_shifts, own_domain, own_rows, severity_of, tidy
+from .shifts import as_shifts, own_rows, shift_of
 
 CACHE_BYTES = 512 * 2**20   # corrupted images that one iteration may hold, as bytes per pixel value
 RESETS = ("never", "domain", "batch")
@@ -97,7 +97,7 @@ class Stream(Arrivals):
         shifts = as_shifts(self.shifts, "Stream.shifts")
         known = self.known_set
         own = tuple(getattr(known, "domains", ()))
-        object.__setattr__(self, "shifts", tuple(tidy(shift, own) for shift in shifts))
+        object.__setattr__(self, "shifts", tuple(shift_of(known, text).text for text in shifts))
         if not self.shifts:
             raise ValueError(f"Stream.shifts is empty; name at least one of "
                              f"{', '.join(own or STANDARD_SIX)} or 'none'")
@@ -125,17 +125,13 @@ class Stream(Arrivals):
 
     def _check_shifts(self, known, own):
         for shift in self.shifts:
-            held = own_domain(known, shift)
-            if held is not None:  # "fog" of a set that holds fog; a composition is always made here
-                try:
-                    severity = severity_of(shift, self.severity)
-                except ValueError:
-                    raise ValueError(f"the severity of {held!r} must be a number from 0 to 5, got "
-                                     f"{shift!r}") from None
+            parsed = shift_of(known, shift)
+            if parsed.held:  # "fog" of a set that holds fog; a composition is always made here
+                severity = parsed.severity(self.severity)
                 check_severity(severity)
-                known.check_domain(held, severity)
+                known.check_domain(parsed.domain, severity)
             else:
-                self._check_names(known, own, shift)
+                self._check_names(known, own, parsed)
                 for name, severity in parse_shift(shift, self.severity):
                     if severity:
                         parameters(name, severity, min(known.shape[1:]))
@@ -151,7 +147,7 @@ class Stream(Arrivals):
     @staticmethod
     def _check_names(known, own, shift):
         """Of a set that holds domains itself: an unknown name may be meant for one of those."""
-        for name in (part.partition(":")[0] for part in shift.split("+") if own):
+        for name in shift.names if own else ():
             if name not in CORRUPTIONS and name not in CLEAN:
                 holds = f"holds {name!r} itself, but a composition is made here" if name in own else (
                     f"holds no domain {name!r}, only "
