@@ -14,12 +14,12 @@ from tta_lab.data.load import load
 from tta_lab.data.shift import Shift
 from tta_lab.streams import orders
 from tta_lab.streams import stream as streams
-from tta_lab.streams.base import Arrivals
+from tta_lab.streams.base import AbstractStream
 from tta_lab.streams.cached import CachedStream
 from tta_lab.streams.images import UNKNOWN_ID
 from tta_lab.streams.orders import Dirichlet, Shuffled
 from tta_lab.streams.protocols import closed_set, long_term, open_set
-from tta_lab.streams.sampling import deal, deck, shuffled
+from tta_lab.streams.sampling import balanced_permutation, sample_without_replacement, shuffled
 from tta_lab.streams.stream import Stream
 
 
@@ -70,7 +70,8 @@ def test_batches_hold_what_they_say():
         domain = stream.domains[int(batch.domain[0])]
         assert torch.equal(batch.x, corrupt(clean, domain, 3, batch.ids, seed=9))
         assert torch.equal(stream.images(batch.ids.flip(0), domain), batch.x.flip(0))
-        assert batch.x.dtype == torch.float32 and batch.ids.dtype == batch.label.dtype == torch.int64 and batch.known.dtype == torch.bool
+        assert batch.x.dtype == torch.float32 and batch.known.dtype == torch.bool
+        assert batch.ids.dtype == batch.label.dtype == torch.int64
     with pytest.raises(dataclasses.FrozenInstanceError):
         batch.domain = "other"
 
@@ -90,40 +91,40 @@ def test_defaults():
 
 def test_shifts_share_no_image_and_are_balanced():
     stream = Stream(per_shift=300, seed=5)
-    ids = torch.cat(stream.hands[0])
+    ids = torch.cat(stream.segment_ids[0])
     assert len(ids.unique()) == 1800
-    for hand in stream.hands[0]:
+    for hand in stream.segment_ids[0]:
         assert load("fashion_mnist").y[hand].bincount().tolist() == [30] * 10
     odd = Stream("fashion_mnist_8", per_shift=301)
-    for hand in odd.hands[0]:
+    for hand in odd.segment_ids[0]:
         counts = odd.known_set.y[hand].bincount()
         assert counts.max() - counts.min() <= 1 and counts.sum() == 301
 
 
 def test_a_deck_is_balanced_as_long_as_classes_last():
     labels = torch.tensor([0] * 3 + [1] * 3 + [2] * 9)
-    order = deck(labels, 0, "x", 0)
+    order = balanced_permutation(labels, 0, "x", 0)
     assert order.sort().values.tolist() == list(range(15))
     for k in range(3):
         assert labels[order][3 * k:3 * k + 3].sort().values.tolist() == [0, 1, 2]
     assert (labels[order][9:] == 2).all()
-    late = deck(labels, 0, "x", 0, last=torch.tensor([0, 1, 8]))
+    late = balanced_permutation(labels, 0, "x", 0, last=torch.tensor([0, 1, 8]))
     assert set(late[-3:].tolist()) == {0, 1, 8
                                        } and labels[late][:3].sort().values.tolist() == [0, 1, 2]
 
 
-def test_dealing_goes_on_with_a_new_deck():
-    """10 images, hands of 4: two hands from the first deck, the third takes its last 2 and 2
+def test_sampling_goes_on_with_a_new_permutation():
+    """10 images, samples of 4: two from the first permutation, the third takes its last 2 and 2
     others of the second."""
     labels = torch.arange(10) % 2
-    hands = list(deal(labels, [4] * 5, 0, "x"))
-    assert sorted(torch.cat(hands[:2] + [hands[2][:2]]).tolist()) == list(range(10))
-    assert all(len(set(hand.tolist())) == 4 for hand in hands)
-    assert sorted(torch.cat(hands).tolist()) == sorted(list(range(10)) * 2)
-    for hand in hands:
-        assert labels[hand].sum() == 2
+    samples = list(sample_without_replacement(labels, [4] * 5, 0, "x"))
+    assert sorted(torch.cat(samples[:2] + [samples[2][:2]]).tolist()) == list(range(10))
+    assert all(len(set(sample.tolist())) == 4 for sample in samples)
+    assert sorted(torch.cat(samples).tolist()) == sorted(list(range(10)) * 2)
+    for sample in samples:
+        assert labels[sample].sum() == 2
     # more than there are: everything twice, and five a third time
-    large = next(deal(labels, [25], 0, "x"))
+    large = next(sample_without_replacement(labels, [25], 0, "x"))
     assert sorted(large.bincount().tolist()) == [2] * 5 + [3] * 5
 
 
@@ -131,7 +132,7 @@ def test_wrap_around_repeats_no_image_within_a_shift():
     stream = Stream(toy(60), ["contrast"] * 5, per_shift=50, batch=50)
     for ids in ids_by_segment(stream).values():
         assert len(ids.unique()) == 50
-    counts = torch.cat(stream.hands[0]).bincount(minlength=60)
+    counts = torch.cat(stream.segment_ids[0]).bincount(minlength=60)
     assert counts.min() >= 4 and counts.max() <= 5           # 250 = 4 60 + 10
 
 
@@ -162,7 +163,8 @@ def test_redraw_shows_new_images_as_long_as_the_set_lasts():
     assert len(first_two.unique()) == 80
     assert not torch.equal(segments[2, 0].sort().values, segments[0, 0].sort().values)
     once = dataclasses.replace(stream, rounds=1, redraw=False)
-    assert all(torch.equal(a, b) for a, b in zip(once.hands[0], stream.hands[0], strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(once.segment_ids[0], stream.segment_ids[0], strict=True))
 
 
 def test_each_image_is_corrupted_once_and_the_bound_changes_nothing(monkeypatch):
@@ -204,7 +206,7 @@ def test_settings_of_the_runner_or_the_batch_do_not_change_the_images():
     base = Stream(toy(), ("gaussian_noise", "contrast"), per_shift=20, batch=10)
     for change in (dict(batch=3), dict(rounds=2), dict(unknown=toy(seed=1)), dict(reset="batch")):
         other = dataclasses.replace(base, **change)
-        for a, b in zip(base.hands[0], other.hands[0], strict=True):
+        for a, b in zip(base.segment_ids[0], other.segment_ids[0], strict=True):
             assert torch.equal(a, b[b < UNKNOWN_ID])
     order = torch.cat([b.ids for b in base])
     assert torch.equal(order, torch.cat([b.ids for b in dataclasses.replace(base, batch=3)]))
@@ -490,7 +492,7 @@ KINDS = {
 
 @pytest.mark.parametrize("stream", KINDS.values(), ids=KINDS)
 def test_every_kind_of_stream_answers_what_a_stream_answers(stream):
-    assert isinstance(stream, Arrivals) and stream.classes == stream.known_set.classes
+    assert isinstance(stream, AbstractStream) and stream.classes == stream.known_set.classes
     assert stream.severity in (2, 4) and stream.ratio in (0, 0.5) and stream.reset == "never"
     assert stream.seed == 0 and stream.unknown_set is not None
     assert stream.whole.cut(0, 1).whole is stream.whole
@@ -528,7 +530,7 @@ def test_the_severity_of_joined_streams_is_that_of_each_part():
 
 
 def test_an_incomplete_stream_is_not_made():
-    class Nothing(Arrivals):
+    class Nothing(AbstractStream):
         pass
 
     with pytest.raises(TypeError, match="abstract"):

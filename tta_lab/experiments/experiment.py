@@ -33,7 +33,7 @@ from ..methods import METHODS, make
 from ..methods.serialise import from_json, to_json
 from ..models.embedded import checkpoints
 from ..models.names import facts_of, open_model
-from ..streams.base import Arrivals, Cut, Joined, StreamWrapper
+from ..streams.base import AbstractStream, Joined, Slice, StreamWrapper
 from ..streams.cached import CachedStream
 from ..streams.images import Batch
 from ..streams.orders import ClassImbalance, Dirichlet, LabelShift, Order, SortedByClass
@@ -57,7 +57,7 @@ class Experiment:
     or TypeError, which is one here, for what is none of these; whether a text names something is said by `incompatibilities`, or when it is run."""
 
     model: object = "fashion_resnet_bn"
-    stream: Arrivals = field(default_factory=lambda: Stream(per_shift=100, batch=50))
+    stream: AbstractStream = field(default_factory=lambda: Stream(per_shift=100, batch=50))
     recipe: Method = field(default_factory=lambda: make("tent"))
     seed: int = 0
     source_images: object = SOURCE_IMAGES
@@ -67,7 +67,7 @@ class Experiment:
             hint = "; a path is written as a text, 'checkpoint:PATH'" if isinstance(self.model, os.PathLike) else ""
             raise WrongKind(f"Experiment.model must be a text such as 'fashion_resnet_bn' or 'torchvision:resnet18', or a network, not "
                             f"{shown(self.model)}{hint}")
-        if not isinstance(self.stream, Arrivals):
+        if not isinstance(self.stream, AbstractStream):
             hint = f"; make one with tta_lab.{self.stream}()" if isinstance(self.stream, str) and self.stream in PROTOCOLS else \
                 "; images become one with tta_lab.continual(images)" if isinstance(self.stream, str) or hasattr(self.stream, "images") else ""
             raise WrongKind(f"Experiment.stream must be a stream, such as tta_lab.continual(), not {shown(self.stream)}{hint}")
@@ -181,7 +181,7 @@ def _recipe_code(recipe: Method) -> tuple[list[str], str]:
     return ["from tta_lab.methods.serialise import from_json"], f"from_json({to_json(recipe)!r})"
 
 
-def stream_code(stream: Arrivals) -> tuple[list[str], str]:
+def stream_code(stream: AbstractStream) -> tuple[list[str], str]:
     """Imports and a line that makes this stream anew: a call of a protocol with what differs from its defaults; joined and cut as it was.
 
     A stream of images that have no name cannot be written down: then the line is a comment.
@@ -194,13 +194,13 @@ def stream_code(stream: Arrivals) -> tuple[list[str], str]:
     return sorted(set(imports)), f"stream = {text}"
 
 
-def _stream_expression(stream: Arrivals) -> tuple[list[str], str]:
+def _stream_expression(stream: AbstractStream) -> tuple[list[str], str]:
     if isinstance(stream, CachedStream):
         stream = stream.stream
     if isinstance(stream, Joined):
         parts = [_stream_expression(part) for part in stream.parts]
         return [line for imports, _ in parts for line in imports], " + ".join(text for _, text in parts)
-    if isinstance(stream, Cut):
+    if isinstance(stream, Slice):
         imports, text = _stream_expression(stream.stream)
         return imports, f"{f'({text})' if isinstance(stream.stream, Joined) else text}.cut({stream.start}, {stream.stop})"
     calls = list(_calls(stream)) if type(stream) is Stream else []

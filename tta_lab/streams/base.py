@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ..core.arguments import whole
 from ..data.image_set import BaseSet
-from .images import UNKNOWN_ID, Arrival, Batch
+from .images import UNKNOWN_ID, Batch, BatchPlan
 from .shifts import shift_of
 
 
-class Arrivals(ABC):
+class AbstractStream(ABC):
     """What all streams answer and can do. A new kind of stream has the abstract members; all else
     follows from them."""
 
@@ -73,7 +73,7 @@ class Arrivals(ABC):
         """The number of batches."""
 
     @abstractmethod
-    def plan(self) -> Iterator[Arrival]:
+    def plan(self) -> Iterator[BatchPlan]:
         """The batches in order, without their images."""
 
     @abstractmethod
@@ -104,7 +104,7 @@ class Arrivals(ABC):
         """Raise ValueError when a set is not one that ``datasets.load`` finds by its name."""
 
     @property
-    def whole(self) -> Arrivals:
+    def whole(self) -> AbstractStream:
         """The stream that this is a part of, else itself."""
         return self
 
@@ -144,25 +144,26 @@ class Arrivals(ABC):
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
 
-    def __add__(self, other: Arrivals) -> Joined:
-        if not isinstance(other, Arrivals):
+    def __add__(self, other: AbstractStream) -> Joined:
+        if not isinstance(other, AbstractStream):
             return NotImplemented
         parts = [s.parts if isinstance(s, Joined) else (s,) for s in (self, other)]
         return Joined((*parts[0], *parts[1]))
 
-    def cut(self, start: int, stop: int | None = None) -> Cut:
+    def cut(self, start: int, stop: int | None = None) -> Slice:
         """The batches ``start`` (inclusive) to ``stop`` (exclusive) as a stream of its own."""
-        return Cut(self, whole("start", start), len(self) if stop is None else whole("stop", stop))
+        return Slice(self, whole("start", start),
+                     len(self) if stop is None else whole("stop", stop))
 
-    def facts(self, arrival: Arrival) -> dict:
+    def facts(self, planned: BatchPlan) -> dict:
         """What a batch says beside its images."""
         domain = torch.tensor([self.domains.index(name) for name in self.segment_domains])
         severity = torch.tensor(self.segment_severities, dtype=torch.float64)
         return {
-            "ids": arrival.ids, "label": self.labels(arrival.ids),
-            "known": arrival.ids < UNKNOWN_ID, "domain": domain[arrival.segment],
-            "severity": severity[arrival.segment], "segment": arrival.segment,
-            "round": arrival.round, "new_domain": arrival.new_domain
+            "ids": planned.ids, "label": self.labels(planned.ids),
+            "known": planned.ids < UNKNOWN_ID, "domain": domain[planned.segment],
+            "severity": severity[planned.segment], "segment": planned.segment,
+            "round": planned.round, "new_domain": planned.new_domain
         }
 
     def statistics(self) -> dict[str, float]:
@@ -177,8 +178,8 @@ class Arrivals(ABC):
         n = 0
         batches = 0
         last = None
-        for arrival in self.plan():
-            facts = self.facts(arrival)
+        for planned in self.plan():
+            facts = self.facts(planned)
             label = facts["label"][facts["known"]]
             classes += len(label.unique())
             domains += len(facts["domain"].unique())
@@ -188,7 +189,7 @@ class Arrivals(ABC):
                 last = int(label[-1])
             unknown += int((~facts["known"]).sum())
             unlabelled += int((facts["label"] < 0).sum())
-            n += len(arrival)
+            n += len(planned)
             batches += 1
         return {
             "classes_per_batch": classes / batches, "run_length": (n - unknown) / max(runs, 1),
@@ -203,13 +204,13 @@ class Arrivals(ABC):
             name: [] for name in ("label", "known", "domain", "severity", "round", "batch")
         }
         n = 0
-        for i, arrival in enumerate(self.plan()):
-            facts = {**self.facts(arrival), "batch": i}
+        for i, planned in enumerate(self.plan()):
+            facts = {**self.facts(planned), "batch": i}
             for name, values in columns.items():
                 value = facts[name]
                 values.append(
-                    value.numpy() if isinstance(value, Tensor) else np.full(len(arrival), value))
-            n += len(arrival)
+                    value.numpy() if isinstance(value, Tensor) else np.full(len(planned), value))
+            n += len(planned)
             if n >= limit:
                 break
         arrays = {name: np.concatenate(values) for name, values in columns.items()}
@@ -236,10 +237,10 @@ def hash_of(values) -> str:
 
 
 @dataclass(frozen=True)
-class Joined(Arrivals):
+class Joined(AbstractStream):
     """Streams one after another, over the same image sets and with one reset rule: ``a + b``."""
 
-    parts: tuple[Arrivals, ...]
+    parts: tuple[AbstractStream, ...]
 
     def __post_init__(self):
         first = self.parts[0]
@@ -298,7 +299,7 @@ class Joined(Arrivals):
     def __len__(self):
         return sum(map(len, self.parts))
 
-    def _places(self) -> Iterator[tuple[Arrivals, int, int]]:
+    def _places(self) -> Iterator[tuple[AbstractStream, int, int]]:
         """(part, its first batch, its first segment)."""
         batch = 0
         segment = 0
@@ -355,10 +356,10 @@ def _within(name: str) -> property:
 
 
 @dataclass(frozen=True)
-class StreamWrapper(Arrivals):
+class StreamWrapper(AbstractStream):
     """A stream that answers all as the one within; derive from it and change what differs."""
 
-    stream: Arrivals
+    stream: AbstractStream
 
     known_set = _within("known_set")
     unknown_set = _within("unknown_set")
@@ -394,7 +395,7 @@ class StreamWrapper(Arrivals):
 
 
 @dataclass(frozen=True)
-class Cut(StreamWrapper):
+class Slice(StreamWrapper):
     """Some batches of a stream: ``stream.cut(start, stop)``."""
 
     start: int

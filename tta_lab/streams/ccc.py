@@ -27,7 +27,7 @@ from ..data.corruptions import check_name
 from ..data.shift import Shift
 from ..data.shipped import checked_bytes
 from .images import _image_set, make_images
-from .orders import Dice
+from .orders import KeyedGenerator
 from .shifts import as_shifts
 from .stream import Stream
 
@@ -106,7 +106,7 @@ def calibrate(model, known="fashion_mnist_train_slice",
     severities = tuple(float(s) for s in np.arange(0, 5 + 1e-9, step))
     if severities[-1] != 5:
         raise ValueError(f"step must divide 5 evenly (0.25, 0.5, 1), got {step}")
-    rows = Dice(seed, "calibration").permutation(len(images))[:per_cell]
+    rows = KeyedGenerator(seed, "calibration").permutation(len(images))[:per_cell]
     table, done = {}, 0
     cells = len(names) * (len(names) - 1) * len(severities) ** 2
     for pair in itertools.permutations(names, 2):
@@ -164,10 +164,11 @@ def walk(calibration: Calibration, target: float, points: int, seed: int = 0) ->
     """``points`` shifts, path after path: the second corruption of a path is the first of the
     next, the new one is drawn."""
     shifts: list[str] = []
-    first = calibration.names[int(Dice(seed, "ccc/first").permutation(len(calibration.names))[0])]
+    first = calibration.names[int(
+        KeyedGenerator(seed, "ccc/first").permutation(len(calibration.names))[0])]
     for turn in itertools.count():
         others = [name for name in calibration.names if name != first]
-        second = others[int(Dice(seed, "ccc").at(turn).permutation(len(others))[0])]
+        second = others[int(KeyedGenerator(seed, "ccc").at(turn).permutation(len(others))[0])]
         for i, j in path(calibration.accuracy[first, second], target):
             shift = Shift(((first, calibration.severities[i]), (second, calibration.severities[j])))
             shifts.append(shift.text)

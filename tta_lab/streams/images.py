@@ -42,16 +42,17 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Arrival:
-    """A batch before its images are made: what ``plan`` yields. ``hand`` and ``slot`` say where
-    cached images lie."""
+class BatchPlan:
+    """A batch before its images are made: what ``plan`` yields. ``segment_ids`` holds (known,
+    unknown) ids of each segment and ``place`` the position of each image among those of its
+    segment."""
 
     ids: Tensor
     segment: Tensor
-    slot: Tensor
+    place: Tensor
     round: int
     new_domain: bool
-    hands: dict
+    segment_ids: dict
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -20,7 +20,7 @@ from .images import _image_set
 from .orders import ClassImbalance, Dirichlet, LabelShift, Recorded, SortedByClass
 from .sampling import shuffled
 from .shifts import as_shifts
-from .stream import Arrivals, Stream
+from .stream import AbstractStream, Stream
 
 # CoTTA-style visiting order of RoTTA's CIFAR experiments (arXiv 2303.13899)
 ROTTA_ORDER = ("motion_blur", "snow", "fog", "shot_noise", "defocus_blur", "contrast", "zoom_blur",
@@ -308,15 +308,14 @@ PROTOCOLS = {
 }
 
 
-def stream_of(value, name: str = "stream") -> Arrivals:
+def stream_of(value, name: str = "stream") -> AbstractStream:
     """A stream; an image set, or the text that names one, is shown in the order of its files
     (`protocols.recorded`)."""
     if isinstance(value, str | BaseSet):
         return recorded(value)
     names = ("batches", "shifts", "domains", "known_set", "n_images")
-    if isinstance(
-            value,
-            Arrivals) or not isinstance(value, type) and all(hasattr(value, n) for n in names):
+    if isinstance(value, AbstractStream) or not isinstance(value, type) and all(
+            hasattr(value, n) for n in names):
         return value
     hint = ""
     if hasattr(value, "dataset") and hasattr(value, "batch_size"):

@@ -23,10 +23,10 @@ from ..core.arguments import WrongKind, flag, nearest, number, shown, whole
 from ..data.corruptions import CLEAN, CORRUPTIONS, STANDARD_SIX, check_severity, parameters, parse_shift
 from ..data.image_set import BaseSet
 from . import orders
-from .base import Arrivals, Cut, Joined, hash_of
-from .images import UNKNOWN_ID, Arrival, Batch, _image_set, make_images
-from .orders import Dice, Order, Shuffled
-from .sampling import _Dealer, shuffled
+from .base import AbstractStream, Joined, Slice, hash_of
+from .images import UNKNOWN_ID, Batch, BatchPlan, _image_set, make_images
+from .orders import KeyedGenerator, Order, Shuffled
+from .sampling import Sampler, shuffled
 from .shifts import as_shifts, own_rows, shift_of
 
 CACHE_BYTES = 512 * 2**20   # corrupted images that one iteration may hold, as bytes per pixel value
@@ -36,7 +36,7 @@ MIXING = ("batch", "shuffled", "burst")
 
 
 @dataclass(frozen=True)
-class Stream(Arrivals):
+class Stream(AbstractStream):
     """Known images under one shift after another, for one or more rounds, with or without unknown
     images.
 
@@ -65,14 +65,14 @@ class Stream(Arrivals):
     reset          what the runner does: "never", at each "domain" start, or before each "batch"
     redraw         False: every round shows the same images again, in another order (the published
                    long-term protocol).
-                   True: every round is dealt new images, as long as the set lasts
+                   True: every round has new images, as long as the set lasts
     seed           of the choice, the order and the noise
 
-    Which images: a shuffled, class-balanced deck is dealt to the shifts one after another, so they
-    share no image while the set lasts; when it is used up, a new deck is shuffled. No shift shows
+    Which images: a class-balanced permutation is spread over the shifts one after another, so they
+    share no image while the set lasts; when it is used up, a new one is drawn. No shift shows
     a known image twice, but for orders that draw with replacement; unknown images repeat within a
-    shift only where more are wanted than there are. With ``redraw`` the dealing goes on from round
-    to round. Within a shift the order is made anew each round. ``Recorded`` order deals rows as
+    shift only where more are wanted than there are. With ``redraw`` this goes on from round
+    to round. Within a shift the order is made anew each round. ``Recorded`` order takes rows as
     they lie.
     """
 
@@ -136,7 +136,8 @@ class Stream(Arrivals):
                     if severity:
                         parameters(name, severity, min(known.shape[1:]))
             available = self._available(shift)
-            if self.per_shift is not None and self.per_shift > available and not self.order.replacement:
+            wanted = 0 if self.per_shift is None or self.order.replacement else self.per_shift
+            if wanted > available:
                 where = (known.name if available == len(known) else f"{known.name} in the domain "
                                                                     f"{shift}")
                 raise ValueError(f"Stream.per_shift is {self.per_shift}, but {where} has "
@@ -149,9 +150,9 @@ class Stream(Arrivals):
         """Of a set that holds domains itself: an unknown name may be meant for one of those."""
         for name in shift.names if own else ():
             if name not in CORRUPTIONS and name not in CLEAN:
-                holds = f"holds {name!r} itself, but a composition is made here" if name in own else (
-                    f"holds no domain {name!r}, only "
-                    f"{', '.join(own[:20])}{', ...' if len(own) > 20 else ''}")
+                others = f"{', '.join(own[:20])}{', ...' if len(own) > 20 else ''}"
+                holds = (f"holds {name!r} itself, but a composition is made here"
+                         if name in own else f"holds no domain {name!r}, only {others}")
                 raise ValueError(f"{known.name} {holds}, and there is no corruption {name!r} "
                                  f"either; there are: {', '.join(CORRUPTIONS)}, and "
                                  "'none' for clean images" +
@@ -266,7 +267,7 @@ class Stream(Arrivals):
 
     # --- who is shown when ----------------------------------------------------------------------
 
-    def _hands(self) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    def _segments(self) -> Iterator[tuple[int, int, Tensor, Tensor]]:
         """(round, segment, known ids, unknown ids) of each segment in turn, one at a time."""
         wanted = {}
         for pool, sizes in zip(self._pools, self._pool_sizes(), strict=True):
@@ -278,69 +279,71 @@ class Stream(Arrivals):
             wanted.update(zip(pool, share.astype(int).tolist(), strict=True))
         for round_ in range(self.rounds):
             if round_ == 0 or not self.redraw:
-                known = _Dealer(self.known_set, self.seed, "known", self.order.recorded)
-                unknown = _Dealer(self.unknown_set, self.seed, "unknown", self.order.recorded)
+                known = Sampler(self.known_set, self.seed, "known", self.order.recorded)
+                unknown = Sampler(self.unknown_set, self.seed, "unknown", self.order.recorded)
             for i, shift in enumerate(self.shifts):
                 if self.order.replacement:
                     rows = own_rows(self.known_set, shift)
-                    hand = torch.arange(len(self.known_set)) if rows is None else rows
+                    ids = torch.arange(len(self.known_set)) if rows is None else rows
                 else:
-                    hand = known.hand(shift, self.counts[i])
+                    ids = known.sample(shift, self.counts[i])
                 if self.same_order:
-                    hand = hand.sort().values
-                extra = unknown.hand(shift, wanted[i]) + UNKNOWN_ID if wanted[i] else hand[:0]
-                yield round_, i, hand, extra
+                    ids = ids.sort().values
+                extra = unknown.sample(shift, wanted[i]) + UNKNOWN_ID if wanted[i] else ids[:0]
+                yield round_, i, ids, extra
 
     @cached_property
-    def hands(self) -> list[list[Tensor]]:
+    def segment_ids(self) -> list[list[Tensor]]:
         """Ids of the images of each shift of each round, the known ones first:
-        ``hands[round][shift]``, int64. Held in memory all at once: for looking; ``plan`` goes
+        ``segment_ids[round][shift]``, int64. Held in memory all at once: for looking; ``plan`` goes
         through them one by one."""
         rounds: list[list[Tensor]] = [[] for _ in range(self.rounds)]
-        for round_, _, known, unknown in self._hands():
+        for round_, _, known, unknown in self._segments():
             rounds[round_].append(torch.cat([known, unknown]))
         return rounds
 
-    def plan(self) -> Iterator[Arrival]:
+    def plan(self) -> Iterator[BatchPlan]:
         """The batches in order, without their images."""
-        dealt = self._hands()
+        segments = self._segments()
         for round_ in range(self.rounds):
             last = None
             for pool in self._pools:
-                hands = {
+                segment_ids = {
                     i: (known, unknown)
-                    for _, i, known, unknown in itertools.islice(dealt, len(pool))
+                    for _, i, known, unknown in itertools.islice(segments, len(pool))
                 }
-                known, unknown = self._arranged(round_, pool, hands)
+                known, unknown = self._arranged(round_, pool, segment_ids)
                 fresh = None if self.mixed else self.segment_domains[pool[0]]
                 first = fresh != last or last is None
                 last = fresh
-                for segment, slot in self._batches(known, unknown, round_, pool):
-                    ids = torch.empty_like(slot)
+                for segment, place in self._batches(known, unknown, round_, pool):
+                    ids = torch.empty_like(place)
                     for i in segment.unique().tolist():
                         rows = segment == i
-                        ids[rows] = torch.cat(hands[i])[slot[rows]]
-                    yield Arrival(ids, segment, slot, round_, first, hands)
+                        ids[rows] = torch.cat(segment_ids[i])[place[rows]]
+                    yield BatchPlan(ids, segment, place, round_, first, segment_ids)
                     first = False
 
     def _arranged(self, round_: int, pool: list[int],
-                  hands: dict) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """(segment, slot) of the known and of the unknown images of a pool in order of arrival."""
-        dice = Dice(self.seed, "order")
-        segment = torch.cat([torch.full((len(hands[i][0]),), i) for i in pool])
-        slot = torch.cat([torch.arange(len(hands[i][0])) for i in pool])
-        labels = torch.cat([self.known_set.y[hands[i][0]] for i in pool])
+                  segment_ids: dict) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """(segment, place) of the known and of the unknown images of a pool in order of arrival."""
+        generator = KeyedGenerator(self.seed, "order")
+        segment = torch.cat([torch.full((len(segment_ids[i][0]),), i) for i in pool])
+        place = torch.cat([torch.arange(len(segment_ids[i][0])) for i in pool])
+        labels = torch.cat([self.known_set.y[segment_ids[i][0]] for i in pool])
         if self.mixed:
-            rows = self.order.arrange(labels, sum(self.counts), dice.at(round_, "mixed"))
+            rows = self.order.arrange(labels, sum(self.counts), generator.at(round_, "mixed"))
         else:
             rows = []
             for i in pool:
                 here = (segment == i).nonzero().flatten()
-                place = (round_,) if self.same_order else (round_, i)
-                rows.append(here[self.order.arrange(labels[here], self.counts[i], dice.at(*place))])
+                keyed = generator.at(round_) if self.same_order else generator.at(round_, i)
+                rows.append(here[self.order.arrange(labels[here], self.counts[i], keyed)])
             rows = torch.cat(rows)
-        other_segment = torch.cat([torch.full((len(hands[i][1]),), i) for i in pool])
-        other_slot = torch.cat([torch.arange(len(hands[i][1])) + len(hands[i][0]) for i in pool])
+        other_segment = torch.cat([torch.full((len(segment_ids[i][1]),), i) for i in pool])
+        other_place = torch.cat([
+            torch.arange(len(unknown)) + len(known) for known, unknown in map(segment_ids.get, pool)
+        ])
         others = []
         for i in pool:
             here = (other_segment == i).nonzero().flatten()
@@ -349,11 +352,11 @@ class Stream(Arrivals):
         others = torch.cat(others)
         if self.mixed:
             others = others[shuffled(len(others), self.seed, "order of unknown", round_, "mixed")]
-        return (segment[rows], slot[rows]), (other_segment[others], other_slot[others])
+        return (segment[rows], place[rows]), (other_segment[others], other_place[others])
 
     def _batches(self, known, unknown, round_: int,
                  pool: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """(segment, slot) of each batch of a pool."""
+        """(segment, place) of each batch of a pool."""
         if self.unknown_mode == "batch":
             for n, u in self._sizes(len(known[0])):
                 yield tuple(torch.cat([a[:n], b[:u]]) for a, b in zip(known, unknown, strict=True))
@@ -361,10 +364,11 @@ class Stream(Arrivals):
                 unknown = tuple(b[u:] for b in unknown)
             return
         n, u = len(known[0]), len(unknown[0])
-        dice = Dice(self.seed, "place of unknown").at(round_, pool[0])
+        generator = KeyedGenerator(self.seed, "place of unknown").at(round_, pool[0])
         anywhere = self.unknown_mode == "shuffled"
-        places = (dice.permutation(n + u)[:u] if anywhere else int(dice.uniform(1) * (n + 1)) +
-                  torch.arange(u))
+        places = (generator.permutation(n +
+                                        u)[:u] if anywhere else int(generator.uniform(1) *
+                                                                    (n + 1)) + torch.arange(u))
         is_unknown = torch.zeros(n + u, dtype=torch.bool)
         is_unknown[places] = True
         merged = []
@@ -394,28 +398,28 @@ class Stream(Arrivals):
         """
         repeats = self.rounds > 1 and not self.redraw and not self.order.replacement
         kept, room = {}, CACHE_BYTES if repeats else 0
-        for arrival in itertools.islice(self.plan(), start, stop):
+        for planned in itertools.islice(self.plan(), start, stop):
             parts = []
-            for i in arrival.segment.unique().tolist():
-                rows = (arrival.segment == i).nonzero().flatten()
+            for i in planned.segment.unique().tolist():
+                rows = (planned.segment == i).nonzero().flatten()
                 if i not in kept and room:
-                    hand = torch.cat(arrival.hands[i])
-                    cost = len(hand) * math.prod(self.known_set.shape)
+                    ids = torch.cat(planned.segment_ids[i])
+                    cost = len(ids) * math.prod(self.known_set.shape)
                     if cost <= room:
                         made = [
-                            self.images(part, self.shifts[i], device) for part in hand.split(500)
+                            self.images(part, self.shifts[i], device) for part in ids.split(500)
                         ]
                         kept[i] = torch.cat([(part * 255).round().to(torch.uint8) for part in made])
                         room -= cost
-                made = kept[i][arrival.slot[rows].to(device)].float() / 255 if i in kept else None
-                parts.append((rows, self.images(arrival.ids[rows], self.shifts[i], device)
+                made = kept[i][planned.place[rows].to(device)].float() / 255 if i in kept else None
+                parts.append((rows, self.images(planned.ids[rows], self.shifts[i], device)
                               if made is None else made))
             x = parts[0][1]
             if len(parts) > 1:
-                x = torch.empty(len(arrival), *x.shape[1:], device=device)
+                x = torch.empty(len(planned), *x.shape[1:], device=device)
                 for rows, part in parts:
                     x[rows.to(device)] = part
-            yield Batch(x, **self.facts(arrival))
+            yield Batch(x, **self.facts(planned))
 
     # --- records --------------------------------------------------------------------------------
 
@@ -464,7 +468,7 @@ class Stream(Arrivals):
                                      "the set and the constructor call in your own script")
 
     @staticmethod
-    def from_json(text: str) -> Arrivals:
+    def from_json(text: str) -> AbstractStream:
         """Rebuild a stream from ``to_json``; raises ValueError when the text is damaged or the
         images have changed."""
         if not isinstance(text, str | bytes):
@@ -478,8 +482,8 @@ class Stream(Arrivals):
         return _rebuilt(values)
 
 
-def _rebuilt(values) -> Arrivals:
-    kinds = {"stream": Stream, "joined": Joined, "cut": Cut}
+def _rebuilt(values) -> AbstractStream:
+    kinds = {"stream": Stream, "joined": Joined, "cut": Slice}
     if not isinstance(values, dict) or values.get("kind") not in kinds:
         found = sorted(values) if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"the JSON of a stream has an entry 'kind' ({', '.join(kinds)}) and its "
@@ -497,7 +501,7 @@ def _rebuilt(values) -> Arrivals:
             raise ValueError("the JSON of a joined stream lists its 'parts'; write it again with "
                              "Stream.to_json()")
         given["parts"] = tuple(_rebuilt(part) for part in given["parts"])
-    if kind is Cut:
+    if kind is Slice:
         given["stream"] = _rebuilt(given["stream"])
     stream = kind(**given)
     as_written = (_hash_as_written(stream, values, which)
@@ -514,6 +518,6 @@ def _hash_as_written(stream, values: dict, which: str) -> str:
     nothing, once counted."""
     if isinstance(stream, Joined):
         return hash_of([part["hash"] for part in values["parts"]])
-    if isinstance(stream, Cut):
+    if isinstance(stream, Slice):
         return hash_of([values["stream"]["hash"], stream.start, stream.stop])
     return stream._hash(which, shifts=list(values["shifts"]))
