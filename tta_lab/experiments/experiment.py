@@ -127,7 +127,7 @@ class Experiment:
         if needs and isinstance(self.source_images, str):
             imports.append("from tta_lab.data.load import load")
         images = f"load({self.source_images!r})" if isinstance(self.source_images, str) else "source_images"
-        given = f", given=prepare(model, recipe, {images})" if needs else ""
+        source_info = f", source_info=prepare(model, recipe, {images})" if needs else ""
         found, stream = stream_code(self.stream)
         if self.labelled:
             imports.append("from tta_lab.experiments.runner import row")
