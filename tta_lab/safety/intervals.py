@@ -19,7 +19,8 @@ def effective(prediction) -> float:
 def normal_quantile(level: float) -> float:
     """The z with P(|Z| <= z) = level for a standard normal Z: 1.960 for 0.95.  Found by
     bisection."""
-    low, high = 0.0, 40.0
+    low = 0.0
+    high = 40.0
     for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if math.erf(middle / math.sqrt(2)) < level else (low, middle)
@@ -146,7 +147,8 @@ def worst_window(harm, size: int = WINDOW, block: int = 64, permutations: int = 
     rest = rest[:n // block * block].reshape(-1, block) * math.sqrt(size / (size - block))
     noise = np.array(
         [worst(rest[dice.permutation(len(rest))].ravel())[1] for _ in range(permutations)])
-    expected, mean = float(np.median(noise)), 100 * float(harm.mean())
+    expected = float(np.median(noise))
+    mean = 100 * float(harm.mean())
     return {
         "size": size, "worst": float(found), "start": int(start), "expected": mean + expected,
         "by_chance": mean + float(np.quantile(noise, 0.95)), "p": (1 + int(

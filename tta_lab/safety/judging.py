@@ -68,7 +68,8 @@ def labels_needed(harm, rule: Rule, strata=None) -> float:
     the border.
     """
     harm = np.asarray(harm, np.float64)
-    d, z = harm.mean(), normal_quantile(rule.level)
+    d = harm.mean()
+    z = normal_quantile(rule.level)
     gap = rule.harm / 100 - d if d < rule.harm / 100 else d
     spread = max(float((harm != 0).mean()), 1 / len(harm)) - d * d
     if gap <= 0:
@@ -84,12 +85,15 @@ def finding(s: dict, rule: Rule, family: int) -> tuple[str, str]:
     if s["failed"]:
         return "harm", f"the adapting model stopped with an error after {s['after']} images"
     if s["basis"] == "labels" and s["low_sure"] > 0 and s["difference"] > rule.harm:
-        return "harm", f"errors rise by {s['difference']:.1f} points ({s['source_error']:.1f} to {s['adapted_error']:.1f} %), beyond chance"
+        return ("harm", f"errors rise by {s['difference']:.1f} points ({s['source_error']:.1f} to "
+                        f"{s['adapted_error']:.1f} %), beyond chance")
     if s["classes_kept"] < rule.collapse:
-        return "harm", f"the adapting model collapsed: in some stretch it used only {s['classes_kept']:.0%} of the classes that the frozen model used"
+        return ("harm", "the adapting model collapsed: in some stretch it used only "
+                        f"{s['classes_kept']:.0%} of the classes that the frozen model used")
     w = s["window"]
     if w and w["p"] < (1 - rule.level) / family and w["corrected"] > rule.window:
-        return "harm", f"in one stretch of {w['size']} images errors rise by {w['worst']:.1f} points, more than chance explains"
+        return ("harm", f"in one stretch of {w['size']} images errors rise by {w['worst']:.1f} "
+                        "points, more than chance explains")
     if not s["high"] <= rule.harm:
         if s["basis"] == "none":
             return "open", "nothing could be compared"
@@ -97,7 +101,8 @@ def finding(s: dict, rule: Rule, family: int) -> tuple[str, str]:
             alarm = (f"; the collapse detector raised an alarm after {s['alarm_after']} images"
                      if s["alarm_after"] >= 0 else "")
             few = f"only {s['labelled']} labels" if s["labelled"] else "no labels"
-            return "open", f"there are {few}, and {s['changed']:.1f} % of the answers change: whether for better or worse is not known{alarm}"
+            return ("open", f"there are {few}, and {s['changed']:.1f} % of the answers change: "
+                            f"whether for better or worse is not known{alarm}")
         return "open", (f"the change in error is {s['difference']:+.1f} points, but anything from "
                         f"{s['low']:+.1f} to {s['high']:+.1f} is possible; "
                         f"{_about(s['needed'])}")
@@ -108,10 +113,13 @@ def finding(s: dict, rule: Rule, family: int) -> tuple[str, str]:
                         f"which may be chance; more labelled images are needed "
                         f"({2 * WINDOW} at least)")
     if s["basis"] == "labels" and s["high"] < 0:
-        return "gain", f"errors fall by {-s['difference']:.1f} points ({s['source_error']:.1f} to {s['adapted_error']:.1f} %), beyond chance"
+        return ("gain", f"errors fall by {-s['difference']:.1f} points ({s['source_error']:.1f} to "
+                        f"{s['adapted_error']:.1f} %), beyond chance")
     if s["basis"] == "answers":
-        return "safe", f"at most {s['high']:.1f} % of the answers change, so errors cannot rise by more"
-    return "safe", f"errors change by {s['difference']:+.1f} points; a rise above {s['high']:.1f} can be excluded"
+        return ("safe",
+                f"at most {s['high']:.1f} % of the answers change, so errors cannot rise by more")
+    return ("safe", f"errors change by {s['difference']:+.1f} points; a rise above {s['high']:.1f} "
+                    "can be excluded")
 
 
 def _about(n: float) -> str:

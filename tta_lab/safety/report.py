@@ -1,8 +1,10 @@
-"""safety_report: is it safe to let this model adapt on these images? One page for the person who has to decide.
+"""safety_report: is it safe to let this model adapt on these images? One page for the person who
+has to decide.
 
-The adapting model is compared with the frozen one, image by image, in the situations a deployed model meets: images as they are, in
-recorded order, one at a time, with unfamiliar ones among them, corrupted. Statistics are at the bottom, pure functions of arrays; the
-verdict is a stated rule (`Rule`, `judge`) over numbers, so it can be questioned.
+The adapting model is compared with the frozen one, image by image, in the situations a deployed
+model meets: images as they are, in recorded order, one at a time, with unfamiliar ones among them,
+corrupted. Statistics are at the bottom, pure functions of arrays; the verdict is a stated rule
+(`Rule`, `judge`) over numbers, so it can be questioned.
 """
 from __future__ import annotations
 
@@ -50,15 +52,17 @@ SITUATIONS = {  # name -> (title, what it stands for)
     "unfamiliar": ("Unfamiliar images", "one image in three shows something the model has no class for"),
     "corrupted": ("Disturbed images", "your images with noise, blur, fog and low contrast, one after another"),
 }
-SHORT = {"stream": "your stream", "shuffled": "shuffled", "recorded": "recorded", "single": "one at a time", "unfamiliar": "unfamiliar",
-         "corrupted": "disturbed"}
+SHORT = {"stream": "your stream", "shuffled": "shuffled", "recorded": "recorded",
+         "single": "one at a time", "unfamiliar": "unfamiliar", "corrupted": "disturbed"}
 SHIFTS = ("gaussian_noise:3", "defocus_blur:3", "fog:3", "contrast:3")
 
 
-def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 2000, batch: int = 64, singles: int = 300,
-                  situations=None, shifts=SHIFTS, rule: Rule | None = None, given: dict | None = None, source_images=None, seed: int = 0,
-                  device="auto", progress: bool = True) -> SafetyReport:
-    """Compare the adapting model with the frozen one on your images, and say "use", "do not use" or "cannot tell", and why.
+def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 2000, batch: int = 64,
+                  singles: int = 300, situations=None, shifts=SHIFTS, rule: Rule | None = None,
+                  given: dict | None = None, source_images=None, seed: int = 0, device="auto",
+                  progress: bool = True) -> SafetyReport:
+    """Compare the adapting model with the frozen one on your images, and say "use", "do not use" or
+    "cannot tell", and why.
 
     model       any classifier an ``Adapter`` takes, or the text that names one (`model_texts.open_model`); it is not changed
     recipe      a Method (or the name of one), e.g. ``make("tent", lr=1e-3)``
@@ -73,21 +77,27 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     given, source_images   what the recipe needs of the source domain, or images to take it from
     progress    True: first an estimate of the seconds, then a line with the time left, on stderr
 
-    Images come in fixed situations of limited length: what happens after more images than were shown is not known. Raises ValueError for
-    models that are no classifiers, unknown situations, images that do not fit the model, and, before anything runs, for every other argument
-    that cannot be meant.
+    Images come in fixed situations of limited length: what happens after more images than were
+    shown is not known. Raises ValueError for models that are no classifiers, unknown situations,
+    images that do not fit the model, and, before anything runs, for every other argument that
+    cannot be meant.
     """
-    recipe, rule = recipe_of(recipe), _rule(rule)
+    recipe = recipe_of(recipe)
+    rule = _rule(rule)
     limit = None if limit is None else whole("limit", limit, 1)
-    batch, singles, seed = whole("batch", batch, 1), whole("singles", singles, 1), whole("seed", seed)
-    shifts, progress = _shifts(shifts), flag("progress", progress)
+    batch = whole("batch", batch, 1)
+    singles = whole("singles", singles, 1)
+    seed = whole("seed", seed)
+    shifts = _shifts(shifts)
+    progress = flag("progress", progress)
     if given is not None and not isinstance(given, dict):
-        raise WrongKind(f"given must be what source.prepare(model, recipe, images) hands back, a dict, not {shown(given)}; images go "
-                        "to source_images=")
+        raise WrongKind("given must be what source.prepare(model, recipe, images) hands back, a "
+                        f"dict, not {shown(given)}; images go to source_images=")
     _wanted(situations, isinstance(images, AbstractStream), batch)
     model = model_of(model)
     device = "auto" if isinstance(device, str) and device == "auto" else _device(model, device)
-    if source_images is not None and not all(hasattr(source_images, name) for name in ("images", "y")):
+    if source_images is not None and not all(hasattr(source_images, name)
+                                             for name in ("images", "y")):
         source_images = images_of(source_images, "source_images")
     frozen = Adapter(model, make("source"), device=device)
     stream = images if isinstance(images, AbstractStream) else None
@@ -96,30 +106,39 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     wanted = _wanted(situations, stream is not None, batch)
     lacking = [info for name, info in source_info_of(recipe).items() if name not in (given or {})]
     if lacking and source_images is None:
-        raise NeedsError(f"{type(recipe).__name__} needs {lacking[0].what}, made of images that must be given here: source_images=, an image "
-                         "set of the source domain such as 'fashion_mnist_train_slice'")
+        raise NeedsError(f"{type(recipe).__name__} needs {lacking[0].what}, made of images that "
+                         "must be given here: source_images=, an image set of the source domain "
+                         "such as 'fashion_mnist_train_slice'")
     if given is None and source_images is not None and source_info_of(recipe):
         given = prepare(model, recipe, source_images, device=device)
-    streams = {name: _stream(name, stream, data, other, limit, batch, singles, shifts, seed) for name in wanted}
+    streams = {name: _stream(name, stream, data, other, limit, batch, singles, shifts, seed)
+               for name in wanted}
     adapters = [frozen, Adapter(model, recipe, seed=seed, device=device, source_info=given)]
     seconds = _estimate(adapters, streams)
     total = 2 * sum(s.n_images for s in streams.values())
     if progress:
-        print(f"safety report: {len(streams)} situations, {total} images, about {_spell(seconds)}", file=sys.stderr, flush=True)
-    bar, started = Progress(total, progress), time.perf_counter()
+        print(f"safety report: {len(streams)} situations, {total} images, about {_spell(seconds)}",
+              file=sys.stderr, flush=True)
+    bar = Progress(total, progress)
+    started = time.perf_counter()
     done = []
     for name in wanted:
         title, note = SITUATIONS[name]
         if name == "unfamiliar":
             note = f"{note}: {made_up}"
         if name == "corrupted":
-            note = ", ".join(s.replace("_", " ").replace(":", " strength ") for s in shifts) + ", one after another"
-        done.append({"name": name, "title": title, "note": note, **_situation(adapters, streams[name], rule, len(wanted), bar, seed)})
+            note = ", ".join(s.replace("_", " ").replace(":", " strength ")
+                             for s in shifts) + ", one after another"
+        done.append({"name": name, "title": title, "note": note,
+                     **_situation(adapters, streams[name], rule, len(wanted), bar, seed)})
     info = getattr(model, "info", {})
-    facts = {"model": info.get("name") or info.get("architecture") or type(model).__name__, "data": data.name, "recipe": repr(recipe),
-             "method": type(recipe).__name__, "images": len(data), "labelled": int((data.y >= 0).sum()), "limit": limit, "batch": batch, "seed": seed,
-             "made": datetime.date.today().isoformat(), "unknown": made_up if "unfamiliar" in wanted else "", "device": str(adapters[1].device),
-             "expected_seconds": seconds, "seconds": time.perf_counter() - started}
+    facts = {"model": info.get("name") or info.get("architecture") or type(model).__name__,
+             "data": data.name, "recipe": repr(recipe), "method": type(recipe).__name__,
+             "images": len(data), "labelled": int((data.y >= 0).sum()), "limit": limit,
+             "batch": batch, "seed": seed, "made": datetime.date.today().isoformat(),
+             "unknown": made_up if "unfamiliar" in wanted else "",
+             "device": str(adapters[1].device), "expected_seconds": seconds,
+             "seconds": time.perf_counter() - started}
     return SafetyReport(facts, tuple(done), rule, **judge(done, rule))
 
 
@@ -129,7 +148,8 @@ def _shifts(shifts) -> tuple[str, ...]:
     shifts = tuple(shifts)
     wrong = [s for s in shifts if not isinstance(s, str)]
     if wrong or not shifts:
-        raise WrongKind(f"shifts must list texts, such as ('fog:3', 'contrast'), not {wrong[0] if wrong else shifts!r}")
+        raise WrongKind("shifts must list texts, such as ('fog:3', 'contrast'), not "
+                        f"{wrong[0] if wrong else shifts!r}")
     for shift in shifts:
         parse_shift(shift, 5)
     return shifts
@@ -144,15 +164,18 @@ def _as_set(images, name: str = "images") -> BaseSet:
         from ..data.wrapped import wrap
         x, y = images
         y = torch.full((len(x),), -1) if y is None else y
-        return wrap(torch.utils.data.TensorDataset(x, y), labels=y, classes=_class_names(y), name="your tensors")
-    if hasattr(images, "__getitem__") and hasattr(images, "__len__") and not isinstance(images, Tensor):
+        return wrap(torch.utils.data.TensorDataset(x, y), labels=y, classes=_class_names(y),
+                    name="your tensors")
+    if hasattr(images, "__getitem__") and hasattr(images, "__len__") and not isinstance(images,
+                                                                                        Tensor):
         from ..data.wrapped import wrap
         return wrap(images)
-    hint = ("; a folder is written as a text, 'folder:PATH'" if isinstance(images, os.PathLike) else
-            "; give the data set inside, loader.dataset" if isinstance(images, torch.utils.data.DataLoader) else
-            "; without labels that is (x, None)" if isinstance(images, Tensor) else "")
-    raise WrongKind(f"{name} must be an image set, a text for datasets.load, a torch Dataset, (x, y) tensors or a stream, "
-                    f"not {shown(images)}{hint}")
+    hint = ("; a folder is written as a text, 'folder:PATH'" if isinstance(images, os.PathLike)
+            else "; give the data set inside, loader.dataset"
+            if isinstance(images, torch.utils.data.DataLoader)
+            else "; without labels that is (x, None)" if isinstance(images, Tensor) else "")
+    raise WrongKind(f"{name} must be an image set, a text for datasets.load, a torch Dataset, (x, "
+                    f"y) tensors or a stream, not {shown(images)}{hint}")
 
 
 def _class_names(y):
@@ -160,7 +183,8 @@ def _class_names(y):
 
 
 def _with_all_classes(data: BaseSet, frozen: Adapter) -> BaseSet:
-    """The set with as many class names as the model has outputs, where its own are mere numbers or no image has a label."""
+    """The set with as many class names as the model has outputs, where its own are mere numbers or
+    no image has a label."""
     if not len(data):
         raise ValueError(f"{data.name} has no images")
     outputs = frozen.predict_source(data.images(torch.arange(1)).to(frozen.device)).shape[1]
@@ -171,17 +195,21 @@ def _with_all_classes(data: BaseSet, frozen: Adapter) -> BaseSet:
 
 
 def _wanted(situations, has_stream: bool, batch: int) -> list[str]:
-    possible = [n for n in SITUATIONS if (n != "stream" or has_stream) and (n != "single" or batch > 1)]
+    possible = [n for n in SITUATIONS
+                if (n != "stream" or has_stream) and (n != "single" or batch > 1)]
     if situations is None:
         return possible
     if isinstance(situations, str) or not isinstance(situations, Iterable):
-        raise WrongKind(f"situations must list names, such as ['shuffled', 'single'], not {situations!r}")
+        raise WrongKind("situations must list names, such as ['shuffled', 'single'], not "
+                        f"{situations!r}")
     situations = tuple(situations)
     wrong = [n for n in situations if not isinstance(n, str) or n not in SITUATIONS]
     if wrong or not situations:
         near = difflib.get_close_matches(str(wrong[0]).lower(), SITUATIONS, 1) if wrong else []
-        raise ValueError(f"there is no situation {', '.join(map(repr, wrong)) or 'named'}{f'; did you mean {near[0]!r}?' if near else ''}; "
-                         f"choose from {', '.join(SITUATIONS)}")
+        raise ValueError(
+            "there is no situation "
+            f"{', '.join(map(repr, wrong)) or 'named'}{f'; did you mean {near[0]!r}?' if near else ''}; "
+            f"choose from {', '.join(SITUATIONS)}")
     if "stream" in situations and not has_stream:
         raise ValueError("the situation 'stream' needs a stream in place of images")
     return list(dict.fromkeys(situations))
@@ -194,15 +222,17 @@ def _unknown(unknown, data, seed, limit):
         return found, f"yours ({found.name}, {len(found)} images)"
     if tuple(data.shape) == (1, 28, 28):
         return load("digits"), "handwritten digits that come with this package, as you gave none"
-    return scrambled(data, min(len(data), 300 if limit is None else max(limit // 2, 1), 1000), seed), (
-        "made from your images by scrambling them until no object is left, as you gave none")
+    return scrambled(data, min(len(data), 300 if limit is None else max(limit // 2, 1), 1000),
+                     seed), ("made from your images by scrambling them until no object is left, as "
+                             "you gave none")
 
 
 def scrambled(data, n: int, seed: int = 0) -> ImageSet:
-    """Copies of n images with random Fourier phases: the same spectrum, mean and brightness range, but no object.
+    """Copies of n images with random Fourier phases: the same spectrum, mean and brightness range,
+    but no object.
 
-    The phases are those of one white-noise image for each copy, so the result is real; all channels turn by the same phases. Values
-    outside [0, 1] are cut off.
+    The phases are those of one white-noise image for each copy, so the result is real; all channels
+    turn by the same phases. Values outside [0, 1] are cut off.
     """
     dice = torch.Generator().manual_seed(seed)
     rows = torch.linspace(0, len(data) - 1, n).long()
@@ -211,16 +241,19 @@ def scrambled(data, n: int, seed: int = 0) -> ImageSet:
     turn = noise / noise.abs().clamp_min(1e-12)
     turn[..., 0, 0] = 1                                                        # the mean stays
     y = torch.fft.irfft2(torch.fft.rfft2(x) * turn, s=x.shape[-2:]).clamp(0, 1)
-    return ImageSet("scrambled images", (255 * y).round().to(torch.uint8), torch.zeros(n, dtype=torch.int64), ("scrambled",))
+    return ImageSet("scrambled images", (255 * y).round().to(torch.uint8),
+                    torch.zeros(n, dtype=torch.int64), ("scrambled",))
 
 
 def _stream(name, stream, data, other, limit, batch, singles, shifts, seed) -> AbstractStream:
     if name == "stream":
         return _first(stream, limit)
     if name == "recorded":
-        return Stream(_stretch(data, limit), CLEAN[:1], order=Recorded(), per_shift=None, batch=batch, seed=seed)
+        return Stream(_stretch(data, limit), CLEAN[:1], order=Recorded(), per_shift=None,
+                      batch=batch, seed=seed)
     some = _sample(data, singles if name == "single" else limit, seed)
-    usual = {"order": Shuffled(), "per_shift": None, "batch": 1 if name == "single" else batch, "seed": seed}
+    usual = {"order": Shuffled(), "per_shift": None, "batch": 1 if name == "single" else batch,
+             "seed": seed}
     if name == "unfamiliar":
         usual |= {"unknown": other, "unknown_ratio": 0.5, "unknown_mode": "shuffled"}
     if name == "corrupted":
@@ -255,8 +288,10 @@ def _stretch(data, limit):
 
 
 def _estimate(adapters, streams) -> float:
-    """Seconds of the whole report, from two steps of each model on the first batch of each batch size; the adapters are put back."""
-    total, spent = 0.0, {}
+    """Seconds of the whole report, from two steps of each model on the first batch of each batch
+    size; the adapters are put back."""
+    total = 0.0
+    spent = {}
     for name, stream in streams.items():
         kind = "single" if name == "single" else "many"
         if kind not in spent:
@@ -289,70 +324,93 @@ def _situation(adapters, stream, rule: Rule, family: int, bar, seed: int) -> dic
             traces.append(run(adapter, stream, progress=bar))
         except AdaptationError as why:
             bar.skip(stream.n_images - len(adapter.trace))
-            return {"failed": str(why), "images": stream.n_images, "after": len(adapter.trace), **_empty()}
+            return {"failed": str(why), "images": stream.n_images, "after": len(adapter.trace),
+                    **_empty()}
     return compare(*traces, rule, family, seed)
 
 
 def _empty() -> dict:
-    nothing = dict.fromkeys(("source_error", "adapted_error", "difference", "low", "high", "low_sure", "design_effect", "right_to_wrong",
-                             "wrong_to_right", "changed", "needed", "source_entropy", "adapted_entropy", "classes_kept", "source_auroc",
-                             "adapted_auroc", "ms", "source_ms", "forwards", "backwards", "memory"), math.nan)
-    return {**nothing, "unfamiliar": 0, "labelled": 0, "basis": "none", "batch": 0, "window": {}, "curve": {}, "alarm": "", "alarm_after": -1}
+    nothing = dict.fromkeys(("source_error", "adapted_error", "difference", "low", "high",
+                             "low_sure", "design_effect", "right_to_wrong", "wrong_to_right",
+                             "changed", "needed", "source_entropy", "adapted_entropy",
+                             "classes_kept", "source_auroc", "adapted_auroc", "ms", "source_ms",
+                             "forwards", "backwards", "memory"), math.nan)
+    return {**nothing, "unfamiliar": 0, "labelled": 0, "basis": "none", "batch": 0, "window": {},
+            "curve": {}, "alarm": "", "alarm_after": -1}
 
 
 def compare(source, adapted, rule: Rule | None = None, family: int = 1, seed: int = 0) -> dict:
-    """Everything the report says of two traces over the same stream, of the frozen and of the adapting model.
+    """Everything the report says of two traces over the same stream, of the frozen and of the
+    adapting model.
 
-    Errors and changes in per cent and points, over known images with a label; ``low`` .. ``high`` is the interval of adapted - source error
-    at ``rule.level``, ``low_sure`` its lower end corrected for ``family`` situations. With fewer than 30 labels ``basis`` is "answers": the
-    errors cannot differ by more than the share of answers that differ. Raises ValueError for traces of different images, or no classifier.
+    Errors and changes in per cent and points, over known images with a label; ``low`` .. ``high``
+    is the interval of adapted - source error at ``rule.level``, ``low_sure`` its lower end
+    corrected for ``family`` situations. With fewer than 30 labels ``basis`` is "answers": the
+    errors cannot differ by more than the share of answers that differ. Raises ValueError for traces
+    of different images, or no classifier.
     """
-    rule, family, seed = _rule(rule), whole("family", family, 1), whole("seed", seed)
+    rule = _rule(rule)
+    family = whole("family", family, 1)
+    seed = whole("seed", seed)
     for name, trace in (("source", source), ("adapted", adapted)):
         if not isinstance(trace, Trace):
-            raise WrongKind(f"{name} must be the Trace of a run, as runner.run hands it back, not {shown(trace)}")
+            raise WrongKind(f"{name} must be the Trace of a run, as runner.run hands it back, not "
+                            f"{shown(trace)}")
         if "prediction" not in trace:
-            raise ValueError("the safety report is for classifiers: this trace has one row an image but no single prediction for it")
+            raise ValueError("the safety report is for classifiers: this trace has one row an "
+                             "image but no single prediction for it")
     if not np.array_equal(source["id"], adapted["id"]):
-        raise ValueError("the two traces are of different images; run both models over the same stream")
+        raise ValueError("the two traces are of different images; run both models over the same "
+                         "stream")
     out = _empty()
-    known, label = source["known"].astype(bool), source["label"]
+    known = source["known"].astype(bool)
+    label = source["label"]
     scored = known & (label >= 0)
-    before, after = source["prediction"] == label, adapted["prediction"] == label
+    before = source["prediction"] == label
+    after = adapted["prediction"] == label
     sure = 1 - (1 - rule.level) / family
     differs = (source["prediction"] != adapted["prediction"])[known]
-    out |= {"failed": "", "images": len(known), "unfamiliar": int((~known).sum()), "labelled": int(scored.sum()),
+    out |= {"failed": "", "images": len(known), "unfamiliar": int((~known).sum()),
+            "labelled": int(scored.sum()),
             "changed": 100 * float(differs.mean()) if len(differs) else math.nan,
             "batch": int(np.median(source.step("n")))}
     if scored.sum() >= FEWEST:
-        before, after = before[scored], after[scored]
-        harm = before.astype(int) - after.astype(int)                          # 1: right to wrong, -1: wrong to right
+        before = before[scored]
+        after = after[scored]
+        harm = before.astype(int) - after.astype(int)  # 1: right to wrong, -1: wrong to right
         strata = source["segment"][scored] if "segment" in source else None
         found = paired_difference(harm, rule.level, strata)
         flips = metrics.flip_rates(source["prediction"], adapted["prediction"], label, scored)
-        out |= {"basis": "labels", **found, "low_sure": paired_difference(harm, sure, strata)["low"], "source_error": 100 * float((~before).mean()),
-                "adapted_error": 100 * float((~after).mean()), "right_to_wrong": flips["negative"], "wrong_to_right": flips["positive"],
-                "needed": labels_needed(harm, rule, strata), "window": worst_window(harm, block=max(20, out["batch"]), seed=seed),
+        out |= {"basis": "labels", **found,
+                "low_sure": paired_difference(harm, sure, strata)["low"],
+                "source_error": 100 * float((~before).mean()),
+                "adapted_error": 100 * float((~after).mean()), "right_to_wrong": flips["negative"],
+                "wrong_to_right": flips["positive"], "needed": labels_needed(harm, rule, strata),
+                "window": worst_window(harm, block=max(20, out["batch"]), seed=seed),
                 "curve": _curve(~before, ~after, int(scored.sum()))}
     elif len(differs):
         most = 100 * wilson(int(differs.sum()), len(differs))[1]
         out |= {"basis": "answers", "low": -most, "high": most, "low_sure": -most}
     out |= _without_labels(source, adapted)
     if (~known).any() and known.any():
-        out |= {f"{name}_auroc": metrics.auroc(trace["energy"], known) for name, trace in (("source", source), ("adapted", adapted))}
+        out |= {f"{name}_auroc": metrics.auroc(trace["energy"], known)
+                for name, trace in (("source", source), ("adapted", adapted))}
     for name, trace in (("source_", source), ("", adapted)):
         out[f"{name}ms"] = metrics.cost(trace)["ms_per_image"]
     spent = metrics.cost(adapted)
-    return out | {"forwards": spent["forwards"], "backwards": spent["backwards"], "memory": spent["peak_memory_bytes"]}
+    return out | {"forwards": spent["forwards"], "backwards": spent["backwards"],
+                  "memory": spent["peak_memory_bytes"]}
 
 
 def _without_labels(source, adapted) -> dict:
-    out = {f"{name}_entropy": float(np.mean(np.nan_to_num(trace["entropy"], nan=0.0))) for name, trace in (("source", source), ("adapted", adapted))}
+    out = {f"{name}_entropy": float(np.mean(np.nan_to_num(trace["entropy"], nan=0.0)))
+           for name, trace in (("source", source), ("adapted", adapted))}
     n = len(source["prediction"])
     size = min(WINDOW, n)
     if n >= 100:
         starts = range(0, n - size + 1, max(size // 5, 1))
-        out["classes_kept"] = min(effective(adapted["prediction"][a:a + size]) / effective(source["prediction"][a:a + size]) for a in starts)
+        out["classes_kept"] = min(effective(adapted["prediction"][a:a + size])
+                                  / effective(source["prediction"][a:a + size]) for a in starts)
     return out | _alarms(adapted)
 
 
@@ -365,27 +423,33 @@ def _alarms(trace) -> dict:
         return {"alarm": "", "alarm_after": -1}
     try:
         seen = watch(trace)
-    except Exception as why:                       # too short a run, or its fitted numbers are missing: the report has other evidence
+    # too short a run, or its fitted numbers are missing: the report has other evidence
+    except Exception as why:
         return {"alarm": f"not asked ({type(why).__name__})", "alarm_after": -1}
     first = seen["first_alarm"]
     if first < 0:
-        return {"alarm": "none" if seen["judged"].any() else f"cannot judge: {seen['cannot_judge']}", "alarm_after": -1}
+        return {"alarm": "none" if seen["judged"].any()
+                else f"cannot judge: {seen['cannot_judge']}", "alarm_after": -1}
     at = int(np.searchsorted(trace.step("step"), first))
-    return {"alarm": ALARMS[int(seen["alarm"][at])].replace("_", " "), "alarm_after": int(np.sum(trace.step("n")[:at + 1]))}
+    return {"alarm": ALARMS[int(seen["alarm"][at])].replace("_", " "),
+            "alarm_after": int(np.sum(trace.step("n")[:at + 1]))}
 
 
 def _curve(wrong_before, wrong_after, n: int) -> dict:
     """Error of both models in up to 20 stretches of the labelled images, for a figure."""
     pieces = np.array_split(np.arange(n), min(20, max(n // 50, 1)))
-    return {"images": [int(p[-1]) + 1 for p in pieces], "source": [100 * float(wrong_before[p].mean()) for p in pieces],
+    return {"images": [int(p[-1]) + 1 for p in pieces],
+            "source": [100 * float(wrong_before[p].mean()) for p in pieces],
             "adapted": [100 * float(wrong_after[p].mean()) for p in pieces]}
 
 
 @dataclass(frozen=True)
 class SafetyReport:
-    """What was found: ``verdict`` ("use", "do not use", "cannot tell"), ``why``, and the numbers of each situation.
+    """What was found: ``verdict`` ("use", "do not use", "cannot tell"), ``why``, and the numbers of
+    each situation.
 
-    It shows itself as a page in a notebook; ``print`` gives it as text, ``save`` writes it, ``to_dict`` gives plain numbers.
+    It shows itself as a page in a notebook; ``print`` gives it as text, ``save`` writes it,
+    ``to_dict`` gives plain numbers.
     """
 
     facts: dict
@@ -398,10 +462,12 @@ class SafetyReport:
 
     def __str__(self) -> str:
         f = self.facts
-        lines = [f"{self.verdict.upper()}: {f['method']} on {f['model']}, {f['data']}"] + [f"  {w}" for w in self.why]
+        lines = [f"{self.verdict.upper()}: {f['method']} on {f['model']}, {f['data']}"] + [
+            f"  {w}" for w in self.why]
         lines += [f"  {self.without}"] if self.without else []
         for row in self.rows():
-            lines.append("  " + "; ".join(f"{k} {v}" if i else v for i, (k, v) in enumerate(row.items()) if v))
+            lines.append("  " + "; ".join(f"{k} {v}" if i else v
+                                          for i, (k, v) in enumerate(row.items()) if v))
         return "\n".join(lines)
 
     def rows(self) -> list[dict[str, str]]:
@@ -411,12 +477,15 @@ class SafetyReport:
 
     def to_dict(self) -> dict:
         """Plain values for JSON; what is not known is None."""
-        found = [{**s, "finding": self.findings[s["name"]][0], "reason": self.findings[s["name"]][1]} for s in self.situations]
-        return _plain({"verdict": self.verdict, "why": list(self.why), "without": self.without, "rule": vars(self.rule),
-                       "rule_text": self.rule.text(), "facts": self.facts, "situations": found})
+        found = [{**s, "finding": self.findings[s["name"]][0],
+                  "reason": self.findings[s["name"]][1]} for s in self.situations]
+        return _plain({"verdict": self.verdict, "why": list(self.why), "without": self.without,
+                       "rule": vars(self.rule), "rule_text": self.rule.text(), "facts": self.facts,
+                       "situations": found})
 
     def html(self) -> str:
-        """One page that needs nothing beside itself; the figures need matplotlib and are left out without it."""
+        """One page that needs nothing beside itself; the figures need matplotlib and are left out
+        without it."""
         from .page import html
         return html(self)
 
@@ -425,7 +494,8 @@ class SafetyReport:
         return framed(self)
 
     def save(self, path: str | Path) -> Path:
-        """Write the page: .html, .json (numbers), .png or .pdf (through matplotlib). Raises ValueError for another ending."""
+        """Write the page: .html, .json (numbers), .png or .pdf (through matplotlib). Raises
+        ValueError for another ending."""
         path = path_of("path", path)
         kind = path.suffix.lower()
         if kind == ".json":
@@ -438,13 +508,16 @@ class SafetyReport:
                 plot_safety_page(self).savefig(part, dpi=150)
             return path
         else:
-            raise ValueError(f"cannot write {path.name}: choose the ending .html, .json, .png or .pdf")
+            raise ValueError(f"cannot write {path.name}: choose the ending .html, .json, .png or "
+                             ".pdf")
         return write_text(path, content)
 
     def with_rule(self, rule: Rule) -> SafetyReport:
-        """The same numbers judged by another rule. Raises ValueError when its level differs, as the intervals would."""
+        """The same numbers judged by another rule. Raises ValueError when its level differs, as the
+        intervals would."""
         if _rule(rule).level != self.rule.level:
-            raise ValueError(f"the intervals were made at level {self.rule.level}; make a new report for level {rule.level}")
+            raise ValueError(f"the intervals were made at level {self.rule.level}; make a new "
+                             f"report for level {rule.level}")
         return replace(self, rule=rule, **judge(self.situations, rule))
 
 

@@ -1,7 +1,8 @@
 """A model and images of the user's own in the studies of the notebooks.
 
-They are named by texts, as in `names.open_model` and `tta_lab.load`. `pair_of` opens both and sees that they go together before anything
-runs; what a study wants and they lack is left out, with a sentence among the plan's ``notes``.
+They are named by texts, as in `names.open_model` and `tta_lab.load`. `pair_of` opens both and sees
+that they go together before anything runs; what a study wants and they lack is left out, with a
+sentence among the plan's ``notes``.
 """
 from __future__ import annotations
 
@@ -25,10 +26,13 @@ from ..models.names import facts_of, open_model, refuse_code
 from ..streams.shifts import own_rows
 from ..streams.stream import Stream
 
-MODEL, IMAGES = "fashion_resnet_bn", "fashion_mnist"
-OTHER_IMAGES = {"fashion8_resnet_bn": "fashion_mnist_8"}    # of embedded models that were trained on others
+MODEL = "fashion_resnet_bn"
+IMAGES = "fashion_mnist"
+# of embedded models that were trained on others
+OTHER_IMAGES = {"fashion8_resnet_bn": "fashion_mnist_8"}
 SOURCE_IMAGES = "fashion_mnist_train_slice"                 # of the embedded models
-NO_BATCH_NORM = "The model has no batch norm, so BN-1, which takes statistics of batches, is the source itself here."
+NO_BATCH_NORM = ("The model has no batch norm, so BN-1, which takes statistics of batches, is the "
+                 "source itself here.")
 
 
 @dataclass(frozen=True)
@@ -66,35 +70,44 @@ def images_of(text: str) -> BaseSet:
 
 
 def pair_of(model: str = "", images: str = "", trust: bool = False, usual: str = MODEL) -> Pair:
-    """The model and the images of these texts, opened and tried on one image; what is "" is the embedded one (``usual``, and its images).
+    """The model and the images of these texts, opened and tried on one image; what is "" is the
+    embedded one (``usual``, and its images).
 
-    A folder is read in the size, the colours and the classes of the model (`your_model.study.images_text`). Raises ValueError or DataError in a
-    sentence: for a text that names nothing, for a Python file that nobody said to trust, for images without labels, and where the two do not fit.
+    A folder is read in the size, the colours and the classes of the model
+    (`your_model.study.images_text`). Raises ValueError or DataError in a sentence: for a text that
+    names nothing, for a Python file that nobody said to trust, for images without labels, and where
+    the two do not fit.
     """
     from .your_model.study import images_text
 
-    model, images = model.strip() or usual, images.strip()
+    model = model.strip() or usual
+    images = images.strip()
     if images.isdigit():
-        raise ValueError(f"images={images}: images names an image set, as in 'cifar10_c:/path/CIFAR-10-C' or 'folder:/path', not a number of them")
+        raise ValueError(f"images={images}: images names an image set, as in "
+                         "'cifar10_c:/path/CIFAR-10-C' or 'folder:/path', not a number of them")
     refuse_code(model, trust, "set trust=True")
     opened = network(model)
     images, notes = images_text(images, opened) if images else (OTHER_IMAGES.get(model, IMAGES), [])
     data = images_of(images)
     missing = int((data.y < 0).sum())
     if missing:
-        raise ValueError(f"{missing} of the {len(data)} images of {data.name} have no label, and this study counts errors; the explorer (notebook 00) "
-                         "and notebook 06 say what can be said without labels")
+        raise ValueError(f"{missing} of the {len(data)} images of {data.name} have no label, and "
+                         "this study counts errors; the explorer (notebook 00) and notebook 06 say "
+                         "what can be said without labels")
     try:
-        check_outputs(Adapter(opened, make("tent"), device="cpu", record="off"), data, one_image(data))
-    except (ValueError, RuntimeError) as why:    # Adapter: of a network without normalisation layers
-        raise ValueError(f"the model {model} and the images {images} do not go together in these studies: {why}") from None
+        check_outputs(Adapter(opened, make("tent"), device="cpu", record="off"), data,
+                      one_image(data))
+    except (ValueError, RuntimeError) as why:  # Adapter: of a network without normalisation layers
+        raise ValueError(f"the model {model} and the images {images} do not go together in these "
+                         f"studies: {why}") from None
     if not has_batch_norm(model):
         notes = [*notes, NO_BATCH_NORM]
     return Pair(model, images, tuple(notes))
 
 
 def images_for(model: str, images: str, trust: bool = False) -> str | None:
-    """The text of images, completed for the model of a text as in `pair_of`; None for "", which stands for the embedded ones."""
+    """The text of images, completed for the model of a text as in `pair_of`; None for "", which
+    stands for the embedded ones."""
     from .your_model.study import images_text
 
     if not images.strip():
@@ -119,24 +132,34 @@ def source_images_of(model: str) -> str | None:
 
 
 def without_source_images(recipes: dict, model: str, names: dict) -> tuple[list[str], list[str]]:
-    """The recipes that can do without source images, or all where these are known; and a sentence on the others."""
-    lacking = [name for name, recipe in recipes.items() if source_info_of(recipe)] if source_images_of(model) is None else []
-    notes = [f"Left out: {joined(names[n] for n in lacking)}, which must be prepared on source images; those of this model are not known."]
+    """The recipes that can do without source images, or all where these are known; and a sentence
+    on the others."""
+    lacking = [name for name, recipe in recipes.items()
+               if source_info_of(recipe)] if source_images_of(model) is None else []
+    notes = [f"Left out: {joined(names[n] for n in lacking)}, which must be prepared on source "
+             "images; those of this model are not known."]
     return [name for name in recipes if name not in lacking], notes if lacking else []
 
 
 def shifts_of(data: BaseSet, wanted, severity: float = 5.0) -> tuple[tuple[str, ...], list[str]]:
-    """The wanted shifts that the images hold or that can be made of them; where there is none, the first domains that they hold. And a sentence
-    on those that are missing. Raises ValueError where nothing is left."""
+    """The wanted shifts that the images hold or that can be made of them; where there is none, the
+    first domains that they hold. And a sentence on those that are missing. Raises ValueError where
+    nothing is left."""
     why = {shift: refusal(lambda s=shift: _shown(data, s, severity)) for shift in wanted}
-    found, missing = [s for s in wanted if not why[s]], [s for s in wanted if why[s]]
+    found = [s for s in wanted if not why[s]]
+    missing = [s for s in wanted if why[s]]
     if not missing:
         return tuple(found), []
-    own = [] if found else [d for d in data.domains if not refusal(lambda s=d: _shown(data, s, severity))][:len(tuple(wanted))]
+    own = [] if found else [d for d in data.domains
+                            if not refusal(lambda s=d: _shown(data, s, severity))][
+        :len(tuple(wanted))]
     if not found and not own:
-        raise ValueError(f"{data.name} can show none of the shifts {', '.join(wanted)}: {why[missing[0]]}")
-    said = f"Left out: {joined(m.replace('_', ' ') for m in missing)}, which these images do not hold, and no clean ones to make it from."
-    return tuple(found or own), [said if found else f"These images hold none of the usual shifts; shown are {joined(own)}."]
+        raise ValueError(f"{data.name} can show none of the shifts {', '.join(wanted)}: "
+                         f"{why[missing[0]]}")
+    said = (f"Left out: {joined(m.replace('_', ' ') for m in missing)}, which these images do not "
+            "hold, and no clean ones to make it from.")
+    return tuple(found or own), [said if found else "These images hold none of the usual shifts; "
+                                                    f"shown are {joined(own)}."]
 
 
 def _shown(data: BaseSet, shift: str, severity: float) -> None:
@@ -160,16 +183,22 @@ def has_clean(data: BaseSet) -> bool:
     return not refusal(lambda: data.check_domain("none"))
 
 
-def per_shift_of(data: BaseSet, shifts, wanted: int, share: int = 1, least: int = 2) -> tuple[int, list[str]]:
-    """How many images of each shift can be shown: ``wanted``, or fewer where there are fewer, each for ``share`` shifts; and a sentence on that.
-    Raises ValueError where these are less than ``least``."""
-    there = min(len(data) if own_rows(data, s) is None else len(own_rows(data, s)) for s in shifts) // share
+def per_shift_of(data: BaseSet, shifts, wanted: int, share: int = 1, least: int = 2) -> tuple[
+    int, list[str]]:
+    """How many images of each shift can be shown: ``wanted``, or fewer where there are fewer, each
+    for ``share`` shifts; and a sentence on that. Raises ValueError where these are less than
+    ``least``."""
+    there = min(len(data) if own_rows(data, s) is None else len(own_rows(data, s))
+                for s in shifts) // share
     if there < least:
-        raise ValueError(f"{data.name} has {len(data)} images; this study needs {share * least} at least")
-    return min(wanted, there), [f"There are {len(data)} images, so {there} of each shift are shown, not {wanted}."] if there < wanted else []
+        raise ValueError(f"{data.name} has {len(data)} images; this study needs {share * least} at "
+                         "least")
+    return min(wanted, there), [f"There are {len(data)} images, so {there} of each shift are "
+                                f"shown, not {wanted}."] if there < wanted else []
 
 
 def joined(names) -> str:
     """Names in a sentence: "a, b and c"."""
     names = list(names)
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+    return (names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names
+            else "")
