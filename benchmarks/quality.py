@@ -38,19 +38,21 @@ from tta_lab import load_model
 from tta_lab.data.load import load
 from tta_lab.experiments.runner import row
 from tta_lab.methods import METHODS
-from tta_lab.studies.zoo.study import (
-    KINDS,
+from tta_lab.studies.zoo.cells import (
     ONLY,
     RATES,
-    SHARES,
     SLOW,
-    SOURCE_IMAGES,
     SOURCES,
     TUNED_ON,
-    Kept,
     chosen_rate,
-    one_run,
     recipe_of,
+)
+from tta_lab.studies.zoo.study import (
+    KINDS,
+    SHARES,
+    SOURCE_IMAGES,
+    Kept,
+    one_run,
     streams,
     unknown_arms,
     unknown_stream,

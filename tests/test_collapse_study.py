@@ -10,8 +10,10 @@ from tta_lab.core.trace import Trace
 from tta_lab.data.shipped import DataError
 from tta_lab.experiments.runner import row
 from tta_lab.plots import plot_collapse
+from tta_lab.studies.collapse import evaluation as V
 from tta_lab.studies.collapse import figures as pictures
 from tta_lab.studies.collapse import study as S
+from tta_lab.studies.collapse import text as sentences
 
 TINY = S.Setting(per_shift=40, batch=20)
 
@@ -42,7 +44,7 @@ def test_numbers_of_a_run_by_hand():
     assert n["shares"]["predicted"].tolist() == [0.0, 1.0] and n["shares"]["true"].tolist() == [0.0, 0.0]
     assert n["actions"] == [(2, "stopped")] and n["answered"] == dict(zip(ANSWERS, (2 / 3, 1 / 3, 0.0), strict=True))
     assert S.recent_error(hand_made(), 3).tolist() == [50.0, pytest.approx(200 / 3), pytest.approx(200 / 3)]
-    told = S.say_run(n, "It")
+    told = sentences.say_run(n, "It")
     assert "first alarm in step 2 of 3 (weights drift)" in told and "acted once: stopped in step 2" in told and "source 33 %" in told
 
 
@@ -53,15 +55,15 @@ def test_effective_classes_by_hand():
 
 def test_the_light_says_what_is_seen():
     n = S.numbers_of(hand_made(), recent=2)
-    assert S.light(n)[0] == "alarm" and S.light(n)[1].startswith("weights drift; probability of collapse 90 %")
+    assert sentences.light(n)[0] == "alarm" and sentences.light(n)[1].startswith("weights drift; probability of collapse 90 %")
     quiet = {**n, "alarm": np.zeros(3, int), "probability": np.array([0.1, 0.1, 0.2])}
-    assert S.light(quiet)[0] == "unsure" and "batches of 2.0 images" in S.light(quiet)[1]     # six images are nothing to judge by
-    assert "with labels: error of the last 2 50.0 %" in S.light(quiet)[1]
+    assert sentences.light(quiet)[0] == "unsure" and "batches of 2.0 images" in sentences.light(quiet)[1]     # six images are nothing to judge by
+    assert "with labels: error of the last 2 50.0 %" in sentences.light(quiet)[1]
     quiet["cannot_judge"] = ""
-    assert S.light(quiet)[0] == "calm" and S.light({**quiet, "probability": np.array([0.6])})[0] == "doubtful"
-    assert S.light({**quiet, "alarm": np.array([0, 3, 0])}) [0] == "doubtful"
-    assert S.light({**quiet, "probability": np.array([np.nan])})[0] == "none"
-    shapes = [shape for shape, _, _ in S.LIGHTS.values()]
+    assert sentences.light(quiet)[0] == "calm" and sentences.light({**quiet, "probability": np.array([0.6])})[0] == "doubtful"
+    assert sentences.light({**quiet, "alarm": np.array([0, 3, 0])}) [0] == "doubtful"
+    assert sentences.light({**quiet, "probability": np.array([np.nan])})[0] == "none"
+    shapes = [shape for shape, _, _ in sentences.LIGHTS.values()]
     assert len(set(shapes)) == len(shapes)                             # never by colour alone
 
 
@@ -73,7 +75,7 @@ def test_falling_by_hand():
 
 def test_truth_in_words():
     def say(first=3, **truth):
-        return S.say_truth({"first_alarm": first, "truth": {"established": 5, "onset": 2, "outcome": "collapse", **truth}})
+        return sentences.say_truth({"first_alarm": first, "truth": {"established": 5, "onset": 2, "outcome": "collapse", **truth}})
 
     assert "2 batches before that" in say() and "1 batch after that" in say(6) and "in the same batch" in say(5) and "no alarm" in say(-1)
     assert "recovered" in say(established=-1, outcome="recovered") and "did not collapse" in say(established=-1, outcome="healthy")
@@ -137,9 +139,9 @@ def test_a_shift_of_the_labels_has_few_classes_and_no_alarm(bench):
     few, lost = S.batch_classes(shift), S.batch_classes(collapsed)
     assert np.median(few["marginal"]) < np.median(lost["marginal"]) and np.median(few["true"]) < 3 < 8 < np.median(lost["true"])
     assert not (shift.step("alarm") > 0).any() and (collapsed.step("alarm") > 0).any()
-    told = S.say_few_classes(shift, collapsed)
+    told = sentences.say_few_classes(shift, collapsed)
     assert "cannot tell the two apart" in told and "the detector tells the two apart" in told
-    assert "could tell the two apart" in S.say_few_classes(collapsed, shift)
+    assert "could tell the two apart" in sentences.say_few_classes(collapsed, shift)
 
 
 def test_sweep_counts_every_run_once(bench):
@@ -147,23 +149,23 @@ def test_sweep_counts_every_run_once(bench):
     assert found["error"][""].shape == (2, 1) and found["error"][""][0, 0] == row(bench.run(TINY))["error"]
     assert found["cost"]["smaller step"].mean() > found["cost"][""].mean() == 1.0
     made = {**found, "error": {"": np.array([[20.0], [70.0]]), "smaller step": np.array([[21.0], [30.0]])}}
-    saves, costs = S.say_sweep(made)[1].split("; ")
+    saves, costs = sentences.say_sweep(made)[1].split("; ")
     assert "at 100 times the rate, 40.0 points" in saves and costs.startswith("it costs most at 1 times, 1.0 points")
 
 
 # --- the evaluation
 
 def test_stored_evaluation_is_whole_and_said_in_words():
-    found = S.load_evaluation()
+    found = V.load_evaluation()
     assert sum(found["outcomes"]["held_out"].values()) > 100 and {r["group"] for r in found["table"]} > {"all"}
-    assert all(0 <= r["recall_in_time"] <= r["recall"] <= 1 for r in S.rows_of(found))
-    at = next(r for r in S.rows_of(found) if r["detector"] == "detector")
+    assert all(0 <= r["recall_in_time"] <= r["recall"] <= 1 for r in V.rows_of(found))
+    at = next(r for r in V.rows_of(found) if r["detector"] == "detector")
     assert found["chosen"]["detector"] == [pytest.approx(at["false_alarms"], abs=1e-3), pytest.approx(at["recall"], abs=1e-3)]
     lead = [v for v in found["leads"]["detector"] if v is not None]
     assert len(found["leads"]["detector"]) == at["collapsing_runs"] and np.median(lead) == pytest.approx(at["lead_median"], abs=1e-3)
-    told = " ".join(S.say_evaluation(found))
+    told = " ".join(V.say_evaluation(found))
     assert f"{100 * at['recall']:.0f} % of the collapses" in told and "no alarm is no proof of health" in told
-    assert S.table_of(found).count("\n") == 1 + len(found["chosen"])
+    assert V.table_of(found).count("\n") == 1 + len(found["chosen"])
 
 
 def test_an_evaluation_is_joined_from_the_benchmarks_files(tmp_path):
@@ -171,10 +173,10 @@ def test_an_evaluation_is_joined_from_the_benchmarks_files(tmp_path):
                                                                "outcomes": {"held_out": {"collapse": 1, "healthy": 1}}}))
     (tmp_path / "collapse_detector.csv").write_text("part,detector,group,recall,lead_median\ndevelopment,detector,all,1,2\n"
                                                     "held_out,detector,all,0.5,nan\n")
-    stored = S.load_evaluation(S.save_evaluation(tmp_path, tmp_path / "e.json"))
+    stored = V.load_evaluation(V.save_evaluation(tmp_path, tmp_path / "e.json"))
     assert stored["table"] == [{"part": "held_out", "detector": "detector", "group": "all", "recall": 0.5, "lead_median": None}]
     with pytest.raises(DataError, match="save_evaluation"):
-        S.load_evaluation(tmp_path / "nothing.json")
+        V.load_evaluation(tmp_path / "nothing.json")
 
 
 # --- figures
@@ -212,7 +214,7 @@ def test_headless_panel_has_run_and_shows_plain_figures(bench):
     panel = P.collapse_panel(replace(TINY, factor=100.0), interactive=False, bench=bench)
     assert panel.error is None and "Done, tent at x 100: error" in panel.message and panel.trace is bench.run(panel.setting)
     assert type(panel.signals) is go.Figure and np.allclose(panel.signals.data[0].y, panel.result["error"])
-    assert panel.state == S.light(panel.result)[0] and S.LIGHTS[panel.state][0] in panel.lamp.value
+    assert panel.state == sentences.light(panel.result)[0] and sentences.LIGHTS[panel.state][0] in panel.lamp.value
     assert panel.evidence() and panel.to_code() == panel.setting.to_code()
 
 
@@ -245,7 +247,7 @@ def test_a_compact_figure_is_smaller_and_looks_the_same():
 
     from tta_lab.plots import plot_collapse_detector, png
 
-    figure = plot_collapse_detector(S.load_evaluation())
+    figure = plot_collapse_detector(V.load_evaluation())
     whole, small = png(figure), pictures.compact(figure)._repr_png_()
     assert len(small) < 0.6 * len(whole)
     one, other = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float) for data in (whole, small))

@@ -381,9 +381,10 @@ def test_another_size_is_fitted_anew():
 
 
 def test_a_map_of_many_methods_is_readable():
-    from tta_lab.studies.zoo import study as zoo_study
+    from tta_lab.studies.zoo import cells as zoo_cells
+    from tta_lab.studies.zoo import table as zoo_table
 
-    numbers = zoo_study.heat_map(zoo_study.load_zoo(None))
+    numbers = zoo_table.heat_map(zoo_cells.load_zoo(None))
     for backend in BACKENDS:
         assert faults(zoo.plot_zoo(numbers, backend)) == []
         few = {

@@ -11,6 +11,7 @@ from tta_lab.core.trace import Trace
 from tta_lab.experiments.runner import row
 from tta_lab.studies.lifelong import figures as pictures
 from tta_lab.studies.lifelong import study as S
+from tta_lab.studies.lifelong import text as sentences
 
 TINY = replace(S.FAST, rounds=2, per_shift=10, batch=5, clean=1, arms=("source", "batch_norm", "tent", "tent_large", "rdumb_large", "guard_large"))
 
@@ -120,19 +121,19 @@ def test_second_visits_are_counted_beyond_bn_1(result):
 
 
 def test_sentences_follow_the_numbers(result):
-    lines = [*S.say_rounds(result), *S.say_forgetting(result), *S.say_distance(result), *S.say_visits(result), *S.say_cyclic(result),
-             *S.say_guard(result), *S.say_seeds(result)]
+    lines = [*sentences.say_rounds(result), *sentences.say_forgetting(result), *sentences.say_distance(result), *sentences.say_visits(result), *sentences.say_cyclic(result),
+             *sentences.say_guard(result), *sentences.say_seeds(result)]
     assert "nan" not in " ".join(lines).lower() and all(line.endswith(".") for line in lines)
     clearly = S.Study(replace(TINY, arms=("source", "batch_norm", "tent", "tent_large")))
     clearly.runs = {(a, 0): {} for a in clearly.plan.arms}
     still = {"first": np.zeros(50, bool), "second": np.zeros(50, bool), "paired": True}
     learned, lost = ({**still, name: np.arange(50) < 20} for name in ("first", "second"))
     clearly.visits = {(s, a, 0): v for s in S.STREAMS for a, v in (("batch_norm", still), ("tent", learned), ("tent_large", lost))}
-    line = S.say_visits(clearly)[-1]
+    line = sentences.say_visits(clearly)[-1]
     assert line.startswith("Beyond two standard errors over images the second visit is better for Tent (the same images again)")
     assert "worse for Tent (large) (the same images again)" in line
     clearly.visits = {k: still for k in clearly.visits}
-    assert "neither clearly better nor worse" in S.say_visits(clearly)[-1]
+    assert "neither clearly better nor worse" in sentences.say_visits(clearly)[-1]
 
 
 def test_anchor_is_praised_only_where_it_keeps_something():
@@ -142,7 +143,7 @@ def test_anchor_is_praised_only_where_it_keeps_something():
         for a in found.plan.arms:
             clean = {"eta_large": eta, "eata_large": eata}.get(a, 6.0)
             found.runs[a, 0] = {"clean": clean, "clean_source": 6.0, "n_clean": 400, "last": 15.0}
-        return " ".join(S.say_forgetting(found))
+        return " ".join(sentences.say_forgetting(found))
 
     assert "keeps what ETA forgets" in say(18.0, 6.5) and "forgotten by ETA (large) (+12.0)" in say(18.0, 6.5)
     assert "makes no difference to forgetting" in say(7.0, 6.5) and "forgotten by nobody" in say(7.0, 6.5)
@@ -152,7 +153,7 @@ def test_anchor_is_praised_only_where_it_keeps_something():
 def test_numbers_can_be_written_and_figures_drawn(result, tmp_path):
     S.save(result, tmp_path / "numbers.json")
     text = (tmp_path / "numbers.json").read_text()
-    assert '"arm": "guard_large"' in text and "NaN" not in text and S.table(result).count("\n") == 6
+    assert '"arm": "guard_large"' in text and "NaN" not in text and sentences.table(result).count("\n") == 6
     names = {name.removeprefix("plot_") for name in dir(pictures) if name.startswith("plot_")}
     assert set(pictures.HOW_TO_READ) == names and all(t.endswith(".") and ". " not in t for t in pictures.HOW_TO_READ.values())
     rounds = pictures.plot_rounds(result)

@@ -14,6 +14,7 @@ from tta_lab.experiments.runner import row
 from tta_lab.methods import make
 from tta_lab.studies.norms import figures as pictures
 from tta_lab.studies.norms import study as S
+from tta_lab.studies.norms import text as sentences
 
 TINY = replace(S.FAST, per_shift=20, alone=2, batch=10, long=10, small=10, looked_at=6, sources=("fashion_resnet_bn", "fashion_resnet_gn"),
                shifts=("gaussian_noise", "contrast"), methods=("source", "batch_norm", "tent", "iabn"))
@@ -85,9 +86,9 @@ def test_numbers_of_gradients_by_hand():
     assert n["wrong_unsure"] == 0.8 and n["wrong_sure"] == 0 and n["longest_wrong"] == 1 and n["longest_sure"] == 0
     turned = S.of_gradients({**found, "entropy": entropy[::-1]})
     assert turned["correlation"] == pytest.approx(-1) and turned["longest_sure"] == 1
-    words = " ".join(S.say_gradients({"GN": {**found, "entropy": entropy[::-1]}}))
+    words = " ".join(sentences.say_gradients({"GN": {**found, "entropy": entropy[::-1]}}))
     assert "with none of the sources" in words
-    words = " ".join(S.say_gradients({"GN": {**found, "entropy": entropy / 10}}))
+    words = " ".join(sentences.say_gradients({"GN": {**found, "entropy": entropy / 10}}))
     assert "would drop none of these images, although 40 % of them are wrong" in words
 
 
@@ -143,14 +144,14 @@ def test_arms_are_what_their_names_say():
 
 
 def test_sentences_follow_the_numbers(result):
-    lines = " ".join([*S.say_sources(result), *S.say_methods(result), *S.say_seeds(result), *S.say_parts(result), *S.say_alarms(result)])
+    lines = " ".join([*sentences.say_sources(result), *sentences.say_methods(result), *sentences.say_seeds(result), *sentences.say_parts(result), *sentences.say_alarms(result)])
     assert "nan" not in lines.lower() and "batch of one" in lines and "Fast mode has one" in lines
     calm = S.Study(replace(TINY, sources=("fashion_resnet_gn",)))
     calm.parts_start["fashion_resnet_gn", 0] = 20.0
     calm.parts = {("fashion_resnet_gn", 0.3, arm, 0): {"error": e, "resets": 2} for arm, e in zip(S.ARMS, (21, 21, 21, 21, 20), strict=True)}
-    assert "at most 2 points of harm to prevent; SAR 20.0 %" in S.say_parts(calm)[0]
+    assert "at most 2 points of harm to prevent; SAR 20.0 %" in sentences.say_parts(calm)[0]
     calm.parts["fashion_resnet_gn", 0.3, "tent", 0]["error"] = 60
-    line = S.say_parts(calm)[0]
+    line = sentences.say_parts(calm)[0]
     assert "Tent 60.0 %; with the filter 21.0 (-39.0)" in line and "resets itself (2 times), 20.0 (-1.0 more)" in line
 
 
@@ -158,7 +159,7 @@ def test_numbers_can_be_written(result, tmp_path):
     S.save(result, tmp_path / "numbers.json", more=1.0)
     text = (tmp_path / "numbers.json").read_text()
     assert '"setting": "labels"' in text and '"more": 1.0' in text and "NaN" not in text
-    assert S.table(result).count("\n") == 6 and "GN: Tent" in S.table(result)
+    assert sentences.table(result).count("\n") == 6 and "GN: Tent" in sentences.table(result)
 
 
 def test_every_figure_is_drawn_and_says_how_to_read_it(result):

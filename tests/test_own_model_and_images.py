@@ -12,6 +12,7 @@ from tta_lab.cli import headless
 from tta_lab.data.shipped import DataError
 from tta_lab.models.names import built
 from tta_lab.studies import own
+from tta_lab.studies.collapse import evaluation as collapse_evaluation
 from tta_lab.studies.collapse import study as collapse_study
 from tta_lab.studies.compose import study as compose_study
 from tta_lab.studies.crowds import study as crowds
@@ -149,7 +150,7 @@ def test_models_without_batch_norm_have_the_source_for_bn_1(mine):
 
 def test_no_stored_number_is_shown_for_others(mine):
     setting, _ = collapse_study.setting_of("tent", mine["four"], mine["folder"], True)
-    assert collapse_study.evaluation_for(setting) is None and collapse_study.evaluation_for(collapse_study.Setting())
+    assert collapse_evaluation.evaluation_for(setting) is None and collapse_evaluation.evaluation_for(collapse_study.Setting())
     ground = zoo_study.Ground.of(mine["four"], mine["folder"], True, 2)
     zoo = zoo_study.table_of(ground, methods="source, eata", streams="continual")
     assert zoo.sources == [mine["four"]] == zoo.members("mean") and zoo.streams() == ["continual"] and not zoo.unknowns

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from ..plots import FONT, fit
 from ..studies.collapse import figures as pictures
-from ..studies.collapse.study import FACTORS, GUARDS, LIGHTS, METHODS, STATISTICS, STREAMS, Bench, Setting, light, numbers_of, say_run
+from ..studies.collapse.study import FACTORS, GUARDS, METHODS, STATISTICS, STREAMS, Bench, Setting, numbers_of
+from ..studies.collapse.text import LIGHTS, light, say_run
 from .live import live_figure
 from .run_panel import RunPanel, guarded, own_keys
 

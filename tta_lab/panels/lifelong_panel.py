@@ -5,7 +5,7 @@ A run is ``lifelong_study.one_run``, its numbers ``lifelong_study.live_numbers``
 from __future__ import annotations
 
 from ..studies.lifelong import figures as pictures
-from ..studies.lifelong import study
+from ..studies.lifelong import study, text
 from ..studies.own import source_images_of
 from .picture_panel import PicturePanel
 
@@ -86,7 +86,7 @@ class LifelongPanel(PicturePanel):
         return study.live_numbers(trace, beside)
 
     def _say_live(self, c):
-        return study.say_live(self.result, c["rate"], c["anchor"])
+        return text.say_live(self.result, c["rate"], c["anchor"])
 
     def _figure(self, numbers):
         return pictures.plot_lifelong_live(numbers)

@@ -5,7 +5,7 @@ A run is ``norm_study.one_run``, its numbers ``norm_study.live_numbers``: both w
 from __future__ import annotations
 
 from ..studies.norms import figures as pictures
-from ..studies.norms import study
+from ..studies.norms import study, text
 from .picture_panel import PicturePanel
 
 BATCHES = (2, 4, 8, 16, 32, 64)
@@ -94,7 +94,7 @@ class NormPanel(PicturePanel):
         return study.live_numbers(trace, beside)
 
     def _say_live(self, c):
-        return study.say_live(self.result, c["source"], c["setting"], c["method"])
+        return text.say_live(self.result, c["source"], c["setting"], c["method"])
 
     def _figure(self, numbers):
         return pictures.plot_live(numbers)

@@ -1,6 +1,6 @@
 """The panel of the third notebook: the table of all methods on all streams as a heat map, of which any cell can be run again.
 
-The map is ``zoo_study.heat_map``, a run is ``zoo_study.live``, the comparison ``zoo_study.compared``: all of them run without the panel, and
+The map is ``zoo_table.heat_map``, a run is ``zoo_study.live``, the comparison ``zoo_study.compared``: all of them run without the panel, and
 ``to_code()`` says how.
 """
 from __future__ import annotations
@@ -15,23 +15,9 @@ from ..methods import METHODS
 from ..plots import FONT, fit
 from ..studies.report import points
 from ..studies.zoo import figures as plots
-from ..studies.zoo.study import (
-    LABELS,
-    MEAN,
-    METRICS,
-    SOURCES,
-    TUNINGS,
-    Zoo,
-    compared,
-    has_rate,
-    heat_map,
-    live,
-    load_zoo,
-    numbers_of,
-    say_source,
-    split,
-)
-from ..studies.zoo.study import _stream as zoo_stream
+from ..studies.zoo.cells import LABELS, MEAN, METRICS, SOURCES, TUNINGS, Zoo, has_rate, load_zoo, split
+from ..studies.zoo.study import compared, live, numbers_of, shown_stream
+from ..studies.zoo.table import heat_map, say_source
 from .live import live_figure
 from .run_panel import RunPanel, guarded, own_keys
 
@@ -172,7 +158,7 @@ class ZooPanel(RunPanel):
         return ratio * single * self._speed * self._images(stream)
 
     def _images(self, stream: str) -> int:
-        return IMAGES.get(stream, 3000) if self.zoo.ground is None else zoo_stream(stream, self.seed, self.zoo.ground)[0].n_images
+        return IMAGES.get(stream, 3000) if self.zoo.ground is None else shown_stream(stream, self.seed, self.zoo.ground)[0].n_images
 
     def _refused(self) -> str:
         source = self.cell[0]
@@ -254,7 +240,7 @@ class ZooPanel(RunPanel):
         self.progress.value = done + len(trace)
 
     def _classes(self, stream) -> tuple:
-        return zoo_stream(stream, self.seed, self.zoo.ground)[0].classes
+        return shown_stream(stream, self.seed, self.zoo.ground)[0].classes
 
     # --- words
 

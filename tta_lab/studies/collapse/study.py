@@ -7,33 +7,27 @@ is on models and images that it was not fitted on.
 """
 from __future__ import annotations
 
-import csv
-import json
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from ...analysis.collapse import collapse, watch
 from ...analysis.timelines import split, stretches
-from ...components.controllers.collapse_detector import ALARMS, CollapseDetector, cannot_judge, fitted
+from ...components.controllers.collapse_detector import CollapseDetector, cannot_judge, fitted
 from ...components.controllers.guard import ANSWERS, Guard, actions
 from ...components.norms.batch_norm import SourceStatistics
-from ...core.files import write_text
 from ...core.knobs import knobs
 from ...core.parts import Controller
 from ...core.trace import Trace
 from ...data.corruptions import STANDARD_SIX
-from ...data.shipped import DataError, data_root
 from ...experiments.runner import row
 from ...methods import make
 from ...models.embedded import checkpoints
 from ...streams import protocols
 from ...streams.stream import Stream
 from .. import own
-from ..explorer.study import say_beside
-from ..report import nothing, points, signed, write_numbers
+from ..report import write_numbers
 
 # they learn, and need nothing of the source domain
 METHODS = ("tent", "eta", "sar", "rpl", "pseudo_label", "slr", "shot_im", "wisdom_of_crowds")
@@ -51,15 +45,7 @@ STREAMS = {  # name -> what it is called, protocol and its settings; six shifts,
     "sorted": ("class after class in each shift", protocols.correlated, {"delta": 0}),
     "sorted_clean": ("class after class, clean", protocols.correlated, {"delta": 0, "shifts": "clean"}),
 }
-NOT_MEASURED = ("The evaluation that comes with the package was made on embedded models and "
-                "images, and says nothing about yours, so it is left out; evaluation=FILE shows "
-                "one of your own.")
 RECENT = 300         # images over which errors and classes are counted
-EVALUATION = "collapse/evaluation.json"   # in the data folder
-SAID = {"broken_outputs": "broken outputs", "few_classes": "few classes",
-        "stuck_classes": "classes stuck", "overconfident": "overconfident",
-        "drifting_weights": "weights drift", "gradients": "gradients",
-        "unlike_source": "unlike the source"}
 
 
 # --- runs
@@ -404,68 +390,6 @@ def _answered(steps) -> dict:
     return {name: float((by == i).mean()) for i, name in enumerate(ANSWERS)}
 
 
-LIGHTS = {"none": ("○", "not watched", "#555555"), "unsure": ("?", "cannot judge", "#555555"),
-          "calm": ("●", "calm", "#0072B2"), "doubtful": ("▲", "doubtful", "#B35900"),
-          "alarm": ("■", "ALARM", "#C00000")}
-
-
-def light(numbers: dict) -> tuple[str, str]:
-    """A name of LIGHTS and what it means, for the last step: alarm; doubtful (probability above 50
-    %, or an alarm earlier); unsure (no alarm, and the detector cannot judge); calm; none. With
-    labels the error of the last images stands beside that of the references."""
-    if not len(numbers["step"]) or not np.isfinite(numbers["probability"][-1]):
-        return "none", "nobody watches this run"
-    p = float(numbers["probability"][-1])
-    alarm = int(numbers["alarm"][-1])
-    chance = (f"probability of collapse {100 * p:.0f} %, alarm above "
-              f"{100 * numbers['threshold']:.0f} %")
-    earlier = np.flatnonzero(numbers["alarm"] > 0)
-    state = "calm"
-    said = f"no alarm; {chance}"
-    if alarm:
-        state = "alarm"
-        said = f"{SAID[ALARMS[alarm]]}; {chance}"
-    elif len(earlier):
-        state = "doubtful"
-        said = f"first alarm in step {numbers['step'][earlier[0]]}, none now; {chance}"
-    elif numbers.get("cannot_judge"):
-        state = "unsure"
-        said = numbers["cannot_judge"]
-    elif p > 0.5:
-        state = "doubtful"
-        said = f"no alarm yet; {chance}"
-    errors = {"this run": numbers["error"][-1],
-              **{name: e[-1] for name, e in numbers["errors"].items() if len(e)}}
-    beside = say_beside({name: float(e) for name, e in errors.items()},
-                        f"error of the last {numbers['recent']}").rstrip(".")
-    return state, said + (f"; {beside[0].lower()}{beside[1:]}" if beside else "")
-
-
-def say_run(numbers: dict, name: str = "This run") -> str:
-    """A run in a sentence."""
-    whole = numbers["whole"]
-    alarms = np.flatnonzero(numbers["alarm"] > 0)
-    others = ", ".join(f"{other} {value:.1f} %" for other, value in whole.items() if other)
-    text = (f"{name}: error {whole['']:.1f} %" + (f" ({others})" if others else "")
-            + f", {numbers['error'][-1]:.1f} % at the end")
-    text += (f"; first alarm in step {numbers['step'][alarms[0]]} of {len(numbers['step'])} "
-             f"({SAID[ALARMS[numbers['alarm'][alarms[0]]]]})" if len(alarms) else "; no alarm")
-    if not len(alarms) and numbers.get("cannot_judge"):
-        text += f", but the detector cannot judge: {numbers['cannot_judge']}"
-    if numbers["actions"]:
-        listed = ", ".join(f"{what} in step {step}" for step, what in numbers["actions"][:4])
-        text += (f"; the guard acted {_times(len(numbers['actions']))}: "
-                 f"{listed}{', ...' if len(numbers['actions']) > 4 else ''}")
-    if numbers["answered"]:
-        text += "; batches answered by " + ", ".join(f"{who} {100 * share:.0f} %"
-                                                     for who, share in numbers["answered"].items())
-    return text + "."
-
-
-def _times(n: int) -> str:
-    return {1: "once", 2: "twice"}.get(n, f"{n} times")
-
-
 # --- why: gradients, entropies, the crowd
 
 def probe_batch(setting: Setting, n: int = 60):
@@ -526,33 +450,6 @@ def ranks_agree(a, b) -> float:
     return float(np.corrcoef(a, b)[0, 1]) if len(a) > 2 else math.nan
 
 
-def say_inside(found: dict) -> list[str]:
-    """`inside` in sentences."""
-    n = inside(found)
-    lines = [f"{when.capitalize()} the run: error {v['error']:.0f} % on these "
-             f"{len(found[when]['loss'])} images; median entropy {v['entropy']:.2g} nats, median "
-             f"gradient {v['norm']:.2g}; rank correlation of the two {_signed(v['correlation'])}; "
-             f"cosine of an image's gradient with that of the others: {_signed(v['others_right'])} "
-             f"where the answer is right, {_signed(v['others_wrong'])} where it is wrong (medians)."
-             for when, v in n.items()]
-    a = n["before"]
-    b = n["after"]
-    if a["correlation"] > 0.3:
-        lines.append("Before the run unsure images pull hardest, as SAR observed; of the surer "
-                     f"half {_percent(a['wrong_sure'])} are wrong, of the other half "
-                     f"{_percent(a['wrong_unsure'])}.")
-    if b["error"] > a["error"] + 10 and b["entropy"] < a["entropy"]:
-        lines.append("Afterwards the model is wrong more often and yet surer: of the surer half "
-                     f"{_percent(b['wrong_sure'])} are wrong, of the other half "
-                     f"{_percent(b['wrong_unsure'])}. A rule that learns only from sure images "
-                     "would learn these.")
-    return lines
-
-
-def _signed(value: float) -> str:
-    return signed(value, 2) if np.isfinite(value) else "not defined"
-
-
 def falling(trace: Trace, windows: int = 12) -> dict:
     """Who falls (d < 0, d: adapted minus source probability at the source's class) in successive
     stretches: ``step``, ``correct`` and ``wrong``, share of the right and of the wrong answers that
@@ -576,46 +473,12 @@ def falling(trace: Trace, windows: int = 12) -> dict:
             "wrong_fallen": ratio(wrong, fell & known), "wrong_risen": ratio(wrong, ~fell & known)}
 
 
-def say_falling(numbers: dict, name: str) -> str:
-    """`falling` in a sentence."""
-    first, last = ({k: _percent(numbers[k][at]) for k in ("correct", "wrong", "wrong_risen")}
-                   for at in (0, -1))
-    return (f"{name}: of the wrong answers {first['wrong']} have fallen in the first stretch and "
-            f"{last['wrong']} in the last, of the right ones {first['correct']} and "
-            f"{last['correct']}; among the images that rose, {first['wrong_risen']} and then "
-            f"{last['wrong_risen']} are wrong.")
-
-
-def _percent(value) -> str:
-    return f"{100 * value:.0f} %" if np.isfinite(value) else "none"
-
-
 # --- with labels
 
 def with_truth(trace: Trace, beside: dict[str, Trace]) -> dict:
     """`collapse.watch` of a trace with the definition by labels against source and BN-1 beside it
     (``truth``), for `plots.plot_collapse`."""
     return {**watch(trace), "truth": collapse(trace, beside["source"], beside.get("BN-1"))}
-
-
-def say_truth(watched: dict) -> str:
-    """Whether, by labels, the run collapsed, and how the first alarm lies to that."""
-    truth = watched["truth"]
-    first = watched["first_alarm"]
-    if truth["established"] < 0:
-        outcome = {"from_start": "it was bad from the start, by no learning",
-                   "recovered": "it was harmed and recovered"}.get(truth["outcome"],
-                                                                   f"it is {truth['outcome']}")
-        return f"By labels this run did not collapse: {outcome}. " + (
-            f"The first alarm is in step {first}." if first >= 0 else "There is no alarm.")
-    lead = truth["established"] - first
-    when = "there is no alarm" if first < 0 else (
-        f"the first alarm is in step {first}, " + (
-            "in the same batch" if lead == 0 else f"{abs(lead)} "
-                                                  f"batch{'es' if abs(lead) > 1 else ''} "
-                                                  f"{'before' if lead > 0 else 'after'} that"))
-    return (f"By labels the harm sets in at step {truth['onset']} and collapse is established in "
-            f"step {truth['established']}; {when}.")
 
 
 # --- few classes: a shift of the labels, and collapse
@@ -636,30 +499,6 @@ def batch_classes(trace: Trace) -> dict:
             "true": count(np.asarray(samples["label"])),
             "marginal": np.exp(np.asarray(trace.step("marginal_entropy"), np.float64)),
             "classes": int(trace.meta["classes"])}
-
-
-def say_few_classes(shift: Trace, collapsed: Trace, part: float = 0.5) -> str:
-    """What both runs have in common, and what tells them apart, over the last ``part`` of each."""
-    lines = []
-    facts = []
-    for name, trace in (("Shift of the labels", shift), ("Collapse", collapsed)):
-        b = batch_classes(trace)
-        late = slice(int(len(trace.step("step")) * (1 - part)), None)
-        alarms = int((np.nan_to_num(trace.step("alarm")) > 0).sum())
-        facts.append((float(np.median(b["marginal"][late])), alarms))
-        said = f"alarm in {alarms} of {len(b['step'])} steps" if alarms else "no alarm"
-        lines.append(f"{name}: a batch holds {np.median(b['true'][late]):.1f} true classes and "
-                     f"{np.median(b['predicted'][late]):.1f} predicted ones, exp of the entropy of "
-                     f"its mean prediction {facts[-1][0]:.1f} (medians over the last "
-                     f"{100 * part:.0f} %); error {row(trace)['error']:.1f} %; {said}.")
-    (a, quiet), (b, loud) = facts
-    lines.append(f"An alarm on the marginal entropy of batches {'cannot' if a <= b else 'could'} "
-                 "tell the two apart here" + (": where it finds the collapse it also calls the "
-                                              "shift of the labels one" if a <= b else "")
-                 + "; the detector " + ("tells the two apart: it looks at more than one batch, and "
-                                        "at what the weights do." if loud and not quiet
-                                        else "does not tell them apart here."))
-    return "\n".join(lines)
 
 
 # --- rates, guards
@@ -685,176 +524,7 @@ def sweep(bench: Bench, setting: Setting, factors=FACTORS, guards=("", "smaller 
             "beside": {name: np.array([row(b[name])["error"] for b in beside]) for name in BESIDE}}
 
 
-def say_sweep(numbers: dict) -> list[str]:
-    """`sweep` in sentences: what the guard saves, what it costs."""
-    mean = {what: {g: v.mean(1) for g, v in numbers[what].items()}
-            for what in ("error", "last", "cost", "actions")}
-    bare = mean["error"][""]
-    others = [g for g in numbers["error"] if g]
-    best = int(bare.argmin())
-    better = min(float(v.mean()) for v in numbers["beside"].values())
-    lines = [f"Without a guard: the least error is {bare[best]:.1f} % at "
-             f"{numbers['factor'][best]:g} times the rate; at {numbers['factor'][-1]:g} times it "
-             f"is {bare[-1]:.1f} %. The better of source and BN-1 has {better:.1f} %."]
-    for g in others:
-        gain = bare - mean["error"][g]
-        most = int(gain.argmax())
-        least = int(gain.argmin())
-        saves = "it saves nothing at any rate" if gain[most] < 0 or nothing(gain[most]) else \
-            f"it saves most at {numbers['factor'][most]:g} times the rate, {gain[most]:.1f} points"
-        lines.append(f"Guard ({GUARDS[g]}): {saves}; " + (
-                         "it costs nothing in error anywhere here. "
-                         if gain[least] > 0 or nothing(gain[least])
-                         else f"it costs most at {numbers['factor'][least]:g} times, "
-                              f"{-gain[least]:.1f} points. ")
-                     + f"The worst error with it is {mean['error'][g].max():.1f} %, without it "
-                       f"{bare.max():.1f} %. It asks for {mean['cost'][g].mean():.1f} forwards an "
-                       f"image instead of {mean['cost'][''].mean():.1f}.")
-    return lines
-
-
 # --- how good the detector is
-
-def evaluation_of(results: str | Path) -> dict:
-    """The files that ``benchmarks/collapse.py evaluate`` writes, as one value: curves, points in
-    use, lead times, outcomes, and the ``table``."""
-    results = Path(results)
-    found = json.loads((results / "collapse_curves.json").read_text(encoding="utf-8"))
-    with open(results / "collapse_detector.csv", newline="", encoding="utf-8") as f:
-        rows = [{k: _value(v) for k, v in line.items()} for line in csv.DictReader(f)]
-    return {**found, "table": [r for r in rows if r["part"] == "held_out"]}
-
-
-def _value(text: str):
-    try:
-        number = float(text)
-    except (TypeError, ValueError):
-        return text or None
-    return number if math.isfinite(number) else None
-
-
-def save_evaluation(results: str | Path, path: str | Path | None = None) -> Path:
-    """Write `evaluation_of` into the data folder, where the notebook finds it."""
-    path = data_root() / EVALUATION if path is None else Path(path)
-    return write_text(path, json.dumps(evaluation_of(results), allow_nan=False) + "\n")
-
-
-def load_evaluation(path: str | Path | None = None) -> dict:
-    """The evaluation of the detector that comes with the package. Raises DataError when it is
-    missing or damaged."""
-    path = data_root() / EVALUATION if path is None else Path(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return ({name: found[name] for name in ("curves", "chosen", "leads", "outcomes", "table")}
-                | {"exchanged": found.get("exchanged", {})})
-    except (OSError, ValueError, KeyError) as why:
-        raise DataError("the evaluation of the collapse detector cannot be read "
-                        f"({type(why).__name__}: {why}); restore it with: git checkout -- "
-                        f"data/{EVALUATION}, or make it with benchmarks/collapse.py evaluate and "
-                        "collapse_study.save_evaluation") from why
-
-
-def evaluation_for(setting: Setting, path: str = "") -> dict | None:
-    """The evaluation in a file; "": that of the package, which speaks of embedded models and
-    images, so None for others."""
-    return load_evaluation(path or None) if path or setting.embedded else None
-
-
-def rows_of(evaluation: dict, group: str = "all") -> list[dict]:
-    """The lines of the table on one group of runs, one for each detector, best recall in time
-    first."""
-    rows = [r for r in evaluation["table"] if r["group"] == group]
-    return sorted(rows, key=lambda r: -(r["recall_in_time"] or 0))
-
-
-def table_of(evaluation: dict, group: str = "all") -> str:
-    """The table as Markdown: what each detector finds among the held-out runs, with 95 % intervals
-    from drawing streams again."""
-    lines = ["| detector | collapses found | found in time | false alarms in 1000 healthy batches "
-             "| healthy runs with one | median lead (batches) |", "|---|---|---|---|---|---|"]
-    for r in rows_of(evaluation, group):
-        cells = (r["detector"], _interval(r, "recall", 100), _interval(r, "recall_in_time", 100),
-                 _interval(r, "false_alarms", 1, 2), _number(r["healthy_runs_alarmed"], 100),
-                 _interval(r, "lead_median", 1))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _number(value, scale: float = 1, digits: int = 0) -> str:
-    return "-" if value is None else f"{scale * value:.{digits}f}" + (" %" if scale == 100 else "")
-
-
-def _interval(r: dict, name: str, scale: float, digits: int = 0) -> str:
-    low = r.get(f"{name}_low_streams")
-    high = r.get(f"{name}_high_streams")
-    between = (f" ({_number(low, scale, digits).replace(' %', '')} to "
-               f"{_number(high, scale, digits)})" if low is not None and high is not None else "")
-    return _number(r[name], scale, digits) + between
-
-
-def say_evaluation(evaluation: dict) -> list[str]:
-    """The evaluation in sentences, with what the detector does not do."""
-    rows = {r["detector"]: r for r in rows_of(evaluation)}
-    ours = rows["detector"]
-    counts = evaluation["outcomes"]["held_out"]
-    lead = (f" Where it finds a collapse, half the alarms come {_batches(ours['lead_median'])}."
-            if ours["lead_median"] is not None else "")
-    lines = [f"{sum(counts.values())} runs on models (one of them with other images) that the "
-             f"detector never saw: {counts['collapse']} collapse, {counts['healthy']} stay "
-             "healthy; the others were bad from the start, recovered, or are not clear, and count "
-             "in neither.", f"The detector finds {_number(ours['recall'], 100)} of the collapses, "
-                            f"{_number(ours['recall_in_time'], 100)} no later than labels would "
-                            f"show them, with {ours['false_alarms']:.2f} false alarms per 1000 "
-                            f"healthy batches; {_number(ours['healthy_runs_alarmed'], 100)} of the "
-                            f"healthy runs have one.{lead}"]
-    rules = [r for name, r in rows.items() if not name.startswith("detector")]
-    if rules:
-        best = max(rules, key=lambda r: r["recall_in_time"] or 0)
-        gap = 100 * (ours["recall_in_time"] - best["recall_in_time"])
-        lines.append(f"The best simple rule by the same count is: {best['detector']}, "
-                     f"{_number(best['recall_in_time'], 100)} in time with "
-                     f"{best['false_alarms']:.2f} false alarms; the detector is "
-                     + ("level with it" if nothing(gap, 0)
-                        else f"{abs(gap):.0f} points {'ahead of' if gap > 0 else 'behind'} it")
-                     + (", but the intervals overlap" if _overlap(ours, best, "recall_in_time")
-                        else "") + f", and {points(100 * (ours['recall'] - best['recall']), 0)} in "
-                                   "all collapses found.")
-    source = next((r for name, r in rows.items() if name.startswith("detector ")), None)
-    if source:
-        lines.append("With a second forward pass, of the frozen source, it is "
-                     f"{_number(source['recall_in_time'], 100)} in time and "
-                     f"{source['false_alarms']:.2f} false alarms.")
-    groups = {r["group"]: r for r in evaluation["table"] if r["detector"] == "detector"}
-    models = {n: r for n, r in groups.items() if n != "all" and r["collapsing_runs"]
-              and not n.startswith(("ends", "collapse", "streams", "other"))}
-    if models:
-        low, high = (f(models, key=lambda n: models[n]["recall_in_time"] or 0) for f in (min, max))
-        loud = max(models, key=lambda n: models[n]["false_alarms"] or 0)
-        lines.append(f"It depends on the model: {_number(models[low]['recall_in_time'], 100)} in "
-                     f"time on {low}, {_number(models[high]['recall_in_time'], 100)} on {high}; "
-                     f"most false alarms on {loud}, {models[loud]['false_alarms']:.1f} per 1000 "
-                     "batches.")
-    mild = groups.get("ends 2 to 5 points worse")
-    if mild and mild["collapsing_runs"]:
-        lines.append("Mild collapses, which end 2 to 5 points worse than the better reference, are "
-                     f"found in {_number(mild['recall'], 100)} of {mild['collapsing_runs']:.0f} "
-                     "runs.")
-    missed = 1 - (ours["recall_in_time"] or 0)
-    lines.append(f"So no alarm is no proof of health: {_number(missed, 100)} of the collapses were "
-                 "there before the alarm, or never had one.")
-    return lines
-
-
-def _overlap(a: dict, b: dict, name: str) -> bool:
-    low, high = (f"{name}_{end}_streams" for end in ("low", "high"))
-    return None not in (a[low], b[low], a[high], b[high]) and a[low] <= b[high] and b[low] <= a[
-        high]
-
-
-def _batches(lead: float) -> str:
-    return (f"{lead:.0f} batches or more before labels would show it" if lead > 0
-            else "no earlier than labels would show it" if lead == 0
-            else f"{-lead:.0f} batches or more after labels would show it")
 
 
 def save(path, **numbers) -> None:
