@@ -25,6 +25,7 @@ from ..models.embedded import checkpoints, load_model
 from ..models.names import facts_of, open_model, refuse_code
 from ..streams.shifts import own_rows
 from ..streams.stream import Stream
+from .report import joined
 
 MODEL = "fashion_resnet_bn"
 IMAGES = "fashion_mnist"
@@ -42,6 +43,7 @@ class Pair:
     model: str = MODEL
     images: str = IMAGES
     notes: tuple[str, ...] = ()
+    named: bool = True  # whether the model is one that somebody named
 
     @property
     def network(self) -> SourceModel:
@@ -80,6 +82,7 @@ def pair_of(model: str = "", images: str = "", trust: bool = False, usual: str =
     """
     from .your_model.study import images_text
 
+    named = bool(model.strip())
     model = model.strip() or usual
     images = images.strip()
     if images.isdigit():
@@ -102,7 +105,7 @@ def pair_of(model: str = "", images: str = "", trust: bool = False, usual: str =
                          f"studies: {why}") from None
     if not has_batch_norm(model):
         notes = [*notes, NO_BATCH_NORM]
-    return Pair(model, images, tuple(notes))
+    return Pair(model, images, tuple(notes), named)
 
 
 def images_for(model: str, images: str, trust: bool = False) -> str | None:
@@ -197,8 +200,10 @@ def per_shift_of(data: BaseSet, shifts, wanted: int, share: int = 1, least: int 
                                 f"shown, not {wanted}."] if there < wanted else []
 
 
-def joined(names) -> str:
-    """Names in a sentence: "a, b and c"."""
-    names = list(names)
-    return (names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names
-            else "")
+def allowed(pair: Pair, wanted, per_shift: int, severity: float = 5.0,
+            share: Callable = lambda shifts: 1) -> tuple[tuple[str, ...], int, list[str]]:
+    """`shifts_of` and `per_shift_of` on a pair, each image for ``share(shifts)`` of them: the
+    shifts, how many images of each, and the sentences on the pair and on what it lacks."""
+    shifts, lost = shifts_of(pair.data, wanted, severity)
+    n, fewer = per_shift_of(pair.data, shifts, per_shift, share(shifts))
+    return shifts, n, [*pair.notes, *lost, *fewer]

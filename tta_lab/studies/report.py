@@ -42,6 +42,53 @@ def nothing(value: float, digits: int = 1) -> bool:
     return math.isfinite(value) and not float(f"{value:.{digits}f}")
 
 
+def joined(names, none: str = "") -> str:
+    """Names in a sentence: "a, b and c", or ``none``."""
+    *first, last = list(names) or [none]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def listed(names, most: int = 6, sep: str = ", ", last: str = " and {} more") -> str:
+    """The first few of many names, and how many more there are; "none" without any."""
+    names = list(names)
+    more = last.format(len(names) - most) if len(names) > most else ""
+    return sep.join(names[:most]) + more if names else "none"
+
+
+def errors(found: dict[str, float], *without: str) -> str:
+    """Errors in per cent by name: "source 20.1 %, BN-1 18.0 %"; leaves out those in ``without``."""
+    return ", ".join(f"{name} {value:.1f} %" for name, value in found.items()
+                     if name not in without)
+
+
+def several(n: int, one: str, many: str = "") -> str:
+    """A number and its word: "1 run", "2 runs"."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+def share(value: float, none: str = "none") -> str:
+    """A share in per cent: "12 %", or ``none`` where it is no number."""
+    return f"{100 * value:.0f} %" if math.isfinite(value) else none
+
+
+def decimal(value: float, digits: int = 1, unit: str = "", none: str = "not defined") -> str:
+    """A number with so many digits and its unit, or ``none`` where it is no number."""
+    return f"{value:.{digits}f}{unit}" if math.isfinite(value) else none
+
+
+def interval(found: dict) -> str:
+    """The interval of a difference in points: "95 % interval +0.2 to +1.4"."""
+    level = 100 * found.get("level", 0.95)
+    return f"{level:.0f} % interval {signed(found['low'])} to {signed(found['high'])}"
+
+
+def aligned(lines, widths) -> str:
+    """Cells as text in columns, to the left where a width is below 0, else to the right."""
+    return "\n".join("".join(f"{cell:{'<' if width < 0 else '>'}{abs(width)}}"
+                             for cell, width in zip(line, widths, strict=True)).rstrip()
+                     for line in lines)
+
+
 def plain(value):
     """Dicts, lists, numbers and texts as JSON holds them: no tuple, no numpy or torch number, and
     None for what is not finite."""

@@ -317,6 +317,15 @@ def effective_classes(classes, step, steps, recent: int) -> np.ndarray:
     return np.array(found, np.float64)
 
 
+def classes_in_use(trace: Trace, steps, recent: int) -> dict[str, np.ndarray]:
+    """`effective_classes` of a run after each of these steps: ``predicted`` and ``true``, of known
+    images, (T,)."""
+    samples = trace._columns("samples")
+    label = np.where(samples["known"].astype(bool), samples["label"], -1)
+    return {name: effective_classes(classes, samples["step"], steps, recent)
+            for name, classes in (("predicted", samples["prediction"]), ("true", label))}
+
+
 def numbers_of(trace: Trace, beside: dict[str, Trace] | None = None, classes=(),
                recent: int = RECENT, bins: int = 25) -> dict:
     """What the figures of a run need, from its trace and those of ``beside`` on the same stream.

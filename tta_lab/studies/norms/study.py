@@ -9,7 +9,7 @@ Stable Test-Time Adaptation in Dynamic Wild World (SAR, 2302.12400).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -29,11 +29,12 @@ from ...methods import make
 from ...models.embedded import checkpoints
 from ...models.names import parse
 from ...streams import protocols
+from ...streams.cached import CachedStream
 from .. import own
-from ..collapse.study import effective_classes, ranks_agree
-from ..report import paragraphs, write_numbers
+from ..base import BasePlan, BaseStudy, cached, deviation, finished, kept_share, points_of, rows_of, run_recipe, share_of, smaller
+from ..base import save as save
+from ..collapse.study import classes_in_use, ranks_agree
 from ..streams.study import difference
-from ..zoo.study import Kept
 
 SOURCES = {"fashion_resnet_bn": "BN", "fashion_resnet_bn_1": "BN", "fashion_resnet_bn_2": "BN",
            "fashion_resnet_gn": "GN", "fashion_vit_ln": "LN"}
@@ -53,11 +54,11 @@ SINGLE_RATE = 32    # SAR's code divides the rate of batches of 64 by this for s
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is run. Zero means "as the mode says" when a plan comes from ``Plan.of``."""
+class Plan(BasePlan):
+    """Sources, settings, methods and their rates; with images alone all sources are run on them."""
 
     per_shift: int = 480
-    alone: int = 30  # images of each shift where they come one at a time, which costs most
+    alone: int = 30             # images of each shift where they come one at a time: costs most
     batch: int = 32
     lr: float = 1e-2            # of Tent, SAR and DeYO, all by SGD as in SAR's comparison
     rates: tuple = (1e-2, 1e-1, 3e-1)         # of the parts of SAR, one by one
@@ -67,63 +68,42 @@ class Plan:
     shifts: tuple = STANDARD_SIX
     methods: tuple = tuple(METHODS)
     sources: tuple = tuple(SOURCES)
-    seeds: int = 3
-    first_seed: int = 0
-    images: str = own.IMAGES
-    notes: tuple = ()           # what was decided for model and images, in sentences
+
+    fast = {"per_shift": 160, "alone": 16, "batch": 16, "lr": 3e-2, "rates": (3e-1,), "long": 160,
+            "looked_at": 48, "seeds": 1,
+            "shifts": ("gaussian_noise", "contrast", "jpeg_compression"),
+            "methods": ("source", "batch_norm", "tent", "sar", "deyo", "iabn"),
+            "sources": ("fashion_resnet_bn", "fashion_resnet_gn", "fashion_vit_ln")}
 
     def __post_init__(self):
         if self.seeds < 1 or self.per_shift < 2 or self.alone < 1:
             raise ValueError("the study needs a seed, 2 images a shift and 1 alone at least, got "
                              f"{self.seeds}, {self.per_shift} and {self.alone}")
-        strange = [name for name in self.sources if name not in SOURCES
+        unknown = [name for name in self.sources if name not in SOURCES
                    and (name in checkpoints() or own.refusal(lambda n=name: parse(n)))]
-        if strange or not self.sources:
+        if unknown or not self.sources:
             raise ValueError(f"sources must be some of {', '.join(SOURCES)}, got "
-                             f"{strange or self.sources}")
+                             f"{unknown or self.sources}")
         if not {"source", "batch_norm"} <= set(self.methods) <= set(METHODS):
             raise ValueError("methods must be source, batch_norm and some of "
                              f"{', '.join(METHODS)}, got {self.methods}")
 
-    @classmethod
-    def of(cls, fast: bool, *, model: str = "", images: str = "", trust: bool = False,
-           **given) -> Plan:
-        """The full plan, or the fast one, with those settings replaced that are not zero; ``model``
-        and ``images`` are texts, "" the embedded ones: with images alone all sources are run on
-        them. Raises ValueError for an unknown setting, and as `own.pair_of` does."""
-        unknown = [name for name in given if name not in {f.name for f in fields(cls)}]
-        if unknown:
-            raise ValueError(f"a plan has no setting {unknown[0]!r}; it has: "
-                             f"{', '.join(f.name for f in fields(cls))}")
-        plan = replace(FAST if fast else FULL,
-                       **{k: v for k, v in given.items() if v or k == "first_seed"})
-        return plan.on(own.pair_of(model, images, trust),
-                       plan.sources if not model.strip() else ()) if model or images else plan
-
-    def on(self, pair: own.Pair, sources: tuple = ()) -> Plan:
-        """The same plan on a model (or on these sources) and images, with the shifts and numbers of
-        images that these allow."""
-        shifts, lost = own.shifts_of(pair.data, self.shifts)
-        per_shift, fewer = own.per_shift_of(pair.data, shifts, self.per_shift)
-        plan = replace(self, sources=sources or (pair.model,), images=pair.images, shifts=shifts,
+    def on(self, pair: own.Pair) -> Plan:
+        """The same plan with the shifts and numbers of images that a pair allows."""
+        shifts, per_shift, notes = own.allowed(pair, self.shifts, self.per_shift)
+        plan = replace(self, sources=(pair.model,) if pair.named else self.sources, shifts=shifts,
                        per_shift=per_shift, alone=min(self.alone, per_shift))
-        said = [*(note for note in pair.notes if note != own.NO_BATCH_NORM), *lost, *fewer]
-        said += [] if sources else ["One source, with "
-                                    f"{KINDS[kind_of(pair.model)].split(' (')[0]}: what compares "
-                                    "kinds of normalisation is left out."]
-        said += [] if plan.of_kind("BN") else [NO_BATCH_NORM]
-        return replace(plan, notes=tuple(said))
+        notes = [note for note in notes if note != own.NO_BATCH_NORM]
+        if pair.named:
+            notes.append(f"One source, with {KINDS[kind_of(pair.model)].split(' (')[0]}: what "
+                         "compares kinds of normalisation is left out.")
+        if not plan.of_kind("BN"):
+            notes.append(NO_BATCH_NORM)
+        return replace(plan, notes=tuple(notes))
 
     def shorter(self) -> Plan:
-        """The same plan at the size of the fast one: what a panel runs while somebody waits."""
-        return replace(self, per_shift=min(self.per_shift, FAST.per_shift),
-                       alone=min(self.alone, FAST.alone), shifts=self.shifts[:3], seeds=1)
-
-    def settings(self) -> str:
-        """What differs from the full plan, as arguments of ``Plan``."""
-        changed = {f.name: getattr(self, f.name) for f in fields(self)
-                   if f.name != "notes" and getattr(self, f.name) != f.default}
-        return ", ".join(f"{name}={value!r}" for name, value in changed.items())
+        """The same plan at the size of the fast one."""
+        return smaller(self, "per_shift", "alone", shifts=self.shifts[:3])
 
     @property
     def embedded(self) -> bool:
@@ -131,18 +111,9 @@ class Plan:
         return self.images == own.IMAGES and set(self.sources) <= set(SOURCES)
 
     @property
-    def classes(self) -> int:
-        """How many classes the images have."""
-        return len(own.images_of(self.images).classes)
-
-    @property
     def watched(self) -> str:
         """The source whose runs are shown step by step: one with group norm, where there is one."""
-        return (*self.of_kind("GN"), *_parts_sources(self))[0]
-
-    @property
-    def all_seeds(self) -> range:
-        return range(self.first_seed, self.first_seed + self.seeds)
+        return (*self.of_kind("GN"), *parts_sources(self))[0]
 
     def of_kind(self, kind: str) -> list[str]:
         """The sources of a kind of normalisation."""
@@ -157,13 +128,12 @@ class Plan:
         each shift, as SAR's protocol does."""
         if setting not in SETTINGS:
             raise ValueError(f"setting must be one of {', '.join(SETTINGS)}, not {setting!r}")
-        usual = {"shifts": self.shifts, "per_shift": self.per_shift, "batch": batch or self.batch,
-                 "seed": seed}
-        usual |= {"known": self.images}
-        make_one = {"mild": protocols.reset_each_shift, "mixed": protocols.mixed_domains,
-                    "labels": protocols.label_shift}
-        return (protocols.batch_of_one(**usual | {"per_shift": self.alone, "batch": 1})
-                if setting == "single" else make_one[setting](**usual))
+        usual = {"known": self.images, "shifts": self.shifts, "per_shift": self.per_shift,
+                 "batch": batch or self.batch, "seed": seed}
+        if setting == "single":
+            return protocols.batch_of_one(**usual | {"per_shift": self.alone, "batch": 1})
+        return {"mild": protocols.reset_each_shift, "mixed": protocols.mixed_domains,
+                "labels": protocols.label_shift}[setting](**usual)
 
     def long_stream(self, seed: int):
         """Online label shift in small batches, never reset: here learning has the time to go
@@ -173,42 +143,39 @@ class Plan:
 
     def recipes(self, source: str, setting: str) -> dict:
         """The methods that this source can carry out."""
-        return {name: recipe_of(name, self.lr / (SINGLE_RATE if setting == "single" else 1))
-                for name in self.methods if kind_of(source) == "BN" or name not in ONLY_BN}
+        return {name: recipe_of(name, self.lr, setting) for name in self.methods
+                if kind_of(source) == "BN" or name not in ONLY_BN}
 
     def describe(self) -> str:
         """The plan in words."""
-        seeds = ", ".join(map(str, self.all_seeds))
-        return "\n".join(
-            [f"Sources:   {', '.join(self.sources)}",
-             f"Images:    {'Fashion-MNIST' if self.images == own.IMAGES else self.images}, "
-             f"{self.per_shift} of each shift at severity 5; {self.alone} of each where they come "
-             "one by one", f"Shifts:    {', '.join(self.shifts).replace('_', ' ')}",
-             f"Batches:   {self.batch} images; 1 in '{SETTINGS['single']}'",
-             "Resets:    to the source at each shift, as SAR's protocol does; never in "
-             f"'{SETTINGS['mixed']}'",
-             "Methods:   "
-             f"{', '.join(METHODS[m] for m in self.methods if self.of_kind('BN') or m not in ONLY_BN)}",
-             f"Step:      Tent, SAR and DeYO by SGD at rate {self.lr:g}, divided by {SINGLE_RATE} "
-             "for single images; RoTTA as published",
-             f"Seed{'s' if self.seeds > 1 else ''}:     {seeds}", "", paragraphs(
-                 ["The rate is larger than SAR's 0.00025, because a shift shows "
-                  f"{math.ceil(self.per_shift / self.batch)} batches here and 782 there. So "
-                  "nothing below says which rate is right.", *self.notes])])
+        images = "Fashion-MNIST" if self.images == own.IMAGES else self.images
+        methods = [m for m in self.methods if self.of_kind("BN") or m not in ONLY_BN]
+        rate = (f"The rate is larger than SAR's 0.00025, because a shift shows "
+                f"{math.ceil(self.per_shift / self.batch)} batches here and 782 there. So nothing "
+                "below says which rate is right.")
+        return self.described({
+            "Sources": ", ".join(self.sources),
+            "Images": f"{images}, {self.per_shift} of each shift at severity 5; {self.alone} of "
+                      "each where they come one by one",
+            "Shifts": ", ".join(self.shifts).replace("_", " "),
+            "Batches": f"{self.batch} images; 1 in '{SETTINGS['single']}'",
+            "Resets": "to the source at each shift, as SAR's protocol does; never in "
+                      f"'{SETTINGS['mixed']}'",
+            "Methods": ", ".join(METHODS[m] for m in methods),
+            "Step": f"Tent, SAR and DeYO by SGD at rate {self.lr:g}, divided by {SINGLE_RATE} for "
+                    "single images; RoTTA as published"}, 11, [rate])
 
 
 FULL = Plan()
-FAST = Plan(per_shift=160, alone=16, batch=16, lr=3e-2, rates=(3e-1,), long=160, small=16,
-            looked_at=48, seeds=1, shifts=("gaussian_noise", "contrast", "jpeg_compression"),
-            methods=("source", "batch_norm", "tent", "sar", "deyo", "iabn"),
-            sources=("fashion_resnet_bn", "fashion_resnet_gn", "fashion_vit_ln"))
+FAST = Plan(**Plan.fast)
 
 
-def recipe_of(method: str, lr: float):
-    """A method of the study; what learns the whole stream long does so by SGD at ``lr``. Raises
-    ValueError for a method that is not in it."""
+def recipe_of(method: str, lr: float, setting: str = ""):
+    """A method of the study; what learns the whole stream long does so by SGD at ``lr``, divided as
+    in SAR's code for single images. Raises ValueError for a method that is not in it."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    lr = lr / SINGLE_RATE if setting == "single" else lr
     if method not in LEARN:
         return make(method)
     return make("sar", lr=lr) if method == "sar" else make(method, rule="sgd", lr=lr)
@@ -241,13 +208,12 @@ def kind_of(source: str) -> str:
 # --- running
 
 @dataclass
-class Study:
+class Study(BaseStudy):
     """``runs``: (source, setting, method, seed) -> `summary`; ``wrong``: ("source, setting",
     method, seed) -> True where an image was called by a wrong name; ``parts``: (source, rate, arm,
     seed) -> `summary` on the long stream, ``parts_start`` (source, seed) -> error there without
     learning; ``traces``: traces of the parts, first seed, highest rate."""
 
-    plan: Plan
     runs: dict = field(default_factory=dict)
     wrong: dict = field(default_factory=dict)
     parts: dict = field(default_factory=dict)
@@ -277,13 +243,18 @@ class Study:
         name = f"{source}, {setting}"
         return difference(self, ((1, name, method), (-1, name, other)))
 
+    def part(self, source: str, lr: float, arm: str, what: str = "error") -> np.ndarray:
+        """One number of a part of SAR for each seed."""
+        return np.array([self.parts[source, lr, arm, k][what] for k in self.plan.all_seeds])
+
+    def part_start(self, source: str) -> float:
+        """The error without learning on the long stream, mean over seeds."""
+        return float(np.mean([self.parts_start[source, k] for k in self.plan.all_seeds]))
+
     def to_dict(self) -> dict:
         """Everything a regression test or a later reader needs, as plain values."""
-        return {"plan": {f.name: getattr(self.plan, f.name) for f in fields(self.plan)},
-                "runs": [{"source": s, "setting": t, "method": m, "seed": k, **v}
-                         for (s, t, m, k), v in self.runs.items()], "parts": [
-                    {"source": s, "rate": lr, "arm": a, "seed": k, **v}
-                    for (s, lr, a, k), v in self.parts.items()]}
+        return {**super().to_dict(), "runs": rows_of(self.runs, "source", "setting", "method"),
+                "parts": rows_of(self.parts, "source", "rate", "arm")}
 
 
 def start_of(source: str) -> str:
@@ -297,26 +268,25 @@ def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study
     With ``cache`` an interrupted study goes on."""
     result = Study(plan)
     seeds = plan.all_seeds
-    streams = {(setting, seed): Kept(plan.stream(setting, seed)) for setting in SETTINGS
-               for seed in seeds}
     settings = {"cache": cache, "progress": progress, "device": device}
+    streams = {setting: cached(seeds, plan.stream, setting) for setting in SETTINGS}
     for source in plan.sources:
         for setting in SETTINGS:
-            made = runs(plan.recipes(source, setting),
-                        {setting: lambda seed, s=setting: streams[s, seed]}, own.network(source),
-                        seeds, **settings)
-            for (_, method, seed), trace in made:
+            for (_, method, seed), trace in runs(plan.recipes(source, setting),
+                                                 {setting: streams[setting]}, own.network(source),
+                                                 seeds, **settings):
                 result.runs[source, setting, method, seed] = summary(trace)
                 result.wrong[f"{source}, {setting}", method, seed] = diagnose.groups(trace)["wrong"]
-    long = {seed: Kept(plan.long_stream(seed)) for seed in seeds}
-    for source in _parts_sources(plan):
-        recipes = {("start", 0.0): make(start_of(source))} | {(arm, lr): recipe for lr in plan.rates
-                                                              for arm, recipe in arms(lr).items()}
-        named = {f"{arm} {lr:g}": recipe for (arm, lr), recipe in recipes.items()}
-        for ((arm, lr), _), ((_, _, seed), trace) in zip(
-            [pair for _ in seeds for pair in recipes.items()],
-            runs(named, {"long": long.get}, own.network(source), seeds, **settings), strict=True):
-            result.wrong[f"{source}, long", f"{arm} {lr:g}", seed] = diagnose.groups(trace)["wrong"]
+    long = cached(seeds, plan.long_stream)
+    for source in parts_sources(plan):
+        recipes = {"start 0": ("start", 0.0, make(start_of(source)))}
+        recipes |= {f"{arm} {lr:g}": (arm, lr, recipe) for lr in plan.rates
+                    for arm, recipe in arms(lr).items()}
+        for (_, name, seed), trace in runs({name: recipe
+                                            for name, (_, _, recipe) in recipes.items()},
+                                           {"long": long}, own.network(source), seeds, **settings):
+            arm, lr, _ = recipes[name]
+            result.wrong[f"{source}, long", name, seed] = diagnose.groups(trace)["wrong"]
             if arm == "start":
                 result.parts_start[source, seed] = row(trace)["error"]
                 continue
@@ -326,7 +296,7 @@ def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study
     return result
 
 
-def _parts_sources(plan: Plan) -> list[str]:
+def parts_sources(plan: Plan) -> list[str]:
     """One source of each kind; in a plan of one seed only of those without batch norm, which SAR
     advises."""
     kinds = [kind for kind in plan.kinds if kind != "BN" or plan.seeds > 1] or plan.kinds
@@ -341,16 +311,13 @@ def summary(trace: Trace) -> dict:
     steps (NaN without learning)."""
     numbers = row(trace)
     steps = np.asarray(trace.step("step"))
-    samples = trace._columns("samples")
     norm = np.asarray(trace.step("grad_norm"), np.float64)
     norm = norm[np.isfinite(norm) & (norm > 0)]
-    late = steps[len(steps) // 2:]
     planned = len(trace.meta["segments"]) - 1 if trace.meta["reset"] == "domain" else 0
-    used = {name: float(np.nanmean(effective_classes(samples[column], samples["step"], late, 100)))
-            for name, column in (("predicted", "prediction"), ("true", "label"))}
+    used = classes_in_use(trace, steps[len(steps) // 2:], 100)
     return {"error": float(numbers["error"]), "resets": int(numbers["resets"]) - planned,
-            "alarm": watch(trace)["first_alarm"] if len(norm) else -1,
-            "kept": float(trace.step("n_kept").sum() / trace.step("n").sum()), **used,
+            "alarm": watch(trace)["first_alarm"] if len(norm) else -1, "kept": kept_share(trace),
+            **{name: float(np.nanmean(values)) for name, values in used.items()},
             "batches": len(steps), "gradient": float(np.median(norm)) if len(norm) else math.nan,
             "spike": float(norm.max()) if len(norm) else math.nan}
 
@@ -437,23 +404,21 @@ def in_use(plan: Plan, source: str = "", setting: str = "labels",
     from ...analysis.layer_probes import LayerWatch, norm_drift
 
     source = source or (*plan.of_kind("BN"), *plan.sources)[0]
-    stream = Kept(plan.stream(setting, plan.first_seed))
-    lines = {}
-    errors = {}
-    step = np.zeros(0)
-    starts = ()
+    stream = CachedStream(plan.stream(setting, plan.first_seed))
+    found = {"step": np.zeros(0), "lines": {}, "error": {}, "marks": (), "setting": setting}
     for method in methods:
         adapter = Adapter(own.network(source), recipe_of(method, plan.lr), seed=plan.first_seed,
                           device=device)
         with LayerWatch(adapter) as layers:
             trace = run(adapter, stream, each=layers)
         drift = norm_drift(layers)
-        step, lines[method], errors[method] = drift["step"], np.nanmean(drift["in_use"],
-                                                                        axis=1), row(trace)["error"]
-        segment = np.asarray(trace["segment"])
-        starts = (tuple(int(s) for s in np.asarray(trace["step"])[1:][np.diff(segment) > 0])
-                  if setting != "mixed" else ())
-    return {"step": step, "lines": lines, "error": errors, "marks": starts, "setting": setting}
+        found["step"] = drift["step"]
+        found["lines"][method] = np.nanmean(drift["in_use"], axis=1)
+        found["error"][method] = row(trace)["error"]
+        if setting != "mixed":
+            steps = np.asarray(trace["step"])[1:]
+            found["marks"] = tuple(steps[np.diff(np.asarray(trace["segment"])) > 0].tolist())
+    return found
 
 
 # --- SAR's finding: who makes the gradient
@@ -486,13 +451,10 @@ def of_gradients(found: dict, classes: int = 10, fraction: float = 0.4) -> dict:
     unsure = entropy >= fraction * math.log(classes)
     longest = np.argsort(-norm, kind="stable")[:max(1, len(norm) // 10)]
 
-    def share(flags):
-        return float(flags.mean()) if len(flags) else math.nan
-
-    return {"correlation": ranks_agree(entropy, norm), "unsure": share(unsure),
+    return {"correlation": ranks_agree(entropy, norm), "unsure": share_of(unsure),
             "unsure_pull": float(norm[unsure].sum() / norm.sum()),
-            "wrong_unsure": share(wrong[unsure]), "wrong_sure": share(wrong[~unsure]),
-            "longest_wrong": share(wrong[longest]), "longest_sure": share(~unsure[longest]),
+            "wrong_unsure": share_of(wrong[unsure]), "wrong_sure": share_of(wrong[~unsure]),
+            "longest_wrong": share_of(wrong[longest]), "longest_sure": share_of(~unsure[longest]),
             "n": len(norm)}
 
 
@@ -504,16 +466,13 @@ def over_time(trace: Trace, recent: int = 100) -> dict:
     ``alarm`` (bool), (T,); ``threshold``; ``marks``: steps before which the model was put back.
     """
     steps = np.asarray(trace.step("step"))
-    samples = trace._columns("samples")
     seen = watch(trace)
     norm = np.asarray(trace.step("grad_norm"), np.float64)
     reset = np.nan_to_num(np.asarray(trace.step("reset"), np.float64)) > 0
     return {"step": steps, "gradient": np.where(norm > 0, norm, np.nan),
             "probability": seen["probability"], "alarm": seen["alarm"] > 0,
             "threshold": float(seen["threshold"]), "marks": tuple(int(s) for s in steps[reset][1:]),
-            "classes": int(trace.meta["classes"]), **{
-                name: effective_classes(samples[column], samples["step"], steps, recent)
-                for name, column in (("predicted", "prediction"), ("true", "label"))}}
+            "classes": int(trace.meta["classes"]), **classes_in_use(trace, steps, recent)}
 
 
 # --- tables for figures
@@ -523,57 +482,49 @@ def differences(result: Study, other: str = "source") -> dict:
     ("BN: Tent"), ``columns`` (settings), ``values`` (R, 4) in points, ``settled`` (R, 4): above two
     standard errors over images in the same direction for every source of the kind."""
     rows = []
-    values = []
-    settled = []
+    values = np.zeros((0, len(SETTINGS)))
+    settled = np.zeros((0, len(SETTINGS)), bool)
     for kind in result.plan.kinds:
         for method in METHODS:
             found = np.array([[result.against(source, setting, method, other)
                                for setting in SETTINGS] for source in result.plan.of_kind(kind)])
             if method in ("source", other) or not np.isfinite(found).all():
                 continue
-            points = found[..., 0]
-            error = found[..., 1]
+            points, error = np.moveaxis(found, -1, 0)
             beyond = np.where(np.abs(points) > 2 * error, np.sign(points), 0)
             rows.append(f"{kind}: {METHODS[method]}")
-            values.append(points.mean(0))
-            settled.append((beyond != 0).all(0) & (beyond == beyond[0]).all(0))
-    shape = (0, len(SETTINGS))
-    return {"rows": rows, "columns": list(SETTINGS.values()),
-            "values": np.array(values).reshape(-1, shape[1]),
-            "settled": np.array(settled, bool).reshape(-1, shape[1]), "other": other}
+            values = np.vstack([values, points.mean(0)])
+            settled = np.vstack([settled, (beyond != 0).all(0) & (beyond == beyond[0]).all(0)])
+    return {"rows": rows, "columns": list(SETTINGS.values()), "values": values, "settled": settled,
+            "other": other}
 
 
 def source_errors(result: Study) -> dict:
     """Errors without learning, mean over the sources of a kind: ``settings``, ``lines`` {"BN:
     source": (4,) in per cent}, ``spread``: the same names, standard deviation over sources and
     seeds (NaN for a single run)."""
-    lines = {}
-    spread = {}
+    found = {}
     for kind in result.plan.kinds:
         for method in ("source", "batch_norm") if kind == "BN" else ("source",):
-            values = [np.concatenate([result.values(source, setting, method)
-                                      for source in result.plan.of_kind(kind)])
-                      for setting in SETTINGS]
-            lines[f"{kind}: {METHODS[method]}"] = np.array([v.mean() for v in values])
-            spread[f"{kind}: {METHODS[method]}"] = np.array([v.std(ddof=1) if len(v) > 1
-                                                             else math.nan for v in values])
-    return {"settings": list(SETTINGS.values()), "lines": lines, "spread": spread}
+            found[f"{kind}: {METHODS[method]}"] = np.stack([
+                np.concatenate([result.values(source, setting, method)
+                                for source in result.plan.of_kind(kind)]) for setting in SETTINGS])
+    return {"settings": list(SETTINGS.values()),
+            "lines": {name: v.mean(1) for name, v in found.items()},
+            "spread": {name: deviation(v, 1) for name, v in found.items()}}
 
 
 def parts(result: Study) -> dict:
     """Tent and the parts of SAR on the long stream: ``arms``, ``kinds`` {kind: {"start": %,
     "error": {rate: (A,)}, "spread": {rate: (A,)}}}, means and standard deviations over seeds (NaN
     for one seed)."""
-    seeds = result.plan.all_seeds
     found = {}
-    for source in _parts_sources(result.plan):
-        values = {lr: np.array([[result.parts[source, lr, arm, k]["error"] for k in seeds]
-                                for arm in ARMS]) for lr in result.plan.rates}
-        found[kind_of(source)] = {"start": float(np.mean([result.parts_start[source, k]
-                                                          for k in seeds])),
-                                  "error": {lr: v.mean(1) for lr, v in values.items()}, "spread": {
-                                      lr: v.std(1, ddof=1) if v.shape[1] > 1
-                                      else np.full(len(v), math.nan) for lr, v in values.items()}}
+    for source in parts_sources(result.plan):
+        values = {lr: np.array([result.part(source, lr, arm) for arm in ARMS])
+                  for lr in result.plan.rates}
+        found[kind_of(source)] = {"start": result.part_start(source),
+                                  "error": {lr: v.mean(1) for lr, v in values.items()},
+                                  "spread": {lr: deviation(v, 1) for lr, v in values.items()}}
     return {"arms": list(ARMS.values()), "kinds": found}
 
 
@@ -584,9 +535,7 @@ def harmed(result: Study) -> list[dict]:
     found = []
 
     def add(where, wrong, start, alarm):
-        apart = 100 * (wrong.astype(np.float64) - start)
-        points = float(apart.mean())
-        error = float(apart.std(ddof=1)) / math.sqrt(len(apart))
+        points, error = points_of(wrong.astype(np.float64) - start)
         found.append({"where": where, "points": points, "alarm": alarm >= 0,
                       "harmed": points > max(HARM, 2 * error)})
 
@@ -605,17 +554,11 @@ def harmed(result: Study) -> list[dict]:
 # --- words that follow the numbers
 
 
-def save(result: Study, path, **more) -> None:
-    """Write the numbers of a study as JSON (no number: null), with the date and the versions they
-    were made with."""
-    write_numbers(path, {**result.to_dict(), **more})
-
-
 # --- single runs, for the panel and for you
 
 @lru_cache(6)
 def _stream(plan: Plan, setting: str, batch: int, seed: int):
-    return Kept(plan.stream(setting, seed, batch)), {}
+    return CachedStream(plan.stream(setting, seed, batch)), {}
 
 
 def one_run(source: str = "fashion_resnet_bn", setting: str = "labels", method: str = "tent",
@@ -628,8 +571,6 @@ def one_run(source: str = "fashion_resnet_bn", setting: str = "labels", method: 
     single images divide ``lr`` as SAR's code does. Raises ValueError for a name that does not exist
     and for a method that the source cannot carry out.
     """
-    from ... import Adapter
-
     plan = replace(plan or FAST, first_seed=seed)
     if source not in (*SOURCES, *plan.sources):
         raise ValueError("source must be one of "
@@ -638,11 +579,9 @@ def one_run(source: str = "fashion_resnet_bn", setting: str = "labels", method: 
         raise ValueError(f"{METHODS[method]} sets the statistics of batch-norm layers, and "
                          f"{source} has none; choose another method or source")
     stream, shared = _stream(plan, setting, 1 if setting == "single" else batch, seed)
-    adapter = Adapter(own.network(source),
-                      recipe_of(method, lr / (SINGLE_RATE if setting == "single" else 1)),
-                      seed=seed, device=device, record="source")
-    adapter.shared_source = shared.setdefault((source, device), {})
-    return run(adapter, stream, stop=stop, each=each)
+    return run_recipe(own.network(source), recipe_of(method, lr, setting), stream, seed=seed,
+                      device=device, shared=shared.setdefault((source, device), {}), stop=stop,
+                      each=each)
 
 
 def beside_run(source: str, setting: str, batch: int, seed: int = 0, stop=None, device="cpu",
@@ -650,9 +589,8 @@ def beside_run(source: str, setting: str, batch: int, seed: int = 0, stop=None, 
     """Source and, where there is batch norm, BN-1 on the same stream; only runs that came to their
     end."""
     names = ["source"] + ["batch_norm"] * (kind_of(source) == "BN")
-    found = {METHODS[name]: one_run(source, setting, name, batch, seed=seed, stop=stop,
-                                    device=device, plan=plan) for name in names}
-    return {name: trace for name, trace in found.items() if trace.meta["complete"]}
+    return finished({METHODS[name]: one_run(source, setting, name, batch, seed=seed, stop=stop,
+                                            device=device, plan=plan) for name in names})
 
 
 def live_numbers(trace: Trace, beside: dict[str, Trace], recent: int = 100) -> dict:

@@ -2,15 +2,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
-from ..report import points, signed
-from .study import ARMS, HARM, KINDS, LEARN, METHODS, SETTINGS, SOURCES, Plan, Study, _parts_sources, differences, harmed, kind_of, of_gradients
-
-
-def _p(value, digits: int = 1) -> str:
-    return f"{value:.{digits}f}" if np.isfinite(value) else "not defined"
+from ..report import aligned, decimal, errors, joined, listed, points, share, signed
+from .study import ARMS, HARM, KINDS, LEARN, METHODS, SETTINGS, SOURCES, Plan, Study, differences, harmed, kind_of, of_gradients, parts_sources
 
 
 def words_of(kind: str, plan: Plan | None = None) -> str:
@@ -20,8 +17,14 @@ def words_of(kind: str, plan: Plan | None = None) -> str:
         " (")[0]
 
 
-def _share(value) -> str:
-    return f"{100 * value:.0f} %" if np.isfinite(value) else "none"
+def _by_setting(values: dict, show) -> str:
+    return ", ".join(f"{show(v)} ({SETTINGS[s]})" for s, v in values.items())
+
+
+def _gains(result: Study) -> dict[str, float]:
+    """Error of BN-1 minus that of the source in each setting, in points."""
+    return {s: result.mean("BN", s, "batch_norm") - result.mean("BN", s, "source")
+            for s in SETTINGS}
 
 
 def say_sources(result: Study) -> list[str]:
@@ -30,53 +33,41 @@ def say_sources(result: Study) -> list[str]:
     for kind in result.plan.kinds:
         own = {s: result.mean(kind, s, "source") for s in SETTINGS}
         lines.append(f"{words_of(kind, result.plan)}: the source errs on "
-                     + ", ".join(f"{_p(v)} % ({SETTINGS[s]})" for s, v in own.items()) + ".")
+                     f"{_by_setting(own, lambda v: decimal(v) + ' %')}.")
     if result.plan.of_kind("BN"):
-        bn = {s: result.mean("BN", s, "batch_norm") - result.mean("BN", s, "source")
-              for s in SETTINGS}
-        helped = [SETTINGS[s] for s, v in bn.items() if v < -1]
-        hurt = [SETTINGS[s] for s, v in bn.items() if v > 1]
+        bn = _gains(result)
+        helped, hurt, same = ([SETTINGS[s] for s, v in bn.items() if test(v)] for test in (
+            lambda v: v < -1, lambda v: v > 1, lambda v: abs(v) <= 1))
         lines.append("Batch statistics (BN-1) change the error of their own source by "
-                     + ", ".join(f"{points(v)} ({SETTINGS[s]})" for s, v in bn.items()) + ".")
-        lines.append(f"So they help under {_and(helped) or 'none of the settings'} and harm under "
-                     f"{_and(hurt) or 'none of them'}" + (
-                         f"; under {_and([SETTINGS[s] for s, v in bn.items() if abs(v) <= 1])} "
-                         "they make less than a point of difference."
-                         if any(abs(v) <= 1 for v in bn.values()) else "."))
+                     f"{_by_setting(bn, points)}.")
+        lines.append(f"So they help under {joined(helped, 'none of the settings')} and harm under "
+                     f"{joined(hurt, 'none of them')}"
+                     + (f"; under {joined(same)} they make less than a point of difference."
+                        if same else "."))
     return lines
-
-
-def _and(names) -> str:
-    names = list(names)
-    return (names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names
-            else "")
 
 
 def say_methods(result: Study) -> list[str]:
     """Who ends below and who above its own source, settled over images for each source of its
     kind."""
-    table = differences(result)
+    found = differences(result)
+    rows = list(zip(found["rows"], found["values"], found["settled"], strict=True))
     lines = []
-    for setting, name in enumerate(table["columns"]):
-        better = [f"{r} ({signed(v[setting])})"
-                  for r, v, s in zip(table["rows"], table["values"], table["settled"], strict=True)
-                  if s[setting] and v[setting] < 0]
-        worse = [f"{r} ({signed(v[setting])})"
-                 for r, v, s in zip(table["rows"], table["values"], table["settled"], strict=True)
-                 if s[setting] and v[setting] > 0]
+    for i, name in enumerate(found["columns"]):
+        better, worse = ([f"{r} ({signed(v[i])})" for r, v, s in rows if s[i] and v[i] * sign > 0]
+                         for sign in (-1, 1))
         lines.append(f"{name.capitalize()}: better than the own source, beyond two standard "
-                     f"errors: {_and(better) or 'nobody'}; worse: {_and(worse) or 'nobody'}.")
-    lines.append(f"Of these {table['values'].size} comparisons about "
-                 f"{table['values'].size / 20:.0f} would look settled by chance.")
+                     f"errors: {joined(better, 'nobody')}; worse: {joined(worse, 'nobody')}.")
+    size = found["values"].size
+    lines.append(f"Of these {size} comparisons about {size / 20:.0f} would look settled by chance.")
     if result.plan.of_kind("BN"):
-        table = differences(result, "batch_norm")
-        learned = [(r, v, s)
-                   for r, v, s in zip(table["rows"], table["values"], table["settled"], strict=True)
-                   if r in {f"BN: {METHODS[m]}" for m in LEARN}]
-        moved = [f"{r} under {table['columns'][i]} ({signed(v[i])})" for r, v, s in learned
-                 for i in range(len(table["columns"])) if s[i]]
+        found = differences(result, "batch_norm")
+        rows = zip(found["rows"], found["values"], found["settled"], strict=True)
+        moved = [f"{r} under {name} ({signed(v[i])})" for r, v, s in rows
+                 if r in {f"BN: {METHODS[m]}" for m in LEARN}
+                 for i, name in enumerate(found["columns"]) if s[i]]
         lines.append("Against BN-1, from which Tent, SAR and DeYO start, learning itself makes a "
-                     f"settled difference for: {_and(moved) or 'none of them'}.")
+                     f"settled difference for: {joined(moved, 'none of them')}.")
     return lines
 
 
@@ -104,17 +95,16 @@ def say_statistics(numbers: dict, result: Study) -> list[str]:
                  for nearer in (True, False))
     lines = [f"Distance from the right statistics, mean over layers: {stored:.2f} nats for those "
              "stored in the source; for those of a batch "
-             + ", ".join(f"{v:.2f} ({SETTINGS[s]})" for s, v in away.items()) + ".",
+             f"{_by_setting(away, lambda v: decimal(v, 2))}.",
              "Statistics of a batch are nearer than the stored ones under "
-             f"{_and(near) or 'no setting'}"
-             + (f", and further away under {_and(far)}." if far else ".")]
+             f"{joined(near, 'no setting')}"
+             + (f", and further away under {joined(far)}." if far else ".")]
     most = {s: int(numbers["layers"][np.argmax(v)]) for s, v in numbers["settings"].items()}
     lines.append("They are furthest off at layer "
                  f"{int(numbers['layers'][np.argmax(numbers['source'])])} of "
                  f"{len(numbers['layers'])} (stored), "
-                 + ", ".join(f"{layer} ({SETTINGS[s]})" for s, layer in most.items()) + ".")
-    gain = {s: result.mean("BN", s, "batch_norm") - result.mean("BN", s, "source")
-            for s in SETTINGS}
+                 f"{_by_setting(most, str)}.")
+    gain = _gains(result)
     last = {s: float(v[-1]) for s, v in numbers["settings"].items()}
     for where, found, limit in (("over all layers", away, stored),
                                 ("at the last layer alone", last, numbers["source"][-1])):
@@ -122,7 +112,7 @@ def say_statistics(numbers: dict, result: Study) -> list[str]:
         lines.append("Nearer statistics should mean that BN-1 errs less than the source. By the "
                      f"distance {where} this is so in {len(SETTINGS) - len(others)} of "
                      f"{len(SETTINGS)} settings"
-                     + (f", not under {_and(others)}." if others else "."))
+                     + (f", not under {joined(others)}." if others else "."))
     return lines
 
 
@@ -132,9 +122,9 @@ def say_in_use(numbers: dict) -> list[str]:
     for method, line in numbers["lines"].items():
         late = line[np.isfinite(line)]
         jump = float(np.median(np.abs(np.diff(late)))) if len(late) > 1 else math.nan
-        lines.append(f"{METHODS[method]}: {_p(float(np.mean(late)), 2)} nats from the source's "
-                     f"statistics on average, {_p(jump, 2)} from one batch to the next (median); "
-                     f"error {numbers['error'][method]:.1f} %.")
+        lines.append(f"{METHODS[method]}: {decimal(float(np.mean(late)), 2)} nats from the "
+                     f"source's statistics on average, {decimal(jump, 2)} from one batch to the "
+                     f"next (median); error {numbers['error'][method]:.1f} %.")
     least = min(numbers["error"], key=numbers["error"].get)
     return [*lines, f"Least error of these under {SETTINGS[numbers['setting']]}: {METHODS[least]}."]
 
@@ -146,20 +136,20 @@ def say_gradients(found: dict, plan: Plan | None = None) -> list[str]:
     classes = 10 if plan is None else plan.classes
     for kind, one in found.items():
         n = of_gradients(one, classes)
-        filtered = ((f"the {_share(n['unsure'])} of images that the filter drops hold "
-                     f"{_share(n['unsure_pull'])} of the summed norms, and "
-                     f"{_share(n['wrong_unsure'])} of them are wrong ({_share(n['wrong_sure'])} of "
+        filtered = ((f"the {share(n['unsure'])} of images that the filter drops hold "
+                     f"{share(n['unsure_pull'])} of the summed norms, and "
+                     f"{share(n['wrong_unsure'])} of them are wrong ({share(n['wrong_sure'])} of "
                      "the others)") if n["unsure"]
                     else "the filter would drop none of these images, although "
-                         f"{_share(n['wrong_sure'])} of them are wrong")
+                         f"{share(n['wrong_sure'])} of them are wrong")
         lines.append(f"{words_of(kind, plan)}: rank correlation of entropy and gradient norm "
                      f"{signed(n['correlation'], 2)}; {filtered}. Of the tenth with the longest "
-                     f"gradients {_share(n['longest_wrong'])} are wrong; the filter lets "
-                     f"{_share(n['longest_sure'])} of that tenth through.")
+                     f"gradients {share(n['longest_wrong'])} are wrong; the filter lets "
+                     f"{share(n['longest_sure'])} of that tenth through.")
     seen = [kind for kind, one in found.items() if of_gradients(one, classes)["correlation"] > 0.3]
     lines.append("Unsure images have the longer gradients (rank correlation above 0.3), as SAR "
-                 "reports, with " + (_and(seen) or "none of the sources") + (
-                     f"; not clearly so with {_and(k for k in found if k not in seen)}."
+                 "reports, with " + joined(seen, "none of the sources") + (
+                     f"; not clearly so with {joined(k for k in found if k not in seen)}."
                      if len(seen) < len(found) and seen else "."))
     return lines
 
@@ -167,13 +157,11 @@ def say_gradients(found: dict, plan: Plan | None = None) -> list[str]:
 def say_parts(result: Study) -> list[str]:
     """What each part of SAR changes where Tent goes wrong."""
     lines = []
-    seeds = result.plan.all_seeds
-    for source in _parts_sources(result.plan):
-        start = np.mean([result.parts_start[source, k] for k in seeds])
+    for source in parts_sources(result.plan):
+        start = result.part_start(source)
         for lr in result.plan.rates:
-            e = {arm: float(np.mean([result.parts[source, lr, arm, k]["error"] for k in seeds]))
-                 for arm in ARMS}
-            resets = float(np.mean([result.parts[source, lr, "sar", k]["resets"] for k in seeds]))
+            e = {arm: result.part(source, lr, arm).mean() for arm in ARMS}
+            resets = result.part(source, lr, "sar", "resets").mean()
             gains = {arm: e[arm] - e["tent"] for arm in ("filter", "sharpness", "both")}
             text = f"{kind_of(source)}, rate {lr:g}: start {start:.1f} %, Tent {e['tent']:.1f} %"
             if e["tent"] - start <= HARM:
@@ -206,16 +194,17 @@ def say_alarms(result: Study) -> list[str]:
     """How the detector's alarms lie to harm by labels, over all runs that learned."""
     found = harmed(result)
     bad, good = ([f for f in found if f["harmed"] == is_bad] for is_bad in (True, False))
-    missed = [f["where"] for f in bad if not f["alarm"]]
+    missed = dict.fromkeys(f["where"] for f in bad if not f["alarm"])
     false = [f["where"] for f in good if f["alarm"]]
     lines = [f"{len(found)} runs learned by gradients. {len(bad)} of them end more than {HARM:g} "
              "points above their own start, beyond two standard errors; the detector raised an "
              f"alarm in {sum(f['alarm'] for f in bad)} of these, and in {len(false)} of the other "
              f"{len(good)}."]
+    some = partial(listed, most=4, sep="; ", last="; and {} more")
     if missed:
-        lines.append(f"Harmed without an alarm: {_some(missed)}.")
+        lines.append(f"Harmed without an alarm: {some(missed)}.")
     if false:
-        lines.append(f"Alarm without that much harm: {_some(false)}.")
+        lines.append(f"Alarm without that much harm: {some(dict.fromkeys(false))}.")
     if result.plan.of_kind("BN"):
         worst = max(SETTINGS, key=lambda s: result.mean("BN", s, "batch_norm"))
         lines.append("What the alarm is not for: BN-1 errs on "
@@ -225,32 +214,23 @@ def say_alarms(result: Study) -> list[str]:
     return lines
 
 
-def _some(names, most: int = 4) -> str:
-    names = list(dict.fromkeys(names))
-    return "; ".join(names[:most]) + (f"; and {len(names) - most} more" if len(names) > most
-                                      else "")
-
-
 def table(result: Study) -> str:
     """Errors in per cent, mean over the sources of a kind and over seeds."""
-    head = f"{'error (%)':<14}" + "".join(f"{name:>21}" for name in SETTINGS.values())
-    lines = [head]
+    lines = [["error (%)", *SETTINGS.values()]]
     for kind in result.plan.kinds:
         for method, name in METHODS.items():
             values = [result.mean(kind, setting, method) for setting in SETTINGS]
             if np.isfinite(values).all():
-                lines.append(f"{kind + ': ' + name:<14}" + "".join(f"{v:>21.1f}" for v in values))
-    return "\n".join(lines)
+                lines.append([f"{kind}: {name}", *(f"{v:.1f}" for v in values)])
+    return aligned(lines, (-14, *[21] * len(SETTINGS)))
 
 
 def say_live(numbers: dict, source: str, setting: str, method: str) -> str:
     """The panel's last line."""
-    errors = numbers["error"]
     over = numbers["over"]
-    others = ", ".join(f"{name} {value:.1f} %" for name, value in errors.items()
-                       if name != "this run")
+    found = numbers["error"]
     alarm = (f"first alarm in step {over['step'][np.flatnonzero(over['alarm'])[0]]}"
              if over["alarm"].any() else "no alarm")
     return (f"{METHODS[method]} on {source} under {SETTINGS[setting]}: error "
-            f"{errors['this run']:.1f} % ({others}); {over['predicted'][-1]:.1f} classes predicted "
-            f"among the last images, {over['true'][-1]:.1f} true; {alarm}.")
+            f"{found['this run']:.1f} % ({errors(found, 'this run')}); {over['predicted'][-1]:.1f} "
+            f"classes predicted among the last images, {over['true'][-1]:.1f} true; {alarm}.")
