@@ -10,9 +10,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from ..components.source.prepare import prepare
 from ..core.adapter import Adapter
 from ..core.trace import Trace
-from ..experiments.runner import run
+from ..data.load import images_of
 from ..streams.cached import CachedStream
 from . import own
 from .report import paragraphs, write_numbers
@@ -101,14 +102,19 @@ def save(result: BaseStudy, path: str | Path, **more) -> None:
     write_numbers(path, {**result.to_dict(), **more}, **result.made())
 
 
-def run_recipe(model, recipe, stream, *, seed: int = 0, device="cpu", shared: dict | None = None,
-               progress=False, stop=None, each=None, record: str = "source", **more) -> Trace:
-    """One run: ``stop()`` is asked before each batch and ends it, ``each(trace)`` is called after
-    each; ``shared`` hands the source's outputs from run to run on the same stream."""
-    adapter = Adapter(model, recipe, seed=seed, device=device, record=record, **more)
+def adapter_for(model, recipe, *, seed: int = 0, device="cpu", shared: dict | None = None,
+                source_images=None, cache=None, record: str = "source", **more) -> Adapter:
+    """An adapter that records the frozen source too. ``shared`` hands the source's outputs from run
+    to run on the same stream; what the recipe needs of the source domain is made of
+    ``source_images`` (or read from the folder ``cache``)."""
+    info = None
+    if source_images is not None:
+        info = prepare(model, recipe, images_of(source_images), device=device, cache=cache)
+    adapter = Adapter(model, recipe, seed=seed, device=device, record=record, source_info=info,
+                      **more)
     if shared is not None:
         adapter.shared_source = shared
-    return run(adapter, stream, progress=progress, stop=stop, each=each)
+    return adapter
 
 
 def finished(traces: dict[str, Trace]) -> dict[str, Trace]:
@@ -165,3 +171,10 @@ def rows_of(runs: dict, *names: str) -> list[dict]:
 def share_of(flags) -> float:
     """Share of those that are true; NaN where there are none."""
     return float(np.mean(flags)) if len(flags) else math.nan
+
+
+def with_rounds(runs: dict) -> dict:
+    """Runs whose numbers say the error of each round, rounded, in place of `error_per_round`."""
+    return {key: {name: value for name, value in numbers.items() if name != "per_round"}
+            | {"error_per_round": [round(float(e), 3) for e in numbers["per_round"]["error"]]}
+            for key, numbers in runs.items()}

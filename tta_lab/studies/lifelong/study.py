@@ -8,7 +8,7 @@ One plan, one function, plain numbers; notebook 08 and its panel call nothing el
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,15 +20,16 @@ from ...components.controllers.resets import ResetEvery
 from ...core.knobs import with_knobs
 from ...core.trace import Trace
 from ...data.corruptions import STANDARD_SIX
-from ...experiments.runner import row, run, runs
+from ...experiments.runner import forgetting, row, run, runs
 from ...methods import make
 from ...streams import protocols
+from ...streams.cached import CachedStream
 from ...streams.orders import Dirichlet
 from ...streams.stream import Stream
 from .. import own
+from ..base import BasePlan, BaseStudy, adapter_for, cached, deviation, finished, kept_share, points_of, rows_of, smaller, with_rounds
+from ..base import save as save
 from ..collapse.study import RECENT, numbers_of
-from ..report import paragraphs, write_numbers
-from ..zoo.study import Kept
 
 MODEL = own.MODEL
 ARMS = {"source": "source", "batch_norm": "BN-1", "tent": "Tent", "roid": "ROID", "cotta": "CoTTA",
@@ -53,26 +54,24 @@ ABOUT = {"tent": "no anchor at all", "roid": "weights averaged with the source's
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is run. Zero means "as the mode says" when a plan comes from ``Plan.of``."""
+class Plan(BasePlan):
+    """Rounds over the shifts, the arms and their rates."""
 
     rounds: int = 8
     per_shift: int = 150
     batch: int = 25
     large: float = 20.0         # multiple of the default rates
-    anchor: float = 2000.0  # weight of EATA's Fisher penalty; the paper's for ImageNet, 1 for CIFAR
+    anchor: float = 2000.0      # weight of EATA's Fisher penalty; the paper's for ImageNet
     views: int = 32             # augmentations of CoTTA
     # batches between two resets of RDumb; 0: four fifths of a round, so that resets fall anywhere
     reset_every: int = 0
     clean: int = 4              # clean images, in multiples of per_shift
     arms: tuple = tuple(ARMS)
-    seeds: int = 3
-    first_seed: int = 0
-    model: str = MODEL
-    images: str = own.IMAGES
     shifts: tuple = STANDARD_SIX
     groups: tuple = GROUPS      # of the cyclic stream; (): none
-    notes: tuple = ()           # what was decided for model and images, in sentences
+
+    fast = {"rounds": 3, "per_shift": 80, "batch": 20, "large": 40.0, "views": 4, "clean": 5,
+            "seeds": 1, "arms": tuple(a for a in ARMS if a != "rmt")}
 
     def __post_init__(self):
         if self.rounds < 2 or self.seeds < 1 or self.per_shift < 2:
@@ -82,63 +81,32 @@ class Plan:
             raise ValueError("arms must be source, batch_norm, tent, tent_large and some of "
                              f"{', '.join(ARMS)}, got {self.arms}")
 
-    @classmethod
-    def of(cls, fast: bool, *, model: str = "", images: str = "", trust: bool = False,
-           **given) -> Plan:
-        """The full plan, or the fast one, with those settings replaced that are not zero; ``model``
-        and ``images`` are texts, "" the embedded ones.
-
-        Raises ValueError for an unknown setting, and as `own.pair_of` does.
-        """
-        unknown = [name for name in given if name not in {f.name for f in fields(cls)}]
-        if unknown:
-            raise ValueError(f"a plan has no setting {unknown[0]!r}; it has: "
-                             f"{', '.join(f.name for f in fields(cls))}")
-        plan = replace(FAST if fast else FULL,
-                       **{k: v for k, v in given.items() if v or k == "first_seed"})
-        return plan.on(own.pair_of(model, images, trust)) if model or images else plan
-
     def on(self, pair: own.Pair) -> Plan:
-        """The same plan on a model and images: with the arms, shifts, groups and numbers of images
-        that these allow."""
+        """The same plan with the arms, shifts, groups and numbers of images that a pair allows."""
         data = pair.data
-        shifts, lost = own.shifts_of(data, STANDARD_SIX)
         clean = self.clean if own.has_clean(data) else 0
-        per_shift, fewer = own.per_shift_of(data, shifts, self.per_shift, share=len(shifts) + clean)
+        shifts, per_shift, notes = own.allowed(pair, STANDARD_SIX, self.per_shift,
+                                               share=lambda shifts: len(shifts) + clean)
         arms, without = own.without_source_images(self.recipes(), pair.model, ARMS)
-        groups = tuple(tuple(g for g in group if g in own.shifts_of(data, GROUPS[0] + GROUPS[1])[0])
-                       for group in GROUPS)
-        said = [*pair.notes, *lost, *fewer, *without]
-        said += ["These images hold no clean ones, so what is forgotten of "
-                 "them is left out."] if not clean else []
-        said += ["The cyclic stream is left out: one of its groups of shifts cannot be "
-                 "shown."] if not all(groups) else []
-        said += [f"Other images at the second visit: only as far as {len(data)} images "
-                 "last."] if 2 * len(shifts) * per_shift > len(data) else []
-        return replace(self, model=pair.model, images=pair.images, shifts=shifts, clean=clean,
-                       per_shift=per_shift, arms=tuple(arms), groups=groups if all(groups) else (),
-                       notes=tuple(said))
+        there = own.shifts_of(data, GROUPS[0] + GROUPS[1])[0]
+        groups = tuple(tuple(g for g in group if g in there) for group in GROUPS)
+        notes += without
+        if not clean:
+            notes.append("These images hold no clean ones, so what is forgotten of them is left "
+                         "out.")
+        if not all(groups):
+            notes.append("The cyclic stream is left out: one of its groups of shifts cannot be "
+                         "shown.")
+        if 2 * len(shifts) * per_shift > len(data):
+            notes.append(f"Other images at the second visit: only as far as {len(data)} images "
+                         "last.")
+        return replace(self, shifts=shifts, clean=clean, per_shift=per_shift, arms=tuple(arms),
+                       groups=groups if all(groups) else (), notes=tuple(notes))
 
     def shorter(self) -> Plan:
-        """The same plan at the size of the fast one: what a panel runs while somebody waits."""
-        return replace(self, per_shift=min(self.per_shift, FAST.per_shift), batch=FAST.batch,
-                       clean=min(self.clean, FAST.clean), large=FAST.large, views=FAST.views,
-                       seeds=1)
-
-    def settings(self) -> str:
-        """What differs from the full plan, as arguments of ``Plan``."""
-        changed = {f.name: getattr(self, f.name) for f in fields(self)
-                   if f.name != "notes" and getattr(self, f.name) != f.default}
-        return ", ".join(f"{name}={value!r}" for name, value in changed.items())
-
-    @property
-    def embedded(self) -> bool:
-        """Whether model and images are those of the study's own numbers."""
-        return (self.model, self.images) == (MODEL, own.IMAGES)
-
-    @property
-    def all_seeds(self) -> range:
-        return range(self.first_seed, self.first_seed + self.seeds)
+        """The same plan at the size of the fast one."""
+        return smaller(self, "per_shift", "clean", batch=FAST.batch, large=FAST.large,
+                       views=FAST.views)
 
     @property
     def every(self) -> int:
@@ -177,29 +145,27 @@ class Plan:
 
     def describe(self) -> str:
         """The plan in words."""
-        teachers = ([f"CoTTA with {self.views} augmented views"
-                     + (" (32 in the paper)" if self.views != 32 else "")] if "cotta" in self.arms
-                    else [])
-        return "\n".join(
-            [f"Source:   {self.model}" + ("" if self.embedded else f"; images: {self.images}"),
-             f"Stream:   {'six' if self.embedded else len(self.shifts)} shifts, {self.per_shift} "
-             f"images each at severity 5, batches of {self.batch}, {self.rounds} rounds, never "
-             "reset", "Visits:   two rounds also with other images, in any order and in clumps: "
-                      f"{', '.join(ARMS[a] for a in VISITORS if a in self.arms)}",
-             *[f"Clean:    {self.clean * self.per_shift} clean images that the stream does not "
-               "show, before and after"][:self.clean],
-             f"Arms:     {', '.join(ARMS[a] for a in self.arms)}",
-             f"Rates:    as published; 'large' is {self.large:g} times that; EATA's anchor weighs "
-             f"{self.anchor:g}", *[f"Teacher:  {t}" for t in teachers],
-             f"Resets:   RDumb every {self.every} batches (1000 in the paper, whose streams are "
-             "longer)",
-             f"Seed{'s' if self.seeds > 1 else ''}:    {', '.join(map(str, self.all_seeds))}",
-             *([""] * bool(self.notes)), *([paragraphs(self.notes)] if self.notes else [])])
+        visitors = ", ".join(ARMS[a] for a in VISITORS if a in self.arms)
+        paper = " (32 in the paper)" if self.views != 32 else ""
+        return self.described({
+            "Source": self.model + ("" if self.embedded else f"; images: {self.images}"),
+            "Stream": f"{'six' if self.embedded else len(self.shifts)} shifts, {self.per_shift} "
+                      f"images each at severity 5, batches of {self.batch}, {self.rounds} rounds, "
+                      "never reset",
+            "Visits": f"two rounds also with other images, in any order and in clumps: {visitors}",
+            "Clean": f"{self.clean * self.per_shift} clean images that the stream does not show, "
+                     "before and after" if self.clean else "",
+            "Arms": ", ".join(ARMS[a] for a in self.arms),
+            "Rates": f"as published; 'large' is {self.large:g} times that; EATA's anchor weighs "
+                     f"{self.anchor:g}",
+            "Teacher": f"CoTTA with {self.views} augmented views{paper}" if "cotta" in self.arms
+                       else "",
+            "Resets": f"RDumb every {self.every} batches (1000 in the paper, whose streams are "
+                      "longer)"}, 10)
 
 
 FULL = Plan()
-FAST = Plan(rounds=3, per_shift=80, batch=20, large=40.0, views=4, clean=5, seeds=1,
-            arms=tuple(a for a in ARMS if a != "rmt"))
+FAST = Plan(**Plan.fast)
 
 
 def recipe_of(arm: str, plan: Plan = FULL):
@@ -240,13 +206,12 @@ ANCHORS = {"nothing": "nothing", "reset": "reset now and then (RDumb)",
 # --- running
 
 @dataclass
-class Study:
+class Study(BaseStudy):
     """``runs``: (arm, seed) -> `summary` on the stream "same"; ``traces``: (arm) of the first seed;
     ``visits``: (stream, arm, seed) -> `visits`; ``wrong``: (arm, seed) -> (round, wrong) of each
     image in order of arrival; ``cyclic``: (arm, seed) -> error of each stretch, ``stretches`` their
     names."""
 
-    plan: Plan
     runs: dict = field(default_factory=dict)
     traces: dict = field(default_factory=dict)
     visits: dict = field(default_factory=dict)
@@ -257,6 +222,11 @@ class Study:
     @property
     def arms(self) -> list[str]:
         return [a for a in ARMS if (a, self.plan.first_seed) in self.runs]
+
+    @property
+    def learners(self) -> list[str]:
+        """The arms that learn or change their weights: all but source and BN-1."""
+        return [a for a in self.arms if a not in ("source", "batch_norm")]
 
     def values(self, arm: str, what: str) -> np.ndarray:
         """One number for each seed."""
@@ -271,23 +241,18 @@ class Study:
         apart = []
         for seed in self.plan.all_seeds:
             rounds, wrong = self.wrong[arm, seed]
-            apart.append((wrong.astype(np.float64) - self.wrong[other, seed][1])[rounds
-                                                                                 == rounds.max()])
-        variance = sum(d.var(ddof=1) / len(d) for d in apart)
-        return 100 * float(np.mean([d.mean() for d in apart])), 100 * math.sqrt(variance) / len(
-            apart)
+            difference = wrong.astype(np.float64) - self.wrong[other, seed][1]
+            apart.append(difference[rounds == rounds.max()])
+        points, error = points_of(*apart)
+        return points / len(apart), error / len(apart)
 
     def to_dict(self) -> dict:
         """Everything a regression test or a later reader needs, as plain values."""
-        return {"plan": {f.name: getattr(self.plan, f.name) for f in fields(self.plan)},
-                "runs": [{"arm": a, "seed": k, **{n: v for n, v in r.items() if n != "per_round"},
-                          "error_per_round": [round(float(e), 3) for e in r["per_round"]["error"]]}
-                         for (a, k), r in self.runs.items()], "visits": [
-                    {"stream": s, "arm": a, "seed": k, "first": float(100 * v["first"].mean()),
-                     "second": float(100 * v["second"].mean())}
-                    for (s, a, k), v in self.visits.items()], "cyclic": [
-                    {"arm": a, "seed": k, "error": [float(e) for e in v]}
-                    for (a, k), v in self.cyclic.items()]}
+        visits = {key: {name: float(100 * v[name].mean()) for name in ("first", "second")}
+                  for key, v in self.visits.items()}
+        return {**super().to_dict(), "runs": rows_of(with_rounds(self.runs), "arm"),
+                "visits": rows_of(visits, "stream", "arm"),
+                "cyclic": rows_of({key: {"error": v.tolist()} for key, v in self.cyclic.items()}, "arm")}
 
 
 def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study:
@@ -296,27 +261,25 @@ def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study
     result = Study(plan)
     seeds = plan.all_seeds
     recipes = plan.recipes()
+    model = own.network(plan.model)
     settings = {"cache": cache, "progress": progress, "device": device,
                 "source_images": own.source_images_of(plan.model)}
-    streams = {(name, seed): Kept(plan.stream(name, seed)) for name in STREAMS for seed in seeds}
-    clean = {seed: Kept(plan.unshifted(seed)) for seed in seeds if plan.clean}
-    for (_, arm, seed), trace in runs(recipes, {"same": lambda seed: streams["same", seed]},
-                                      own.network(plan.model), seeds,
-                                      clean=clean.get if clean else None, **settings):
+    streams = {name: cached(seeds, plan.stream, name) for name in STREAMS}
+    clean = cached(seeds, plan.unshifted) if plan.clean else None
+    for (_, arm, seed), trace in runs(recipes, {"same": streams.pop("same")}, model, seeds,
+                                      clean=clean, **settings):
         result.runs[arm, seed] = summary(trace)
         result.visits["same", arm, seed] = visits(trace)
-        result.wrong[arm, seed] = np.asarray(trace["round"]).astype(int), diagnose.groups(trace)[
-            "wrong"]
+        result.wrong[arm, seed] = (np.asarray(trace["round"]).astype(int),
+                                   diagnose.groups(trace)["wrong"])
         if seed == plan.first_seed:
             result.traces[arm] = trace
     some = {a: r for a, r in recipes.items() if a in VISITORS}
-    others = {name: lambda seed, n=name: streams[n, seed] for name in STREAMS if name != "same"}
-    for (name, arm, seed), trace in runs(some, others, own.network(plan.model), seeds, **settings):
+    for (name, arm, seed), trace in runs(some, streams, model, seeds, **settings):
         result.visits[name, arm, seed] = visits(trace)
-    cycles = {seed: Kept(plan.cyclic(seed)) for seed in seeds if plan.groups}
-    going = {a: r for a, r in recipes.items() if a in CYCLIC}
-    for (_, arm, seed), trace in runs(going, {"cyclic": cycles.get}, own.network(plan.model), seeds,
-                                      **settings) if cycles else ():
+    some = {a: r for a, r in recipes.items() if a in CYCLIC}
+    cyclic = {"cyclic": cached(seeds, plan.cyclic)} if plan.groups else {}
+    for (_, arm, seed), trace in runs(some, cyclic, model, seeds, **settings) if cyclic else ():
         result.stretches, result.cyclic[arm, seed] = by_group(trace, plan.groups)
     return result
 
@@ -342,8 +305,7 @@ def summary(trace: Trace) -> dict:
             "n_clean": int(clean["n"]), "distance": float(away[-1]), "most": float(np.nanmax(away)),
             "resets": int(numbers["resets"]), "alarm": _first_alarm(trace) if learns else -1,
             "acted": len(actions(trace)),
-            "kept": float(trace.step("n_kept").sum() / trace.step("n").sum()),
-            "forwards": float(numbers["forwards"])}
+            "kept": kept_share(trace), "forwards": float(numbers["forwards"])}
 
 
 def _first_alarm(trace: Trace) -> int:
@@ -393,25 +355,18 @@ def visits(trace: Trace) -> dict:
 def change(found: dict) -> tuple[float, float]:
     """Error of the second visit minus that of the first in points, and its standard error over
     images (paired where they are the same)."""
-    first = found["first"].astype(np.float64)
-    second = found["second"].astype(np.float64)
-    points = 100 * (second.mean() - first.mean())
-    if found["paired"]:
-        return float(points), float(100 * (second - first).std(ddof=1) / math.sqrt(len(first)))
-    return float(points), float(100 * math.sqrt(first.var(ddof=1) / len(first)
-                                                + second.var(ddof=1) / len(second)))
+    return _moved(found, found["first"].astype(np.float64), found["second"].astype(np.float64))
+
+
+def _moved(found: dict, first, second) -> tuple[float, float]:
+    return points_of(second - first) if found["paired"] else points_of(second, -first)
 
 
 def change_against(found: dict, reference: dict) -> tuple[float, float]:
     """`change` minus that of a reference on the same stream, image by image: what the second visit
     gains beyond chance and the order of batches."""
-    first = found["first"].astype(np.float64) - reference["first"]
-    second = found["second"].astype(np.float64) - reference["second"]
-    points = 100 * (second.mean() - first.mean())
-    if found["paired"]:
-        return float(points), float(100 * (second - first).std(ddof=1) / math.sqrt(len(first)))
-    return float(points), float(100 * math.sqrt(first.var(ddof=1) / len(first)
-                                                + second.var(ddof=1) / len(second)))
+    return _moved(found, *(found[name].astype(np.float64) - reference[name]
+                           for name in ("first", "second")))
 
 
 def second_visits(result: Study) -> dict:
@@ -420,12 +375,11 @@ def second_visits(result: Study) -> dict:
     images."""
     found = {}
     for name in STREAMS:
-        arms = [a for a in result.arms if a not in ("source", "batch_norm")
-                and (name, a, result.plan.first_seed) in result.visits]
-        values = np.array([change_against(result.visits[name, a, k],
-                                          result.visits[name, "batch_norm", k]) for a in arms
-                           for k in result.plan.all_seeds])
-        values = values.reshape(len(arms), result.plan.seeds, 2)
+        arms = [a for a in result.learners if (name, a, result.plan.first_seed) in result.visits]
+        values = np.array([[change_against(result.visits[name, a, k],
+                                           result.visits[name, "batch_norm", k])
+                            for k in result.plan.all_seeds] for a in arms]).reshape(
+                                len(arms), result.plan.seeds, 2)
         found[name] = {"arms": arms, "points": values[..., 0].mean(1),
                        "error": np.sqrt((values[..., 1] ** 2).sum(1)) / result.plan.seeds}
     return found
@@ -456,7 +410,7 @@ def forgetting_table(result: Study) -> dict:
     values = np.array([result.values(a, "clean") for a in arms])
     return {"arms": [ARMS[a] for a in arms], "keys": arms, "after": values.mean(1),
             "before": result.mean("source", "clean_source"),
-            "sd": values.std(1, ddof=1) if values.shape[1] > 1 else np.full(len(arms), math.nan),
+            "sd": deviation(values, 1),
             "n": int(result.runs[arms[0], result.plan.first_seed]["n_clean"])}
 
 
@@ -478,17 +432,12 @@ def guards_of(result: Study) -> dict:
 # --- words that follow the numbers
 
 
-def save(result: Study, path, **more) -> None:
-    """Write the numbers of a study as JSON (no number: null), with the date and the versions they
-    were made with."""
-    write_numbers(path, {**result.to_dict(), **more})
-
-
 # --- single runs, for the panel and for you
 
 @lru_cache(4)
 def _stream(plan: Plan, name: str, seed: int):
-    return Kept(plan.stream(name, seed)), Kept(plan.unshifted(seed)) if plan.clean else None, {}
+    return (CachedStream(plan.stream(name, seed)),
+            CachedStream(plan.unshifted(seed)) if plan.clean else None, {})
 
 
 def one_run(rate: float = 20.0, anchor: str = "nothing", stream: str = "same", rounds: int = 3,
@@ -502,22 +451,16 @@ def one_run(rate: float = 20.0, anchor: str = "nothing", stream: str = "same", r
     ``each(trace)`` is called after each. Raises ValueError for a Fisher anchor where no source
     images are known.
     """
-    from ... import Adapter
-    from ...components.source.prepare import prepare
-    from ...data.load import load
-    from ...experiments.runner import forgetting
-
     plan = replace(plan or FAST, rounds=rounds, first_seed=seed)
     recipe = anchored(rate, anchor, plan) if method is None else method
     arrivals, clean, shared = _stream(plan, stream, seed)
-    model = own.network(plan.model)
-    given = None
+    source_images = None
     if anchor == "Fisher" and method is None:
-        if own.source_images_of(plan.model) is None:
+        source_images = own.source_images_of(plan.model)
+        if source_images is None:
             raise ValueError(NO_SOURCE_IMAGES)
-        given = prepare(model, recipe, load(own.source_images_of(plan.model)), device=device)
-    adapter = Adapter(model, recipe, seed=seed, device=device, record="source", source_info=given)
-    adapter.shared_source = shared.setdefault(device, {})
+    adapter = adapter_for(own.network(plan.model), recipe, seed=seed, device=device,
+                          shared=shared.setdefault(device, {}), source_images=source_images)
     trace = run(adapter, arrivals, stop=stop, each=each)
     if trace.meta["complete"] and clean is not None:
         trace.meta["clean"] = forgetting(adapter, clean)
@@ -528,9 +471,9 @@ def beside_run(stream: str = "same", rounds: int = 3, seed: int = 0, stop=None, 
                plan: Plan | None = None) -> dict[str, Trace]:
     """Source and BN-1 on the same stream; only runs that came to their end."""
     methods = {"source": make("source"), "BN-1": own.batch_statistics((plan or FAST).model)}
-    found = {name: one_run(stream=stream, rounds=rounds, seed=seed, method=method, stop=stop,
-                           device=device, plan=plan) for name, method in methods.items()}
-    return {name: trace for name, trace in found.items() if trace.meta["complete"]}
+    return finished({name: one_run(stream=stream, rounds=rounds, seed=seed, method=method,
+                                   stop=stop, device=device, plan=plan)
+                     for name, method in methods.items()})
 
 
 def live_numbers(trace: Trace, beside: dict[str, Trace]) -> dict:

@@ -8,15 +8,9 @@ import numpy as np
 from ...analysis.metrics import paired_interval
 from ...models.embedded import checkpoints
 from ..collapse.study import ranks_agree
-from ..report import nothing, signed
+from ..report import aligned, decimal, errors, interval, joined, nothing, signed
 from ..report import points as points_of
 from .study import ANCHORS, ARMS, CYCLIC, MODEL, STREAMS, Study, change, forgetting_table, second_visits
-
-
-def _and(names) -> str:
-    names = list(names)
-    return (names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names
-            else "")
 
 
 def say_rounds(result: Study) -> list[str]:
@@ -26,20 +20,19 @@ def say_rounds(result: Study) -> list[str]:
                  for a in result.arms) + "."]
     better = []
     worse = []
-    for a in (a for a in result.arms if a not in ("source", "batch_norm")):
+    for a in result.learners:
         points, error = result.against(a)
         if abs(points) > 2 * error:
             (better if points < 0 else worse).append(f"{ARMS[a]} ({signed(points)})")
     lines.append("In the last round, against BN-1 on the same images and beyond two standard "
-                 f"errors over these images, better are {_and(better) or 'none'}; worse "
-                 f"{_and(worse) or 'none'}.")
+                 f"errors over these images, better are {joined(better, 'none')}; worse "
+                 f"{joined(worse, 'none')}.")
     climb = result.mean("tent_large", "last") - result.mean("tent_large", "first")
     flat = result.mean("batch_norm", "last") - result.mean("batch_norm", "first")
     points, error = result.against("tent_large")
     seen = climb > flat and points > 2 * error
-    several = result.plan.seeds > 1
-    settled = not several or paired_interval(result.values("tent_large", "last"),
-                                             result.values("batch_norm", "last"))["low"] > 0
+    settled = result.plan.seeds < 2 or paired_interval(
+        result.values("tent_large", "last"), result.values("batch_norm", "last"))["low"] > 0
     verdict = ("it gets worse as it goes on, as the papers on long streams report" if seen else
                "the decay that the papers on long streams report is not clearly seen here")
     lines.append(f"Tent at the large rate changes by {points_of(climb)} from the first round to "
@@ -68,7 +61,7 @@ def say_forgetting(result: Study) -> list[str]:
     lost = [f"{ARMS[a]} ({signed(v - after['batch_norm'])})" for a, v in after.items()
             if v - after["batch_norm"] > noise]
     lines.append(f"More than {noise:.1f} points (two standard errors) are forgotten by "
-                 f"{_and(lost) or 'nobody'}.")
+                 f"{joined(lost, 'nobody')}.")
     if {"eta_large", "eata_large"} <= after.keys():
         gain = after["eta_large"] - after["eata_large"]
         kept = result.mean("eta_large", "last") - result.mean("eata_large", "last")
@@ -84,12 +77,11 @@ def say_forgetting(result: Study) -> list[str]:
 
 def say_distance(result: Study) -> list[str]:
     """How far the weights have gone, and whether the distance goes with forgetting."""
-    learn = [a for a in result.arms if a not in ("source", "batch_norm")]
     lines = ["Distance of the tuned weights from the source's, at the end and at most, as a share "
              "of their length: " + "; ".join(f"{ARMS[a]} {100 * result.mean(a, 'distance'):.1f} % "
                                              f"({100 * result.mean(a, 'most'):.1f} %)"
-                                             for a in learn) + "."]
-    affine = [a for a in learn if a not in ("cotta", "rmt")]
+                                             for a in result.learners) + "."]
+    affine = [a for a in result.learners if a not in ("cotta", "rmt")]
     if len(affine) > 2 and result.plan.clean:
         r = ranks_agree([result.mean(a, "distance") for a in affine],
                         [result.mean(a, "clean") for a in affine])
@@ -122,7 +114,7 @@ def say_visits(result: Study) -> list[str]:
     def who(better):
         arms = {n: [ARMS[a] for m, a, p in settled if m == n and (p < 0) == better]
                 for n in STREAMS}
-        return "; ".join(f"{_and(found)} ({STREAMS[n]})" for n, found in arms.items()
+        return "; ".join(f"{joined(found)} ({STREAMS[n]})" for n, found in arms.items()
                          if found) or "nobody"
 
     end = (f"; of {len(seen)} comparisons about {len(seen) / 20:.1f} would look so by chance"
@@ -172,14 +164,13 @@ def say_guard(result: Study) -> list[str]:
         saved = result.mean("tent_large", "last") - result.mean("guard_large", "last")
         over = result.mean("guard_large", "last") - min(result.mean("batch_norm", "last"),
                                                         result.mean("source", "last"))
-        lines.append("In the last round the guard changes nothing at the large rate"
-                     if nothing(saved)
-                     else f"In the last round the guard saves {saved:.1f} points of the large rate"
-                     if saved > 0 else f"In the last round the guard costs {-saved:.1f} points "
-                                       "against the large rate without it")
+        text = ("changes nothing at the large rate" if nothing(saved)
+                else f"saves {saved:.1f} points of the large rate" if saved > 0
+                else f"costs {-saved:.1f} points against the large rate without it")
         where = ("level with" if nothing(over)
                  else f"{abs(over):.1f} points {'above' if over > 0 else 'below'}")
-        lines[-1] += f" and ends {where} the better of source and BN-1."
+        lines.append(f"In the last round the guard {text} and ends {where} the better of source "
+                     "and BN-1.")
     return lines
 
 
@@ -188,36 +179,32 @@ def say_seeds(result: Study) -> list[str]:
     if result.plan.seeds < 2:
         return ["One seed: no interval over seeds. Full mode has three."]
     lines = []
-    for a in result.arms:
-        if a not in ("source", "batch_norm"):
-            d = paired_interval(result.values(a, "last"), result.values("batch_norm", "last"))
-            lines.append(f"{ARMS[a]} - BN-1 in the last round: {points_of(d['difference'])}, 95 % "
-                         f"interval {signed(d['low'])} to {signed(d['high'])} ({d['n']} seeds).")
+    for a in result.learners:
+        d = paired_interval(result.values(a, "last"), result.values("batch_norm", "last"))
+        lines.append(f"{ARMS[a]} - BN-1 in the last round: {points_of(d['difference'])}, "
+                     f"{interval(d)} ({d['n']} seeds).")
     return lines
 
 
 def table(result: Study) -> str:
     """Errors in per cent and distances as shares of the weights' length, means over seeds."""
-    lines = [
-        f"{'':<22}{'first round':>12}{'last round':>12}{'all':>8}{'clean':>8}{'distance':>10}{'resets':>8}{'forwards':>10}"]
+    lines = [("", "first round", "last round", "all", "clean", "distance", "resets", "forwards")]
     for a in result.arms:
-        m = {what: result.mean(a, what)
-             for what in ("first", "last", "mean", "clean", "distance", "resets", "forwards")}
-        clean = f"{m['clean']:.1f}" if math.isfinite(m["clean"]) else "-"
-        lines.append(
-            f"{ARMS[a]:<22}{m['first']:>12.1f}{m['last']:>12.1f}{m['mean']:>8.1f}{clean:>8}{100 * m['distance']:>9.1f}%"
-            f"{m['resets']:>8.0f}{m['forwards']:>10.1f}")
-    return "\n".join(lines)
+        first, last, mean, clean, away, resets, forwards = (result.mean(a, what) for what in (
+            "first", "last", "mean", "clean", "distance", "resets", "forwards"))
+        lines.append((ARMS[a], f"{first:.1f}", f"{last:.1f}", f"{mean:.1f}",
+                      decimal(clean, none="-"), f"{100 * away:.1f}%", f"{resets:.0f}",
+                      f"{forwards:.1f}"))
+    return aligned(lines, (-22, 12, 12, 8, 8, 10, 8, 10))
 
 
 def say_live(numbers: dict, rate: float, anchor: str) -> str:
     """The panel's last line."""
-    others = ", ".join(f"{name} {value:.1f} %" for name, value in numbers["error"].items()
-                       if name != "this run")
+    found = numbers["error"]
     clean = (f"; clean images {numbers['clean'][0]:.1f} %, {numbers['clean'][1]:.1f} % before"
              if numbers["clean"] else "")
     back = f"; went back {len(numbers['marks'])} times" if numbers["marks"] else ""
     return (f"Tent at {rate:g} times its rate, held by {ANCHORS[anchor]}: error "
-            f"{numbers['error']['this run']:.1f} % ({others}){clean}; weights "
+            f"{found['this run']:.1f} % ({errors(found, 'this run')}){clean}; weights "
             f"{100 * numbers['distance']['distance'][-1]:.0f} % of their length from the "
             f"source's{back}.")

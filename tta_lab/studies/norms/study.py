@@ -31,7 +31,7 @@ from ...models.names import parse
 from ...streams import protocols
 from ...streams.cached import CachedStream
 from .. import own
-from ..base import BasePlan, BaseStudy, cached, deviation, finished, kept_share, points_of, rows_of, run_recipe, share_of, smaller
+from ..base import BasePlan, BaseStudy, adapter_for, cached, deviation, finished, kept_share, points_of, rows_of, share_of, smaller
 from ..base import save as save
 from ..collapse.study import classes_in_use, ranks_agree
 from ..streams.study import difference
@@ -579,9 +579,9 @@ def one_run(source: str = "fashion_resnet_bn", setting: str = "labels", method: 
         raise ValueError(f"{METHODS[method]} sets the statistics of batch-norm layers, and "
                          f"{source} has none; choose another method or source")
     stream, shared = _stream(plan, setting, 1 if setting == "single" else batch, seed)
-    return run_recipe(own.network(source), recipe_of(method, lr, setting), stream, seed=seed,
-                      device=device, shared=shared.setdefault((source, device), {}), stop=stop,
-                      each=each)
+    adapter = adapter_for(own.network(source), recipe_of(method, lr, setting), seed=seed,
+                          device=device, shared=shared.setdefault((source, device), {}))
+    return run(adapter, stream, stop=stop, each=each)
 
 
 def beside_run(source: str, setting: str, batch: int, seed: int = 0, stop=None, device="cpu",
