@@ -18,9 +18,9 @@ import math
 import sys
 from pathlib import Path
 
-from tta_lab.studies.zoo import cells as C
+from tta_lab.studies.zoo import cells as zoo_cells
 from tta_lab.studies.zoo import figures as P
-from tta_lab.studies.zoo import table as T
+from tta_lab.studies.zoo import table as zoo_table
 from tta_lab.studies.zoo import text as W
 
 HERE = Path(__file__).resolve().parent
@@ -32,16 +32,16 @@ def table(folder, data=None) -> str:
     (default: that of the checkout, when ``folder`` is its ``benchmarks/results``). Returns and
     prints the text. Raises ValueError when the folder has no rows."""
     folder = Path(folder)
-    rows, unknowns = C.read_rows(folder)
+    rows, unknowns = zoo_cells.read_rows(folder)
     if data is None and folder.resolve() == HERE / "results":
         data = HERE.parent / "data"
-    zoo = C.Zoo.of(C.cells(rows), [{k: r[k] for k in UNKNOWN_COLUMNS} for r in unknowns])
+    zoo = zoo_cells.Zoo.of(zoo_cells.cells(rows), [{k: r[k] for k in UNKNOWN_COLUMNS} for r in unknowns])
     if data is not None:
-        C.save_cells(list(zoo.found.values()), Path(data) / C.TABLE)
-        write(Path(data) / C.UNKNOWNS, zoo.unknowns, UNKNOWN_COLUMNS)
+        zoo_cells.save_cells(list(zoo.found.values()), Path(data) / zoo_cells.TABLE)
+        write(Path(data) / zoo_cells.UNKNOWNS, zoo.unknowns, UNKNOWN_COLUMNS)
     write(folder / "quality_table.csv", summary(zoo))
-    picture(P.plot_zoo(T.heat_map(zoo)), folder / "quality_heat_map.png")
-    picture(P.plot_unknown_shares(T.gains(zoo.unknowns)), folder / "quality_unknowns.png")
+    picture(P.plot_zoo(zoo_table.heat_map(zoo)), folder / "quality_heat_map.png")
+    picture(P.plot_unknown_shares(zoo_table.gains(zoo.unknowns)), folder / "quality_unknowns.png")
     said = text(zoo)
     (folder / "quality_table.md").write_text(said + "\n", encoding="utf-8")
     print(said)
@@ -51,7 +51,7 @@ def table(folder, data=None) -> str:
 def text(zoo) -> str:
     """All tables, as Markdown."""
     seeds = {len(c["seeds"]) for (s, _, m, t), c in zoo.found.items()
-             if s in C.SOURCES and t == "default" and c["seeds"] and C.split(m)[1] == "paper"}
+             if s in zoo_cells.SOURCES and t == "default" and c["seeds"] and zoo_cells.split(m)[1] == "paper"}
     made = sorted({c["torch"] for c in zoo.found.values() if c["torch"]})
     parts = [
         "# Quality of the methods", "Written by `quality_table.py` from the rows of "
@@ -64,8 +64,8 @@ def text(zoo) -> str:
     for tuning in ("default", "slice"):
         parts += [f"Tuning *{tuning}*:", W.say_zoo(zoo, tuning)]
     parts += [W.say_ranking(zoo, stream) for stream in zoo.streams()]
-    parts += ["## Other sources"] if set(zoo.sources) - set(C.SOURCES) else []
-    parts += [W.say_tables(zoo, source) for source in zoo.sources if source not in C.SOURCES]
+    parts += ["## Other sources"] if set(zoo.sources) - set(zoo_cells.SOURCES) else []
+    parts += [W.say_tables(zoo, source) for source in zoo.sources if source not in zoo_cells.SOURCES]
     parts += [
         "## Cost",
         W.say_costs(zoo), "## Forms of public code",
@@ -82,12 +82,12 @@ def text(zoo) -> str:
 def summary(zoo) -> list[dict]:
     """One line for each method and tuning: mean error on each stream, and on top AUROC, forwards,
     backwards, time."""
-    price, lines = {c["method"]: c for c in T.costs(zoo)}, []
+    price, lines = {c["method"]: c for c in zoo_table.costs(zoo)}, []
     for label in zoo.methods():
-        for tuning in C.TUNINGS:
+        for tuning in zoo_cells.TUNINGS:
             cost = price.get(label, {})
             lines.append({
-                "method": label, "family": T.family(label), "tuning": tuning, **{
+                "method": label, "family": zoo_table.family(label), "tuning": tuning, **{
                     n: rounded(zoo.mean(n, label, tuning), 2) for n in zoo.streams()
                 }, "auroc open_set": rounded(zoo.mean("open_set", label, tuning, "auroc"), 1), **{
                     k: rounded(max(cost.get(k, [math.nan])), 2) for k in ("forwards", "backwards")

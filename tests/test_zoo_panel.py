@@ -6,19 +6,19 @@ import pytest
 
 from tta_lab.experiments.runner import row
 from tta_lab.panels import zoo_panel as P
-from tta_lab.studies.zoo import cells as C
+from tta_lab.studies.zoo import cells as zoo_cells
 from tta_lab.studies.zoo import study as S
-from tta_lab.studies.zoo import table as T
+from tta_lab.studies.zoo import table as zoo_table
 
 W = pytest.importorskip("ipywidgets")
 go = pytest.importorskip("plotly.graph_objects")
 pytest.importorskip("anywidget")
-QUICK = {"stream": "batch_of_one", "method": "lame", "source": C.SOURCES[0]}
+QUICK = {"stream": "batch_of_one", "method": "lame", "source": zoo_cells.SOURCES[0]}
 
 
 @pytest.fixture(scope="module")
 def zoo():
-    return C.load_zoo()
+    return zoo_cells.load_zoo()
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,10 @@ def headless(zoo):
 def test_headless_panel_has_run_its_cell_and_agrees_with_the_table(headless, zoo):
     assert headless.error is None and headless.result["same"] is True
     assert headless.result["error"] == float(
-        f"{row(S.live(C.SOURCES[0], 'batch_of_one', 'lame'))['error']:.5g}")
+        f"{row(S.live(zoo_cells.SOURCES[0], 'batch_of_one', 'lame'))['error']:.5g}")
     assert "Done, lame on batch of one" in headless.message and "reproduced" in headless.message and list(
         headless.beside) == ["BN-1", "source"]
-    stored = zoo.cell(C.SOURCES[0], "batch_of_one", "source")["errors"][0]
+    stored = zoo.cell(zoo_cells.SOURCES[0], "batch_of_one", "source")["errors"][0]
     # with its own statistics, not those of a batch
     assert f"source {stored:.2f} %" in headless.message
     assert type(headless.map) is go.Figure and len(headless.errors.data) == 3
@@ -49,9 +49,9 @@ def test_map_follows_the_controls_and_frames_the_cell(zoo):
     assert panel.map.widget in panel.widget.children and panel.map.data[1].text[0][
         0] == panel.numbers["text"][0][0]
     for name, value in (("tuning", "oracle"), ("metric", "difference"), ("order", "error"),
-                        ("source", C.MEAN), ("forms", True)):
+                        ("source", zoo_cells.MEAN), ("forms", True)):
         panel.controls[name].value = value
-    expected = T.heat_map(zoo, C.MEAN, "oracle", "difference", "error", True)
+    expected = zoo_table.heat_map(zoo, zoo_cells.MEAN, "oracle", "difference", "error", True)
     assert panel.numbers["rows"] == expected["rows"] and [
         list(line) for line in panel.map.data[1].text
     ] == expected["text"]
@@ -108,9 +108,9 @@ def test_what_does_not_exist_is_named(zoo):
 def test_a_source_without_images_here_is_shown_and_not_run(zoo):
     other = [
         c | {"source": "cifar10_resnet20"} for c in zoo.found.values()
-        if c["source"] == C.SOURCES[0] and c["stream"] != "open_set"
+        if c["source"] == zoo_cells.SOURCES[0] and c["stream"] != "open_set"
     ]
-    panel = P.zoo_panel(C.Zoo.of([*zoo.found.values(), *other]), source="cifar10_resnet20")
+    panel = P.zoo_panel(zoo_cells.Zoo.of([*zoo.found.values(), *other]), source="cifar10_resnet20")
     assert "open_set" not in panel.numbers["streams"]
     panel.run_button.click()
     assert "cannot be run here" in panel.message and panel.result is None and panel.error is None

@@ -20,7 +20,7 @@ from .report import paragraphs, write_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class BasePlan:
+class Plan:
     """What is run: the defaults are the full plan, ``fast`` says what the fast one has instead.
     Zero means "as the mode says" when a plan comes from `of`."""
 
@@ -72,20 +72,29 @@ class BasePlan:
     def all_seeds(self) -> range:
         return range(self.first_seed, self.first_seed + self.seeds)
 
-    def described(self, rows: dict[str, object], width: int, *notes) -> str:
-        """The plan in lines: a label and its text each ("", None: left out), the seeds last; below
-        them ``notes``, lists of sentences, and those of the plan."""
-        rows = rows | {f"Seed{'s' * (self.seeds > 1)}": ", ".join(map(str, self.all_seeds))}
+    @property
+    def seed_row(self) -> dict[str, str]:
+        """The seeds for `described`."""
+        return {f"Seed{'s' * (self.seeds > 1)}": ", ".join(map(str, self.all_seeds))}
+
+    @property
+    def seed_words(self) -> str:
+        """The seeds in a sentence: "seed 3", "seeds 0, 1"."""
+        return " ".join(f"{name.lower()} {text}" for name, text in self.seed_row.items())
+
+    def described(self, rows: dict[str, str], width: int, *notes) -> str:
+        """The plan in lines: a label and its text each ("": left out); below them ``notes``, lists
+        of sentences, and those of the plan."""
         lines = [f"{f'{label}:':<{width}}{text}" for label, text in rows.items() if text]
         return "\n\n".join(["\n".join(lines),
                             *(paragraphs(some) for some in (*notes, self.notes) if some)])
 
 
 @dataclass
-class BaseStudy:
+class Study:
     """The results of a plan."""
 
-    plan: BasePlan
+    plan: Plan
 
     def made(self) -> dict:
         """What is written beside the date and the versions."""
@@ -96,7 +105,7 @@ class BaseStudy:
         return {"plan": vars(self.plan)}
 
 
-def save(result: BaseStudy, path: str | Path, **more) -> None:
+def save(result: Study, path: str | Path, **more) -> None:
     """Write the numbers of a study as JSON (no number: null), with the date and the versions they
     were made with."""
     write_numbers(path, {**result.to_dict(), **more}, **result.made())
@@ -144,7 +153,7 @@ def points_of(*parts) -> tuple[float, float]:
     return 100 * float(sum(part.mean() for part in parts)), 100 * error
 
 
-def smaller(plan: BasePlan, *names: str, **changed) -> BasePlan:
+def smaller(plan: Plan, *names: str, **changed) -> Plan:
     """The same plan with one seed, and these settings at most as large as in the fast plan: what a
     panel runs while somebody waits."""
     most = {name: min(getattr(plan, name), plan.fast[name]) for name in names}

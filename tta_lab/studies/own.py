@@ -181,6 +181,11 @@ def refusal(make_it: Callable) -> str:
     return ""
 
 
+def refusals(makers: dict[str, Callable]) -> dict[str, str]:
+    """Of those that cannot be made, why: name -> message."""
+    return {name: why for name, make_it in makers.items() if (why := refusal(make_it))}
+
+
 def has_clean(data: BaseSet) -> bool:
     """Whether a set holds clean images; files of corrupted ones alone do not."""
     return not refusal(lambda: data.check_domain("none"))

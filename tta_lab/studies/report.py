@@ -76,6 +76,11 @@ def decimal(value: float, digits: int = 1, unit: str = "", none: str = "not defi
     return f"{value:.{digits}f}{unit}" if math.isfinite(value) else none
 
 
+def with_spread(mean: float, sd: float) -> str:
+    """A mean and its standard deviation, where there is one: "12.3 +- 0.4"."""
+    return f"{mean:.1f}" + (f" +- {sd:.1f}" if math.isfinite(sd) else "")
+
+
 def interval(found: dict) -> str:
     """The interval of a difference in points: "95 % interval +0.2 to +1.4"."""
     level = 100 * found.get("level", 0.95)

@@ -8,7 +8,7 @@ Towards Open-Set Test-Time Adaptation Utilizing the Wisdom of Crowds in Entropy 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -19,13 +19,13 @@ from ...components.selectors import ConfidenceRise, RandomKeep
 from ...core.parts import Method
 from ...core.trace import Trace
 from ...data.corruptions import STANDARD_SIX
-from ...experiments.runner import runs
+from ...experiments.runner import run, runs
 from ...methods import make
 from ...models.embedded import checkpoints
 from ...streams.images import UNKNOWN_ID
 from ...streams.stream import Stream
-from .. import own
-from ..report import nothing, paragraphs, points, signed, write_numbers
+from .. import base, own
+from ..report import aligned, decimal, interval, nothing, paragraphs, points, several, share, with_spread
 
 SETTINGS = ("closed", "open")
 UNKNOWNS = {"digits": ("fashion_mnist", "digits", "fashion_resnet_bn"),
@@ -36,25 +36,25 @@ LABELS = {"source": "source", "batch_norm": "BN-1", "tent": "Tent", "filter": "T
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is run. Zero, or an empty text, means "as the mode says" when a plan comes from
-    ``Plan.of``."""
+class Plan(base.Plan):
+    """The full plan is the paper's long-term protocol at this project's size; the fast one shows
+    the effect within a minute. Beside a model or images of your own ``unknown`` may be any image
+    set of the same shape."""
 
     rounds: int = 50
     per_shift: int = 300
     batch: int = 100
     lr: float = 1e-3
-    seeds: int = 3
     unknown: str = "digits"
     unknown_ratio: float = 1.0
     severity: float = 5.0
     tolerance: float = 0.0
-    first_seed: int = 0
     model: str = ""         # "": as ``unknown`` says
     images: str = ""
     shifts: tuple = STANDARD_SIX
     settings: tuple = SETTINGS
-    notes: tuple = ()       # what was decided for model and images, in sentences
+
+    fast = {"rounds": 4, "per_shift": 100, "lr": 2e-2, "seeds": 1}
 
     def __post_init__(self):
         if self.unknown not in UNKNOWNS and self.embedded:
@@ -66,36 +66,14 @@ class Plan:
             raise ValueError(f"unknown_ratio must be above 0, got {self.unknown_ratio}: the closed "
                              "set is always run beside the open one")
 
-    @classmethod
-    def of(cls, fast: bool, *, model: str = "", images: str = "", trust: bool = False,
-           **given) -> Plan:
-        """The full plan is the paper's long-term protocol at this project's size; the fast one
-        shows the effect within a minute. Settings that are not zero or empty replace the mode's;
-        ``model`` and ``images`` are texts, "" the embedded ones: then ``unknown`` may be any image
-        set of the same shape. Raises ValueError for an unknown setting, and as `own.pair_of`
-        does."""
-        mode = FAST if fast else FULL
-        unknown = [k for k in given if k not in {f.name for f in fields(cls)}]
-        if unknown:
-            raise ValueError(f"a plan has no setting {unknown[0]!r}; it has: "
-                             f"{', '.join(f.name for f in fields(cls))}")
-        given = {k: v for k, v in given.items() if v or k == "first_seed"}
-        if not model and not images:
-            return replace(mode, **given)
-        pair = own.pair_of(model, images, trust)
-        return replace(mode, **given, model=pair.model, images=pair.images).on(pair)
-
     def on(self, pair: own.Pair) -> Plan:
-        """The same plan with the shifts, the number of images and the sets that this model and
-        these images allow."""
-        shifts, lost = own.shifts_of(pair.data, STANDARD_SIX, self.severity)
-        per_shift, fewer = own.per_shift_of(pair.data, shifts, self.per_shift)
+        """The same plan with the shifts, the number of images and the sets that a pair allows."""
+        shifts, per_shift, notes = own.allowed(pair, STANDARD_SIX, self.per_shift, self.severity)
         plan = replace(self, shifts=shifts, per_shift=per_shift)
         why = own.refusal(lambda: plan.open(self.first_seed))
-        left_out = [f"The open set is left out: {why}. unknown= names other "
-                    "unknown images."] if why else []
-        return replace(plan, settings=SETTINGS[:1] if why else SETTINGS,
-                       notes=(*pair.notes, *lost, *fewer, *left_out))
+        if why:
+            notes.append(f"The open set is left out: {why}. unknown= names other unknown images.")
+        return replace(plan, settings=SETTINGS[:1] if why else SETTINGS, notes=tuple(notes))
 
     @property
     def embedded(self) -> bool:
@@ -126,37 +104,32 @@ class Plan:
                        unknown_ratio=self.unknown_ratio)
 
     def small(self) -> Plan:
-        """The same plan with three rounds at most and one seed: what a panel runs while somebody
-        waits."""
-        return replace(self, rounds=min(self.rounds, 3),
-                       per_shift=min(self.per_shift, FAST.per_shift), seeds=1)
+        """The same plan with three rounds at most."""
+        return base.smaller(self, "per_shift", rounds=min(self.rounds, 3))
 
     def describe(self) -> str:
         """The plan in words."""
         last = getattr(self, self.settings[-1])(self.first_seed)
         known, unknown = last.sizes[0]
         is_open = "open" in self.settings
-        seeds = ", ".join(str(self.first_seed + i) for i in range(self.seeds))
-        lines = [f"Known images:   {self.known} ({len(last.classes)} classes), {self.per_shift} of "
-                 f"each of {len(last.shifts)} shifts", *[f"Unknown images: {self.unknown_images}, "
-                                                         f"{self.unknown_ratio:g} for each known "
-                                                         "one, in the open set only"][:is_open],
-                 f"Shifts:         {', '.join(last.shifts).replace('_', ' ')}",
-                 f"Severity:       {self.severity:g}",
-                 f"Order:          {self.rounds} rounds over all shifts, never reset",
-                 f"Batches:        {known} (closed set)"
-                 + (f", {known} + {unknown} (open set)" if is_open else ""),
-                 f"Filter:         keeps d >= {0 - self.tolerance:g}",
-                 f"Model and step: {self.model_name}, Adam, learning rate {self.lr:g}",
-                 f"Runs:           {len(self.settings) * len(LABELS) * self.seeds}: "
-                 f"{len(self.settings)} set{'s' * is_open}, {len(LABELS)} arms, "
-                 f"seed{'s' * (self.seeds > 1)} {seeds}"]
-        if self.lr > FULL.lr:
-            lines += ["", paragraphs([f"The learning rate is larger than the {FULL.lr:g} of the "
-                                      "full protocol, in order to show within a minute what that "
-                                      f"one shows in {FULL.rounds} rounds. Numbers made with "
-                                      "different learning rates must not be compared."])]
-        return "\n".join([*lines, *(["", paragraphs(self.notes)] if self.notes else [])])
+        larger = [f"The learning rate is larger than the {FULL.lr:g} of the full protocol, in "
+                  "order to show within a minute what that one shows in "
+                  f"{FULL.rounds} rounds. Numbers made with different learning rates must not be "
+                  "compared."]
+        return self.described({
+            "Known images": f"{self.known} ({len(last.classes)} classes), {self.per_shift} of each "
+                            f"of {len(last.shifts)} shifts",
+            "Unknown images": f"{self.unknown_images}, {self.unknown_ratio:g} for each known one, "
+                              "in the open set only" if is_open else "",
+            "Shifts": ", ".join(last.shifts).replace("_", " "), "Severity": f"{self.severity:g}",
+            "Order": f"{self.rounds} rounds over all shifts, never reset",
+            "Batches": f"{known} (closed set)"
+                       + (f", {known} + {unknown} (open set)" if is_open else ""),
+            "Filter": f"keeps d >= {0 - self.tolerance:g}",
+            "Model and step": f"{self.model_name}, Adam, learning rate {self.lr:g}",
+            "Runs": f"{len(self.settings) * len(LABELS) * self.seeds}: "
+                    f"{several(len(self.settings), 'set')}, {len(LABELS)} arms, {self.seed_words}"},
+            16, larger if self.lr > FULL.lr else ())
 
     def arms(self) -> dict[str, Method | Callable]:
         """The methods compared. The random one keeps, in each step, exactly as many samples as the
@@ -171,15 +144,14 @@ class Plan:
 
 
 FULL = Plan()
-FAST = Plan(rounds=4, per_shift=100, lr=2e-2, seeds=1)
+FAST = Plan(**Plan.fast)
 
 
 @dataclass
-class Study:
+class Study(base.Study):
     """Numbers of every run, (setting, arm, seed) -> dict, and the traces of the first seed for
     figures."""
 
-    plan: Plan
     runs: dict[tuple[str, str, int], dict] = field(default_factory=dict)
     traces: dict[tuple[str, str], Trace] = field(default_factory=dict)
 
@@ -206,28 +178,26 @@ class Study:
     def rows(self) -> list[dict]:
         """The table: per setting and arm, error in the first and last round and over all rounds
         (mean and sd over seeds), share kept, and AUROC of known against unknown by energy."""
-        out = []
+        found = []
         for setting in self.plan.settings:
             for arm, label in LABELS.items():
                 row = {"setting": setting, "method": label}
                 for what in ("first", "last", "mean", "kept", "auroc"):
                     values = self.values(setting, arm, what)
-                    row[what] = float(values.mean())
-                    row[what + "_sd"] = float(values.std(ddof=1)) if len(values) > 1 else float(
-                        "nan")
-                out.append(row)
-        return out
+                    row |= {what: float(values.mean()), f"{what}_sd": float(base.deviation(values))}
+                found.append(row)
+        return found
+
+    def made(self) -> dict:
+        """The devices that runs were made on."""
+        return {"device": sorted({str(trace.meta.get("device")) for trace in self.traces.values()})}
 
     def to_dict(self) -> dict:
         """Everything a regression test or a later reader needs, as plain values."""
         contrasts = {f"{setting}: {LABELS[a]} - {LABELS[b]}": self.contrast(setting, a, b)
                      for setting in self.plan.settings for a, b in CONTRASTS}
-        runs = [{"setting": s, "arm": a, "seed": k,
-                 **{x: v for x, v in r.items() if x != "per_round"},
-                 "error_per_round": [round(float(e), 3) for e in r["per_round"]["error"]]}
-                for (s, a, k), r in self.runs.items()]
-        plan = {f.name: getattr(self.plan, f.name) for f in fields(self.plan)}
-        return {"plan": plan, "table": self.rows(), "contrasts": contrasts, "runs": runs}
+        return {**super().to_dict(), "table": self.rows(), "contrasts": contrasts,
+                "runs": base.rows_of(base.with_rounds(self.runs), "setting", "arm")}
 
 
 CONTRASTS = (("tent", "batch_norm"), ("wisdom_of_crowds", "batch_norm"),
@@ -260,10 +230,9 @@ def study(plan: Plan, cache=None, progress: bool = False, device="auto") -> Stud
     """Run all arms on the closed and the open stream with every seed. With ``cache`` an interrupted
     study goes on where it stopped."""
     result = Study(plan)
-    seeds = range(plan.first_seed, plan.first_seed + plan.seeds)
     for key, trace in runs(plan.arms(), {name: getattr(plan, name) for name in plan.settings},
-                           own.network(plan.model_name), seeds, cache=cache, progress=progress,
-                           device=device, channels_last=True):
+                           own.network(plan.model_name), plan.all_seeds, cache=cache,
+                           progress=progress, device=device, channels_last=True):
         result.runs[key] = summary(trace)
         if key[2] == plan.first_seed:
             result.traces[key[:2]] = trace
@@ -274,17 +243,14 @@ def sentence(contrast: dict, what: str) -> str:
     """What a paired difference says, in words that follow the number."""
     mean = contrast["difference"]
     low = contrast["low"]
-    high = contrast["high"]
     change = (f"changes the error in the last round by {points(mean)}" if nothing(mean)
               else f"{'lowers' if mean < 0 else 'raises'} the error in the last round by "
-                   f"{abs(mean):.1f} points")
-    text = f"{what} {change}"
+                   f"{points(mean, sign=False)}")
     if not np.isfinite(low):
-        return text + " (one seed: no interval)."
-    settled = low > 0 or high < 0
-    return text + (f" (95 % interval {signed(low)} to {signed(high)}, {contrast['n']} seeds"
-                   + ("" if settled else "; the interval holds 0, so the sign is not settled")
-                   + ").")
+        return f"{what} {change} (one seed: no interval)."
+    settled = low > 0 or contrast["high"] < 0
+    open_ = "" if settled else "; the interval holds 0, so the sign is not settled"
+    return f"{what} {change} ({interval(contrast)}, {contrast['n']} seeds{open_})."
 
 
 def table(result: Study) -> str:
@@ -292,52 +258,39 @@ def table(result: Study) -> str:
     deviation over seeds."""
     lines = []
     for setting in result.plan.settings:
-        detected = "  AUROC" if setting == "open" else ""
-        lines.append(
-            f"{setting + ' set':<41}{'first round':>11}{'last round':>14}{'all rounds':>11}{'kept':>6}{detected}")
+        detected = setting == "open"
+        cells = [(f"{setting} set", "first round", "last round", "all rounds", "kept",
+                  "AUROC" if detected else "")]
         for row in (r for r in result.rows() if r["setting"] == setting):
-            last = f"{row['last']:.1f}" + (f" +- {row['last_sd']:.1f}"
-                                           if np.isfinite(row["last_sd"]) else "")
-            kept = f"{100 * row['kept']:.0f} %" if row["kept"] else "-"
-            auroc = f"{100 * row['auroc']:5.1f} %" if setting == "open" else ""
-            lines.append(
-                "  "
-                f"{row['method']:<39}{row['first']:11.1f}{last:>14}{row['mean']:11.1f}{kept:>6}{auroc}")
-        say = partial(result.contrast, setting)
-        lines += ["", paragraphs([sentence(say("tent", "batch_norm"), "Tent, against BN-1,"),
-                                  sentence(say("wisdom_of_crowds", "batch_norm"),
-                                           "The method, against BN-1,"), sentence(
-                                      say("filter", "random"),
-                                      "The filter, against dropping as many at random,"),
-                                  sentence(say("wisdom_of_crowds", "diversity"),
-                                           "The filter, added to the diversity term,")]), ""]
+            cells.append((f"  {row['method']}", f"{row['first']:.1f}",
+                          with_spread(row["last"], row["last_sd"]), f"{row['mean']:.1f}",
+                          share(row["kept"]) if row["kept"] else "-",
+                          f"{100 * row['auroc']:.1f} %" if detected else ""))
+        lines += [aligned(cells, (-41, 11, 14, 11, 6, 7)), "", paragraphs(
+            sentence(result.contrast(setting, one, other), what) for one, other, what in (
+                ("tent", "batch_norm", "Tent, against BN-1,"),
+                ("wisdom_of_crowds", "batch_norm", "The method, against BN-1,"),
+                ("filter", "random", "The filter, against dropping as many at random,"),
+                ("wisdom_of_crowds", "diversity", "The filter, added to the diversity term,"))), ""]
     return "\n".join(lines)
 
 
-def save(result: Study, path) -> None:
-    """Write the numbers of a study as JSON (no number: null), with the date and the versions they
-    were made with."""
-    write_numbers(path, result.to_dict(), device=sorted({str(trace.meta.get("device"))
-                                                         for trace in result.traces.values()}))
+save = base.save
 
 
 # --- what the numbers say, in words that follow them
 
 
-def _percent(value) -> str:
-    return f"{100 * value:.0f} %" if np.isfinite(value) else "not defined"
+_share = partial(share, none="not defined")
+_error = partial(decimal, unit=" %")
 
 
-def _moves(first: float, last: float, show=_percent) -> str:
+def _moves(first: float, last: float, show=_share) -> str:
     """The change between two numbers; the word fits the rounded ones."""
     one = show(first)
     two = show(last)
     word = "rises" if last > first else "falls" if last < first else "goes"
     return f"stays at {one}" if one == two else f"{word} from {one} to {two}"
-
-
-def _points(value) -> str:
-    return f"{value:.1f} %" if np.isfinite(value) else "not defined"
 
 
 def say_source(result: Study) -> str:
@@ -363,7 +316,7 @@ def say_errors(result: Study) -> str:
         best = min(last, key=last.get)
         worst = max(last, key=last.get)
         lines += [f"{setting} set, first to last round: " + "; ".join(
-                      f"{LABELS[arm]} {_moves(first[arm], last[arm], _points)}"
+                      f"{LABELS[arm]} {_moves(first[arm], last[arm], _error)}"
                       for arm in ("batch_norm", "tent", "wisdom_of_crowds")) + ".",
                   f"  Last round: lowest {LABELS[best]} ({last[best]:.1f} %), highest "
                   f"{LABELS[worst]} ({last[worst]:.1f} %)."]
@@ -383,8 +336,8 @@ def say_falling(result: Study, arm: str = "tent") -> str:
             lines.append(f"{LABELS[arm]}, {setting} set: nothing falls in the last round.")
             continue
         bad = ["wrong"] + ["unknown"] * bool(masks["unknown"].any())
-        found = [f"{_percent(masks[g][falls].mean())} of the falling are {g}, "
-                 f"{_percent(masks[g][last].mean())} of all images are" for g in bad]
+        found = [f"{_share(masks[g][falls].mean())} of the falling are {g}, "
+                 f"{_share(masks[g][last].mean())} of all images are" for g in bad]
         lines.append(f"{LABELS[arm]}, {setting} set: the share of falling images "
                      f"{_moves(share[0], share[-1])}. In the last round {'; '.join(found)}.")
     return paragraphs(lines)
@@ -399,8 +352,8 @@ def say_crowd(result: Study) -> str:
         trace = result.traces[setting, "tent"]
         masks = diagnose.groups(trace)
         entropy = trace["entropy"].astype(np.float64)
-        parts = [f"{name} {_percent(mask.mean())} of the images and "
-                 f"{_percent(entropy[mask].sum() / entropy.sum())} of the entropy"
+        parts = [f"{name} {_share(mask.mean())} of the images and "
+                 f"{_share(entropy[mask].sum() / entropy.sum())} of the entropy"
                  for name, mask in masks.items() if mask.any()]
         lines.append(f"{setting} set, all rounds of Tent: " + "; ".join(parts) + ".")
         falls = {}
@@ -409,8 +362,8 @@ def say_crowd(result: Study) -> str:
             falls[arm] = {group: float(np.nanmean(values)) for group, values in within.items()
                           if np.isfinite(values).any()}
         lines.append("  Share that falls, mean over rounds: " + "; ".join(
-                         f"{group} {_percent(falls['filter'][group])} with the filter, "
-                         f"{_percent(falls['random'][group])} with as many dropped at random"
+                         f"{group} {_share(falls['filter'][group])} with the filter, "
+                         f"{_share(falls['random'][group])} with as many dropped at random"
                          for group in falls["filter"]) + ".")
     return paragraphs(lines)
 
@@ -433,7 +386,7 @@ def say_entropy(traces: dict[str, Trace]) -> str:
         error = diagnose.error_per_round(trace)["error"]
         sinks = _moves(median[0], median[-1], lambda v: f"{v:.3f} nats")
         lines.append(f"{name}: the median entropy {sinks} between the first and the last stretch, "
-                     f"while the error of the rounds {_moves(error[0], error[-1], _points)}.")
+                     f"while the error of the rounds {_moves(error[0], error[-1], _error)}.")
     return paragraphs(lines)
 
 
@@ -473,8 +426,8 @@ def say_detection(trace: Trace) -> str:
             continue
         best = int(np.nanargmax(auroc))
         lines.append(f"Telling {name} in the last round: best is {numbers['labels'][best]} (AUROC "
-                     f"{_percent(auroc[best])}); the confidence difference d reaches "
-                     f"{_percent(auroc[numbers['scores'].index('rise')])} (chance: 50 %).")
+                     f"{_share(auroc[best])}); the confidence difference d reaches "
+                     f"{_share(auroc[numbers['scores'].index('rise')])} (chance: 50 %).")
     return paragraphs(lines)
 
 
@@ -516,14 +469,10 @@ def one_run(lr: float, filtered: bool, diverse: bool, unknown_ratio: float, roun
     ``stop()`` is asked before each batch and ends the run, ``each(trace)`` is called after each;
     ``unknown_ratio`` 0 is the closed set.
     """
-    from ...core.adapter import Adapter
-    from ...experiments.runner import run
-
     recipe = make("tent", lr=lr)
     recipe = recipe.where(ConfidenceRise()) if filtered else recipe
     recipe = replace(recipe.plus(Diversity()), when_empty="step") if diverse else recipe
-    adapter = Adapter(own.network(plan.model_name), recipe, seed=seed, device=device,
-                      record="source")
+    adapter = base.adapter_for(own.network(plan.model_name), recipe, seed=seed, device=device)
     return run(adapter, stream_of(plan, unknown_ratio, rounds, seed), progress=progress, stop=stop,
                each=each)
 

@@ -26,9 +26,7 @@ from ...streams import protocols
 from ...streams.cached import CachedStream
 from ...streams.orders import Dirichlet
 from ...streams.stream import Stream
-from .. import own
-from ..base import BasePlan, BaseStudy, adapter_for, cached, deviation, finished, kept_share, points_of, rows_of, smaller, with_rounds
-from ..base import save as save
+from .. import base, own
 from ..collapse.study import RECENT, numbers_of
 
 MODEL = own.MODEL
@@ -54,7 +52,7 @@ ABOUT = {"tent": "no anchor at all", "roid": "weights averaged with the source's
 
 
 @dataclass(frozen=True)
-class Plan(BasePlan):
+class Plan(base.Plan):
     """Rounds over the shifts, the arms and their rates."""
 
     rounds: int = 8
@@ -105,7 +103,7 @@ class Plan(BasePlan):
 
     def shorter(self) -> Plan:
         """The same plan at the size of the fast one."""
-        return smaller(self, "per_shift", "clean", batch=FAST.batch, large=FAST.large,
+        return base.smaller(self, "per_shift", "clean", batch=FAST.batch, large=FAST.large,
                        views=FAST.views)
 
     @property
@@ -161,7 +159,7 @@ class Plan(BasePlan):
             "Teacher": f"CoTTA with {self.views} augmented views{paper}" if "cotta" in self.arms
                        else "",
             "Resets": f"RDumb every {self.every} batches (1000 in the paper, whose streams are "
-                      "longer)"}, 10)
+                      "longer)", **self.seed_row}, 10)
 
 
 FULL = Plan()
@@ -206,7 +204,7 @@ ANCHORS = {"nothing": "nothing", "reset": "reset now and then (RDumb)",
 # --- running
 
 @dataclass
-class Study(BaseStudy):
+class Study(base.Study):
     """``runs``: (arm, seed) -> `summary` on the stream "same"; ``traces``: (arm) of the first seed;
     ``visits``: (stream, arm, seed) -> `visits`; ``wrong``: (arm, seed) -> (round, wrong) of each
     image in order of arrival; ``cyclic``: (arm, seed) -> error of each stretch, ``stretches`` their
@@ -243,16 +241,16 @@ class Study(BaseStudy):
             rounds, wrong = self.wrong[arm, seed]
             difference = wrong.astype(np.float64) - self.wrong[other, seed][1]
             apart.append(difference[rounds == rounds.max()])
-        points, error = points_of(*apart)
+        points, error = base.points_of(*apart)
         return points / len(apart), error / len(apart)
 
     def to_dict(self) -> dict:
         """Everything a regression test or a later reader needs, as plain values."""
         visits = {key: {name: float(100 * v[name].mean()) for name in ("first", "second")}
                   for key, v in self.visits.items()}
-        return {**super().to_dict(), "runs": rows_of(with_rounds(self.runs), "arm"),
-                "visits": rows_of(visits, "stream", "arm"),
-                "cyclic": rows_of({key: {"error": v.tolist()} for key, v in self.cyclic.items()}, "arm")}
+        return {**super().to_dict(), "runs": base.rows_of(base.with_rounds(self.runs), "arm"),
+                "visits": base.rows_of(visits, "stream", "arm"), "cyclic": base.rows_of(
+                    {key: {"error": v.tolist()} for key, v in self.cyclic.items()}, "arm")}
 
 
 def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study:
@@ -264,8 +262,8 @@ def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study
     model = own.network(plan.model)
     settings = {"cache": cache, "progress": progress, "device": device,
                 "source_images": own.source_images_of(plan.model)}
-    streams = {name: cached(seeds, plan.stream, name) for name in STREAMS}
-    clean = cached(seeds, plan.unshifted) if plan.clean else None
+    streams = {name: base.cached(seeds, plan.stream, name) for name in STREAMS}
+    clean = base.cached(seeds, plan.unshifted) if plan.clean else None
     for (_, arm, seed), trace in runs(recipes, {"same": streams.pop("same")}, model, seeds,
                                       clean=clean, **settings):
         result.runs[arm, seed] = summary(trace)
@@ -278,7 +276,7 @@ def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study
     for (name, arm, seed), trace in runs(some, streams, model, seeds, **settings):
         result.visits[name, arm, seed] = visits(trace)
     some = {a: r for a, r in recipes.items() if a in CYCLIC}
-    cyclic = {"cyclic": cached(seeds, plan.cyclic)} if plan.groups else {}
+    cyclic = {"cyclic": base.cached(seeds, plan.cyclic)} if plan.groups else {}
     for (_, arm, seed), trace in runs(some, cyclic, model, seeds, **settings) if cyclic else ():
         result.stretches, result.cyclic[arm, seed] = by_group(trace, plan.groups)
     return result
@@ -305,7 +303,7 @@ def summary(trace: Trace) -> dict:
             "n_clean": int(clean["n"]), "distance": float(away[-1]), "most": float(np.nanmax(away)),
             "resets": int(numbers["resets"]), "alarm": _first_alarm(trace) if learns else -1,
             "acted": len(actions(trace)),
-            "kept": kept_share(trace), "forwards": float(numbers["forwards"])}
+            "kept": base.kept_share(trace), "forwards": float(numbers["forwards"])}
 
 
 def _first_alarm(trace: Trace) -> int:
@@ -359,7 +357,7 @@ def change(found: dict) -> tuple[float, float]:
 
 
 def _moved(found: dict, first, second) -> tuple[float, float]:
-    return points_of(second - first) if found["paired"] else points_of(second, -first)
+    return base.points_of(second - first) if found["paired"] else base.points_of(second, -first)
 
 
 def change_against(found: dict, reference: dict) -> tuple[float, float]:
@@ -410,7 +408,7 @@ def forgetting_table(result: Study) -> dict:
     values = np.array([result.values(a, "clean") for a in arms])
     return {"arms": [ARMS[a] for a in arms], "keys": arms, "after": values.mean(1),
             "before": result.mean("source", "clean_source"),
-            "sd": deviation(values, 1),
+            "sd": base.deviation(values, 1),
             "n": int(result.runs[arms[0], result.plan.first_seed]["n_clean"])}
 
 
@@ -430,6 +428,9 @@ def guards_of(result: Study) -> dict:
 
 
 # --- words that follow the numbers
+
+
+save = base.save
 
 
 # --- single runs, for the panel and for you
@@ -459,7 +460,7 @@ def one_run(rate: float = 20.0, anchor: str = "nothing", stream: str = "same", r
         source_images = own.source_images_of(plan.model)
         if source_images is None:
             raise ValueError(NO_SOURCE_IMAGES)
-    adapter = adapter_for(own.network(plan.model), recipe, seed=seed, device=device,
+    adapter = base.adapter_for(own.network(plan.model), recipe, seed=seed, device=device,
                           shared=shared.setdefault(device, {}), source_images=source_images)
     trace = run(adapter, arrivals, stop=stop, each=each)
     if trace.meta["complete"] and clean is not None:
@@ -471,7 +472,7 @@ def beside_run(stream: str = "same", rounds: int = 3, seed: int = 0, stop=None, 
                plan: Plan | None = None) -> dict[str, Trace]:
     """Source and BN-1 on the same stream; only runs that came to their end."""
     methods = {"source": make("source"), "BN-1": own.batch_statistics((plan or FAST).model)}
-    return finished({name: one_run(stream=stream, rounds=rounds, seed=seed, method=method,
+    return base.finished({name: one_run(stream=stream, rounds=rounds, seed=seed, method=method,
                                    stop=stop, device=device, plan=plan)
                      for name, method in methods.items()})
 

@@ -30,9 +30,7 @@ from ...models.embedded import checkpoints
 from ...models.names import parse
 from ...streams import protocols
 from ...streams.cached import CachedStream
-from .. import own
-from ..base import BasePlan, BaseStudy, adapter_for, cached, deviation, finished, kept_share, points_of, rows_of, share_of, smaller
-from ..base import save as save
+from .. import base, own
 from ..collapse.study import classes_in_use, ranks_agree
 from ..streams.study import difference
 
@@ -54,7 +52,7 @@ SINGLE_RATE = 32    # SAR's code divides the rate of batches of 64 by this for s
 
 
 @dataclass(frozen=True)
-class Plan(BasePlan):
+class Plan(base.Plan):
     """Sources, settings, methods and their rates; with images alone all sources are run on them."""
 
     per_shift: int = 480
@@ -103,7 +101,7 @@ class Plan(BasePlan):
 
     def shorter(self) -> Plan:
         """The same plan at the size of the fast one."""
-        return smaller(self, "per_shift", "alone", shifts=self.shifts[:3])
+        return base.smaller(self, "per_shift", "alone", shifts=self.shifts[:3])
 
     @property
     def embedded(self) -> bool:
@@ -163,7 +161,7 @@ class Plan(BasePlan):
                       f"'{SETTINGS['mixed']}'",
             "Methods": ", ".join(METHODS[m] for m in methods),
             "Step": f"Tent, SAR and DeYO by SGD at rate {self.lr:g}, divided by {SINGLE_RATE} for "
-                    "single images; RoTTA as published"}, 11, [rate])
+                    "single images; RoTTA as published", **self.seed_row}, 11, [rate])
 
 
 FULL = Plan()
@@ -208,7 +206,7 @@ def kind_of(source: str) -> str:
 # --- running
 
 @dataclass
-class Study(BaseStudy):
+class Study(base.Study):
     """``runs``: (source, setting, method, seed) -> `summary`; ``wrong``: ("source, setting",
     method, seed) -> True where an image was called by a wrong name; ``parts``: (source, rate, arm,
     seed) -> `summary` on the long stream, ``parts_start`` (source, seed) -> error there without
@@ -253,8 +251,8 @@ class Study(BaseStudy):
 
     def to_dict(self) -> dict:
         """Everything a regression test or a later reader needs, as plain values."""
-        return {**super().to_dict(), "runs": rows_of(self.runs, "source", "setting", "method"),
-                "parts": rows_of(self.parts, "source", "rate", "arm")}
+        return {**super().to_dict(), "runs": base.rows_of(self.runs, "source", "setting", "method"),
+                "parts": base.rows_of(self.parts, "source", "rate", "arm")}
 
 
 def start_of(source: str) -> str:
@@ -269,7 +267,7 @@ def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study
     result = Study(plan)
     seeds = plan.all_seeds
     settings = {"cache": cache, "progress": progress, "device": device}
-    streams = {setting: cached(seeds, plan.stream, setting) for setting in SETTINGS}
+    streams = {setting: base.cached(seeds, plan.stream, setting) for setting in SETTINGS}
     for source in plan.sources:
         for setting in SETTINGS:
             for (_, method, seed), trace in runs(plan.recipes(source, setting),
@@ -277,7 +275,7 @@ def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study
                                                  seeds, **settings):
                 result.runs[source, setting, method, seed] = summary(trace)
                 result.wrong[f"{source}, {setting}", method, seed] = diagnose.groups(trace)["wrong"]
-    long = cached(seeds, plan.long_stream)
+    long = base.cached(seeds, plan.long_stream)
     for source in parts_sources(plan):
         recipes = {"start 0": ("start", 0.0, make(start_of(source)))}
         recipes |= {f"{arm} {lr:g}": (arm, lr, recipe) for lr in plan.rates
@@ -316,7 +314,8 @@ def summary(trace: Trace) -> dict:
     planned = len(trace.meta["segments"]) - 1 if trace.meta["reset"] == "domain" else 0
     used = classes_in_use(trace, steps[len(steps) // 2:], 100)
     return {"error": float(numbers["error"]), "resets": int(numbers["resets"]) - planned,
-            "alarm": watch(trace)["first_alarm"] if len(norm) else -1, "kept": kept_share(trace),
+            "alarm": watch(trace)["first_alarm"] if len(norm) else -1,
+            "kept": base.kept_share(trace),
             **{name: float(np.nanmean(values)) for name, values in used.items()},
             "batches": len(steps), "gradient": float(np.median(norm)) if len(norm) else math.nan,
             "spike": float(norm.max()) if len(norm) else math.nan}
@@ -451,11 +450,12 @@ def of_gradients(found: dict, classes: int = 10, fraction: float = 0.4) -> dict:
     unsure = entropy >= fraction * math.log(classes)
     longest = np.argsort(-norm, kind="stable")[:max(1, len(norm) // 10)]
 
-    return {"correlation": ranks_agree(entropy, norm), "unsure": share_of(unsure),
+    return {"correlation": ranks_agree(entropy, norm), "unsure": base.share_of(unsure),
             "unsure_pull": float(norm[unsure].sum() / norm.sum()),
-            "wrong_unsure": share_of(wrong[unsure]), "wrong_sure": share_of(wrong[~unsure]),
-            "longest_wrong": share_of(wrong[longest]), "longest_sure": share_of(~unsure[longest]),
-            "n": len(norm)}
+            "wrong_unsure": base.share_of(wrong[unsure]),
+            "wrong_sure": base.share_of(wrong[~unsure]),
+            "longest_wrong": base.share_of(wrong[longest]),
+            "longest_sure": base.share_of(~unsure[longest]), "n": len(norm)}
 
 
 def over_time(trace: Trace, recent: int = 100) -> dict:
@@ -511,7 +511,7 @@ def source_errors(result: Study) -> dict:
                                 for source in result.plan.of_kind(kind)]) for setting in SETTINGS])
     return {"settings": list(SETTINGS.values()),
             "lines": {name: v.mean(1) for name, v in found.items()},
-            "spread": {name: deviation(v, 1) for name, v in found.items()}}
+            "spread": {name: base.deviation(v, 1) for name, v in found.items()}}
 
 
 def parts(result: Study) -> dict:
@@ -524,7 +524,7 @@ def parts(result: Study) -> dict:
                   for lr in result.plan.rates}
         found[kind_of(source)] = {"start": result.part_start(source),
                                   "error": {lr: v.mean(1) for lr, v in values.items()},
-                                  "spread": {lr: deviation(v, 1) for lr, v in values.items()}}
+                                  "spread": {lr: base.deviation(v, 1) for lr, v in values.items()}}
     return {"arms": list(ARMS.values()), "kinds": found}
 
 
@@ -535,7 +535,7 @@ def harmed(result: Study) -> list[dict]:
     found = []
 
     def add(where, wrong, start, alarm):
-        points, error = points_of(wrong.astype(np.float64) - start)
+        points, error = base.points_of(wrong.astype(np.float64) - start)
         found.append({"where": where, "points": points, "alarm": alarm >= 0,
                       "harmed": points > max(HARM, 2 * error)})
 
@@ -552,6 +552,9 @@ def harmed(result: Study) -> list[dict]:
 
 
 # --- words that follow the numbers
+
+
+save = base.save
 
 
 # --- single runs, for the panel and for you
@@ -579,7 +582,7 @@ def one_run(source: str = "fashion_resnet_bn", setting: str = "labels", method: 
         raise ValueError(f"{METHODS[method]} sets the statistics of batch-norm layers, and "
                          f"{source} has none; choose another method or source")
     stream, shared = _stream(plan, setting, 1 if setting == "single" else batch, seed)
-    adapter = adapter_for(own.network(source), recipe_of(method, lr, setting), seed=seed,
+    adapter = base.adapter_for(own.network(source), recipe_of(method, lr, setting), seed=seed,
                           device=device, shared=shared.setdefault((source, device), {}))
     return run(adapter, stream, stop=stop, each=each)
 
@@ -589,7 +592,7 @@ def beside_run(source: str, setting: str, batch: int, seed: int = 0, stop=None, 
     """Source and, where there is batch norm, BN-1 on the same stream; only runs that came to their
     end."""
     names = ["source"] + ["batch_norm"] * (kind_of(source) == "BN")
-    return finished({METHODS[name]: one_run(source, setting, name, batch, seed=seed, stop=stop,
+    return base.finished({METHODS[name]: one_run(source, setting, name, batch, seed=seed, stop=stop,
                                             device=device, plan=plan) for name in names})
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,8 +29,8 @@ from ...streams import ccc, protocols
 from ...streams.images import make_images
 from ...streams.orders import Dirichlet
 from ...streams.stream import AbstractStream
-from .. import own
-from ..report import paragraphs, points, write_numbers
+from .. import base, own
+from ..report import aligned, paragraphs, points, with_spread
 
 METHODS = {"source": "source", "batch_norm": "BN-1", "tent": "Tent"}
 LABELS = {"reset_each_shift": "reset at each shift", "continual": "continual", "gradual": "gradual",
@@ -51,61 +51,32 @@ def clumps(delta: float = 0.1, rule: str = "note") -> Dirichlet:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is run. Zero means "as the mode says" when a plan comes from ``Plan.of``."""
+class Plan(base.Plan):
+    """The protocols' size, and the rate of Tent."""
 
     per_shift: int = 600
     batch: int = 50
     lr: float = 1e-3
-    seeds: int = 3
     alone: int = 100       # images of each shift where they come one at a time, which costs most
     severity: float = 5.0
-    first_seed: int = 0
-    model: str = MODEL
-    images: str = own.IMAGES
     shifts: tuple = STANDARD_15
     unknown: str = "digits"    # "": no open set
     without: tuple = ()        # protocols that these images cannot make
-    notes: tuple = ()          # what was decided for model and images, in sentences
+
+    fast = {"per_shift": 100, "batch": 20, "lr": 2.5e-3, "seeds": 1, "alone": 12}
 
     def __post_init__(self):
         if self.seeds < 1:
             raise ValueError(f"the study needs at least 1 seed, got {self.seeds}")
 
-    @classmethod
-    def of(cls, fast: bool, *, model: str = "", images: str = "", trust: bool = False,
-           **given) -> Plan:
-        """The full plan, or the fast one, with those settings replaced that are not zero; ``model``
-        and ``images`` are texts, "" the embedded ones.
-
-        Raises ValueError for an unknown setting, and as `own.pair_of` does.
-        """
-        unknown = [name for name in given if name not in {f.name for f in fields(cls)}]
-        if unknown:
-            raise ValueError(f"a plan has no setting {unknown[0]!r}; it has: "
-                             f"{', '.join(f.name for f in fields(cls))}")
-        plan = replace(FAST if fast else FULL,
-                       **{k: v for k, v in given.items() if v or k == "first_seed"})
-        return plan.on(own.pair_of(model, images, trust)) if model or images else plan
-
     def on(self, pair: own.Pair) -> Plan:
-        """The same plan on a model and images: with the shifts, protocols and numbers of images
-        that these allow."""
-        shifts, lost = own.shifts_of(pair.data, STANDARD_15, self.severity)
-        per_shift, fewer = own.per_shift_of(pair.data, shifts, self.per_shift)
-        plan = replace(self, model=pair.model, images=pair.images, shifts=shifts,
-                       per_shift=per_shift)
-        why = {name: own.refusal(make_it)
-               for name, make_it in plan._makers(self.first_seed).items()}
-        refused = [f"The protocol '{LABELS[name]}' is left out: {text}."
-                   for name, text in why.items() if text]
-        return replace(plan, without=tuple(name for name, text in why.items() if text),
-                       notes=(*pair.notes, *lost, *fewer, *refused))
-
-    @property
-    def embedded(self) -> bool:
-        """Whether model and images are those of the study's own numbers."""
-        return (self.model, self.images) == (MODEL, own.IMAGES)
+        """The same plan with the shifts, protocols and numbers of images that a pair allows."""
+        shifts, per_shift, notes = own.allowed(pair, STANDARD_15, self.per_shift, self.severity)
+        plan = replace(self, shifts=shifts, per_shift=per_shift)
+        why = own.refusals(plan._makers(self.first_seed))
+        notes += [f"The protocol '{LABELS[name]}' is left out: {text}."
+                  for name, text in why.items()]
+        return replace(plan, without=tuple(why), notes=tuple(notes))
 
     @property
     def norms(self) -> str:
@@ -149,52 +120,41 @@ class Plan:
         """The plan in words."""
         streams = self.streams(self.first_seed)
         total = sum(s.n_images for s in streams.values()) + streams["label_shift"].n_images
-        seeds = ", ".join(str(self.first_seed + i) for i in range(self.seeds))
-        open_set = [f"Unknown images: {self.unknown}, 1 for each known one, in the protocol "
-                    f"'{LABELS['open_set']}' only"]
-        lines = [f"Known images:   {self.images}, {self.per_shift} of each of {len(self.shifts)} "
-                 f"shifts, severity {self.severity:g}",
-                 *(open_set if "open_set" in streams else []),
-                 f"Batches:        {self.batch} images; 1 in '{LABELS['batch_of_one']}', which "
-                 f"shows {min(self.alone, self.per_shift)} of each shift",
-                 f"Methods:        {', '.join(METHODS.values())}; Tent with Adam, learning rate "
-                 f"{self.lr:g}", f"Model:          {self.model}"
-                 + (f"; for '{LABELS['label_shift']}' also {self.norms}" if self.norms else ""),
-                 f"Protocols:      {len(streams)}, together {total} images for each method and "
-                 f"seed; seed{'s' * (self.seeds > 1)} {seeds}"]
-        if self.lr > FULL.lr:
-            lines += ["", paragraphs(
-                          [f"The learning rate is larger than the {FULL.lr:g} of the full plan, "
-                           "because the stream is shorter: Tent takes "
-                           f"{len(self.shifts) * math.ceil(self.per_shift / self.batch)} steps "
-                           "here. Numbers made with different learning rates must not be "
-                           "compared."])]
-        return "\n".join([*lines, *(["", paragraphs(self.notes)] if self.notes else [])])
+        beside = f"; for '{LABELS['label_shift']}' also {self.norms}" if self.norms else ""
+        steps = len(self.shifts) * math.ceil(self.per_shift / self.batch)
+        larger = [f"The learning rate is larger than the {FULL.lr:g} of the full plan, because the "
+                  f"stream is shorter: Tent takes {steps} steps here. Numbers made with different "
+                  "learning rates must not be compared."]
+        return self.described({
+            "Known images": f"{self.images}, {self.per_shift} of each of {len(self.shifts)} "
+                            f"shifts, severity {self.severity:g}",
+            "Unknown images": f"{self.unknown}, 1 for each known one, in the protocol "
+                              f"'{LABELS['open_set']}' only" if "open_set" in streams else "",
+            "Batches": f"{self.batch} images; 1 in '{LABELS['batch_of_one']}', which shows "
+                       f"{min(self.alone, self.per_shift)} of each shift",
+            "Methods": f"{', '.join(METHODS.values())}; Tent with Adam, learning rate {self.lr:g}",
+            "Model": self.model + beside,
+            "Protocols": f"{len(streams)}, together {total} images for each method and seed; "
+                         f"{self.seed_words}"}, 16, larger if self.lr > FULL.lr else ())
 
 
 FULL = Plan()
-FAST = Plan(per_shift=100, batch=20, lr=2.5e-3, seeds=1, alone=12)
+FAST = Plan(**Plan.fast)
 
 
 # --- running
 
 @dataclass
-class Study:
+class Study(base.Study):
     """``table``: one row for each run, as ``runner.compare`` makes it. ``wrong``: (protocol,
     method, seed) -> True where a known image was called by a wrong name, in order of arrival.
     ``statistics``: what each order was really like, first seed. ``domains``: error per domain of
     the first seed."""
 
-    plan: Plan
     table: object = None
     wrong: dict[tuple[str, str, int], np.ndarray] = field(default_factory=dict)
     domains: dict[tuple[str, str], dict] = field(default_factory=dict)
     statistics: dict[str, dict] = field(default_factory=dict)
-
-    @property
-    def classes(self) -> int:
-        """How many classes the images have."""
-        return len(own.images_of(self.plan.images).classes)
 
     @property
     def protocols(self) -> list[str]:
@@ -216,11 +176,15 @@ class Study:
         return float(t[(t["stream"] == protocol) & (t["recipe"] == method) & (t["seed"] == seed)][
                          "error"].iloc[0])
 
+    def made(self) -> dict:
+        """The devices that runs were made on."""
+        return {"device": sorted(set(self.table["device"]))}
+
     def to_dict(self) -> dict:
         """Everything a regression test or a later reader needs, as plain values."""
         columns = ["stream", "recipe", "seed", "error", "error_weighted", "ece", "nll", "auroc",
                    "images", "scored", "batches", "resets", "stream_hash", "weights"]
-        return {"plan": {f.name: getattr(self.plan, f.name) for f in fields(self.plan)},
+        return {**super().to_dict(),
                 "runs": self.table[[c for c in columns if c in self.table]].to_dict("records"),
                 "statistics": self.statistics, "orderings": orderings(self)}
 
@@ -264,8 +228,7 @@ def study(plan: Plan, cache=None, progress: bool = False, device="auto") -> Stud
     import pandas
 
     result = Study(plan)
-    tables = []
-    seeds = range(plan.first_seed, plan.first_seed + plan.seeds)
+    seeds = plan.all_seeds
     streams = {seed: plan.streams(seed) for seed in seeds}
     result.statistics = {name: stream.statistics()
                          for name, stream in streams[plan.first_seed].items()}
@@ -282,7 +245,7 @@ def study(plan: Plan, cache=None, progress: bool = False, device="auto") -> Stud
     settings = {"seeds": seeds, "cache": cache, "progress": progress, "device": device,
                 "channels_last": True}
     functions = {name: lambda seed, name=name: streams[seed][name] for name in result.statistics}
-    tables.append(compare(methods, functions, own.network(plan.model), each=each(), **settings))
+    tables = [compare(methods, functions, own.network(plan.model), each=each(), **settings)]
     del methods["batch_norm"]
     if plan.norms:
         other = compare(methods, {"label_shift": functions["label_shift"]}, load_model(plan.norms),
@@ -298,12 +261,10 @@ def one_run(stream: AbstractStream, method: str = "tent", lr: float = FAST.lr, s
 
     ``stop()`` is asked before each batch and ends the run, ``each(trace)`` is called after each.
     """
-    from ...core.adapter import Adapter
-
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     recipe = own.batch_statistics(model) if method == "batch_norm" else recipes(lr)[method]
-    adapter = Adapter(own.network(model), recipe, seed=0, device=device, record="light")
+    adapter = base.adapter_for(own.network(model), recipe, device=device, record="light")
     return run(adapter, stream, stop=stop, each=each)
 
 
@@ -386,16 +347,12 @@ def difference(result: Study, terms) -> tuple[float, float]:
     the mean is taken. The standard error speaks of the images drawn, not of how else the run might
     have gone.
     """
-    total = 0.0
-    variance = 0.0
     seeds = sorted({key[2] for key in result.wrong})
-    for seed in seeds:
-        for protocol in dict.fromkeys(protocol for _, protocol, _ in terms):
-            part = sum(sign * result.wrong[protocol, method, seed].astype(np.float64)
-                       for sign, name, method in terms if name == protocol)
-            total += float(part.mean())
-            variance += float(part.var(ddof=1)) / len(part)
-    return 100 * total / len(seeds), 100 * math.sqrt(variance) / len(seeds)
+    points, error = base.points_of(*(
+        sum(sign * result.wrong[protocol, method, seed].astype(np.float64)
+            for sign, name, method in terms if name == protocol)
+        for seed in seeds for protocol in dict.fromkeys(name for _, name, _ in terms)))
+    return points / len(seeds), error / len(seeds)
 
 
 def orderings(result: Study) -> list[dict]:
@@ -456,7 +413,7 @@ def say_orderings(result: Study) -> str:
             theirs += ", from two tables" if len(row["theirs"]["tables"]) > 1 else ""
         few = [result.statistics[name]["classes_per_batch"] for name in row["protocols"]
                if name in result.statistics]
-        theirs += (f"; here a batch holds {min(few):.1f} of {result.classes} classes"
+        theirs += (f"; here a batch holds {min(few):.1f} of {result.plan.classes} classes"
                    if min(few) < 7 and min(few) > 1 else "")
         digits = 1 if abs(row["difference"]) >= 1 else 2
         lines.append(f"{VERDICTS[row['seen']]}: {row['text']}. Here by "
@@ -507,28 +464,20 @@ def table(result: Study) -> str:
     """Error in per cent of every method under every protocol, +- one standard deviation over seeds,
     and what the order is like."""
     numbers = spread(result.table).set_index(["stream", "recipe"])
-    lines = [f"{'':<25}" + "".join(f"{label:>13}" for label in METHODS.values())
-             + f"{'classes':>9}{'run':>6}{'domains':>9}"]
+    lines = [("", *METHODS.values(), "classes", "run", "domains")]
     for name in result.protocols:
-        cells = ""
-        for method in METHODS:
-            there = (name, method) in numbers.index
-            mean, sd = numbers.loc[(name, method), ["error", "error_sd"]] if there else (math.nan,
-                                                                                         math.nan)
-            cell = "-" if not there else f"{mean:.1f}" + (f" +- {sd:.1f}" if np.isfinite(sd)
-                                                          else "")
-            cells += f"{cell:>13}"
+        cells = ["-"] * len(METHODS)
+        for i, method in enumerate(METHODS):
+            if (name, method) in numbers.index:
+                cells[i] = with_spread(*numbers.loc[(name, method), ["error", "error_sd"]])
         s = result.statistics.get(name.split(",")[0])
-        lines.append(
-            f"{LABELS[name]:<25}{cells}{s['classes_per_batch']:9.1f}{s['run_length']:6.1f}{s['domains_per_batch']:9.1f}")
-    return "\n".join([*lines, "", "classes and domains: in a batch, on average; run: images of one "
-                                  "class in a row"])
+        lines.append((LABELS[name], *cells, *(f"{s[what]:.1f}" for what in (
+            "classes_per_batch", "run_length", "domains_per_batch"))))
+    return (aligned(lines, (-25, 13, 13, 13, 9, 6, 9)) + "\n\nclasses and domains: in a batch, on "
+            "average; run: images of one class in a row")
 
 
-def save(result: Study, path) -> None:
-    """Write the numbers of a study as JSON (no number: null), with the date and the versions they
-    were made with."""
-    write_numbers(path, result.to_dict(), device=sorted(set(result.table["device"])))
+save = base.save
 
 
 # --- figures
@@ -543,7 +492,7 @@ def plot_protocols(result: Study, backend: str = "matplotlib"):
     bars = {}
     for method in METHODS:
         values = [result.values(name, method) for name in names]
-        sd = np.array([v.std(ddof=1) if len(v) > 1 else math.nan for v in values])
+        sd = np.array([base.deviation(v) for v in values])
         bars[method] = np.array([v.mean() for v in values]), sd if np.isfinite(sd).all() else None
     return _bars([LABELS[name] for name in names], bars, backend)
 
