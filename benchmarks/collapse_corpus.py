@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from quality import Kept
 
 from tta_lab import Adapter, load_model, make
 from tta_lab.components.norms.batch_norm import SourceStatistics
@@ -27,6 +26,7 @@ from tta_lab.data import load as datasets_load
 from tta_lab.data.corruptions import STANDARD_SIX
 from tta_lab.experiments.runner import run
 from tta_lab.streams import protocols
+from tta_lab.streams.cached import CachedStream
 from tta_lab.streams.stream import Stream
 
 DEVELOPMENT = ("fashion_resnet_bn", "fashion_resnet_bn_1", "fashion_resnet_gn")
@@ -182,7 +182,7 @@ def runs_on(folder, source, stream_name, seed, models, until) -> bool:
         return True
     # no two models see the same stream
     number = 1000 * seed + zlib.crc32(source.encode()) % 997
-    stream = Kept(STREAMS[stream_name](known, unknown, number, batch_of(source, stream_name)))
+    stream = CachedStream(STREAMS[stream_name](known, unknown, number, batch_of(source, stream_name)))
     shared = {}
     for label in wanted:
         if time.monotonic() > until:

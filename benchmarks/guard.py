@@ -32,7 +32,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 from collapse_corpus import Models, recipe_of
-from quality import Kept
 from rows import Rows
 
 from tta_lab import Adapter, make
@@ -43,6 +42,7 @@ from tta_lab.data import load as datasets_load
 from tta_lab.data.corruptions import STANDARD_SIX
 from tta_lab.experiments.runner import run
 from tta_lab.streams import protocols
+from tta_lab.streams.cached import CachedStream
 from tta_lab.streams.stream import Stream
 
 DEVELOPMENT = ("fashion_resnet_bn", "fashion_resnet_bn_1", "fashion_resnet_gn")
@@ -141,7 +141,7 @@ def make_rows(rows: Runs, models: Models, until: float, source: str, stream: str
     model, known, unknown, images = models[source]
     if stream == "open_set" and unknown is None:
         return True
-    made = Kept(STREAMS[stream](known, unknown,
+    made = CachedStream(STREAMS[stream](known, unknown,
                                 5000 + 100 * seed + zlib.crc32(source.encode()) % 97))
     shared = {}
 

@@ -25,7 +25,6 @@ import torch
 from collapse import write_csv
 from collapse_corpus import Models, recipe_of
 from guard import DEVELOPMENT, SIX, STREAMS, errors, guards, recipes_on, worst_window
-from quality import Kept
 
 from tta_lab import Adapter
 from tta_lab.components.controllers.guard import Guard, _references
@@ -34,6 +33,7 @@ from tta_lab.data import load as datasets_load
 from tta_lab.data.corruptions import STANDARD_SIX
 from tta_lab.experiments.runner import run
 from tta_lab.streams import protocols
+from tta_lab.streams.cached import CachedStream
 from tta_lab.streams.stream import Stream
 
 # more streams of small batches, where the choice is hardest; recorded with seed 0 and three
@@ -91,7 +91,7 @@ def record(folder: Path, models: Models, acting, seeds, until: float) -> bool:
         for source in DEVELOPMENT:
             model, known, unknown, images = models[source]
             number = 5000 + 100 * seed + zlib.crc32(source.encode()) % 97
-            stream = Kept((STREAMS | SMALL)[name](known, unknown, number))
+            stream = CachedStream((STREAMS | SMALL)[name](known, unknown, number))
             shared = {}
             for label in recipes_on(source, name, seed)[:3 if name in SMALL else 4]:
                 for arm in acting:

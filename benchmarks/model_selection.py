@@ -34,7 +34,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from quality import RATES, SOURCES, Kept, recipe_of, streams
+from quality import RATES, SOURCES, recipe_of, streams
 from rows import Rows
 
 from tta_lab import Adapter, load_model, make
@@ -43,6 +43,7 @@ from tta_lab.analysis.model_selection import GOOD, NAMES
 from tta_lab.components.source.prepare import prepare
 from tta_lab.data.load import load
 from tta_lab.experiments.runner import row, run
+from tta_lab.streams.cached import CachedStream
 
 METHODS = ("tent", "eata", "sar", "shot_im", "slr", "deyo", "rpl", "wisdom_of_crowds")
 ORDER = ("continual", "correlated", "batch_of_one", "open_set", "mixed_domains", "long_term",
@@ -103,7 +104,7 @@ def group(options, table: Table, source: str, stream_name: str, model, reference
     votes = options.cache / f"{source}-{stream_name}.npz"
     said = dict(np.load(votes)) if votes.is_file() else {}
     if missing:
-        stream = Kept(streams(seed=seed)[stream_name]())
+        stream = CachedStream(streams(seed=seed)[stream_name]())
         shared = {}
         frozen = None
     for name, rate, recipe in missing:

@@ -38,6 +38,7 @@ from tta_lab import load_model
 from tta_lab.data.load import load
 from tta_lab.experiments.runner import row
 from tta_lab.methods import METHODS
+from tta_lab.streams.cached import CachedStream
 from tta_lab.studies.zoo.cells import (
     ONLY,
     RATES,
@@ -51,7 +52,6 @@ from tta_lab.studies.zoo.study import (
     KINDS,
     SHARES,
     SOURCE_IMAGES,
-    Kept,
     one_run,
     streams,
     unknown_arms,
@@ -94,7 +94,7 @@ class Bench:
                   and Results.key({**key, "method": label, "rate": rate}) not in self.results.done]
         if not wanted:
             return True
-        stream, shared = Kept(make_stream()), {}
+        stream, shared = CachedStream(make_stream()), {}
         for label, recipe, rate in wanted:
             if time.monotonic() > self.until:
                 return False

@@ -187,3 +187,18 @@ def with_rounds(runs: dict) -> dict:
     return {key: {name: value for name, value in numbers.items() if name != "per_round"}
             | {"error_per_round": [round(float(e), 3) for e in numbers["per_round"]["error"]]}
             for key, numbers in runs.items()}
+
+
+def entropy_shares(values, classes: int, bins: int = 25) -> tuple[np.ndarray, np.ndarray]:
+    """Histogram of entropies without NaN: edges (bins + 1,) from 0 to ln K nats, shares (bins,)."""
+    edges = np.linspace(0, math.log(max(classes, 2)), bins + 1)
+    good = np.asarray(values, np.float64)
+    good = np.clip(good[~np.isnan(good)], 0, edges[-1])
+    return edges, np.histogram(good, edges)[0] / max(len(good), 1)
+
+
+def class_shares(classes, k: int) -> np.ndarray:
+    """How often each of K classes occurs among those that are not negative, (K,)."""
+    classes = np.asarray(classes, np.int64)
+    classes = classes[classes >= 0]
+    return np.bincount(classes, minlength=k)[:k] / max(len(classes), 1)

@@ -32,6 +32,7 @@ IMAGES = "fashion_mnist"
 # of embedded models that were trained on others
 OTHER_IMAGES = {"fashion8_resnet_bn": "fashion_mnist_8"}
 SOURCE_IMAGES = "fashion_mnist_train_slice"                 # of the embedded models
+NO_SOURCE_IMAGES = ("it must be prepared on source images, and those of this model are not known")
 NO_BATCH_NORM = ("The model has no batch norm, so BN-1, which takes statistics of batches, is the "
                  "source itself here.")
 

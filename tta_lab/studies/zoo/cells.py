@@ -36,6 +36,7 @@ AGREES = 1.0
 FORMS_DIFFER = 0.5  # points from which a form of the public code is listed beside that of the paper
 COLUMNS = ("source", "stream", "method", "tuning", "rate", "seeds", "errors", "ece", "auroc",
            "forwards", "backwards", "ms", "stream_hash", "weights", "torch", "refused")
+NUMBERS = ("ece", "auroc", "forwards", "backwards", "ms")
 TABLE = "quality/cells.csv"  # in the data folder
 UNKNOWNS = "quality/unknowns.csv"
 
@@ -116,36 +117,27 @@ def cells(rows) -> list[dict]:
 
 def _cell(found, source, stream, label, tuning) -> dict:
     name = split(label)[0]
-    blank = dict.fromkeys(COLUMNS[4:], "") | {"seeds": (), "errors": ()}
+    rate = 1.0
+    why = "too slow for a stream of this length"
     if stream in ONLY.get(name, ()) or name not in ONLY:
         rate, why = _rate(found, source, stream, label, tuning)
-    else:
-        rate = 1.0
-        why = "too slow for a stream of this length"
-    if why:
-        return blank | {"rate": math.nan, "refused": why, **_nothing()}
-    rows = found.get((source, stream, label, rate), {})
-    if not rows:
-        return blank | {"rate": rate, "refused": "not run" if rate == 1
-                        else f"not run at {rate:g} times its rate", **_nothing()}
-    refused = next((r["refused"] for r in rows.values() if r.get("refused")), "")
-    seeds = sorted(s for s, r in rows.items() if not r.get("refused"))[:1 if tuning == "oracle"
-                                                                       else None]
-    first = rows[min(rows)]
+    rows = {} if why else found.get((source, stream, label, rate), {})
+    seeds = sorted(s for s, r in rows.items() if not r.get("refused"))
+    seeds = seeds[:1] if tuning == "oracle" else seeds
     if not seeds:
-        return blank | {"rate": rate, "refused": refused, **_nothing()}
-    numbers = {k: mean_of([number_in(rows[s].get(k)) for s in seeds])
-               for k in ("ece", "auroc", "forwards", "backwards", "ms_per_image")}
+        if not rows:
+            lacking = "not run" if rate == 1 else f"not run at {rate:g} times its rate"
+        else:
+            lacking = next(r["refused"] for r in rows.values() if r.get("refused"))
+        return dict.fromkeys(COLUMNS[4:], "") | dict.fromkeys(NUMBERS, math.nan) | {
+            "rate": math.nan if why else rate, "seeds": (), "errors": (), "refused": why or lacking}
+    numbers = {name: mean_of([number_in(rows[s].get(column)) for s in seeds])
+               for name, column in zip(NUMBERS, (*NUMBERS[:-1], "ms_per_image"), strict=True)}
     return {"rate": rate, "seeds": tuple(seeds),
-            "errors": tuple(number_in(rows[s]["error"]) for s in seeds), "ece": 100 * numbers["ece"],
-            "auroc": 100 * numbers["auroc"], "forwards": numbers["forwards"],
-            "backwards": numbers["backwards"], "ms": numbers["ms_per_image"],
-            "stream_hash": first["stream_hash"], "weights": first["weights"],
-            "torch": first["torch"], "refused": ""}
-
-
-def _nothing() -> dict:
-    return dict.fromkeys(("ece", "auroc", "forwards", "backwards", "ms"), math.nan)
+            "errors": tuple(number_in(rows[s]["error"]) for s in seeds), **numbers,
+            "ece": 100 * numbers["ece"], "auroc": 100 * numbers["auroc"],
+            **{name: rows[min(rows)][name] for name in ("stream_hash", "weights", "torch")},
+            "refused": ""}
 
 
 def _rate(found, source, stream, label, tuning) -> tuple[float, str]:
@@ -160,10 +152,11 @@ def _rate(found, source, stream, label, tuning) -> tuple[float, str]:
     if any(r is None for r in tried.values()):
         return (math.nan, f"{sum(r is not None for r in tried.values())} of {len(RATES)} rates "
                           "were run on the " + ("slice" if tuning == "slice" else "stream"))
-    errors = {rate: number_in(r["error"]) for rate, r in tried.items()
-              if not math.isnan(number_in(r["error"]))}
-    return (min(errors, key=errors.get), "") if errors else (math.nan,
-                                                             "every rate ended in an error")
+    errors = {rate: error for rate, r in tried.items()
+              if not math.isnan(error := number_in(r["error"]))}
+    if not errors:
+        return math.nan, "every rate ended in an error"
+    return min(errors, key=errors.get), ""
 
 
 def read_rows(folder) -> tuple[list[dict], list[dict]]:
@@ -186,8 +179,9 @@ def save_cells(made: list[dict], path) -> None:
     def text(value):
         if isinstance(value, tuple):
             return " ".join(map(text, value))
-        return ("" if isinstance(value, float) and math.isnan(value) else f"{value:.5g}"
-                if isinstance(value, float) else str(value))
+        if not isinstance(value, float):
+            return str(value)
+        return "" if math.isnan(value) else f"{value:.5g}"
 
     with written(path) as part, open(part, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, COLUMNS, lineterminator="\n")
@@ -199,10 +193,8 @@ def load_cells(path) -> list[dict]:
     """The cells that `save_cells` wrote."""
     with open(path, newline="", encoding="utf-8") as f:
         return [{**r, "seeds": tuple(map(int, r["seeds"].split())),
-                 "errors": tuple(map(float, r["errors"].split())), **{
-                     k: number_in(r[k])
-                     for k in ("rate", "ece", "auroc", "forwards", "backwards", "ms")}}
-                for r in csv.DictReader(f)]
+                 "errors": tuple(map(float, r["errors"].split())),
+                 **{k: number_in(r[k]) for k in ("rate", *NUMBERS)}} for r in csv.DictReader(f)]
 
 
 @dataclass
@@ -232,8 +224,7 @@ class Zoo:
         images."""
         if source != MEAN:
             return [source]
-        return [name for name in self.sources
-                if name in SOURCES] if self.ground is None else self.sources
+        return [name for name in self.sources if self.ground is not None or name in SOURCES]
 
     def streams(self, source: str = MEAN, tuning: str = "default") -> list[str]:
         """Names of the streams that a source was run on; rates were chosen for those of `TUNED_ON`

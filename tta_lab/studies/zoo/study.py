@@ -15,16 +15,14 @@ from functools import lru_cache
 import numpy as np
 
 from ...components.selectors import ConfidenceRise
-from ...components.source.prepare import prepare
-from ...core.adapter import Adapter
 from ...core.source_info import source_info_of
 from ...core.trace import Trace
 from ...data.corruptions import STANDARD_15, STANDARD_SIX
-from ...data.load import load
 from ...experiments.runner import row, run
 from ...methods import METHODS, make
 from ...streams import protocols
-from .. import own
+from ...streams.cached import CachedStream
+from .. import base, own
 from ..report import nothing, points, write_numbers
 from .cells import (
     AGREES,
@@ -94,14 +92,12 @@ class Ground:
         if not images and model in ("", *SOURCES):
             return None
         pair = own.pair_of(model, images, trust)
-        shifts, lost = own.shifts_of(pair.data, STANDARD_15)
-        per_shift, fewer = own.per_shift_of(pair.data, shifts, per_shift)
+        shifts, per_shift, notes = own.allowed(pair, STANDARD_15, per_shift)
         ground = cls(pair.model, pair.images, shifts, per_shift)
-        why = {name: own.refusal(ground.makers(0)[name]) for name in LABELS}
-        said = [f"The stream '{LABELS[name]}' is left out: {text}." for name, text in why.items()
-                if text]
-        return replace(ground, names=tuple(name for name, text in why.items() if not text),
-                       notes=(*pair.notes, *lost, *fewer, *said))
+        why = own.refusals({name: ground.makers(0)[name] for name in LABELS})
+        notes += [f"The stream '{LABELS[name]}' is left out: {text}." for name, text in why.items()]
+        return replace(ground, names=tuple(name for name in LABELS if name not in why),
+                       notes=tuple(notes))
 
     def makers(self, seed: int) -> dict:
         """name -> function that makes the stream."""
@@ -122,25 +118,6 @@ def unknown_arms() -> dict:
             "wisdom_of_crowds": make("wisdom_of_crowds")}
 
 
-class Kept:
-    """A stream that makes its images once, for many runs."""
-
-    def __init__(self, stream):
-        self._stream = stream
-        self._batches = None
-
-    def __getattr__(self, name):
-        return getattr(self._stream, name)
-
-    def __len__(self) -> int:
-        return len(self._stream)
-
-    def batches(self, device="cpu"):
-        if self._batches is None:
-            self._batches = list(self._stream.batches(device))
-        return iter(self._batches)
-
-
 def one_run(model, recipe, stream, seed: int = 0, source_images=SOURCE_IMAGES, *, device="cpu",
             cache=None, shared: dict | None = None, stop=None, each=None) -> Trace:
     """The run behind a row: the frozen source is recorded too, and what the recipe needs of the
@@ -149,12 +126,8 @@ def one_run(model, recipe, stream, seed: int = 0, source_images=SOURCE_IMAGES, *
     ``shared`` hands the source's outputs from run to run on the same stream; ``stop()`` is asked
     before each batch and ends the run, ``each(trace)`` is called after each.
     """
-    images = load(source_images) if isinstance(source_images, str) else source_images
-    given = None if images is None else prepare(model, recipe, images, device=device, cache=cache)
-    adapter = Adapter(model, recipe, seed=seed, device=device, record="source", channels_last=True,
-                      source_info=given)
-    if shared is not None:
-        adapter.shared_source = shared
+    adapter = base.adapter_for(model, recipe, seed=seed, device=device, shared=shared,
+                               source_images=source_images, cache=cache, channels_last=True)
     return run(adapter, stream, stop=stop, each=each)
 
 
@@ -162,7 +135,7 @@ def one_run(model, recipe, stream, seed: int = 0, source_images=SOURCE_IMAGES, *
 def shown_stream(name: str, seed: int, ground: Ground | None = None):
     """A stream of the table, or one of your images, with its images, and the place for the source's
     outputs on it, by source."""
-    return Kept((streams(seed=seed) if ground is None else ground.makers(seed))[name]()), {}
+    return CachedStream((streams(seed=seed) if ground is None else ground.makers(seed))[name]()), {}
 
 
 def live(source: str, stream: str, label: str, rate: float = 1.0, seed: int = 0, stop=None,
@@ -194,38 +167,48 @@ def make_zoo(ground: Ground, names, labels, seed: int = 0, device="cpu") -> Zoo:
     method that refuses says why in its cell."""
     rows = []
     lines = []
+    unknown = own.source_images_of(ground.model) is None
     for stream in names:
         for label in labels:
             key = {"source": ground.model, "stream": stream, "method": label, "rate": 1.0,
                    "seed": seed}
             start = time.perf_counter()
-            numbers = {}
-            why = ""
-            try:
-                if (own.source_images_of(ground.model) is None
-                    and source_info_of(recipe_of(*split(label)))):
-                    raise ValueError("it must be prepared on source images, and those of this "
-                                     "model are not known")
-                numbers = row(live(ground.model, stream, label, 1.0, seed, device=device,
-                                   ground=ground))
-            except (ValueError, RuntimeError) as refused:
-                why = str(refused)
+            why = (own.NO_SOURCE_IMAGES if unknown and source_info_of(recipe_of(*split(label)))
+                   else "")
+            trace, why = (None, why) if why else _tried(ground.model, stream, label, 1.0, seed,
+                                                        device=device, ground=ground)
+            numbers = row(trace) if trace else {}
             rows.append({"error": "", "stream_hash": "", "weights": "", "torch": "", **numbers,
                          **key, "refused": why})
-            lines.append({**key, "tuning": "default", "error": numbers.get("error", math.nan),
-                          "stored": math.nan, "difference": math.nan, "same": None,
-                          "seconds": time.perf_counter() - start,
-                          "words": f"refuses: {why}" if why else "run now"})
+            lines.append(_line(key, "default", time.perf_counter() - start,
+                               f"refuses: {why}" if why else "run now",
+                               error=numbers.get("error", math.nan)))
     zoo = Zoo.of([cell for cell in cells(rows) if cell["tuning"] == "default"])
     zoo.ground = ground
     zoo.lines = lines
     return zoo
 
 
+def _tried(*arguments, **named) -> tuple[Trace | None, str]:
+    """`live`, or why it refuses."""
+    try:
+        return live(*arguments, **named), ""
+    except (ValueError, RuntimeError) as why:
+        return None, str(why)
+
+
+def _line(key: dict, tuning: str, seconds: float, words: str, *, error: float = math.nan,
+          stored: float = math.nan, same: bool | None = None) -> dict:
+    """A repeated cell, see `compared`."""
+    return {**key, "tuning": tuning, "error": error, "stored": stored, "difference": error - stored,
+            "same": same, "seconds": seconds, "words": words}
+
+
 def usual(zoo: Zoo, fast: bool) -> tuple:
     """Methods and streams that the notebook repeats."""
-    return (FAST, ("correlated", "open_set")) if fast and zoo.ground is None else (zoo.methods(),
-                                                                                   zoo.streams())
+    if fast and zoo.ground is None:
+        return FAST, ("correlated", "open_set")
+    return zoo.methods(), zoo.streams()
 
 
 def table_of(ground: Ground | None, folder: str = "", methods: str = "", streams: str = "",
@@ -285,23 +268,17 @@ def entropies(trace: Trace, bins: int = 25) -> dict:
     """Histogram of the predictions' entropy over a whole run: ``edges`` (bins + 1,) from 0 to ln K
     nats, ``share`` (bins,), ``broken`` (NaN)."""
     values = np.asarray(trace["entropy"], np.float64)
-    top = math.log(max(int(trace.meta["classes"]), 2))
-    good = values[~np.isnan(values)]
-    edges = np.linspace(0, top, bins + 1)
-    counts = np.histogram(np.clip(good, 0, top), edges)[0]
-    return {"edges": edges, "share": counts / max(len(good), 1),
-            "broken": int(len(values) - len(good))}
+    edges, share = base.entropy_shares(values, int(trace.meta["classes"]), bins)
+    return {"edges": edges, "share": share, "broken": int(np.isnan(values).sum())}
 
 
 def class_shares(trace: Trace) -> dict:
     """How often each class was predicted and, among known images with a label, how often it was
     true: ``predicted`` and ``true``, (K,) shares."""
     k = int(trace.meta["classes"])
-    label = np.asarray(trace["label"], np.int64)
-    scored = np.asarray(trace["known"], bool) & (label >= 0)
-    predicted = np.asarray(trace["prediction"], np.int64)
-    return {"predicted": np.bincount(predicted, minlength=k) / max(len(predicted), 1),
-            "true": np.bincount(label[scored], minlength=k) / max(int(scored.sum()), 1)}
+    label = np.where(np.asarray(trace["known"], bool), trace["label"], -1)
+    return {"predicted": base.class_shares(trace["prediction"], k),
+            "true": base.class_shares(label, k)}
 
 
 def numbers_of(trace: Trace, beside: dict[str, Trace] | None = None, name: str = "",
@@ -325,33 +302,33 @@ def compared(zoo: Zoo, source: str, stream: str, label: str, tuning: str, seed: 
     ``same`` (None, or whether it is within `AGREES`), ``words``."""
     cell = zoo.cell(source, stream, label, tuning)
     found = row(trace)
+    error = float(f"{found['error']:.5g}")
     stored = dict(zip(cell.get("seeds", ()), cell.get("errors", ()), strict=True)).get(seed,
                                                                                        math.nan)
-    error = float(f"{found['error']:.5g}")
+    stored = math.nan if zoo.ground is not None else stored
     difference = error - stored
-    result = {"source": source, "stream": stream, "method": label, "tuning": tuning,
-              "rate": cell.get("rate", 1.0), "seed": seed, "error": error, "stored": stored,
-              "difference": difference, "same": None, "seconds": seconds}
+    same = None if math.isnan(stored) or not found["complete"] else abs(difference) <= AGREES
     if not found["complete"]:
-        return result | {"words": f"stopped after {found['images']} images, so there is nothing to "
-                                  "compare"}
-    if zoo.ground is not None:
-        return result | {"stored": math.nan, "difference": math.nan,
-                         "words": "nothing is stored of this model and these images"}
-    if math.isnan(stored):
-        return result | {"words": f"no number is stored for seed {seed}"
-                         + (f": {cell['refused']}" if cell.get("refused") else "")}
-    other = [f"{what} {found[key]} instead of {cell[key]}" for key, what in (
-                 ("stream_hash", "stream"), ("weights", "weights"), ("torch", "torch"))
-             if cell.get(key) and str(found[key]) != cell[key]
-             and (key != "stream_hash" or seed == cell["seeds"][0])]
-    same = abs(difference) <= AGREES
-    words = (f"reproduced: {stored:.2f} % is stored" + ("" if difference else ", to the last digit")
-             if same else f"NOT reproduced: {stored:.2f} % is stored")
-    words += (f", {points(difference, 2)} away" if difference and nothing(difference, 2)
-              else f", {points(difference, 2)}" if difference else "")
-    return result | {"same": same,
-                     "words": words + (f" ({'; '.join(other)})" if other and difference else "")}
+        words = f"stopped after {found['images']} images, so there is nothing to compare"
+    elif zoo.ground is not None:
+        words = "nothing is stored of this model and these images"
+    elif same is None:
+        words = f"no number is stored for seed {seed}" + (
+            f": {cell['refused']}" if cell.get("refused") else "")
+    else:
+        words = f"{'' if same else 'NOT '}reproduced: {stored:.2f} % is stored"
+        other = [f"{what} {found[key]} instead of {cell[key]}" for key, what in (
+                     ("stream_hash", "stream"), ("weights", "weights"), ("torch", "torch"))
+                 if cell.get(key) and str(found[key]) != cell[key]
+                 and (key != "stream_hash" or seed == cell["seeds"][0])]
+        if difference:
+            words += f", {points(difference, 2)}" + " away" * nothing(difference, 2)
+            words += f" ({'; '.join(other)})" if other else ""
+        else:
+            words += ", to the last digit"
+    key = {"source": source, "stream": stream, "method": label, "rate": cell.get("rate", 1.0),
+           "seed": seed}
+    return _line(key, tuning, seconds, words, error=error, stored=stored, same=same)
 
 
 def repeat(zoo: Zoo, source: str, names, labels, tuning: str = "default", seed: int = 0,
@@ -364,21 +341,20 @@ def repeat(zoo: Zoo, source: str, names, labels, tuning: str = "default", seed: 
             cell = zoo.cell(source, stream, label, tuning)
             rate = cell.get("rate", 1.0)
             start = time.perf_counter()
-            try:
-                trace = live(source, stream, label, 1.0 if math.isnan(rate) else rate, seed,
-                             device=device)
-            except (ValueError, RuntimeError) as why:
-                refused = bool(cell.get("refused"))
-                lines.append({"source": source, "stream": stream, "method": label, "tuning": tuning,
-                              "rate": rate, "seed": seed, "error": math.nan, "stored": math.nan,
-                              "difference": math.nan, "same": refused,
-                              "seconds": time.perf_counter() - start,
-                              "words": f"refuses{' as stored' if refused else ''}: {why}"})
+            trace, why = _tried(source, stream, label, 1.0 if math.isnan(rate) else rate, seed,
+                                device=device)
+            seconds = time.perf_counter() - start
+            if trace is not None:
+                line = compared(zoo, source, stream, label, tuning, seed, trace, seconds)
             else:
-                lines.append(compared(zoo, source, stream, label, tuning, seed, trace,
-                                      time.perf_counter() - start))
+                stored = bool(cell.get("refused"))
+                key = {"source": source, "stream": stream, "method": label, "rate": rate,
+                       "seed": seed}
+                line = _line(key, tuning, seconds, f"refuses{' as stored' * stored}: {why}",
+                             same=stored)
+            lines.append(line)
             if say is not None:
-                say(f"{LABELS[stream]}, {label}: {lines[-1]['words']}")
+                say(f"{LABELS[stream]}, {label}: {line['words']}")
     return lines
 
 

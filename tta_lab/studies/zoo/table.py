@@ -1,4 +1,5 @@
-"""What the table of the method zoo holds: the heat map as numbers, what is settled, costs, and the filter's gain."""
+"""What the table of the method zoo holds: the heat map as numbers, what is settled, costs, and the
+filter's gain."""
 from __future__ import annotations
 
 import math
@@ -51,14 +52,12 @@ def heat_map(zoo: Zoo, source: str = MEAN, tuning: str = "default", metric: str 
     errors = np.array([[zoo.mean(n, label, tuning, "error", source) for n in names]
                        for label in labels]).reshape(len(labels), len(names))
     if order == "family":
-        place = sorted(range(len(labels)),
-                       key=lambda i: (family(labels[i]) != "baseline", family(labels[i]), i))
+        key = [(family(label) != "baseline", family(label)) for label in labels]
     else:
         gaps = np.isnan(errors)
-        mean = (np.where(gaps.any(1), math.inf, np.where(gaps, 0, errors).mean(1)) if len(names)
-                else np.zeros(len(labels)))
-        place = sorted(range(len(labels)), key=lambda i: (mean[i], i))
-    labels = [labels[i] for i in place]
+        key = (np.where(gaps.any(1), math.inf, np.where(gaps, 0, errors).mean(1)).tolist()
+               if names else [0.0] * len(labels))
+    labels = [labels[i] for i in sorted(range(len(labels)), key=lambda i: (key[i], i))]
     value = np.array([[zoo.mean(n, label, tuning, metric, source) for n in names]
                       for label in labels]).reshape(len(labels), len(names))
     reason = [[zoo.reason(n, label, tuning, source)
@@ -67,10 +66,10 @@ def heat_map(zoo: Zoo, source: str = MEAN, tuning: str = "default", metric: str 
               for label, line in zip(labels, value, strict=True)]
     bn = np.array([zoo.mean(n, "batch_norm", "default", metric, source) for n in names])
     difference = value if metric == "difference" else value - bn
-    shades = np.log2(np.maximum(value, 1)) / 7 if metric == "cost" else shade(
-        -difference if metric == "auroc" else difference)
-    show = {"difference": "{:+.1f}", "cost": "{:.1f}"}.get(metric, "{:.1f}")
-    text = [["" if math.isnan(v) else show.format(v) for v in line] for line in value]
+    shades = (np.log2(np.maximum(value, 1)) / 7 if metric == "cost"
+              else shade(-difference if metric == "auroc" else difference))
+    show = "+.1f" if metric == "difference" else ".1f"
+    text = [["" if math.isnan(v) else f"{v:{show}}" for v in line] for line in value]
     hover = [[_hover(zoo, source, n, label, tuning, why)
               for n, why in zip(names, line, strict=True)]
              for label, line in zip(labels, reason, strict=True)]
@@ -85,12 +84,12 @@ def heat_map(zoo: Zoo, source: str = MEAN, tuning: str = "default", metric: str 
 def _ticks(metric: str) -> tuple[list[float], list[str], str]:
     """Places on the colour bar, their names, and the name of the bar."""
     if metric == "cost":
-        return [math.log2(v) / 7 for v in (1, 2, 5, 20, 100)], ["1", "2", "5", "20",
-                                                                "100"], "times the source's"
+        times = (1, 2, 5, 20, 100)
+        return [math.log2(v) / 7 for v in times], list(map(str, times)), "times the source's"
     points = [-36, -16, -4, -1, 0, 1, 4, 16, 36]
     sign = -1 if metric == "auroc" else 1
-    return shade(points).tolist(), [f"{sign * p:+d}" if p else "BN-1"
-                                    for p in points], "points from BN-1"
+    names = [f"{sign * p:+d}" if p else "BN-1" for p in points]
+    return shade(points).tolist(), names, "points from BN-1"
 
 
 def family(label: str) -> str:
@@ -128,17 +127,18 @@ def verdict(zoo: Zoo, stream: str, one: str, other: str, tuning: str = "default"
     Without the full number of independent sources (`SOURCES`) nothing is settled. Three equal signs
     arise by chance in one case of four.
     """
-    differences = []
-    for member in zoo.members(source):
-        a = zoo.cell(member, stream, one, tuning)
-        b = zoo.cell(member, stream, other, tuning)
-        seeds = set(a.get("seeds", ())) & set(b.get("seeds", ()))
-        differences.append(zoo.value(member, stream, one, tuning, seeds=seeds)
-                           - zoo.value(member, stream, other, tuning, seeds=seeds) if seeds
-                           else math.nan)
-    differences = np.array(differences)
-    full = len(differences) >= len(SOURCES)
-    return int((differences > 0).all()) - int((differences < 0).all()) if full else 0, differences
+    def difference(member):
+        seeds = set.intersection(*(set(zoo.cell(member, stream, label, tuning).get("seeds", ()))
+                                   for label in (one, other)))
+        a, b = (zoo.value(member, stream, label, tuning, seeds=seeds) for label in (one, other))
+        return a - b if seeds else math.nan
+
+    differences = np.array([difference(member) for member in zoo.members(source)])
+    if len(differences) < len(SOURCES):
+        return 0, differences
+    return int((differences > 0).all()) - int((differences < 0).all()), differences
+
+
 WORDS = {-1: "better", 1: "worse", 0: "not settled"}
 
 
@@ -148,12 +148,11 @@ def ranking(zoo: Zoo, stream: str, tuning: str = "default") -> list[dict]:
     labels = [label for label in zoo.methods() if not math.isnan(zoo.mean(stream, label, tuning))]
     labels.sort(key=lambda label: zoo.mean(stream, label, tuning))
     lines = []
-    for i, label in enumerate(labels):
-        against = {name: None if name == label or name not in labels
-                   else verdict(zoo, stream, label, name, tuning)[0]
-                   for name in ("batch_norm", "source")}
-        against["next"] = verdict(zoo, stream, label, labels[i + 1], tuning)[0] if i + 1 < len(
-            labels) else None
+    for label, following in zip(labels, [*labels[1:], None], strict=True):
+        others = {"batch_norm": "batch_norm", "source": "source", "next": following}
+        against = {name: verdict(zoo, stream, label, other, tuning)[0]
+                   if other in labels and other != label else None
+                   for name, other in others.items()}
         lines.append({"method": label, "error": zoo.mean(stream, label, tuning),
                       "against": against})
     return lines

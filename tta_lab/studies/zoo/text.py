@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from ..report import paragraphs, points, signed
+from ..report import aligned, listed, paragraphs, points, several, signed
 from .cells import AGREES, FORMS_DIFFER, LABELS, MEAN, METRICS, SOURCES, TUNINGS, Zoo, split
 from .table import WORDS, costs, forms, gains, ranking, say_source, settled
 
@@ -133,18 +133,6 @@ def say_gains(zoo: Zoo, what: str = "error") -> str:
 
 # --- sentences
 
-def listed(names, most: int = 6) -> str:
-    """Names with commas, the first few of many."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most
-                                      else "") if names else "none"
-
-
-def several(n: int, one: str, many: str) -> str:
-    """A number and its word."""
-    return f"{n} {one if n == 1 else many}"
-
-
 def lines_of(sentences) -> str:
     """Sentences no wider than a notebook; a number stays with its per cent sign."""
     return paragraphs([sentence.replace(" %", "\u00a0%") for sentence in sentences])
@@ -163,13 +151,13 @@ def say_zoo(zoo: Zoo, tuning: str = "default") -> str:
             continue
         bn = zoo.mean(stream, "batch_norm", tuning)
         missing = len(zoo.methods()) - 1 - n
-        lines.append(f"{LABELS[stream]}: of {several(n, 'method', 'methods')} "
+        lines.append(f"{LABELS[stream]}: of {several(n, 'method')} "
                      f"{several(len(s['better']), 'errs', 'err')} less than BN-1 ({number(bn)} %) "
                      f"on all {len(SOURCES)} sources"
                      + (f" (least first: {listed(s['better'])})" if s["better"] else "")
                      + f", {several(len(s['worse']), 'errs', 'err')} more, "
                        f"{several(len(s['open']), 'is', 'are')} not settled. Of "
-                     + f"{several(s['neighbours'][1], 'pair', 'pairs')} of neighbours in the "
+                     + f"{several(s['neighbours'][1], 'pair')} of neighbours in the "
                        "ranking " + f"{several(s['neighbours'][0], 'is', 'are')} settled."
                      + (f" {several(missing, 'method has', 'methods have')} no number on every "
                         "source." if missing else ""))
@@ -229,7 +217,7 @@ def say_curves(zoo: Zoo) -> str:
                 if share not in (min(at), max(at)):
                     continue
                 settled_ = (g["low"][i] > 0 or g["high"][i] < 0) and g["n"][i] >= 3
-                runs = several(int(g["n"][i]), "run", "runs")
+                runs = several(int(g["n"][i]), "run")
                 span = f"{signed(g['low'][i], 2)} to {signed(g['high'][i], 2)} in {runs}" if g["n"][
                     i] > 1 else runs
                 parts.append(f"{points(g['mean'][i], 2)} at {100 * share:g} % unknown images "
@@ -241,12 +229,13 @@ def say_curves(zoo: Zoo) -> str:
 
 def say_repeat(lines: list[dict]) -> str:
     """Repeated runs beside the stored numbers, as a table and a sentence."""
-    out = [f"{'stream':<21}{'method':<20}{'rate':>6}{'now':>8}{'stored':>8}{'points':>8}{'s':>6}  "]
+    table = [("stream", "method", "rate", "now", "stored", "points", "s", "", "")]
     for line in lines:
-        out.append(
-            f"{LABELS[line['stream']]:<21}{line['method']:<20}{line['rate']:>6g}{number(line['error'], '{:.2f}'):>8}"
-            f"{number(line['stored'], '{:.2f}'):>8}{number(line['difference'], '{:+.2f}'):>8}{line['seconds']:>6.1f}  "
-            + ("" if line["same"] else line["words"] if line["same"] is None else "NOT reproduced"))
+        words = "" if line["same"] else line["words"] if line["same"] is None else "NOT reproduced"
+        table.append((LABELS[line["stream"]], line["method"], f"{line['rate']:g}",
+                      *(number(line[what], show) for what, show in (
+                          ("error", "{:.2f}"), ("stored", "{:.2f}"), ("difference", "{:+.2f}"))),
+                      f"{line['seconds']:.1f}", "", words))
     compared = [line for line in lines if line["same"] is not None]
     equal = [line for line in compared if not line["difference"]]
     far = [line for line in compared if not line["same"]]
@@ -255,4 +244,4 @@ def say_repeat(lines: list[dict]) -> str:
              "stored.")
     words = (words if compared
              else "These runs were made now; nothing is stored to compare them with.")
-    return "\n".join([*out, "", lines_of([words])])
+    return f"{aligned(table, (-21, -20, 6, 8, 8, 8, 6, 2, -1))}\n\n{lines_of([words])}"
