@@ -32,9 +32,9 @@ def components_of(run):
             if key.startswith("extra/features"):
                 name = ".".join(key.split("/")[1:])
                 value = UNMIX.stored(run)[key]
-                assert adapter._owned[name].shape == value.shape
-                adapter._owned[name].copy_(torch.from_numpy(value))
-                adapter._start[name].copy_(torch.from_numpy(value))
+                assert adapter.state.tensors[name].shape == value.shape
+                adapter.state.tensors[name].copy_(torch.from_numpy(value))
+                adapter.state.start[name].copy_(torch.from_numpy(value))
 
     return put
 

@@ -176,7 +176,7 @@ class Guard(Controller):
         else:
             adapter.rewind(SCOPES, controllers=False)
             # the trace says so in the next step, and the detector sees it there
-            adapter.was_reset = True
+            adapter.state.was_reset = True
             state.update(memories=[], fresh=False)
         if self.action == "smaller step":
             adapter.scale_rate(scale / adapter.rate_scale if adapter.rate_scale else 1.0)
