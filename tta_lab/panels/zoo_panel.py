@@ -30,8 +30,8 @@ from ..studies.zoo.study import (
     numbers_of,
     say_source,
     split,
+    zoo_stream,
 )
-from ..studies.zoo.study import _stream as zoo_stream
 from .live import live_figure
 from .run_panel import RunPanel, guarded, own_keys
 
