@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..components.controllers.collapse_detector import ALARMS, SIGNALS
-from .drawing import Panel, Series, draw
+from .drawing import draw
+from .panel import Panel, Series
 
 HOW_TO_READ = {
     "collapse": "Above the dotted line the detector takes a collapse for likely and after a few "

@@ -6,7 +6,7 @@ import textwrap
 
 import numpy as np
 
-from ..plots.drawing import Panel, Series, draw, png
+from ..plots import Panel, Series, draw, new_figure
 
 SHORT = {
     "stream": "your stream", "shuffled": "shuffled", "recorded": "recorded",
@@ -48,12 +48,9 @@ def plot_safety(numbers, backend: str = "matplotlib", ax=None):
 def plot_safety_page(report):
     """The report on one A4 page in matplotlib: verdict, reasons, what to do, table, figures, cost
     and rule."""
-    from matplotlib.figure import Figure
-
     from .wording import COLOURS, PALE, SAID, advice, cost, limits, rows, without_labels
 
-    figure = Figure(figsize=(8.27, 11.69))
-    figure._repr_png_ = lambda: png(figure)
+    figure = new_figure((8.27, 11.69))
     left, y = 0.06, 0.968
 
     def write(text, size=8.0, gap=0.004, width=128, **style):

@@ -24,7 +24,7 @@ print-color-adjust:exact}.safety .verdict b.big{font-size:15px}.safety table{fon
 def figure_png(report) -> bytes | None:
     """The two small figures as one picture, or None without matplotlib."""
     try:
-        from ..plots.drawing import png
+        from ..plots import png
         from .figures import plot_safety
         figure = plot_safety(report.to_dict())
     except ImportError:

@@ -6,7 +6,7 @@ import io
 import numpy as np
 
 from ...components.controllers.guard import ACTIONS
-from ...plots.drawing import GROUP_LABELS, GROUP_LOOKS, Panel, Series, draw, png
+from ...plots import GROUP_LABELS, GROUP_LOOKS, Panel, Series, draw, png
 
 HOW_TO_READ = {
     "signals": "Left: the error of the last images beside source and BN-1; right: the probability of collapse, with the alarm's threshold (dotted) "

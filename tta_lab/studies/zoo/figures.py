@@ -5,8 +5,9 @@ import io
 
 import numpy as np
 
-from ...plots.drawing import FONT, PIXELS, TITLE, Panel, Series, draw
+from ...plots import FONT, TITLE, Panel, Series, draw, engine, new_figure
 from ...plots.fitting import wrapped
+from ...plots.plotly_backend import PIXELS
 
 HOW_TO_READ = {
     "zoo": "Each row is a method, each column a kind of stream; blue cells err less than BN-1 there, orange cells more, grey hatched cells hold no "
@@ -28,10 +29,7 @@ def plot_zoo(numbers: dict, backend: str = "matplotlib", ax=None):
     Colours say how far a cell is from BN-1 on the same stream (for costs: how many times the source's). In plotly the reason for an empty cell
     is shown on hover. Raises ValueError for another backend, or ``ax`` with plotly.
     """
-    if backend not in ("matplotlib", "plotly"):
-        raise ValueError(f"backend must be 'matplotlib' or 'plotly', not {backend!r}")
-    if ax is not None and backend == "plotly":
-        raise ValueError("ax is for backend='matplotlib'; plotly makes its own figure")
+    engine(backend, ax)
     if not numbers["rows"] or not numbers["columns"] or not np.isfinite(numbers["value"]).any():
         return draw([Panel(numbers["title"], "", f"{numbers['name']}")], backend, ax)
     return _matplotlib(numbers, ax) if backend == "matplotlib" else _plotly(numbers)
@@ -58,11 +56,10 @@ def _range(numbers) -> tuple[float, float]:
 
 def _matplotlib(numbers, ax):
     from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
 
     rows, columns, shades = numbers["rows"], numbers["columns"], np.asarray(numbers["shade"], np.float64)
     if ax is None:
-        figure = Figure(figsize=(1.1 * len(columns) + 4.6, max(0.27 * len(rows), 2.6) + 1.7), layout="constrained")
+        figure = new_figure((1.1 * len(columns) + 4.6, max(0.27 * len(rows), 2.6) + 1.7), layout="constrained")
         ax = figure.subplots()
         figure._repr_png_ = lambda: small_png(figure)
     colours = LinearSegmentedColormap.from_list("zoo", BETTER_TO_WORSE if numbers["diverging"] else MORE, 49)  # few levels: a small file
