@@ -261,7 +261,7 @@ def test_constant_numbers_are_a_flat_line_on_a_real_axis(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_runs_differ_in_more_than_colour(backend):
+def test_runs_differ_in_more_than_color(backend):
     runs = {f"run {i}": ROUND | {"error": ROUND["error"] + i} for i in range(9)}
     figure = plot("error_per_round", runs, backend=backend)
     if backend == "plotly":

@@ -2,8 +2,8 @@
 numbers of the function ``x``.
 
 Each function turns its numbers into panels (`panel`) once, and one of two small backends
-(`matplotlib_backend`, `plotly_backend`) draws them, so both carry the same data.  ``matplotlib`` returns a
-``matplotlib.figure.Figure`` that pyplot does not know (it shows itself in a notebook); ``ax``
+(`matplotlib_backend`, `plotly_backend`) draws them, so both carry the same data.  ``matplotlib``
+returns a ``matplotlib.figure.Figure`` that pyplot does not know (it shows itself in a notebook); ``ax``
 draws into given axes instead: one for a single panel, a sequence for several.  ``plotly`` returns
 a ``plotly.graph_objects.Figure``.  Numbers with nothing finite in them give an empty figure
 holding a sentence. ``HOW_TO_READ[x]`` says in a sentence how to read the figure.

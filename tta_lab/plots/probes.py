@@ -151,9 +151,9 @@ def plot_open_set_picture(numbers, backend: str = "matplotlib", ax=None):
                                                                    "images.")
 
 
-def _tinted(images: np.ndarray, mask: np.ndarray, colour: str,
+def _tinted(images: np.ndarray, mask: np.ndarray, color: str,
             strength: float = 0.75) -> np.ndarray:
-    rgb = np.array([int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)])[None, :, None, None]
+    rgb = np.array([int(color[i:i + 2], 16) / 255 for i in (1, 3, 5)])[None, :, None, None]
     return np.where(mask[:, None], (1 - strength) * images + strength * rgb, images)
 
 

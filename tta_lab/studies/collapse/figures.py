@@ -28,12 +28,12 @@ LOW = 0.03    # height at which actions stand, apart from the points of alarms
 ACTION_LOOKS = {name: (3, 2, 4, 5, 6, 2)[i] for i, name in enumerate(ACTIONS)}
 
 
-def compact(figure, colours: int = 128):
+def compact(figure, colors: int = 128):
     """Let a matplotlib figure show itself as a picture of so few colours, a third of the size in a stored notebook; returns it."""
     def small() -> bytes:
         from PIL import Image
         target = io.BytesIO()
-        Image.open(io.BytesIO(png(figure))).convert("RGB").quantize(colours).save(target, "png", optimize=True)
+        Image.open(io.BytesIO(png(figure))).convert("RGB").quantize(colors).save(target, "png", optimize=True)
         return target.getvalue()
 
     figure._repr_png_ = small

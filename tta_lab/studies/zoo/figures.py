@@ -62,13 +62,13 @@ def _matplotlib(numbers, ax):
         figure = new_figure((1.1 * len(columns) + 4.6, max(0.27 * len(rows), 2.6) + 1.7), layout="constrained")
         ax = figure.subplots()
         figure._repr_png_ = lambda: small_png(figure)
-    colours = LinearSegmentedColormap.from_list("zoo", BETTER_TO_WORSE if numbers["diverging"] else MORE, 49)  # few levels: a small file
+    colors = LinearSegmentedColormap.from_list("zoo", BETTER_TO_WORSE if numbers["diverging"] else MORE, 49)  # few levels: a small file
     low, high = _range(numbers)
 
     def dark(place):
         return place < -0.7 if numbers["diverging"] else place > 0.7
 
-    picture = ax.imshow(np.ma.masked_invalid(shades), cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    picture = ax.imshow(np.ma.masked_invalid(shades), cmap=colors, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     for i, j in np.ndindex(len(rows), len(columns)):
         if numbers["reason"][i][j]:
             ax.fill((j - .5, j + .5, j + .5, j - .5), (i - .5, i - .5, i + .5, i + .5), facecolor=NOTHING, edgecolor=GAP, hatch="///", linewidth=0)
@@ -102,7 +102,7 @@ def _plotly(numbers):
     shades = np.asarray(numbers["shade"], np.float64)
     gaps = np.array([[bool(why) for why in line] for line in numbers["reason"]])
     (low, high), (places, labels, name) = _range(numbers), numbers["ticks"]
-    colours = BETTER_TO_WORSE if numbers["diverging"] else MORE
+    colors = BETTER_TO_WORSE if numbers["diverging"] else MORE
     y, x = np.arange(len(rows)), np.arange(len(columns))
     nothing = [[0.0 if gap else None for gap in line] for line in gaps]  # not NaN: it is no JSON, and a widget would stay empty
     places_of = [[None if gap else float(v) for v, gap in zip(*pair, strict=True)] for pair in zip(shades, gaps, strict=True)]
@@ -110,7 +110,7 @@ def _plotly(numbers):
               "xgap": 1, "ygap": 1}
     figure = go.Figure([
         go.Heatmap(z=nothing, colorscale=[[0, NOTHING], [1, NOTHING]], showscale=False, **common),
-        go.Heatmap(z=places_of, text=numbers["text"], texttemplate="%{text}", colorscale=[list(c) for c in colours], zmin=low,
+        go.Heatmap(z=places_of, text=numbers["text"], texttemplate="%{text}", colorscale=[list(c) for c in colors], zmin=low,
                    zmax=high, textfont={"size": FONT - 1},
                    colorbar={"tickvals": places, "ticktext": labels, "title": {"text": name, "side": "right"}, "thickness": 14}, **common),
         go.Scatter(x=np.nonzero(gaps)[1], y=np.nonzero(gaps)[0], mode="text", text=["╱╱╱"] * int(gaps.sum()), hoverinfo="skip", showlegend=False,
