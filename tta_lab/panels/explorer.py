@@ -34,7 +34,7 @@ from ..models.embedded import checkpoints
 from ..models.names import parse, refuse_code
 from ..plots import FONT
 from ..streams import protocols
-from ..streams.stream import Arrivals
+from ..streams.stream import AbstractStream
 from ..studies.explorer import study as E
 from ..studies.explorer.figures import FIGURES
 from ..studies.report import write_numbers
@@ -112,7 +112,7 @@ def _check_given(given: dict, trust: bool) -> None:
                 near = nearest(given[name], EMBEDDED) if isinstance(given[name], str) and ":" not in given[name] else ""
                 raise type(why)(f"{name}: {why}{near}") from why
     stream = given.get("stream")
-    if stream is not None and not isinstance(stream, Arrivals):
+    if stream is not None and not isinstance(stream, AbstractStream):
         said = f"a text; choose a protocol by its name, protocol={stream!r}" if isinstance(stream, str) else f"a {type(stream).__name__}"
         raise WrongKind(f"stream must be a stream, such as protocols.continual(images), not {said}")
 

@@ -19,7 +19,7 @@ from ..methods import make
 from ..plots import FONT, fit, look, plot_stream
 from ..streams import protocols
 from ..streams.orders import ClassImbalance, Dirichlet, LabelShift
-from ..streams.stream import MIXING, Arrivals
+from ..streams.stream import MIXING, AbstractStream
 from ..studies.streams.study import FAST, LOOKS, METHODS, MODEL, clumps, first_sentence, one_run, say_statistics
 from .controls import control, find, narrow
 from .crowd_panel import HEIGHT
@@ -74,7 +74,7 @@ class StreamPanel(RunPanel):
             raise ValueError(f"the panel has no control {next(iter(settings))!r}; it has: {', '.join(controls)}")
         super().__init__(controls, interactive, "Run source, BN-1 and Tent on this stream", 130, 390)
         self.known, self.device, self.seed, self.model, self.refusal = known, device, seed, model, ""
-        self.stream: Arrivals | None = None
+        self.stream: AbstractStream | None = None
         self._busy = False  # controls are being set
         self._call: tuple[str, dict] | None = None  # of the accepted stream
         self.traces, self.table, self._frame = {}, pandas.DataFrame(), pandas.DataFrame

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ..analysis.timelines import GROUPS, KINDS
+from ..data.shift import Shift
 from .drawing import draw, draw_frames, draw_pictures
 from .looks import GROUP_LABELS, GROUP_LOOKS
 from .panel import COLUMNS, ROWS, HeatMap, Panel, Series, common
@@ -367,7 +368,7 @@ def plot_changed_images(numbers, backend: str = "matplotlib", ax=None):
     for kind, found in numbers["kinds"].items():
         captions = [
             f"{s} {_two(a)}\n→ {t} {_two(b)}\n" + (f"true: {y}\n" if y else "") +
-            f"d {_two(d, '+')}, {shift.split(':')[0].replace('_', ' ')}"
+            f"d {_two(d, '+')}, {Shift.parse(shift).domain.replace('_', ' ')}"
             for s, a, t, b, y, d, shift in zip(*(found[k] for k in columns), strict=True)
         ]
         if captions:
