@@ -138,7 +138,7 @@ class Experiment:
                     """print(f"no labels; like the source {100 * (trace['prediction'] == source['prediction']).mean():.2f} %")"""]
         lines = [*imports, *found, *parts, "",
                  own or f"model = {model}", stream, f"recipe = {text}",
-                 f'adapter = Adapter(model, recipe, seed={self.seed}, record="source"{given})', "trace = run(adapter, stream)",
+                 f'adapter = Adapter(model, recipe, seed={self.seed}, record="source"{source_info})', "trace = run(adapter, stream)",
                  *last]
         return "\n".join(lines)
 
