@@ -57,7 +57,7 @@ def images(at, n=8):
 
 def whole(adapter):
     """No number of the network's or of the optimiser's is NaN or infinite."""
-    values = [*adapter._owned.values(), *(v for s in (adapter.optimizer.state.values() if adapter.optimizer else ()) for v in s.values())]
+    values = [*adapter.state.tensors.values(), *(v for s in (adapter.optimizer.state.values() if adapter.optimizer else ()) for v in s.values())]
     return all(torch.isfinite(v).all() for v in values if isinstance(v, torch.Tensor) and v.is_floating_point())
 
 
@@ -167,9 +167,9 @@ def test_an_empty_selection_does_what_the_recipe_says(name):
     for x in easy.split(12):
         adapter(x)
     assert adapter.trace.step("lessons").sum() > 0, "nothing was offered to be learned"
-    grown = adapter._snapshot()
+    grown = adapter.state.take()
     grown["states"]["select"].append({})
-    empty._restore(grown)
+    empty.state.put(grown)
     before = {k: p.detach().clone() for k, p in empty.tuned.items()}
     momentum = packed(empty.optimizer.state_dict())
     z = empty(easy[:12])
@@ -298,7 +298,7 @@ def test_what_was_taken_from_another_model_is_refused(name):
     found = {"posterior": around(other)} if name in NEED["posterior"] else given(recipe, "tinyvit")
     adapter = Adapter.__new__(Adapter)
     with pytest.raises(NeedsError, match=r"(were|was) made (for other|of features of 48 numbers, but this model's have 64)"):
-        adapter.__init__(tiny("tinybn"), recipe, device="cpu", given=found)
+        adapter.__init__(tiny("tinybn"), recipe, device="cpu", source_info=found)
         adapter(images(0))
 
 

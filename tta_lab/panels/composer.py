@@ -27,7 +27,7 @@ from ..models.names import parse, refuse_code
 from ..studies.compose import study as S
 from ..studies.compose.figures import plot_composer_runs
 from ..studies.report import signed, write_numbers
-from .explorer import GIVEN, IMAGES, USUAL, first_images, knob_widget
+from .explorer import GIVEN, IMAGES, USUAL, knob_widget
 from .run_panel import RunPanel, another, guarded, own_keys
 
 WIDTH, HEIGHT, INCHES = 820, 320, (10.5, 4.2)
@@ -444,7 +444,7 @@ class ComposerPanel(RunPanel):
     def _look(self):
         """Draw what the session has so far."""
         traces, n = S.named(self.session.traces), len(self.session.traces["choice"])
-        self.traces = {name: first_images(trace, n) for name, trace in traces.items()}
+        self.traces = {name: trace.head(n) for name, trace in traces.items()}
         self._lights.see(self.traces)
         self.table = S.table(self.traces, self._lights)
         self._draw()

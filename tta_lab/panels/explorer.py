@@ -42,7 +42,7 @@ from ..studies.streams.study import first_sentence, say_statistics
 from .controls import control
 from .run_panel import RunPanel, another, own_keys
 from .run_panel import guarded as caught
-from .stream_panel import FIRST, SHIFTS, ByHand, _knobs, _short, applies, protocol_call, some_shifts, stream_label
+from .stream_panel import FIRST, SHIFTS, ByHand, applies, protocol_call, some_shifts, stream_knobs, stream_label, three_digits
 
 WIDTH = 820      # beside JupyterLab's file list on a screen of 1280 x 720
 PAUSE = 1.0      # seconds between two drawings while a run goes on
@@ -219,7 +219,7 @@ class ExplorerPanel(RunPanel):
         fit = self._fit(settings)
         self._hand = ByHand(by_hand | ({"protocol": GIVEN} if given.get("stream") is not None else {}), usual | self._fitted)
         settings |= {name: self._hand.value(name) for name in self._hand.usual if name not in settings}
-        made |= {k.name: control(k, label) for k, label in _knobs(settings) if k.name != "lr"}
+        made |= {k.name: control(k, label) for k, label in stream_knobs(settings) if k.name != "lr"}
         for name, (low, high) in fit.items():
             made[name].max = max(high, made[name].max)  # never below the value
             made[name].min, made[name].value = low, self._first_images
@@ -465,7 +465,7 @@ class ExplorerPanel(RunPanel):
         for name, widget in self.knobs.items():
             k, value = self._knob_of[name], widget.value
             whole = isinstance(k.default, int) and not isinstance(k.default, bool)
-            found[name] = value if value == k.value or isinstance(value, str | bool) else int(value) if whole else _short(value)
+            found[name] = value if value == k.value or isinstance(value, str | bool) else int(value) if whole else three_digits(value)
         return found
 
     def changed(self) -> dict:
@@ -562,7 +562,7 @@ class ExplorerPanel(RunPanel):
 
     def _cut(self, trace):
         """The part of a reference's trace that the choice has been shown too."""
-        return first_images(trace, len(self.trace))
+        return trace.head(len(self.trace))
 
     # --- reading back
 
@@ -944,16 +944,6 @@ def _knob_label(knob: Knob, recipe) -> str:
         name = next((n for n, kind in SELECTORS.items() if kind is type(part)), type(part).__name__)
         return f"{name}: {knob.name.split('.', 2)[2]}".replace("_", " ")
     return knob.name.replace("_", " ")
-
-
-def first_images(trace, n: int):
-    """A trace of the first ``n`` images only (whole steps)."""
-    if len(trace) <= n:
-        return trace
-    samples, steps = trace._columns("samples"), trace._columns("steps")
-    last = samples["step"][n - 1]
-    return Trace.from_columns({k: v[:n] for k, v in samples.items() if k != "correct"}, {k: v[steps["step"] <= last] for k, v in steps.items()},
-                                {**trace.meta, "complete": False})
 
 
 def results_html(rows) -> str:

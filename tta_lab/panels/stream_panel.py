@@ -65,7 +65,7 @@ class StreamPanel(RunPanel):
 
         self._hand = ByHand(settings)
         settings |= {name: self._hand.value(name) for name in self._hand.usual if name not in settings}
-        controls = {k.name: control(k, label) for k, label in _knobs(settings)}
+        controls = {k.name: control(k, label) for k, label in stream_knobs(settings)}
         controls["shifts"] = W.SelectMultiple(
             options=[(name.replace("_", " "), name) for name in SHIFTS], value=some_shifts(settings.pop("shifts", FIRST)), rows=6,
             description="shifts",
@@ -261,11 +261,11 @@ class ByHand:
     """What the controls of a stream say when a protocol is chosen: the protocol's own values, and what was set by hand where that has a meaning.
 
     A value of `ON_CHOICE`, which belongs to what the protocol is about, stays with that protocol when set there, and comes back with it.
-    ``settings`` are first values, which count as set by hand; ``usual`` the values of a fresh panel where they are other than those of `_knobs`.
+    ``settings`` are first values, which count as set by hand; ``usual`` the values of a fresh panel where they are other than those of `stream_knobs`.
     """
 
     def __init__(self, settings: dict, usual: dict | None = None):
-        self.usual = {k.name: k.default for k, _ in _knobs({}) if k.name not in ("protocol", "lr")} | (usual or {})
+        self.usual = {k.name: k.default for k, _ in stream_knobs({}) if k.name not in ("protocol", "lr")} | (usual or {})
         self.protocol = settings.get("protocol", "continual")
         self._set, self._own = {}, {}
         for name in self.usual.keys() & settings.keys():
@@ -313,9 +313,9 @@ def protocol_call(c: dict, seed: int, unknown: str = "digits") -> tuple[str, dic
         given["shifts"] = shifts
     for knob in ("ratio", "exponent", "batch"):
         if applies(name, knob):
-            given[knob] = _short(c[knob])
+            given[knob] = three_digits(c[knob])
     if name in CLUMPED:
-        given["order"] = clumps(_short(c["delta"]), "rotta" if name == "recurring" else "note")
+        given["order"] = clumps(three_digits(c["delta"]), "rotta" if name == "recurring" else "note")
     given[TIMES.get(name, "rounds")] = int(c["rounds"])
     if c["straddle"]:
         given["straddle"] = True
@@ -361,7 +361,7 @@ def some_shifts(given) -> tuple[str, ...]:
     return given
 
 
-def _short(value):
+def three_digits(value):
     """A number of a slider as one would write it."""
     return float(f"{value:.3g}") if isinstance(value, float) else value
 
@@ -373,7 +373,7 @@ def _grouped(shifts) -> tuple[tuple[str, ...], ...]:
     return tuple(group for group in (*groups, rest) if group)
 
 
-def _knobs(settings: dict):
+def stream_knobs(settings: dict):
     """(knob, label) of every control but the shifts; ``settings`` loses what is used as a first value."""
     def checked(name, usual, choices=None):
         if name not in settings:

@@ -16,7 +16,7 @@ from ..plots import FONT, fit
 from ..studies.report import points
 from ..studies.zoo import figures as plots
 from ..studies.zoo.cells import LABELS, MEAN, METRICS, SOURCES, TUNINGS, Zoo, has_rate, load_zoo, split
-from ..studies.zoo.study import compared, live, numbers_of, shown_stream
+from ..studies.zoo.study import compared, live, numbers_of, zoo_stream
 from ..studies.zoo.table import heat_map, say_source
 from .live import live_figure
 from .run_panel import RunPanel, guarded, own_keys
@@ -158,7 +158,7 @@ class ZooPanel(RunPanel):
         return ratio * single * self._speed * self._images(stream)
 
     def _images(self, stream: str) -> int:
-        return IMAGES.get(stream, 3000) if self.zoo.ground is None else shown_stream(stream, self.seed, self.zoo.ground)[0].n_images
+        return IMAGES.get(stream, 3000) if self.zoo.ground is None else zoo_stream(stream, self.seed, self.zoo.ground)[0].n_images
 
     def _refused(self) -> str:
         source = self.cell[0]
@@ -240,7 +240,7 @@ class ZooPanel(RunPanel):
         self.progress.value = done + len(trace)
 
     def _classes(self, stream) -> tuple:
-        return shown_stream(stream, self.seed, self.zoo.ground)[0].classes
+        return zoo_stream(stream, self.seed, self.zoo.ground)[0].classes
 
     # --- words
 

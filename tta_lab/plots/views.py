@@ -3,14 +3,14 @@ run over time, early against late, layers, features, images."""
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
 from ..analysis.timelines import GROUPS, KINDS
 from ..data.shift import Shift
-from .drawing import COLUMNS, GROUP_LABELS, GROUP_LOOKS, ROWS, Panel, Series, draw, draw_frames, draw_pictures
-from .fitting import common
+from .drawing import draw, draw_frames, draw_pictures
+from .looks import GROUP_LABELS, GROUP_LOOKS
+from .panel import COLUMNS, ROWS, HeatMap, Panel, Series, common
 
 HOW_TO_READ = {
     "entropy_frames": "Move the slider from left to right (in print: read the panels in order): "
@@ -64,14 +64,14 @@ STEP = "step (batches)"
 PARTIAL = {"adapted": 1, "source": 0}
 
 
-def _steps(numbers) -> tuple[np.ndarray, np.ndarray]:
+def step_edges(numbers) -> tuple[np.ndarray, np.ndarray]:
     """Edges (W + 1,) and middles (W,) of the stretches, in steps."""
     first = np.asarray(numbers["first_step"], np.float64)
     last = np.asarray(numbers["last_step"], np.float64)
     return np.concatenate([first, last[-1:] + 1]), (first + last + 1) / 2
 
 
-def _order(shares) -> list[str]:
+def groups_in(shares) -> list[str]:
     return [g for g in GROUPS if g in shares]
 
 
@@ -90,7 +90,7 @@ def plot_entropy_frames(numbers, backend: str = "matplotlib", ax=None):
             name, "entropy (nats)", "share of images",
             tuple(
                 Series(edges, numbers["share"][g][i], GROUP_LABELS[g], GROUP_LOOKS[g], "steps")
-                for g in _order(numbers["share"])), percent=True, top=high, log=True,
+                for g in groups_in(numbers["share"])), percent=True, top=high, log=True,
             bottom=0.5 / max(float(np.max(numbers["n"])), 1.0), note=numbers["why"],
             across=(edges[0], edges[-1])) for i, name in enumerate(names)
     ]
@@ -129,21 +129,21 @@ def plot_calibration(numbers, backend: str = "matplotlib", ax=None):
 def plot_class_shares(numbers, backend: str = "matplotlib", ax=None):
     """``views.class_shares``: maps of predicted and true shares under each other, and the distance
     between them."""
-    edges, middle = _steps(numbers)
+    edges, middle = step_edges(numbers)
     names = tuple(numbers["classes"])
     height = 0.9 + 0.26 * max(3, min(len(names), ROWS))
     panels = []
     for key, title in (("predicted", "Predicted classes"), ("true", "True classes")):
         values = np.asarray(numbers[key], np.float64)
-        heat = (edges, np.arange(len(names) + 1) - 0.5, values, "share") if len(middle) else None
+        bare = len(middle) and not np.isfinite(values).any()
         panels.append(
-            Panel(title, "", "class", heat=heat, rows=names if heat else (), percent=True,
-                  height=height, note=numbers["why"] if key == "true" else ""))
+            HeatMap(title, "", "class", values=values, name="share", rows=names, x_edges=edges,
+                    percent=True, height=1.6 if bare else height,
+                    note=numbers["why"] if key == "true" else ""))
     panels.append(
         Panel("Distance between the two", STEP, "total variation",
               (Series(middle, np.asarray(numbers["gap"]), "", 0),), percent=True, top=1.0,
               note=numbers["why"], height=2.2))
-    panels = [replace(p, height=1.6) if p.empty and p.heat else p for p in panels]
     return draw(panels, backend, ax, stacked=True)
 
 
@@ -151,7 +151,6 @@ def plot_confusion_over_time(numbers, backend: str = "matplotlib", ax=None):
     """Three maps of ``views.confusion_over_time``: early, late, late minus early; numbers in the
     cells are per cent."""
     rows, columns = tuple(numbers["rows"]), tuple(numbers["classes"])
-    edges = [np.arange(len(names) + 1) - 0.5 for names in (columns, rows)]
     cells = "{:.0f}" if len(columns) <= 12 else ""
     change = np.abs(np.asarray(numbers["difference"], np.float64))
     high = {
@@ -166,21 +165,21 @@ def plot_confusion_over_time(numbers, backend: str = "matplotlib", ax=None):
         values = np.asarray(numbers[key], np.float64).T
         name = "change (points)" if scale == "diverging" else "share of the true class"
         panels.append(
-            Panel(title, "predicted class", "true class" if key == "early" else "",
-                  heat=(*edges, values, name), rows=rows, columns=columns, scale=scale,
-                  top=high[scale], percent=True, cells=cells, note=numbers["why"]))
+            HeatMap(title, "predicted class", "true class" if key == "early" else "",
+                    values=values, name=name, rows=rows, columns=columns, scale=scale,
+                    top=high[scale], percent=True, cells=cells, note=numbers["why"]))
     return draw(panels, backend, ax, size=(19, 6.2))
 
 
 def plot_selection_anatomy(numbers, backend: str = "matplotlib", ax=None):
     """Three panels of ``views.selection_anatomy``: who is kept, how much of each group, kept share
     and precision."""
-    _, x = _steps(numbers)
+    _, x = step_edges(numbers)
 
     def lines(key):
         return tuple(
             Series(x, numbers[key][g], GROUP_LABELS[g], GROUP_LOOKS[g])
-            for g in _order(numbers[key]))
+            for g in groups_in(numbers[key]))
 
     whole = (Series(x, numbers["kept_share"], "kept", 3),)
     precision = ((Series(x, numbers["precision"], "precision", 4),)
@@ -214,8 +213,8 @@ def plot_gradient_norm(numbers, backend: str = "matplotlib", ax=None):
 # --- layers
 
 def _by_layer(numbers, key: str):
-    """(x edges, y edges, values (W, L)) of a map over steps and layers; neighbouring rows are
-    averaged where there are more than COLUMNS."""
+    """(x edges, values (W, L)) of a map over steps and layers; neighbouring steps are averaged
+    where there are more than COLUMNS."""
     step = np.asarray(numbers["step"], np.float64)
     values = np.asarray(numbers[key], np.float64)
     pieces = np.array_split(np.arange(len(step)), min(len(step), COLUMNS)) if len(step) else []
@@ -226,16 +225,16 @@ def _by_layer(numbers, key: str):
     ]).reshape(len(pieces), values.shape[1])
     between = float(np.median(np.diff(step))) if len(step) > 1 else 1.0
     edges = np.append([step[p[0]] for p in pieces], step[-1] + between if len(step) else 0.0)
-    return edges, np.arange(len(numbers["layers"]) + 1) - 0.5, means
+    return edges, means
 
 
-def _layer_panel(numbers, key: str, title: str, name: str, x: str = STEP, **more) -> Panel:
-    edges, upwards, values = _by_layer(numbers, key)
+def _layer_panel(numbers, key: str, title: str, name: str, x: str = STEP, **more) -> HeatMap:
+    edges, values = _by_layer(numbers, key)
     layers = tuple(numbers["layers"])
-    empty = not values.size or not np.isfinite(values).any()
-    return Panel(title, x, "layer", heat=None if empty else (edges, upwards, values, name),
-                 rows=() if empty else layers, note=numbers["why"],
-                 height=1.6 if empty else 1.5 + 0.26 * max(3, min(len(layers), ROWS)), **more)
+    empty = not np.isfinite(values).any()
+    return HeatMap(title, x, "layer", values=values, name=name, rows=layers, x_edges=edges,
+                   note=numbers["why"],
+                   height=1.6 if empty else 1.5 + 0.26 * max(3, min(len(layers), ROWS)), **more)
 
 
 def plot_layer_distance(numbers, backend: str = "matplotlib", ax=None):

@@ -27,6 +27,7 @@ from ..analysis import metrics
 from ..components.source.prepare import prepare
 from ..core.adapter import AdaptationError, Adapter
 from ..core.arguments import WrongKind, flag, path_of, shown, whole
+from ..core.copying import device_of
 from ..core.files import write_text, written
 from ..core.named import model_of, recipe_of
 from ..core.parts import NeedsError
@@ -38,11 +39,11 @@ from ..data.load import images_of, load
 from ..experiments.progress import Progress
 from ..experiments.runner import run
 from ..methods import make
-from ..models.doctor import _device, wilson
+from ..models.doctor import wilson
 from ..streams.orders import Recorded, Shuffled
 from ..streams.stream import AbstractStream, Stream
 from .intervals import WINDOW, effective, paired_difference, worst_window
-from .judging import FEWEST, Rule, _rule, judge, labels_needed
+from .judging import FEWEST, Rule, judge, labels_needed, rule_of
 
 SITUATIONS = {  # name -> (title, what it stands for)
     "stream": ("Your stream", "the stream that was handed in, as it is"),
@@ -83,7 +84,7 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     cannot be meant.
     """
     recipe = recipe_of(recipe)
-    rule = _rule(rule)
+    rule = rule_of(rule)
     limit = None if limit is None else whole("limit", limit, 1)
     batch = whole("batch", batch, 1)
     singles = whole("singles", singles, 1)
@@ -95,7 +96,7 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
                         f"dict, not {shown(given)}; images go to source_images=")
     _wanted(situations, isinstance(images, AbstractStream), batch)
     model = model_of(model)
-    device = "auto" if isinstance(device, str) and device == "auto" else _device(model, device)
+    device = "auto" if isinstance(device, str) and device == "auto" else device_of(model, device)
     if source_images is not None and not all(hasattr(source_images, name)
                                              for name in ("images", "y")):
         source_images = images_of(source_images, "source_images")
@@ -349,7 +350,7 @@ def compare(source, adapted, rule: Rule | None = None, family: int = 1, seed: in
     errors cannot differ by more than the share of answers that differ. Raises ValueError for traces
     of different images, or no classifier.
     """
-    rule = _rule(rule)
+    rule = rule_of(rule)
     family = whole("family", family, 1)
     seed = whole("seed", seed)
     for name, trace in (("source", source), ("adapted", adapted)):
@@ -515,7 +516,7 @@ class SafetyReport:
     def with_rule(self, rule: Rule) -> SafetyReport:
         """The same numbers judged by another rule. Raises ValueError when its level differs, as the
         intervals would."""
-        if _rule(rule).level != self.rule.level:
+        if rule_of(rule).level != self.rule.level:
             raise ValueError(f"the intervals were made at level {self.rule.level}; make a new "
                              f"report for level {rule.level}")
         return replace(self, rule=rule, **judge(self.situations, rule))

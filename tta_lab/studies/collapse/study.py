@@ -291,7 +291,7 @@ def evidence_of(adapter) -> dict[str, str]:
 def recent_error(trace: Trace, recent: int = RECENT) -> np.ndarray:
     """Error in per cent of the last ``recent`` scored images (known, with a label), after each
     step; NaN before the first.  (T,)"""
-    columns = trace._columns("samples")
+    columns = trace.columns()
     steps = np.asarray(trace.step("step"))
     scored = columns["known"].astype(bool) & (columns["label"] >= 0)
     total = np.append(0, np.cumsum(~columns["correct"][scored].astype(bool)))
@@ -320,7 +320,7 @@ def effective_classes(classes, step, steps, recent: int) -> np.ndarray:
 def classes_in_use(trace: Trace, steps, recent: int) -> dict[str, np.ndarray]:
     """`effective_classes` of a run after each of these steps: ``predicted`` and ``true``, of known
     images, (T,)."""
-    samples = trace._columns("samples")
+    samples = trace.columns()
     label = np.where(samples["known"].astype(bool), samples["label"], -1)
     return {name: effective_classes(classes, samples["step"], steps, recent)
             for name, classes in (("predicted", samples["prediction"]), ("true", label))}
@@ -338,8 +338,8 @@ def numbers_of(trace: Trace, beside: dict[str, Trace] | None = None, classes=(),
     ``early`` and ``late``, histograms of the entropy of the first and last images; ``whole``, error
     of all images (%) by name; ``cannot_judge``: why the detector cannot judge the run ("": it can).
     """
-    steps = trace._columns("steps")
-    samples = trace._columns("samples")
+    steps = trace.columns("steps")
+    samples = trace.columns()
     step = np.asarray(steps["step"], np.int64)
     k = max(int(trace.meta.get("classes", 2)), 2)
     nothing = np.full(len(step), np.nan)
@@ -495,7 +495,7 @@ def with_truth(trace: Trace, beside: dict[str, Trace]) -> dict:
 def batch_classes(trace: Trace) -> dict:
     """Effective number of classes of every batch, predicted and true, and ``marginal``, exp of the
     entropy of its mean prediction: (T,) each."""
-    samples = trace._columns("samples")
+    samples = trace.columns()
     step = np.asarray(trace.step("step"), np.int64)
     size = int(np.bincount(samples["step"].astype(np.int64)).max())
 
