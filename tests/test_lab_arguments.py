@@ -24,7 +24,7 @@ from tta_lab.models.cifar_networks import load_cifar
 from tta_lab.models.libraries import from_timm, from_torchvision
 from tta_lab.models.training import accuracy, train
 from tta_lab.safety.judging import Rule
-from tta_lab.safety.report import compare
+from tta_lab.safety.report import paired_numbers
 
 NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
 FEW = load("fashion_mnist").take(torch.arange(8))
@@ -166,14 +166,14 @@ WRONG = {
     "safety: shifts": (lambda: report(shifts="fog"), "shifts must list texts"),
     "safety: shift": (lambda: report(shifts=("fogg",)), "fogg"),
     "safety: rule": (lambda: report(rule=0.5), "rule must be a Rule"),
-    "safety: given": (lambda: report(given=FEW), "given must be what "
+    "safety: source_info": (lambda: report(source_info=FEW), "source_info must be what "
                       "source.prepare.*source_images="),
     "safety: source": (lambda: report(source_images=3), "source_images must be an image set"),
     "safety: seed": (lambda: report(seed="a"), "seed must be a whole number"),
     "safety: device": (lambda: report(device="gpu"), "device must be 'auto' or a device"),
     "safety: progress": (lambda: report(progress="yes"), "progress must be True or False"),
     "rule: harm": (lambda: Rule(harm="a"), "Rule.harm must be a number"),
-    "compare: trace": (lambda: compare([], []), "source must be the Trace of a run"),
+    "paired_numbers: trace": (lambda: paired_numbers([], []), "source must be the Trace of a run"),
     "choice: model": (lambda: Experiment(3), "Experiment.model must be a text such as 'fashion_resnet_bn'"),
     "choice: model path": (lambda: Experiment(Path("w.pt")), "Experiment.model must be a "
                            "text.*checkpoint:PATH"),

@@ -18,7 +18,7 @@ from tta_lab.safety import judging as safety_judging
 from tta_lab.safety import report as safety
 from tta_lab.safety.intervals import design_effect, paired_difference, tango, worst_window
 from tta_lab.safety.judging import Rule, judge, labels_needed
-from tta_lab.safety.report import compare, scrambled
+from tta_lab.safety.report import paired_numbers, scrambled
 
 CLASSES = 10
 
@@ -185,7 +185,7 @@ def drawn(error, worse, better, n, seed):
 
 def situation(name, *pair, **more):
     return {
-        "name": name, "title": name.title(), "note": "", **compare(*traces(*pair, **more), family=2)
+        "name": name, "title": name.title(), "note": "", **paired_numbers(*traces(*pair, **more), family=2)
     }
 
 
@@ -221,7 +221,7 @@ def test_equal_models_are_rarely_refused_for_harm():
     for k in range(25):
         five = [{
             "name": str(i), "title": "", "note": "",
-            **compare(*traces(*drawn(0.2, 0.04, 0.04, 400, 1000 * i + k)), family=5)
+            **paired_numbers(*traces(*drawn(0.2, 0.04, 0.04, 400, 1000 * i + k)), family=5)
         } for i in range(5)]
         refused += any(what == "harm" for what, _ in judge(five, Rule())["findings"].values())
     assert refused <= 3
@@ -266,7 +266,7 @@ def test_flips_and_errors_by_hand():
     before, after = np.ones(400, bool), np.ones(400, bool)
     # 20 stay wrong, 20 turn right, 60 turn wrong
     before[:40], after[20:100] = False, False
-    s = compare(*traces(before, after))
+    s = paired_numbers(*traces(before, after))
     assert (s["source_error"], s["adapted_error"], s["right_to_wrong"], s["wrong_to_right"],
             s["changed"]) == (10, 20, 15, 5, 20)
     assert s["difference"] == pytest.approx(
@@ -278,7 +278,7 @@ def test_unknown_images_and_missing_labels_do_not_count_as_errors():
     after[200:] = False
     label, known = np.arange(400) % 10, np.arange(400) < 300
     label[250:300], label[300:] = -1, CLASSES
-    s = compare(*traces(before, after, label=label, known=known))
+    s = paired_numbers(*traces(before, after, label=label, known=known))
     assert s["labelled"] == 250 and s["unfamiliar"] == 100 and s["adapted_error"] == 20 and s[
         "adapted_auroc"] == 0.0
 
@@ -288,7 +288,7 @@ def test_other_images_are_refused():
     other = Trace.from_columns({k: b[k] for k in ("prediction", "label", "known")}
                                | {"id": np.arange(100) + 1})
     with pytest.raises(ValueError, match="different images"):
-        compare(a, other)
+        paired_numbers(a, other)
     with pytest.raises(ValueError, match="level in"):
         Rule(level=0.3)
 

@@ -8,22 +8,18 @@ import numpy as np
 
 from ..plots import Panel, Series, draw, new_figure
 
-SHORT = {
-    "stream": "your stream", "shuffled": "shuffled", "recorded": "recorded",
-    "single": "one at a time", "unfamiliar": "unfamiliar", "corrupted": "disturbed"
-}
-HOW_TO_READ = {
-    "safety": "Left: a bar above 0 means that adapting makes more errors in that situation, and "
-              "if its line crosses 0 the change may be chance; "
-              "right: the error along the stream, in the situation with the largest change.",
-    "safety_page": "The verdict stands at the top, its evidence below, and the rule it follows in "
-                   "the last lines.",
-}
+SHORT = {"stream": "your stream", "shuffled": "shuffled", "recorded": "recorded",
+         "single": "one at a time", "unfamiliar": "unfamiliar", "corrupted": "disturbed"}
+HOW_TO_READ = {"safety": "Left: a bar above 0 means that adapting makes more errors in that "
+                         "situation, and if its line crosses 0 the change may be chance; right: "
+                         "the error along the stream, in the situation with the largest change.",
+               "safety_page": "The verdict stands at the top, its evidence below, and the rule it "
+                              "follows in the last lines."}
 
 
 def plot_safety(numbers, backend: str = "matplotlib", ax=None):
-    """Two panels of ``SafetyReport.to_dict()``: change in error with its interval, and the error
-    of both models over time.
+    """Two panels of ``SafetyReport.to_dict()``: change in error with its interval, and the error of
+    both models over time.
 
     The line of a bar is as long as its interval. Situations without labels have no bar.
     """
@@ -36,13 +32,12 @@ def plot_safety(numbers, backend: str = "matplotlib", ax=None):
     lines = ()
     if most is not None:
         x = np.asarray(most["curve"]["images"])
-        lines = (Series(x, np.asarray(most["curve"]["source"]), "frozen",
-                        3), Series(x, np.asarray(most["curve"]["adapted"]), "adapting", 1))
+        lines = (Series(x, np.asarray(most["curve"]["source"]), "frozen", 3),
+                 Series(x, np.asarray(most["curve"]["adapted"]), "adapting", 1))
     where = f": {SHORT.get(most['name'], most['name'])}" if most is not None else ""
-    return draw([
-        Panel("Change in error by adapting", "", "change (points)", bars),
-        Panel(f"Error over time{where}", "labelled images so far", "error (%)", lines)
-    ], backend, ax)
+    return draw([Panel("Change in error by adapting", "", "change (points)", bars),
+                 Panel(f"Error over time{where}", "labelled images so far", "error (%)", lines)],
+                backend, ax)
 
 
 def plot_safety_page(report):
@@ -51,7 +46,8 @@ def plot_safety_page(report):
     from .wording import COLORS, PALE, SUMMARY, advice, cost, limits, rows, without_labels
 
     figure = new_figure((8.27, 11.69))
-    left, y = 0.06, 0.968
+    left = 0.06
+    y = 0.968
 
     def write(text, size=8.0, gap=0.004, width=128, **style):
         nonlocal y
@@ -59,12 +55,12 @@ def plot_safety_page(report):
         figure.text(left, y, "\n".join(lines), fontsize=size, va="top", linespacing=1.25, **style)
         y -= len(lines) * size * 1.25 / 72 / 11.69 + gap
 
-    f, v = report.facts, report.verdict
+    f = report.facts
+    v = report.verdict
     write("May this model adapt itself while it works?", 15, 0.006, fontweight="bold")
-    write(
-        f"Safety report of {f['made']}. Model: {f['model']}. Way of adapting: {f['method']}. "
-        f"Images: {f['data']}; {f['labelled']} of {f['images']} "
-        f"have a label, up to {f['limit'] or f['images']} were shown in each situation.", 8, 0.012)
+    write(f"Safety report of {f['made']}. Model: {f['model']}. Way of adapting: {f['method']}. "
+          f"Images: {f['data']}; {f['labelled']} of {f['images']} have a label, up to "
+          f"{f['limit'] or f['images']} were shown in each situation.", 8, 0.012)
     top = y
     write(v.upper(), 15, 0.003, color=COLORS[v], fontweight="bold")
     write(SUMMARY[v].split(": ", 1)[1].capitalize(), 9.5, 0.003)
@@ -78,14 +74,12 @@ def plot_safety_page(report):
     y -= 0.006
     write("The evidence", 10, 0.003, fontweight="bold")
     write("Both models saw the same images. Points are percentage points of error, above 0 is "
-          "worse. The worst of many stretches is bad by chance "
-          "alone, so the value that chance explains is given with it.", 7, 0.006, color="#4d4d4d")
+          "worse. The worst of many stretches is bad by chance alone, so the value that chance "
+          "explains is given with it.", 7, 0.006, color="#4d4d4d")
     y = _table(figure, rows(report), y, left)
     heights = 0.165
-    axes = [
-        figure.add_axes((left + 0.06, y - heights, 0.37, heights - 0.03)),
-        figure.add_axes((left + 0.53, y - heights, 0.35, heights - 0.03))
-    ]
+    axes = [figure.add_axes((left + 0.06, y - heights, 0.37, heights - 0.03)),
+            figure.add_axes((left + 0.53, y - heights, 0.35, heights - 0.03))]
     plot_safety(report.to_dict(), ax=axes)  # small, for print
     for axis in axes:
         for item in (axis.title, axis.xaxis.label, axis.yaxis.label, *axis.get_xticklabels(),
@@ -116,19 +110,17 @@ def _box(figure, x, y, width, height, color):
 
 def _table(figure, table, y, left) -> float:
     places = dict(zip(table[0], (0.0, 0.165, 0.265, 0.385, 0.535, 0.665, 0.83), strict=True))
-    heads = {
-        "Errors": "Errors, frozen \u2192\nadapting", "Change": "Change in points\n[interval]",
-        "Flips": "Right\u2192wrong /\nwrong\u2192right", "Worst stretch": "Worst stretch,\npoints"
-    }
+    heads = {"Errors": "Errors, frozen \u2192\nadapting", "Change": "Change in points\n[interval]",
+             "Flips": "Right\u2192wrong /\nwrong\u2192right",
+             "Worst stretch": "Worst stretch,\npoints"}
     widths = {"Images": 15, "Worst stretch": 24}
     for name, x in places.items():
         figure.text(left + x, y, heads.get(name, name), fontsize=7.5, va="top", fontweight="bold",
                     linespacing=1.1)
     y -= 0.024
     for row in table:
-        cells = {
-            name: textwrap.wrap(value, widths.get(name, 30)) or [""] for name, value in row.items()
-        }
+        cells = {name: textwrap.wrap(value, widths.get(name, 30)) or [""]
+                 for name, value in row.items()}
         for name, lines in cells.items():
             figure.text(left + places[name], y, "\n".join(lines), fontsize=7.5, va="top",
                         linespacing=1.15)

@@ -9,8 +9,8 @@ WINDOW = 500
 
 
 def effective(prediction) -> float:
-    """Effective number of predicted classes, exp of the entropy of their shares, 1..C.  (N,) ->
-                                                                                         number"""
+    """Effective number of predicted classes, exp of the entropy of their shares, 1..C.
+    (N,) -> number"""
     n = np.unique(np.asarray(prediction), return_counts=True)[1]
     p = n / n.sum()
     return float(np.exp(-(p * np.log(p)).sum()))
@@ -39,8 +39,8 @@ def tango(worse: float, better: float, n: float, level: float = 0.95) -> tuple[f
     unless 0 <= worse + better <= n and n > 0.
     """
     if not (n > 0 and worse >= 0 and better >= 0 and worse + better <= n + 1e-9):
-        raise ValueError(f"expected counts of flips that fit into n images, got {worse} + "
-                         f"{better} of {n}")
+        raise ValueError(f"expected counts of flips that fit into n images, got {worse} + {better} "
+                         f"of {n}")
     z = normal_quantile(level)
 
     def distance(d: float) -> float:
@@ -48,8 +48,8 @@ def tango(worse: float, better: float, n: float, level: float = 0.95) -> tuple[f
         q = (math.sqrt(max(b * b + 8 * n * better * d * (1 - d), 0.0)) - b) / (4 * n)
         spread = n * (2 * max(q, 0.0) + d * (1 - d))
         gap = worse - better - n * d
-        return (gap / math.sqrt(spread)
-                if spread > 1e-15 else math.copysign(math.inf, gap) if gap else 0.0)
+        return (gap / math.sqrt(spread) if spread > 1e-15 else math.copysign(math.inf, gap) if gap
+                else 0.0)
 
     middle = (worse - better) / n
 
@@ -65,13 +65,8 @@ def tango(worse: float, better: float, n: float, level: float = 0.95) -> tuple[f
 
 
 def design_effect(values, strata=None, blocks: int = 20) -> float:
-    """How many times larger the variance of the mean is than for independent images, at least 1.  (N,)
-                                                                                                   in
-                                                                                                   order
-                                                                                                   of
-                                                                                                   arrival
-                                                                                                   ->
-                                                                                                   number
+    """How many times larger the variance of the mean is than for independent images, at least 1.
+    (N,) in order of arrival -> number
 
     Variance of the mean from about ``blocks`` successive stretches over that from single images.
     Neighbours that go wrong together, as in a film, carry less information than their number; the
@@ -81,8 +76,8 @@ def design_effect(values, strata=None, blocks: int = 20) -> float:
     values = np.asarray(values, np.float64)
     if len(values) < 2 * blocks or not values.std():
         return 1.0
-    groups = ([values]
-              if strata is None else [values[np.asarray(strata) == k] for k in np.unique(strata)])
+    groups = ([values] if strata is None
+              else [values[np.asarray(strata) == k] for k in np.unique(strata)])
     variance = 0.0
     for group in groups:
         parts = max(2, round(blocks * len(group) / len(values)))
@@ -94,24 +89,19 @@ def design_effect(values, strata=None, blocks: int = 20) -> float:
 def paired_difference(harm, level: float = 0.95, strata=None) -> dict[str, float]:
     """Change in error from the frozen to the adapting model with its interval, in points.
 
-    ``harm`` (N,) in order of arrival: 1 right to wrong, -1 wrong to right, 0 else. difference =
-    100 mean(harm); ``low`` and ``high`` are Tango's score interval at counts divided by the
+    ``harm`` (N,) in order of arrival: 1 right to wrong, -1 wrong to right, 0 else. difference = 100
+    mean(harm); ``low`` and ``high`` are Tango's score interval at counts divided by the
     `design_effect`. Tested by simulation from 200 images on.
     """
     harm = np.asarray(harm)
     if not len(harm):
-        return {
-            "difference": math.nan, "low": math.nan, "high": math.nan, "design_effect": math.nan
-        }
+        return {"difference": math.nan, "low": math.nan, "high": math.nan,
+                "design_effect": math.nan}
     effect = design_effect(harm, strata)
-    low, high = tango(
-        float((harm > 0).sum()) / effect,
-        float((harm < 0).sum()) / effect,
-        len(harm) / effect, level)
-    return {
-        "difference": 100 * float(harm.mean()), "low": 100 * low, "high": 100 * high,
-        "design_effect": effect
-    }
+    low, high = tango(float((harm > 0).sum()) / effect, float((harm < 0).sum()) / effect,
+                      len(harm) / effect, level)
+    return {"difference": 100 * float(harm.mean()), "low": 100 * low, "high": 100 * high,
+            "design_effect": effect}
 
 
 def worst_window(harm, size: int = WINDOW, block: int = 64, permutations: int = 400,
@@ -121,8 +111,8 @@ def worst_window(harm, size: int = WINDOW, block: int = 64, permutations: int = 
 
     The worst of many windows is bad by chance alone. What chance does is learned from the scatter
     around local means (of stretches as long as a window): these residuals are put in random order
-    in whole blocks of ``block`` neighbours, again and again, and the worst window of each order,
-    on top of the mean harm, is what even harm would show. ``worst``, ``start``; ``expected`` and
+    in whole blocks of ``block`` neighbours, again and again, and the worst window of each order, on
+    top of the mean harm, is what even harm would show. ``worst``, ``start``; ``expected`` and
     ``by_chance``, median and 95 % quantile of the orders; ``p`` = (1 + orders as bad) / (1 +
     orders); ``corrected`` = worst - (expected - mean harm), not below the mean: an estimate of the
     true harm there. With fewer than 2 x 500 images the window is a quarter of them; {} with fewer
@@ -141,18 +131,15 @@ def worst_window(harm, size: int = WINDOW, block: int = 64, permutations: int = 
         return windows.argmax(-1), 100 * windows.max(-1) / size
 
     start, found = worst(harm)
-    dice = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     rest = np.concatenate([piece - piece.mean() for piece in np.array_split(harm, n // size)])
     # the local mean took up a part of the scatter
     rest = rest[:n // block * block].reshape(-1, block) * math.sqrt(size / (size - block))
-    noise = np.array(
-        [worst(rest[dice.permutation(len(rest))].ravel())[1] for _ in range(permutations)])
+    noise = np.array([worst(rest[generator.permutation(len(rest))].ravel())[1]
+                      for _ in range(permutations)])
     expected = float(np.median(noise))
     mean = 100 * float(harm.mean())
-    return {
-        "size": size, "worst": float(found), "start": int(start), "expected": mean + expected,
-        "by_chance": mean + float(np.quantile(noise, 0.95)), "p": (1 + int(
-            (mean + noise >= found - 1e-9).sum())) / (1 + permutations),
-        "corrected": max(mean,
-                         float(found) - expected)
-    }
+    return {"size": size, "worst": float(found), "start": int(start), "expected": mean + expected,
+            "by_chance": mean + float(np.quantile(noise, 0.95)),
+            "p": (1 + int((mean + noise >= found - 1e-9).sum())) / (1 + permutations),
+            "corrected": max(mean, float(found) - expected)}

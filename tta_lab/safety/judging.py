@@ -36,21 +36,19 @@ class Rule:
             object.__setattr__(self, name, number(f"Rule.{name}", getattr(self, name)))
         if not (self.harm >= 0 and self.window > 0 and 0 < self.collapse < 1
                 and 0.5 < self.level < 1):
-            raise ValueError(f"expected harm >= 0, window > 0, collapse in (0, 1) and level in "
+            raise ValueError("expected harm >= 0, window > 0, collapse in (0, 1) and level in "
                              f"(0.5, 1), got {self}")
 
     def text(self) -> str:
         """The rule in words."""
-        return (f"Do not use: in some situation the adapting model stops with an error, or uses "
-                f"less than {self.collapse:.0%} of the classes the "
-                f"frozen one uses, or makes more errors beyond chance (and by more than "
-                f"{self.harm:g} points at best estimate), or has a stretch "
-                f"more than {self.window:g} points worse, beyond chance; also where no gain is "
-                f"possible. Use: in every situation the whole "
-                f"{self.level:.0%} interval of the change lies below +{self.harm:g} points and no "
-                f"stretch of {WINDOW} images is more than "
-                f"{self.window:g} points worse, and in at least one situation errors fall beyond "
-                f"chance. Otherwise: cannot tell.")
+        return ("Do not use: in some situation the adapting model stops with an error, or uses "
+                f"less than {self.collapse:.0%} of the classes the frozen one uses, or makes more "
+                f"errors beyond chance (and by more than {self.harm:g} points at best estimate), "
+                f"or has a stretch more than {self.window:g} points worse, beyond chance; also "
+                f"where no gain is possible. Use: in every situation the whole {self.level:.0%} "
+                f"interval of the change lies below +{self.harm:g} points and no stretch of "
+                f"{WINDOW} images is more than {self.window:g} points worse, and in at least one "
+                "situation errors fall beyond chance. Otherwise: cannot tell.")
 
 
 def rule_of(rule) -> Rule:
@@ -104,14 +102,13 @@ def finding(s: dict, rule: Rule, family: int) -> tuple[str, str]:
             return ("open", f"there are {few}, and {s['changed']:.1f} % of the answers change: "
                             f"whether for better or worse is not known{alarm}")
         return "open", (f"the change in error is {s['difference']:+.1f} points, but anything from "
-                        f"{s['low']:+.1f} to {s['high']:+.1f} is possible; "
-                        f"{_about(s['needed'])}")
+                        f"{s['low']:+.1f} to {s['high']:+.1f} is possible; {_about(s['needed'])}")
     if s["basis"] == "labels" and not w:
         return "open", f"{s['labelled']} labelled images are too few to look at stretches"
     if w and w["worst"] > rule.window and (w["size"] < WINDOW or w["corrected"] > rule.window):
         return "open", (f"one stretch of {w['size']} images is {w['worst']:.1f} points worse, "
-                        f"which may be chance; more labelled images are needed "
-                        f"({2 * WINDOW} at least)")
+                        f"which may be chance; more labelled images are needed ({2 * WINDOW} at "
+                        "least)")
     if s["basis"] == "labels" and s["high"] < 0:
         return ("gain", f"errors fall by {-s['difference']:.1f} points ({s['source_error']:.1f} to "
                         f"{s['adapted_error']:.1f} %), beyond chance")
@@ -130,8 +127,8 @@ def _about(n: float) -> str:
 
 def judge(situations, rule: Rule | None = None) -> dict:
     """The verdict over all situations: ``verdict``, ``why`` (sentences), ``findings`` (name ->
-    (finding, reason)), ``without`` (what it would be if the situations that do harm never
-    happened, where they are the smaller part, else "")."""
+    (finding, reason)), ``without`` (what it would be if the situations that do harm never happened,
+    where they are the smaller part, else "")."""
     rule = rule_of(rule)
     found = {s["name"]: finding(s, rule, len(situations)) for s in situations}
     title = {s["name"]: s["title"] for s in situations}
@@ -162,6 +159,6 @@ def _verdict(situations, found, title, rule: Rule) -> tuple[str, list[str]]:
                                       "tolerates."]
     if all(s["low"] >= -rule.harm for s in situations):
         return "do not use", [f"Adapting changes errors by less than {rule.harm:g} points "
-                              f"everywhere, so nothing is gained for its cost."]
+                              "everywhere, so nothing is gained for its cost."]
     return "cannot tell", ["Adapting does no harm, but in no situation that was tried does it "
                            "lower the errors beyond chance."] + said("safe")

@@ -50,32 +50,37 @@ SITUATIONS = {  # name -> (title, what it stands for)
     "shuffled": ("Your images, shuffled", "neighbouring images have nothing to do with each other"),
     "recorded": ("Recorded order", "images in the order of the files, as a camera delivers them"),
     "single": ("One image at a time", "batches of one image: no other images to compare with"),
-    "unfamiliar": ("Unfamiliar images", "one image in three shows something the model has no class for"),
-    "corrupted": ("Disturbed images", "your images with noise, blur, fog and low contrast, one after another"),
+    "unfamiliar": ("Unfamiliar images", "one image in three shows something the "
+                   "model has no class for"),
+    "corrupted": ("Disturbed images", "your images with noise, blur, fog and low contrast, "
+                  "one after another"),
 }
-SHORT = {"stream": "your stream", "shuffled": "shuffled", "recorded": "recorded",
-         "single": "one at a time", "unfamiliar": "unfamiliar", "corrupted": "disturbed"}
 SHIFTS = ("gaussian_noise:3", "defocus_blur:3", "fog:3", "contrast:3")
 
 
 def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 2000, batch: int = 64,
                   singles: int = 300, situations=None, shifts=SHIFTS, rule: Rule | None = None,
-                  given: dict | None = None, source_images=None, seed: int = 0, device="auto",
+                  source_info: dict | None = None, source_images=None, seed: int = 0, device="auto",
                   progress: bool = True) -> SafetyReport:
     """Compare the adapting model with the frozen one on your images, and say "use", "do not use" or
     "cannot tell", and why.
 
-    model       any classifier an ``Adapter`` takes, or the text that names one (`model_texts.open_model`); it is not changed
+    model       any classifier an ``Adapter`` takes, or the text that names one
+                (`names.open_model`); it is not changed
     recipe      a Method (or the name of one), e.g. ``make("tent", lr=1e-3)``
-    images      an image set, a text for ``datasets.load`` ("folder:PATH"), a torch Dataset, (x, y) tensors, or a stream, which then is
-                the first situation. Labels may be missing (-1) for some or all images; those that are labelled must be a fair sample
-    unknown     images of things the model has no class for, of the same shape; None: embedded digits for grey 28 x 28 images, else copies
-                of your images with scrambled phases, which hold no object (`scrambled`)
-    limit       images of each situation, labelled ones first; None takes all. Intervals shrink with the square root
+    images      an image set, a text for ``load`` ("folder:PATH"), a torch Dataset, (x, y)
+                tensors, or a stream, which then is the first situation. Labels may be missing (-1)
+                for some or all images; those that are labelled must be a fair sample
+    unknown     images of things the model has no class for, of the same shape; None: embedded
+                digits for grey 28 x 28 images, else copies of your images with scrambled phases,
+                which hold no object (`scrambled`)
+    limit       images of each situation, labelled ones first; None takes all. Intervals shrink
+                with the square root
     batch       images that arrive together; ``singles`` images are shown one at a time
-    situations  names from ``SITUATIONS``; by default all that apply. Leave out what cannot happen: every one named can stop the use
+    situations  names from ``SITUATIONS``; by default all that apply. Leave out what cannot happen:
+                every one named can stop the use
     shifts      corruptions for "corrupted"
-    given, source_images   what the recipe needs of the source domain, or images to take it from
+    source_info, source_images   what the recipe needs of the source domain, or images to take it from
     progress    True: first an estimate of the seconds, then a line with the time left, on stderr
 
     Images come in fixed situations of limited length: what happens after more images than were
@@ -91,9 +96,9 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     seed = whole("seed", seed)
     shifts = _shifts(shifts)
     progress = flag("progress", progress)
-    if given is not None and not isinstance(given, dict):
-        raise WrongKind("given must be what source.prepare(model, recipe, images) hands back, a "
-                        f"dict, not {shown(given)}; images go to source_images=")
+    if source_info is not None and not isinstance(source_info, dict):
+        raise WrongKind("source_info must be what source.prepare(model, recipe, images) hands "
+                        f"back, a dict, not {shown(source_info)}; images go to source_images=")
     _wanted(situations, isinstance(images, AbstractStream), batch)
     model = model_of(model)
     device = "auto" if isinstance(device, str) and device == "auto" else device_of(model, device)
@@ -105,16 +110,17 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     data = stream.known_set if stream is not None else _with_all_classes(_as_set(images), frozen)
     other, made_up = _unknown(unknown, data, seed, limit)
     wanted = _wanted(situations, stream is not None, batch)
-    lacking = [info for name, info in source_info_of(recipe).items() if name not in (given or {})]
+    lacking = [info for name, info in source_info_of(recipe).items()
+               if name not in (source_info or {})]
     if lacking and source_images is None:
         raise NeedsError(f"{type(recipe).__name__} needs {lacking[0].what}, made of images that "
                          "must be given here: source_images=, an image set of the source domain "
                          "such as 'fashion_mnist_train_slice'")
-    if given is None and source_images is not None and source_info_of(recipe):
-        given = prepare(model, recipe, source_images, device=device)
+    if source_info is None and source_images is not None and source_info_of(recipe):
+        source_info = prepare(model, recipe, source_images, device=device)
     streams = {name: _stream(name, stream, data, other, limit, batch, singles, shifts, seed)
                for name in wanted}
-    adapters = [frozen, Adapter(model, recipe, seed=seed, device=device, source_info=given)]
+    adapters = [frozen, Adapter(model, recipe, seed=seed, device=device, source_info=source_info)]
     seconds = _estimate(adapters, streams)
     total = 2 * sum(s.n_images for s in streams.values())
     if progress:
@@ -207,10 +213,9 @@ def _wanted(situations, has_stream: bool, batch: int) -> list[str]:
     wrong = [n for n in situations if not isinstance(n, str) or n not in SITUATIONS]
     if wrong or not situations:
         near = difflib.get_close_matches(str(wrong[0]).lower(), SITUATIONS, 1) if wrong else []
-        raise ValueError(
-            "there is no situation "
-            f"{', '.join(map(repr, wrong)) or 'named'}{f'; did you mean {near[0]!r}?' if near else ''}; "
-            f"choose from {', '.join(SITUATIONS)}")
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"there is no situation {', '.join(map(repr, wrong)) or 'named'}{hint}; "
+                         f"choose from {', '.join(SITUATIONS)}")
     if "stream" in situations and not has_stream:
         raise ValueError("the situation 'stream' needs a stream in place of images")
     return list(dict.fromkeys(situations))
@@ -235,10 +240,10 @@ def scrambled(data, n: int, seed: int = 0) -> ImageSet:
     The phases are those of one white-noise image for each copy, so the result is real; all channels
     turn by the same phases. Values outside [0, 1] are cut off.
     """
-    dice = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     rows = torch.linspace(0, len(data) - 1, n).long()
     x = data.images(rows).cpu()
-    noise = torch.fft.rfft2(torch.randn(n, 1, *x.shape[-2:], generator=dice))
+    noise = torch.fft.rfft2(torch.randn(n, 1, *x.shape[-2:], generator=generator))
     turn = noise / noise.abs().clamp_min(1e-12)
     turn[..., 0, 0] = 1                                                        # the mean stays
     y = torch.fft.irfft2(torch.fft.rfft2(x) * turn, s=x.shape[-2:]).clamp(0, 1)
@@ -327,7 +332,7 @@ def _situation(adapters, stream, rule: Rule, family: int, bar, seed: int) -> dic
             bar.skip(stream.n_images - len(adapter.trace))
             return {"failed": str(why), "images": stream.n_images, "after": len(adapter.trace),
                     **_empty()}
-    return compare(*traces, rule, family, seed)
+    return paired_numbers(*traces, rule, family, seed)
 
 
 def _empty() -> dict:
@@ -340,7 +345,8 @@ def _empty() -> dict:
             "curve": {}, "alarm": "", "alarm_after": -1}
 
 
-def compare(source, adapted, rule: Rule | None = None, family: int = 1, seed: int = 0) -> dict:
+def paired_numbers(source, adapted, rule: Rule | None = None, family: int = 1,
+                   seed: int = 0) -> dict:
     """Everything the report says of two traces over the same stream, of the frozen and of the
     adapting model.
 
