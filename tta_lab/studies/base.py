@@ -202,3 +202,11 @@ def class_shares(classes, k: int) -> np.ndarray:
     classes = np.asarray(classes, np.int64)
     classes = classes[classes >= 0]
     return np.bincount(classes, minlength=k)[:k] / max(len(classes), 1)
+
+
+def effective_number(classes) -> float:
+    """exp of the entropy of the shares of the classes that are not negative; NaN without any."""
+    classes = np.asarray(classes, np.int64)
+    share = np.bincount(classes[classes >= 0])
+    share = share[share > 0] / share.sum()
+    return math.exp(-(share * np.log(share)).sum()) if len(share) else math.nan

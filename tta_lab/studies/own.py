@@ -25,6 +25,7 @@ from ..models.embedded import checkpoints, load_model
 from ..models.names import facts_of, open_model, refuse_code
 from ..streams.shifts import own_rows
 from ..streams.stream import Stream
+from .folders import images_text
 from .report import joined
 
 MODEL = "fashion_resnet_bn"
@@ -77,12 +78,10 @@ def pair_of(model: str = "", images: str = "", trust: bool = False, usual: str =
     embedded one (``usual``, and its images).
 
     A folder is read in the size, the colours and the classes of the model
-    (`your_model.study.images_text`). Raises ValueError or DataError in a sentence: for a text that
+    (`folders.images_text`). Raises ValueError or DataError in a sentence: for a text that
     names nothing, for a Python file that nobody said to trust, for images without labels, and where
     the two do not fit.
     """
-    from .your_model.study import images_text
-
     named = bool(model.strip())
     model = model.strip() or usual
     images = images.strip()
@@ -112,8 +111,6 @@ def pair_of(model: str = "", images: str = "", trust: bool = False, usual: str =
 def images_for(model: str, images: str, trust: bool = False) -> str | None:
     """The text of images, completed for the model of a text as in `pair_of`; None for "", which
     stands for the embedded ones."""
-    from .your_model.study import images_text
-
     if not images.strip():
         return None
     refuse_code(model, trust, "set trust=True")

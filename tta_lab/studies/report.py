@@ -116,3 +116,8 @@ def write_numbers(path: str | Path, numbers: dict, **made) -> Path:
             "numpy": np.__version__} | made
     return write_text(path, json.dumps(plain({"made": made, **numbers}), indent=1, allow_nan=False)
                       + "\n")
+
+
+def write_named(path: str | Path, **numbers) -> None:
+    """`write_numbers` of what is named."""
+    write_numbers(path, numbers)

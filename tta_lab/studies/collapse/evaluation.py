@@ -1,4 +1,5 @@
-"""How good the collapse detector is on models and images that it was not fitted on: the evaluation as numbers, table and sentences."""
+"""How good the collapse detector is on models and images that it was not fitted on: the evaluation
+as numbers, table and sentences."""
 from __future__ import annotations
 
 import csv

@@ -21,13 +21,14 @@ from ...core.knobs import knobs
 from ...core.parts import Controller
 from ...core.trace import Trace
 from ...data.corruptions import STANDARD_SIX
-from ...experiments.runner import row
+from ...experiments.runner import row, run
 from ...methods import make
 from ...models.embedded import checkpoints
 from ...streams import protocols
+from ...streams.cached import CachedStream
 from ...streams.stream import Stream
-from .. import own
-from ..report import write_numbers
+from .. import base, own
+from ..report import write_named
 
 # they learn, and need nothing of the source domain
 METHODS = ("tent", "eta", "sar", "rpl", "pseudo_label", "slr", "shot_im", "wisdom_of_crowds")
@@ -179,14 +180,13 @@ def setting_of(method: str = "tent", model: str = "", images: str = "", trust: b
     if not images and model in ("", *checkpoints()):
         return Setting(method, per_shift=per_shift, model=model or own.MODEL, **more), ()
     pair = own.pair_of(model, images, trust)
-    shifts, left_out = own.shifts_of(pair.data, STANDARD_SIX)
-    per_shift, fewer = own.per_shift_of(pair.data, shifts, per_shift, share=len(shifts))
+    shifts, per_shift, notes = own.allowed(pair, STANDARD_SIX, per_shift, share=len)
     clean = "none" if own.has_clean(pair.data) else shifts[0]
-    instead = [f"These images hold no clean ones; those under {clean.replace('_', ' ')} are shown "
-               "where clean ones are wanted."]
-    setting = Setting(method, per_shift=per_shift, model=pair.model, images=pair.images,
-                      shifts=shifts, clean=clean, **more)
-    return setting, (*pair.notes, *left_out, *fewer, *(instead if clean != "none" else []))
+    if clean != "none":
+        notes.append(f"These images hold no clean ones; those under {clean.replace('_', ' ')} are "
+                     "shown where clean ones are wanted.")
+    return Setting(method, per_shift=per_shift, model=pair.model, images=pair.images, shifts=shifts,
+                   clean=clean, **more), tuple(notes)
 
 
 def _rate_knob(method: str):
@@ -204,10 +204,8 @@ class Bench:
         self._adapters = {}
 
     def _stream(self, setting: Setting):
-        from ..zoo.study import Kept
-
         if setting.place[1:] not in self._streams:
-            self._streams[setting.place[1:]] = Kept(setting.arrivals()), {}
+            self._streams[setting.place[1:]] = CachedStream(setting.arrivals()), {}
         return self._streams[setting.place[1:]]
 
     def n_images(self, setting: Setting) -> int:
@@ -221,13 +219,10 @@ class Bench:
     def adapter(self, setting: Setting, recipe=None):
         """A new adapter for a setting, or for another recipe on its model and stream; it records
         the frozen source too."""
-        from ... import Adapter
-
-        adapter = Adapter(own.network(setting.model), setting.recipe if recipe is None else recipe,
-                          seed=setting.seed, device=self.device, record="source")
-        adapter.shared_source = self._stream(setting)[1].setdefault((setting.model, self.device),
-                                                                    {})
-        return adapter
+        shared = self._stream(setting)[1].setdefault((setting.model, self.device), {})
+        return base.adapter_for(own.network(setting.model),
+                                setting.recipe if recipe is None else recipe, seed=setting.seed,
+                                device=self.device, shared=shared)
 
     def run(self, setting: Setting, stop=None, each=None) -> Trace:
         """The run of a setting. ``trace.meta["evidence"]`` is what the detector said at its first
@@ -246,8 +241,6 @@ class Bench:
         return found
 
     def _made(self, key, setting, recipe, stop, each) -> Trace:
-        from ...experiments.runner import run
-
         if key in self._runs:
             return self._runs[key]
         adapter = self.adapter(setting, recipe)
@@ -302,19 +295,10 @@ def recent_error(trace: Trace, recent: int = RECENT) -> np.ndarray:
 
 
 def effective_classes(classes, step, steps, recent: int) -> np.ndarray:
-    """exp(H) of the shares of the classes among the last ``recent`` images after each step, without
-    negative classes.  (N,), (N,), (T,) -> (T,)"""
-    classes = np.asarray(classes, np.int64)
-    step = np.asarray(step)
-    ends = np.searchsorted(step, steps, side="right")
-    found = []
-    for end in ends:
-        seen = classes[max(end - recent, 0):end]
-        seen = seen[seen >= 0]
-        p = np.bincount(seen)[np.bincount(seen) > 0] / max(len(seen), 1) if len(seen) else np.zeros(
-            0)
-        found.append(math.exp(-(p * np.log(p)).sum()) if len(p) else math.nan)
-    return np.array(found, np.float64)
+    """`base.effective_number` of the last ``recent`` images after each step.
+    (N,), (N,), (T,) -> (T,)"""
+    ends = np.searchsorted(np.asarray(step), steps, side="right")
+    return np.array([base.effective_number(classes[max(end - recent, 0):end]) for end in ends])
 
 
 def classes_in_use(trace: Trace, steps, recent: int) -> dict[str, np.ndarray]:
@@ -344,23 +328,13 @@ def numbers_of(trace: Trace, beside: dict[str, Trace] | None = None, classes=(),
     k = max(int(trace.meta.get("classes", 2)), 2)
     nothing = np.full(len(step), np.nan)
     entropy = np.asarray(samples["entropy"], np.float64)
-    prediction = np.asarray(samples["prediction"], np.int64)
     n = len(trace)
     label = np.where(samples["known"].astype(bool), samples["label"], -1).astype(np.int64)
     ends = np.searchsorted(samples["step"], step, side="right")
     total = np.append(0, np.cumsum(np.nan_to_num(entropy)))
     starts = np.maximum(ends - recent, 0)
-    edges = np.linspace(0, math.log(k), bins + 1)
+    edges, early = base.entropy_shares(entropy[:recent], k, bins)
     last = slice(max(n - recent, 0), n)
-    scored = label >= 0
-
-    def histogram(values):
-        good = np.clip(values[np.isfinite(values)], 0, math.log(k))
-        return np.histogram(good, edges)[0] / max(len(good), 1)
-
-    def share(values):
-        return np.bincount(values[values >= 0], minlength=k)[:k] / max(int((values >= 0).sum()), 1)
-
     others = {name: recent_error(other, recent)[:len(step)]
               for name, other in (beside or {}).items() if len(other)}
     whole = {name: _error(other, n) for name, other in {"": trace, **(beside or {})}.items()
@@ -371,12 +345,12 @@ def numbers_of(trace: Trace, beside: dict[str, Trace] | None = None, classes=(),
             "alarm": np.nan_to_num(steps.get("alarm", nothing)).astype(np.int64),
             "threshold": float(fitted("light")["threshold"]), "actions": actions(trace),
             "entropy": (total[ends] - total[starts]) / np.maximum(ends - starts, 1) / math.log(k),
-            "predicted": effective_classes(prediction, samples["step"], step, recent) / k,
-            "true": effective_classes(label, samples["step"], step, recent) / k,
+            **{name: used / k for name, used in classes_in_use(trace, step, recent).items()},
             "classes": [str(c) for c in (classes or range(k))],
-            "shares": {"predicted": share(prediction[last]), "true": share(label[last])},
-            "edges": edges, "early": histogram(entropy[:min(recent, n)]),
-            "late": histogram(entropy[last]), "scored": bool(scored.any()),
+            "shares": {"predicted": base.class_shares(samples["prediction"][last], k),
+                       "true": base.class_shares(label[last], k)},
+            "edges": edges, "early": early, "late": base.entropy_shares(entropy[last], k, bins)[1],
+            "scored": bool((label >= 0).any()),
             "answered": _answered(steps),
             "evidence": trace.meta.get("evidence", {"first": "", "now": ""}),
             "cannot_judge": cannot_judge(trace)}
@@ -436,15 +410,11 @@ def inside(found: dict) -> dict:
             "error": 100 * float(wrong.sum() / max((right | wrong).sum(), 1)),
             "entropy": float(np.median(f["loss"])), "norm": float(np.median(f["norm"])),
             "correlation": ranks_agree(f["loss"], f["norm"]),
-            "wrong_sure": _share(wrong, ~unsure & (right | wrong)),
-            "wrong_unsure": _share(wrong, unsure & (right | wrong)),
+            "wrong_sure": base.share_of(wrong[~unsure & (right | wrong)]),
+            "wrong_unsure": base.share_of(wrong[unsure & (right | wrong)]),
             "others_right": _middle(f["others"][right]),
             "others_wrong": _middle(f["others"][wrong]), "coherence": float(f["coherence"])}
     return numbers
-
-
-def _share(flags, among) -> float:
-    return float(flags[among].mean()) if among.any() else math.nan
 
 
 def _middle(values) -> float:
@@ -497,15 +467,11 @@ def batch_classes(trace: Trace) -> dict:
     entropy of its mean prediction: (T,) each."""
     samples = trace.columns()
     step = np.asarray(trace.step("step"), np.int64)
-    size = int(np.bincount(samples["step"].astype(np.int64)).max())
-
     def count(classes):    # each batch by itself
-        return np.array([effective_classes(classes[samples["step"] == t],
-                                           np.zeros(int((samples["step"] == t).sum())), [0], size)[
-                             0] for t in step])
+        return np.array([base.effective_number(classes[samples["step"] == t]) for t in step])
 
-    return {"step": step, "predicted": count(np.asarray(samples["prediction"])),
-            "true": count(np.asarray(samples["label"])),
+    return {"step": step, "predicted": count(samples["prediction"]),
+            "true": count(samples["label"]),
             "marginal": np.exp(np.asarray(trace.step("marginal_entropy"), np.float64)),
             "classes": int(trace.meta["classes"])}
 
@@ -523,9 +489,10 @@ def sweep(bench: Bench, setting: Setting, factors=FACTORS, guards=("", "smaller 
         for i, factor in enumerate(factors):
             for g in guards:
                 trace = bench.run(replace(setting, factor=factor, guard=g, seed=seed))
-                values = (row(trace)["error"], recent_error(trace)[-1],
+                numbers = row(trace)
+                values = (numbers["error"], recent_error(trace)[-1],
                           (np.nan_to_num(trace.step("alarm")) > 0).any(), len(actions(trace)),
-                          row(trace)["forwards"])
+                          numbers["forwards"])
                 for what, value in zip(found, values, strict=True):
                     found[what][g][i, j] = value
     beside = [bench.beside(replace(setting, seed=seed)) for seed in seeds]
@@ -533,10 +500,4 @@ def sweep(bench: Bench, setting: Setting, factors=FACTORS, guards=("", "smaller 
             "beside": {name: np.array([row(b[name])["error"] for b in beside]) for name in BESIDE}}
 
 
-# --- how good the detector is
-
-
-def save(path, **numbers) -> None:
-    """Write numbers as JSON (no number: null), with the date and the versions they were made
-    with."""
-    write_numbers(path, numbers)
+save = write_named

@@ -7,7 +7,7 @@ from ...components.controllers.collapse_detector import ALARMS
 from ...core.trace import Trace
 from ...experiments.runner import row
 from ..explorer.study import say_beside
-from ..report import nothing, signed
+from ..report import errors, nothing, share, signed
 from .study import GUARDS, batch_classes, inside
 
 SAID = {"broken_outputs": "broken outputs", "few_classes": "few classes",
@@ -55,7 +55,7 @@ def say_run(numbers: dict, name: str = "This run") -> str:
     """A run in a sentence."""
     whole = numbers["whole"]
     alarms = np.flatnonzero(numbers["alarm"] > 0)
-    others = ", ".join(f"{other} {value:.1f} %" for other, value in whole.items() if other)
+    others = errors(whole, "")
     text = (f"{name}: error {whole['']:.1f} %" + (f" ({others})" if others else "")
             + f", {numbers['error'][-1]:.1f} % at the end")
     text += (f"; first alarm in step {numbers['step'][alarms[0]]} of {len(numbers['step'])} "
@@ -67,8 +67,8 @@ def say_run(numbers: dict, name: str = "This run") -> str:
         text += (f"; the guard acted {_times(len(numbers['actions']))}: "
                  f"{listed}{', ...' if len(numbers['actions']) > 4 else ''}")
     if numbers["answered"]:
-        text += "; batches answered by " + ", ".join(f"{who} {100 * share:.0f} %"
-                                                     for who, share in numbers["answered"].items())
+        text += "; batches answered by " + ", ".join(
+            f"{who} {share(part)}" for who, part in numbers["answered"].items())
     return text + "."
 
 
@@ -76,45 +76,41 @@ def _times(n: int) -> str:
     return {1: "once", 2: "twice"}.get(n, f"{n} times")
 
 
+def _cosine(value: float) -> str:
+    return signed(value, 2) if np.isfinite(value) else "not defined"
+
+
 def say_inside(found: dict) -> list[str]:
     """`inside` in sentences."""
     n = inside(found)
     lines = [f"{when.capitalize()} the run: error {v['error']:.0f} % on these "
              f"{len(found[when]['loss'])} images; median entropy {v['entropy']:.2g} nats, median "
-             f"gradient {v['norm']:.2g}; rank correlation of the two {_signed(v['correlation'])}; "
-             f"cosine of an image's gradient with that of the others: {_signed(v['others_right'])} "
-             f"where the answer is right, {_signed(v['others_wrong'])} where it is wrong (medians)."
+             f"gradient {v['norm']:.2g}; rank correlation of the two {_cosine(v['correlation'])}; "
+             f"cosine of an image's gradient with that of the others: {_cosine(v['others_right'])} "
+             f"where the answer is right, {_cosine(v['others_wrong'])} where it is wrong (medians)."
              for when, v in n.items()]
     a = n["before"]
     b = n["after"]
     if a["correlation"] > 0.3:
         lines.append("Before the run unsure images pull hardest, as SAR observed; of the surer "
-                     f"half {_percent(a['wrong_sure'])} are wrong, of the other half "
-                     f"{_percent(a['wrong_unsure'])}.")
+                     f"half {share(a['wrong_sure'])} are wrong, of the other half "
+                     f"{share(a['wrong_unsure'])}.")
     if b["error"] > a["error"] + 10 and b["entropy"] < a["entropy"]:
         lines.append("Afterwards the model is wrong more often and yet surer: of the surer half "
-                     f"{_percent(b['wrong_sure'])} are wrong, of the other half "
-                     f"{_percent(b['wrong_unsure'])}. A rule that learns only from sure images "
+                     f"{share(b['wrong_sure'])} are wrong, of the other half "
+                     f"{share(b['wrong_unsure'])}. A rule that learns only from sure images "
                      "would learn these.")
     return lines
 
 
-def _signed(value: float) -> str:
-    return signed(value, 2) if np.isfinite(value) else "not defined"
-
-
 def say_falling(numbers: dict, name: str) -> str:
     """`falling` in a sentence."""
-    first, last = ({k: _percent(numbers[k][at]) for k in ("correct", "wrong", "wrong_risen")}
+    first, last = ({k: share(numbers[k][at]) for k in ("correct", "wrong", "wrong_risen")}
                    for at in (0, -1))
     return (f"{name}: of the wrong answers {first['wrong']} have fallen in the first stretch and "
             f"{last['wrong']} in the last, of the right ones {first['correct']} and "
             f"{last['correct']}; among the images that rose, {first['wrong_risen']} and then "
             f"{last['wrong_risen']} are wrong.")
-
-
-def _percent(value) -> str:
-    return f"{100 * value:.0f} %" if np.isfinite(value) else "none"
 
 
 def say_truth(watched: dict) -> str:

@@ -16,6 +16,7 @@ from ...analysis import timelines as views
 from ...analysis.columns import column, ratio
 from ...components.controllers.collapse_detector import ALARMS, CollapseDetector, fitted, why_not
 from ...experiments.experiment import NO_LABELS
+from ..base import effective_number
 from ..report import points, signed
 
 RECENT = 500      # images that "now" means
@@ -115,12 +116,10 @@ def label_free(trace, references: dict) -> dict[str, float]:
     if len(there):
         found |= {"falling": 100 * float((there < 0).mean()),
                   "rising": 100 * float((there > 0).mean()), "mean rise": float(there.mean())}
-    share = np.bincount(prediction[prediction >= 0].astype(np.int64)) / max(int((prediction
-                                                                                 >= 0).sum()), 1)
-    if share.any():
-        used = share[share > 0]
-        found |= {"classes in use": float(np.exp(-(used * np.log(used)).sum())),
-                  "largest class": 100 * float(share.max())}
+    there = prediction[prediction >= 0].astype(np.int64)
+    if len(there):
+        largest = np.bincount(there).max() / len(there)
+        found |= {"classes in use": effective_number(there), "largest class": 100 * float(largest)}
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
