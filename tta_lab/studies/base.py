@@ -139,12 +139,6 @@ def deviation(values, axis: int = 0) -> np.ndarray:
     return np.full_like(values.mean(axis), math.nan)
 
 
-def spread_of(values, axis: int = 0) -> np.ndarray | None:
-    """`deviation` for a figure: None where there is none."""
-    found = deviation(values, axis)
-    return found if np.isfinite(found).all() else None
-
-
 def points_of(*parts) -> tuple[float, float]:
     """The sum of the means of independent samples, one number an image each, in points, and its
     standard error over images."""

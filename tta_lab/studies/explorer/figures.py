@@ -55,10 +55,10 @@ def plot_explorer_errors(numbers, backend: str = "matplotlib", ax=None):
         title = "Agreement (no labels)"
     marks = tuple(numbers.get("marks", ()))
     return draw([Panel(title, x, so_far["what"], lines, marks=marks if lines else (),
-                       note=so_far["why"]), Panel(who, x, "share of the group"
-                                                  if "all" not in fall["share"]
-                                                  else "share of the images", shares, percent=True,
-                                                  top=1.0, note=fall["why"])], backend, ax)
+                       note=so_far["why"]),
+                 Panel(who, x, "share of the group" if "all" not in fall["share"]
+                       else "share of the images", shares, percent=True, top=1.0,
+                       note=fall["why"])], backend, ax)
 
 
 def plot_explorer_predictions(numbers, backend: str = "matplotlib", ax=None):
@@ -118,10 +118,6 @@ def _caption(t: dict) -> str:
     return "\n".join(lines)
 
 
-FIGURES = {
-    "errors": plot_explorer_errors,
-    "images": plot_explorer_images,
-    "predictions": plot_explorer_predictions,
-    "probabilities": plot_explorer_probabilities,
-    "threshold": plot_explorer_threshold,
-}
+FIGURES = {"errors": plot_explorer_errors, "images": plot_explorer_images,
+           "predictions": plot_explorer_predictions, "probabilities": plot_explorer_probabilities,
+           "threshold": plot_explorer_threshold}
