@@ -38,7 +38,7 @@ class Plan:
         """The full plan, or the fast one, with those settings replaced that are not zero; ``model``
         and ``images`` are texts, "" the embedded ones. Raises ValueError for an unknown setting,
         and as `own.pair_of` does."""
-        names = [f.name for f in fields(cls)]
+        names = list(cls.defaults())
         unknown = [name for name in given if name not in names]
         if unknown:
             raise ValueError(f"a plan has no setting {unknown[0]!r}; it has: {', '.join(names)}")
@@ -49,14 +49,22 @@ class Plan:
         pair = own.pair_of(model, images, trust)
         return cls(**size | {"model": pair.model, "images": pair.images}).on(pair)
 
+    @classmethod
+    def defaults(cls) -> dict:
+        """The settings of the full plan, the study's own first."""
+        everywhere = {f.name for f in fields(Plan)}
+        return {f.name: f.default
+                for f in sorted(fields(cls), key=lambda f: f.name in everywhere)}
+
     def on(self, pair: own.Pair) -> Self:
         """The same plan with what a model and images allow, and ``notes`` on it."""
         raise NotImplementedError
 
     def settings(self) -> str:
         """What differs from the full plan, as arguments of ``Plan``."""
-        return ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self)
-                         if f.name != "notes" and getattr(self, f.name) != f.default)
+        return ", ".join(f"{name}={getattr(self, name)!r}"
+                         for name, usual in self.defaults().items()
+                         if name != "notes" and getattr(self, name) != usual)
 
     @property
     def embedded(self) -> bool:
