@@ -192,7 +192,7 @@ def runs_on(folder, source, stream_name, seed, models, until) -> bool:
                         datasets_load.load(images) if isinstance(images, str) else images,
                         device="cpu", cache=folder / "given")
         adapter = Adapter(model, recipe, seed=seed, device="cpu", record="source",
-                          channels_last=True, given=given)
+                          channels_last=True, source_info=given)
         adapter.shared_source, why = shared, ""
         try:
             trace = run(adapter, stream)

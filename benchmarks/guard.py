@@ -148,7 +148,7 @@ def make_rows(rows: Runs, models: Models, until: float, source: str, stream: str
     def trace_of(recipe, label):
         given = prepare(model, recipe, datasets_load.load(images) if isinstance(images, str) else images, device="cpu", cache=models.cache) \
             if label in ("eata",) else {}
-        adapter = Adapter(model, recipe, seed=seed, device="cpu", channels_last=True, given=given)
+        adapter = Adapter(model, recipe, seed=seed, device="cpu", channels_last=True, source_info=given)
         adapter.shared_source = shared
         return run(adapter, made)
 

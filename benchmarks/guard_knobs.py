@@ -72,8 +72,8 @@ ALWAYS = {"choose": False}
 class Recorder(Guard):
     """A guard that acts, keeps what its choice would see, and never chooses."""
 
-    def answer(self, view, logits, rows, step, state):
-        references = _references(view, rows, state["batch_norm"])
+    def answer(self, ctx, logits, rows, step, state):
+        references = _references(ctx, rows, state["batch_norm"])
         seen = {"source": references[0], "batch_norm": references[-1], "method": logits.detach()}
         state.setdefault("seen", []).append({name: z.half().numpy() for name, z in seen.items()} | {
             "n": len(logits), "probability": step["alarm_probability"], "alarm": step["alarm"],
@@ -105,7 +105,7 @@ def record(folder: Path, models: Models, acting, seeds, until: float) -> bool:
                     given = (prepare(model, recipe, datasets_load.load(images), device="cpu",
                                      cache=models.cache) if label.startswith("eata") else {})
                     adapter = Adapter(model, recipe, seed=seed, device="cpu", channels_last=True,
-                                      given=given)
+                                      source_info=given)
                     adapter.shared_source = shared
                     trace = run(adapter, stream)
                     rows = adapter.states["controllers"][-1]["seen"]

@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-from tta_lab import ConfidenceRise, LowEntropy, RandomKeep, Stream, load_model, make
+from tta_lab import ConfidenceRise, EntropyThreshold, RandomKeep, Stream, load_model, make
 from tta_lab.analysis import diagnose
 from tta_lab.components.penalties import Diversity
 from tta_lab.experiments.runner import runs
@@ -56,9 +56,9 @@ def variants():
         "Tent + random, as many": lambda done: tent.where(RandomKeep.like(done["Tent + filter"])),
         "Tent + filter, tolerance 0.05": tent.where(ConfidenceRise(tolerance=0.05)),
         "Tent + filter, running statistics": tent.where(ConfidenceRise(statistics="running")),
-        "Tent + entropy below 0.4 ln K": tent.where(LowEntropy()), "Tent + diversity": varied,
+        "Tent + entropy below 0.4 ln K": tent.where(EntropyThreshold()), "Tent + diversity": varied,
         "Tent + filter + diversity": make("wisdom_of_crowds", lr=5e-3),
-        "Tent + entropy below 0.4 ln K + diversity": varied.where(LowEntropy())
+        "Tent + entropy below 0.4 ln K + diversity": varied.where(EntropyThreshold())
     }
     return recipes, settings(rounds=8, per_shift=200), 1
 

@@ -10,11 +10,11 @@ from stored import differences, load, rows
 from tiny import GOLDEN, stream, tiny
 
 from tta_lab.components import updates
-from tta_lab.components.augment import Augmentation, ColourAffine, Occlude, ShufflePatches, ShufflePixels
+from tta_lab.components.augment import Augmentation, ColorAffine, Occlude, ShufflePatches, ShufflePixels
 from tta_lab.components.norms.batch_norm import BatchStatistics, SourceStatistics
 from tta_lab.components.penalties import AugmentedAgreement, Diversity
-from tta_lab.components.selectors import DestroyedObject, LowEntropy
-from tta_lab.components.updates import Anchored
+from tta_lab.components.selectors import EntropyThreshold, PLPDFilter
+from tta_lab.components.updates import WeightEnsembling
 from tta_lab.core.adapter import Adapter
 from tta_lab.core.parts import SlidingWindow, Step
 from tta_lab.methods import make
@@ -90,7 +90,7 @@ def deyo(h):
     transform = {"occ": lambda: occlude(h), "patch": lambda: ShufflePatches(h["patch_len"]), "pixel": ShufflePixels}[kind]()
     margin = share(h, "DEYO.MARGIN", "deyo_margin")
     weights = {ours: bool(h[theirs]) for ours, theirs in (("by_certainty", "reweight_ent"), ("by_fall", "reweight_plpd")) if theirs in h}
-    return make("deyo", update=step(h), select=(LowEntropy(margin), DestroyedObject(
+    return make("deyo", update=step(h), select=(EntropyThreshold(margin), PLPDFilter(
         transform, threshold=first(h, "DEYO.PLPD", "plpd_threshold"), fraction=share(h, "EATA.MARGIN_E0", "margin_e0"), **weights)))
 
 
@@ -142,7 +142,7 @@ def cotta(h, augment=None):
 
 def roid(h, augment=Roll()):
     penalties = (AugmentedAgreement(augment),) if h.get("ROID.USE_CONSISTENCY", True) else ()
-    return make("roid", update=step(h), anchor=Anchored(h["ROID.MOMENTUM_SRC"]), penalties=penalties,
+    return make("roid", update=step(h), anchor=WeightEnsembling(h["ROID.MOMENTUM_SRC"]), penalties=penalties,
                 prior_correction=h.get("ROID.USE_PRIOR_CORRECTION", True))
 
 
@@ -168,9 +168,9 @@ RECIPES = {  # method of the index -> our recipe from the settings of a run
     **{f"t3a-{code}": t3a for code in ("official-k10", "official-all", "official-kminus1", "stamprepo-k10", "stamprepo-kall")},
     "memo-om-fixedviews": memo,
     "roid-om-fixaug": roid, "roid-om-noconsist": roid, "roid-om-noconsist-noprior": roid,
-    "roid-om": lambda h: roid(h, ColourAffine(blur_and_noise=False, padding="reflect")),
+    "roid-om": lambda h: roid(h, ColorAffine(blur_and_noise=False, padding="reflect")),
     "cotta-official-fixaug-norestore": cotta, "cotta-official-fixaug-fixedrestore": cotta, "cotta-om-fixaug-norestore": cotta,
-    "cotta-om": lambda h: cotta(h, ColourAffine()),
+    "cotta-om": lambda h: cotta(h, ColorAffine()),
 }
 SPARED = {  # settings that no recipe takes, and why
     "fisher_batches": "of the Fisher information, which is stored", "fisher_batch_size": "likewise", "SOURCE.NUM_SAMPLES": "likewise",
@@ -187,26 +187,26 @@ def given(run):
 
 
 def play(run, recipe=None, seed=0):
-    """Run a recipe over the run's stream: outputs (batches, batch, 10), the adapter, how many passed LowEntropy in each step."""
+    """Run a recipe over the run's stream: outputs (batches, batch, 10), the adapter, how many passed EntropyThreshold in each step."""
     row, h = INDEX[run], stored(run)["hparams"]
     recipe = RECIPES[row["method"]](h) if recipe is None else recipe
-    adapter = Adapter(tiny(row["model"]), recipe, device="cpu", seed=seed, given=given(run))
+    adapter = Adapter(tiny(row["model"]), recipe, device="cpu", seed=seed, source_info=given(run))
     uniform = updates.uniform
     if "fixedrestore" in run:
         updates.uniform = lambda shape, rng: torch.arange(math.prod(shape)).remainder(100).div(100).view(shape)
     rewind = adapter.rewind
     adapter.rewind = lambda what: (setattr(adapter, "last", changes(adapter)), rewind(what))
-    outputs, certain, ask = [], [], LowEntropy.weights
+    outputs, certain, ask = [], [], EntropyThreshold.weights
     adapter.seen_on_the_way = seen = {}
     fresh = h.get("episodic", h.get("copy_model", False))  # every batch begins at the source
 
-    def spy(self, view, losses, keep, state):
-        w = ask(self, view, losses, keep, state)
-        if view.look == 0:
+    def spy(self, ctx, losses, keep, state):
+        w = ask(self, ctx, losses, keep, state)
+        if ctx.look == 0:
             certain[-1] = int((keep & (w > 0)).sum())
         return w
 
-    LowEntropy.weights = spy
+    EntropyThreshold.weights = spy
     try:
         for x in stream(row["stream"])[0]:
             if fresh and outputs:
@@ -218,7 +218,7 @@ def play(run, recipe=None, seed=0):
         if fresh and "copy_model" in h:  # it adapts a copy
             adapter.reset(keep_trace=True)
     finally:
-        LowEntropy.weights, updates.uniform = ask, uniform
+        EntropyThreshold.weights, updates.uniform = ask, uniform
     return np.stack(outputs), adapter, certain
 
 

@@ -171,7 +171,7 @@ def test_old_python_is_named():
     assert bootstrap.check_python((3, 11, 0)) is None
 
 
-@pytest.mark.parametrize("name", ["__init__", "__main__", "bootstrap"])
+@pytest.mark.parametrize("name", ["__init__", "__main__", "cli/bootstrap", "cli/__init__"])
 def test_what_runs_first_can_be_read_by_python_3_8(name):
     import ast
 

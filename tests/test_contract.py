@@ -11,8 +11,8 @@ from tta_lab.components.selectors import SELECTORS
 from tta_lab.components.source import prepare as source
 from tta_lab.core.adapter import Adapter
 from tta_lab.core.knobs import knobs
-from tta_lab.core.needs import GIVEN
 from tta_lab.core.parts import AllParameters, NeedsError, NormAffine, Selector, needs_of
+from tta_lab.core.source_info import source_info_of
 from tta_lab.core.source_model import InputError
 from tta_lab.methods import METHODS, make
 from tta_lab.methods.serialise import PARTS, from_json, to_json
@@ -78,7 +78,7 @@ def test_contract(name, chain, model, amp, batches):
     batches = [x[:rows] for x in batches]
     if obstacle(name, model):
         with pytest.raises(NeedsError, match=obstacle(name, model)):
-            Adapter(net, recipe, device="cpu", given={**{name: {} for name in GIVEN}, "posterior": around(net)})(batches[0])
+            Adapter(net, recipe, device="cpu", source_info={**{name: {} for name in source_info_of(recipe)}, "posterior": around(net)})(batches[0])
         return
     options = {"seed": 1, "device": "cpu", "amp": amp, "given": given(make(name), model)}
     before, global_rng = copy.deepcopy(net.state_dict()), torch.get_rng_state()
@@ -139,7 +139,7 @@ def test_a_recipe_prints_compares_and_saves(name):
         assert len(chained.select) == len(recipe.select) + len(SELECTORS)
     else:
         with pytest.raises(TypeError, match="no loss"):
-            recipe.where(SELECTORS["low_entropy"]())
+            recipe.where(SELECTORS["entropy_threshold"]())
 
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
@@ -161,7 +161,7 @@ def test_every_knob_is_described_and_guarded(part):
 
 
 class _Nobody(Selector):
-    def weights(self, view, losses, keep, state):
+    def weights(self, ctx, losses, keep, state):
         return losses * 0
 
 
@@ -216,7 +216,7 @@ def edge(name, net, images, **options):
         taken = source.prepare(net, recipe, x[:64], torch.arange(64) % net.head.out_features, device="cpu")
     else:
         taken = given(recipe, "tinybn")
-    adapter = Adapter(net, recipe, device="cpu", given=taken, **options)
+    adapter = Adapter(net, recipe, device="cpu", source_info=taken, **options)
     return [adapter(v[:ROWS.get(name, 24)]) for v in images], adapter
 
 
@@ -266,7 +266,7 @@ def test_predicting_changes_nothing(name, batches):
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name]().learns])
 def test_an_empty_selection_moves_nothing_unless_declared(name, batches):
     recipe = make(name, penalties=(), when_empty="skip", **SETTINGS.get(name, {})).where(_Nobody())
-    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given(make(name), "tinybn"))
+    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", source_info=given(make(name), "tinybn"))
     for x in batches[:2]:
         assert torch.isfinite(adapter(x[:ROWS.get(name, 24)])).all()
     assert all(torch.equal(p, adapter.origin[k]) for k, p in adapter.tuned.items()) and adapter.trace.step("skipped").all()

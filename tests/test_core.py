@@ -11,7 +11,7 @@ from torch import nn
 
 from tta_lab.components.norms.batch_norm import MixedStatistics, SourceStatistics
 from tta_lab.components.penalties import Diversity
-from tta_lab.components.selectors import ConfidenceRise, LowEntropy, RandomKeep
+from tta_lab.components.selectors import ConfidenceRise, EntropyThreshold, RandomKeep
 from tta_lab.core import scores
 from tta_lab.core.adapter import AdaptationError, Adapter
 from tta_lab.core.knobs import knobs, with_knobs
@@ -88,8 +88,8 @@ def test_a_short_name_reaches_the_inner_knob():
         [nn.Parameter(torch.zeros(1))]), "a momentum above 0"),
     (lambda: make("tent", momentum=1).update.build([nn.Parameter(torch.zeros(1))]), "stay below 1"),
     (lambda: make("tent", preset=["cifar10_c"]), "tent has no preset"),
-    (lambda: make("tent").where(LowEntropy(), LowEntropy(0.1)) and with_knobs(
-        make("tent").where(LowEntropy(), LowEntropy(0.1)), fraction=0.2),
+    (lambda: make("tent").where(EntropyThreshold(), EntropyThreshold(0.1)) and with_knobs(
+        make("tent").where(EntropyThreshold(), EntropyThreshold(0.1)), fraction=0.2),
      "several knobs called 'fraction': select.0.fraction, select.1.fraction"),
 ])
 def test_wrong_settings_are_named(call, message):
@@ -112,12 +112,12 @@ def test_catalogue_lists_what_make_builds():
 # --- identities between methods -----------------------------------------------------------------
 
 class _All(Selector):
-    def weights(self, view, losses, keep, state):
+    def weights(self, ctx, losses, keep, state):
         return torch.ones_like(losses)
 
 
 class _Half(Selector):
-    def weights(self, view, losses, keep, state):
+    def weights(self, ctx, losses, keep, state):
         return torch.full_like(losses, 0.5)
 
 
@@ -212,8 +212,8 @@ def test_twins_in_a_batch_get_the_same_answer_and_bn_1_ignores_brightness_of_its
 
 
 def test_independent_mask_selectors_commute(batches):
-    one, _ = play(make("tent").where(ConfidenceRise(), LowEntropy(0.3)), batches)
-    two, _ = play(make("tent").where(LowEntropy(0.3), ConfidenceRise()), batches)
+    one, _ = play(make("tent").where(ConfidenceRise(), EntropyThreshold(0.3)), batches)
+    two, _ = play(make("tent").where(EntropyThreshold(0.3), ConfidenceRise()), batches)
     assert torch.equal(one, two)
 
 
@@ -230,8 +230,8 @@ def test_weights_scale_the_loss_but_not_the_count(batches):
 
 def test_average_kept_and_all_differ_by_the_share_kept(batches):
     rule = Step(rule="sgd", lr=1.0, momentum=0.0)
-    kept, a = play(make("tent", update=rule).where(LowEntropy(0.2)), batches[:1])
-    _, b = play(make("tent", update=rule, average="all").where(LowEntropy(0.2)), batches[:1])
+    kept, a = play(make("tent", update=rule).where(EntropyThreshold(0.2)), batches[:1])
+    _, b = play(make("tent", update=rule, average="all").where(EntropyThreshold(0.2)), batches[:1])
     share = a.trace.step("n_kept")[0] / 64
     assert 0 < share < 1
     for p, q, o in zip(a._params, b._params, a._origin, strict=True):
@@ -344,7 +344,7 @@ def test_selection_ignores_a_constant_added_to_the_logits(batches):
 
 def test_nothing_kept_goes_on_with_the_diversity_term_alone(batches):
     class Nobody(Selector):
-        def weights(self, view, losses, keep, state):
+        def weights(self, ctx, losses, keep, state):
             return torch.zeros_like(losses)
 
     _, named = play(make("wisdom_of_crowds", select=(Nobody(),)), batches[:2])
@@ -369,7 +369,7 @@ def test_low_entropy_is_strict_and_relative_to_the_classes():
             return self.scale * x
 
     adapter = Adapter(Identity(),
-                      make("tent", train=AllParameters()).where(LowEntropy(1.0)), device="cpu")
+                      make("tent", train=AllParameters()).where(EntropyThreshold(1.0)), device="cpu")
     # entropy exactly ln 2, and a little less
     adapter(torch.tensor([[0.0, 0.0], [0.1, 0.0]]))
     assert adapter.trace["kept"].tolist() == [False, True]
@@ -393,7 +393,7 @@ def test_random_keep_keeps_the_stated_number_and_follows_a_trace(batches):
 
 def test_a_failed_step_answers_with_the_source_and_leaves_the_state(batches):
     class Breaks(Selector):
-        def weights(self, view, losses, keep, state):
+        def weights(self, ctx, losses, keep, state):
             if len(losses) == 7:
                 raise RuntimeError("broken")
             return torch.ones_like(losses)
@@ -581,7 +581,7 @@ def test_torchvision_model_adapts():
 
 def test_controller_can_reset(batches):
     class Every(Controller):
-        def decide(self, lesson, state):
+        def decide(self, loss_output, state):
             return "reset"
 
     adapter = Adapter(tiny("tinybn"), make("tent", controllers=(Every(),)), device="cpu")
@@ -613,7 +613,7 @@ def test_answer_after_is_the_next_look(batches):
 # --- trace --------------------------------------------------------------------------------------
 
 def test_trace_columns_agree_with_the_logits(batches):
-    answers, adapter = play(make("tent").where(LowEntropy(0.3)), batches[:2], record="source")
+    answers, adapter = play(make("tent").where(EntropyThreshold(0.3)), batches[:2], record="source")
     z = answers.flatten(0, 1)
     trace = adapter.trace
     assert len(trace) == 128 and trace["step"].tolist(
@@ -672,4 +672,4 @@ def test_making_an_adapter_leaves_the_global_generator_to_other_threads(monkeypa
     Adapter(tiny("tinybn"), make("tent"), device="cpu")
     # a method that draws weights of its own needs it
     with pytest.raises(AssertionError, match="borrowed"):
-        Adapter(tiny("tinybn"), make("rmt"), device="cpu", given=given(make("rmt"), "tinybn"))
+        Adapter(tiny("tinybn"), make("rmt"), device="cpu", source_info=given(make("rmt"), "tinybn"))

@@ -10,11 +10,11 @@ import torch
 from tta_lab import load, load_model, make
 from tta_lab.components.controllers.guard import guarded
 from tta_lab.components.penalties import Diversity
-from tta_lab.components.selectors import ConfidenceRise, LowEntropy
+from tta_lab.components.selectors import ConfidenceRise, EntropyThreshold
 from tta_lab.core.parts import Step
 from tta_lab.core.run_keys import described
 from tta_lab.experiments.compose import to_code as compose_code
-from tta_lab.experiments.experiment import Choice, Session, explore, needs, obstacles, stream_code
+from tta_lab.experiments.experiment import Experiment, Session, explore, incompatibilities, needs, stream_code
 from tta_lab.streams.orders import Dirichlet
 from tta_lab.streams.protocols import PROTOCOLS, continual, correlated, cyclic, gradual, open_set, recurring, reset_each_shift
 from tta_lab.streams.stream import Stream
@@ -24,7 +24,7 @@ RECIPES = [
     make("tent"),
     make("tent", lr=1e-2, average="all"),
     make("eata"),
-    make("tent").where(ConfidenceRise(), LowEntropy(0.3)),
+    make("tent").where(ConfidenceRise(), EntropyThreshold(0.3)),
     make("eata").where(ConfidenceRise(0.1)),
     make("rotta"),
     make("tent", update=Step(rule="sgd", lr=0.01)).plus(Diversity(0.3)),
@@ -35,15 +35,15 @@ RECIPES = [
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: repr(r)[:30])
 def test_a_choice_survives_json(recipe):
-    choice = Choice("fashion_resnet_gn", STREAM + open_set(per_shift=10), recipe, 3)
-    again = Choice.from_json(choice.to_json())
+    choice = Experiment("fashion_resnet_gn", STREAM + open_set(per_shift=10), recipe, 3)
+    again = Experiment.from_json(choice.to_json())
     assert (again.model, again.stream.hash, again.recipe,
             again.seed) == (choice.model, choice.stream.hash, choice.recipe, 3)
 
 
 @pytest.mark.parametrize("i", [1, 3, 4, 6, 8])
 def test_its_code_makes_the_same_run(i):
-    choice = Choice(stream=STREAM, recipe=RECIPES[i], seed=2)
+    choice = Experiment(stream=STREAM, recipe=RECIPES[i], seed=2)
     found = explore(choice, references=(), device="cpu")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -55,10 +55,10 @@ def test_its_code_makes_the_same_run(i):
 
 
 def test_simple_changes_are_written_simply():
-    assert "recipe = make('tent', **{'average': 'all', 'update.lr': 0.01})" in Choice(
+    assert "recipe = make('tent', **{'average': 'all', 'update.lr': 0.01})" in Experiment(
         recipe=RECIPES[1]).to_code().replace("{'update.lr': 0.01, 'average': 'all'}",
                                              "{'average': 'all', 'update.lr': 0.01}")
-    assert "recipe = make('tent').where(ConfidenceRise(" in Choice(recipe=RECIPES[3]).to_code()
+    assert "recipe = make('tent').where(ConfidenceRise(" in Experiment(recipe=RECIPES[3]).to_code()
 
 
 KNOWN = load("fashion_mnist")
@@ -99,7 +99,7 @@ def test_code_makes_the_stream_by_a_call_of_its_protocol(name):
     if name in PROTOCOLS and name not in ("closed_set", "recorded"):
         # nothing but what differs
         assert line == f"stream = {name}()"
-    for code in (Choice(stream=stream).to_code(), compose_code(Choice(stream=stream))):
+    for code in (Experiment(stream=stream).to_code(), compose_code(Experiment(stream=stream))):
         assert line in code and all(i in code for i in imports) and "from_json" not in code
 
 
@@ -119,15 +119,15 @@ def test_natural_domains_and_paths_with_quotes_are_written_as_code(tmp_path):
     exec("\n".join([*imports, line]), space)
     assert space["stream"].hash == stream.hash and line.startswith("stream = continual(known=")
     model = "checkpoint:" + str(root / 'w"\\.pt')
-    assert f"open_model({model!r})" in Choice(model, stream).to_code() and compile(
-        Choice(model, stream).to_code(), "cell", "exec")
-    assert repr(model) in compose_code(Choice(model, stream)) and compile(
-        compose_code(Choice(model, stream)), "cell", "exec")
+    assert f"open_model({model!r})" in Experiment(model, stream).to_code() and compile(
+        Experiment(model, stream).to_code(), "cell", "exec")
+    assert repr(model) in compose_code(Experiment(model, stream)) and compile(
+        compose_code(Experiment(model, stream)), "cell", "exec")
 
 
 def test_references_run_once_for_a_stream_and_what_cannot_run_is_said():
     seen, known = [], {}
-    choice = Choice(stream=STREAM)
+    choice = Experiment(stream=STREAM)
     for _ in range(2):
         found = explore(choice, device="cpu", known=known,
                         each=lambda name, trace: seen.append(name))
@@ -136,25 +136,25 @@ def test_references_run_once_for_a_stream_and_what_cannot_run_is_said():
     assert list(found.references) == ["source", "batch_norm"] and [
         r["run"] for r in found.rows
     ] == ["choice", "source", "batch_norm"]
-    found = explore(Choice("fashion_resnet_gn", STREAM), device="cpu")
+    found = explore(Experiment("fashion_resnet_gn", STREAM), device="cpu")
     assert "batch-norm" in found.refused["batch_norm"] and list(found.references) == ["source"]
 
 
 def test_stop_ends_within_a_batch():
-    found = explore(Choice(stream=STREAM), device="cpu", references=(), stop=lambda: True)
+    found = explore(Experiment(stream=STREAM), device="cpu", references=(), stop=lambda: True)
     assert len(found.trace) == 0 and found.rows == []
 
 
 def test_obstacles_and_needs_are_said_before_a_run():
-    assert obstacles(Choice()) == [] and obstacles(Choice(recipe=make("eata"))) == []
-    assert "batch-norm" in obstacles(Choice("fashion_resnet_gn", recipe=make("rotta")))[0]
-    assert "Fisher" in obstacles(Choice(recipe=make("eata"), source_images=None))[0]
+    assert incompatibilities(Experiment()) == [] and incompatibilities(Experiment(recipe=make("eata"))) == []
+    assert "batch-norm" in incompatibilities(Experiment("fashion_resnet_gn", recipe=make("rotta")))[0]
+    assert "Fisher" in incompatibilities(Experiment(recipe=make("eata"), source_images=None))[0]
     assert needs(make("tent")) == "Needs nothing but a model and images." and "Fisher" in needs(
         make("eata"))
 
 
 def test_a_model_of_ones_own_has_no_json_but_code():
-    choice = Choice(load_model("fashion_resnet_bn"), STREAM)
+    choice = Experiment(load_model("fashion_resnet_bn"), STREAM)
     with pytest.raises(ValueError, match="with a name"):
         choice.to_json()
     space = {"model": choice.model}
@@ -164,26 +164,26 @@ def test_a_model_of_ones_own_has_no_json_but_code():
 
 
 def test_a_model_that_a_text_names_has_code_and_json():
-    choice = Choice("torchvision:resnet18?weights=none&size=28&outputs=0,1,2,3,4,5,6,7,8,9", STREAM)
-    again = Choice.from_json(choice.to_json())
+    choice = Experiment("torchvision:resnet18?weights=none&size=28&outputs=0,1,2,3,4,5,6,7,8,9", STREAM)
+    again = Experiment.from_json(choice.to_json())
     assert described(again.network) == described(
         choice.network) and again.network is not choice.network
     assert "open_model('torchvision:resnet18?weights=none" in choice.to_code(
     ) and "import open_model" in choice.to_code()
     # grey images, and a network for colour
-    assert "this model expects" in obstacles(choice)[0]
-    few = Choice("fashion8_resnet_bn", STREAM)
-    assert "has 8 outputs" in obstacles(few)[0] and "has 8 outputs" in obstacles(
-        Choice(few.network, STREAM))[0]
-    assert "no such file" in obstacles(Choice("/nowhere/weights.pt", STREAM))[0]
-    known = Choice(load_model("fashion_resnet_bn"), STREAM)
+    assert "this model expects" in incompatibilities(choice)[0]
+    few = Experiment("fashion8_resnet_bn", STREAM)
+    assert "has 8 outputs" in incompatibilities(few)[0] and "has 8 outputs" in incompatibilities(
+        Experiment(few.network, STREAM))[0]
+    assert "no such file" in incompatibilities(Experiment("/nowhere/weights.pt", STREAM))[0]
+    known = Experiment(load_model("fashion_resnet_bn"), STREAM)
     assert "# model: your own (SmallResNet), as made above" in known.to_code()
 
 
 @pytest.mark.parametrize("make_stream", [correlated, reset_each_shift, open_set])
 def test_a_session_goes_batch_by_batch_and_ends_where_explore_ends(make_stream):
     stream = make_stream(shifts=("fog", "gaussian_noise"), per_shift=30, batch=20, seed=1)
-    choice = Choice(stream=stream, recipe=guarded(make("tent", lr=1e-2)))
+    choice = Experiment(stream=stream, recipe=guarded(make("tent", lr=1e-2)))
     found = explore(choice, device="cpu")
     session = Session(choice, device="cpu")
     assert (session.done, session.total, session.finished) == (0, len(stream), False)
@@ -208,39 +208,39 @@ def test_a_session_goes_batch_by_batch_and_ends_where_explore_ends(make_stream):
 
 def test_a_session_that_stops_can_be_shown_as_a_choice_and_references_are_kept_when_finished():
     known: dict = {}
-    session = Session(Choice(stream=STREAM, recipe=make("tent", lr=1e-2)), device="cpu",
+    session = Session(Experiment(stream=STREAM, recipe=make("tent", lr=1e-2)), device="cpu",
                       known=known)
     assert session.shown() is session.choice                       # nothing has been shown yet
     session.advance()
     # half a reference is no reference
     assert known == {}
-    again = explore(Choice.from_json(session.shown().to_json()), references=(), device="cpu")
+    again = explore(Experiment.from_json(session.shown().to_json()), references=(), device="cpu")
     np.testing.assert_array_equal(again.trace["entropy"], session.traces["choice"]["entropy"])
     while session.advance():
         pass
-    later = Session(Choice(stream=STREAM), device="cpu", known=known)
+    later = Session(Experiment(stream=STREAM), device="cpu", known=known)
     assert set(later.traces) == {"choice", "source", "batch_norm"} and len(
         later.traces["source"]) == len(session.traces["source"])
     assert len(
         later.traces["choice"]) == 0 and later.probabilities.keys() == {"source", "batch_norm"}
     later.advance()
     assert later.traces["source"] is session.traces["source"]
-    found = explore(Choice(stream=STREAM), device="cpu", known=known)
+    found = explore(Experiment(stream=STREAM), device="cpu", known=known)
     assert found.references["batch_norm"] is session.traces["batch_norm"]
 
 
 def test_a_session_says_what_is_refused_before_it_runs():
-    session = Session(Choice("fashion_resnet_gn", STREAM), device="cpu")
+    session = Session(Experiment("fashion_resnet_gn", STREAM), device="cpu")
     assert "batch-norm" in session.refused["batch_norm"] and set(
         session.traces) == {"choice", "source"}
     with pytest.raises(ValueError, match="Fisher"):
-        Session(Choice(stream=STREAM, recipe=make("eata"), source_images=None), device="cpu")
+        Session(Experiment(stream=STREAM, recipe=make("eata"), source_images=None), device="cpu")
 
 
 def test_images_of_ones_own_without_labels_are_run_and_have_code():
     from dataclasses import replace
     images = load("fashion_mnist").take(torch.arange(40))
-    choice = Choice(stream=continual(replace(images, name="mine", y=torch.full((
+    choice = Experiment(stream=continual(replace(images, name="mine", y=torch.full((
         40,), -1)), shifts=("none",), per_shift=40, batch=20))
     session = Session(choice, device="cpu")
     while session.advance():

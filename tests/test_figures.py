@@ -187,7 +187,7 @@ HARD = {
     "long names": lines(6, name=LONG + "{}"),
     "very long names": lines(3, name=2 * LONG + " {}" + LONG),
     "names of many words": lines(
-        4, name="Tent(lr=0.001).where(ConfidenceRise(), LowEntropy({})) with a diversity term of "
+        4, name="Tent(lr=0.001).where(ConfidenceRise(), EntropyThreshold({})) with a diversity term of "
         "weight 0.5, no reset"),
     "one value": lines(3, lambda i: 14 + 0.0 * T),
     "zero": lines(2, lambda i: 0.0 * T),

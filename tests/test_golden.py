@@ -9,7 +9,7 @@ from stored import spoiled, unused
 from tiny import GOLDEN, source_images, stream, tiny
 
 from tta_lab.components.augment import Occlude
-from tta_lab.components.selectors import CertainWeight, ConfidenceRise, DestroyedObject, DiverseCertain, LowEntropy, NonRedundant
+from tta_lab.components.selectors import ConfidenceRise, DiverseCertain, EntropyThreshold, EntropyWeight, NonRedundant, PLPDFilter
 from tta_lab.components.source import prepare as source
 from tta_lab.core.parts import SlidingWindow, Step
 from tta_lab.methods import make
@@ -41,9 +41,9 @@ MEMO = dict(stored("memo-om-fixedviews__tinybn__s4")["hparams"])
 class _Wrong(ConfidenceRise):
     """The class taken from the adapted model instead of the source: a plausible mistake."""
 
-    def weights(self, view, losses, keep, state):
-        classes = view.logits.detach().argmax(1, keepdim=True)
-        now, then = (z.softmax(1).gather(1, classes)[:, 0] for z in (view.logits.detach(), view.source_logits("batch")))
+    def weights(self, ctx, losses, keep, state):
+        classes = ctx.logits.detach().argmax(1, keepdim=True)
+        now, then = (z.softmax(1).gather(1, classes)[:, 0] for z in (ctx.logits.detach(), ctx.source_logits("batch")))
         return (now >= then).to(losses.dtype)
 
 
@@ -65,9 +65,9 @@ class _Wrong(ConfidenceRise):
     ("tent-unient-repo-diversity__tinybn__s1", make("tent", lr=5e-3)),
     ("eta-om__tinybn__s1", make("eta", lr=4.9e-3)),
     ("eta-om__tinybn__s1", make("eta", lr=5e-3, average="all")),
-    ("eta-om__tinybn__s1", make("eta", lr=5e-3, select=(NonRedundant(0.4), LowEntropy(0.4), CertainWeight(0.4)))),
-    ("eta-om__tinybn__s1", make("eta", lr=5e-3, select=(LowEntropy(0.4), NonRedundant(0.4)))),
-    ("eta-om__tinybn__s1", make("eta", lr=5e-3, select=(LowEntropy(0.4), NonRedundant(0.4, momentum=0.8), CertainWeight(0.4)))),
+    ("eta-om__tinybn__s1", make("eta", lr=5e-3, select=(NonRedundant(0.4), EntropyThreshold(0.4), EntropyWeight(0.4)))),
+    ("eta-om__tinybn__s1", make("eta", lr=5e-3, select=(EntropyThreshold(0.4), NonRedundant(0.4)))),
+    ("eta-om__tinybn__s1", make("eta", lr=5e-3, select=(EntropyThreshold(0.4), NonRedundant(0.4, momentum=0.8), EntropyWeight(0.4)))),
     ("eata-om__tinybn__s1", make("eata", lr=5e-3, weight=19e3)),
     ("eata-official__tinybn__s3", make("eta", rule="sgd", lr=0.05)),
     ("rdumb-om__tinybn__s1", make("rdumb", lr=5e-3, steps=6)),
@@ -80,11 +80,11 @@ class _Wrong(ConfidenceRise):
     ("sar-official-recovery__tinybn__s2", make("sar", lr=0.2, fraction=0.21, form="port")),
     ("sar-om-recovery__tinybn__s2", make("sar", lr=0.2, fraction=0.21, form="reference")),
     ("sar-om-recovery__tinybn__s2", make("sar", lr=0.2, fraction=0.21)),                           # momentum is reset too
-    ("deyo-om-occ__tinybn__s1", make("deyo", lr=5e-3, select=(LowEntropy(0.5), DestroyedObject(Occlude(0.6))))),
-    ("deyo-om-occ__tinybn__s1", make("deyo", lr=5e-3, select=(LowEntropy(0.5), DestroyedObject(Occlude(0.5), by_fall=False)))),
-    ("deyo-om-occ__tinybn__s1", make("deyo", lr=5e-3, select=(LowEntropy(0.4), DestroyedObject(Occlude(0.5))))),
-    ("deyo-om-occ__tinybn__s1", make("deyo", lr=5e-3, select=(DestroyedObject(Occlude(0.5)), LowEntropy(0.5)))),  # of the whole batch
-    ("deyo-om-occ__tinygn__s1", make("deyo", lr=5e-3, average="all", select=(LowEntropy(0.5), DestroyedObject(Occlude(0.5))))),
+    ("deyo-om-occ__tinybn__s1", make("deyo", lr=5e-3, select=(EntropyThreshold(0.5), PLPDFilter(Occlude(0.6))))),
+    ("deyo-om-occ__tinybn__s1", make("deyo", lr=5e-3, select=(EntropyThreshold(0.5), PLPDFilter(Occlude(0.5), by_fall=False)))),
+    ("deyo-om-occ__tinybn__s1", make("deyo", lr=5e-3, select=(EntropyThreshold(0.4), PLPDFilter(Occlude(0.5))))),
+    ("deyo-om-occ__tinybn__s1", make("deyo", lr=5e-3, select=(PLPDFilter(Occlude(0.5)), EntropyThreshold(0.5)))),  # of the whole batch
+    ("deyo-om-occ__tinygn__s1", make("deyo", lr=5e-3, average="all", select=(EntropyThreshold(0.5), PLPDFilter(Occlude(0.5))))),
     ("lame-official-knn__tinybn__s2", make("lame", affinity="knn", k=4)),
     ("lame-official-knn__tinybn__s2", make("lame", affinity="knn", symmetric=True)),
     ("lame-official-knn-sym__tinybn__s2", make("lame", affinity="knn", symmetric=True)),          # never drops a twin

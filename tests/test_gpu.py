@@ -27,7 +27,7 @@ def test_device_agrees_with_the_cpu_and_resets(name, amp):
     recipe = make(name, **settings)
 
     def adapter(device, seed=0, **more):
-        return Adapter(tiny("tinybn"), recipe, seed, device=device, given=given(recipe, "tinybn"),
+        return Adapter(tiny("tinybn"), recipe, seed, device=device, source_info=given(recipe, "tinybn"),
                        **more)
 
     device = adapter("cuda", amp=amp, record="source")

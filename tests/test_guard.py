@@ -68,7 +68,7 @@ def adapter_of(*controllers, name="tent", model="tinybn", record="light", **sett
     recipe = make(name, **settings)
     recipe = replace(recipe, controllers=(*recipe.controllers, *controllers))
     return Adapter(tiny(model), recipe, seed=1, device="cpu", record=record,
-                   given=given(make(name, **settings), model))
+                   source_info=given(make(name, **settings), model))
 
 
 def weights(adapter):
@@ -501,8 +501,8 @@ def test_contract(name, batches):
 class Breaks(type(make("tent"))):
     """Tent whose loss is NaN on images brighter than 1."""
 
-    def losses(self, view, state):
-        return super().losses(view, state) * (math.nan if view.x.max() > 1 else 1)
+    def losses(self, ctx, state):
+        return super().losses(ctx, state) * (math.nan if ctx.x.max() > 1 else 1)
 
 
 def test_a_step_that_fails_leaves_the_guard_untouched(batches):

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from tta_lab import Adapter, Choice, check_up, continual, guarded, load, load_model, make, run, safety_report, with_classes, with_input_card
+from tta_lab import Adapter, Experiment, check_up, continual, guarded, load, load_model, make, run, safety_report, with_classes, with_input_card
 from tta_lab.analysis.collapse import collapse, watch
 from tta_lab.analysis.model_selection import ordered, rank, reference, regret, scores, threshold
 from tta_lab.components.controllers.collapse_detector import CollapseDetector
-from tta_lab.core import knobs
+from tta_lab.core.knobs import knobs
 from tta_lab.core.source_model import InputCard, SourceModel
 from tta_lab.core.trace import Trace
 from tta_lab.data.image_set import ImageSet
 from tta_lab.data.shipped import DataError
 from tta_lab.experiments.compose import decompose, differences
-from tta_lab.experiments.experiment import Session, explore, needs, obstacles
+from tta_lab.experiments.experiment import Session, explore, incompatibilities, needs
 from tta_lab.models.checkpoint_files import read_state_dict
 from tta_lab.models.cifar_networks import load_cifar
 from tta_lab.models.libraries import from_timm, from_torchvision
@@ -174,32 +174,32 @@ WRONG = {
     "safety: progress": (lambda: report(progress="yes"), "progress must be True or False"),
     "rule: harm": (lambda: Rule(harm="a"), "Rule.harm must be a number"),
     "compare: trace": (lambda: compare([], []), "source must be the Trace of a run"),
-    "choice: model": (lambda: Choice(3), "Choice.model must be a text such as 'fashion_resnet_bn'"),
-    "choice: model path": (lambda: Choice(Path("w.pt")), "Choice.model must be a "
+    "choice: model": (lambda: Experiment(3), "Experiment.model must be a text such as 'fashion_resnet_bn'"),
+    "choice: model path": (lambda: Experiment(Path("w.pt")), "Experiment.model must be a "
                            "text.*checkpoint:PATH"),
-    "choice: stream": (lambda: Choice(stream="continual"), r"Choice.stream must be a stream.*make "
+    "choice: stream": (lambda: Experiment(stream="continual"), r"Experiment.stream must be a stream.*make "
                        r"one with tta_lab.continual\(\)"),
-    "choice: images": (lambda: Choice(stream=FEW), r"Choice.stream must be a "
+    "choice: images": (lambda: Experiment(stream=FEW), r"Experiment.stream must be a "
                        r"stream.*tta_lab.continual\(images\)"),
-    "choice: recipe": (lambda: Choice(recipe=3), "Choice.recipe must be a method"),
-    "choice: recipe name": (lambda: Choice(recipe="tnt"), "no method 'tnt'"),
-    "choice: seed": (lambda: Choice(seed=1.5), "Choice.seed must be a whole number"),
-    "choice: source": (lambda: Choice(source_images=3),
-                       "Choice.source_images must be an image set"),
-    "choice: json": (lambda: Choice.from_json("[1]"), "not a choice written by to_json"),
-    "choice: json lacks": (lambda: Choice.from_json("{}"), "it lacks 'stream'"),
-    "choice: json more": (lambda: Choice.from_json(Choice().to_json()[:-1] + ', "modell": 1}'),
+    "choice: recipe": (lambda: Experiment(recipe=3), "Experiment.recipe must be a method"),
+    "choice: recipe name": (lambda: Experiment(recipe="tnt"), "no method 'tnt'"),
+    "choice: seed": (lambda: Experiment(seed=1.5), "Experiment.seed must be a whole number"),
+    "choice: source": (lambda: Experiment(source_images=3),
+                       "Experiment.source_images must be an image set"),
+    "choice: json": (lambda: Experiment.from_json("[1]"), "not a choice written by to_json"),
+    "choice: json lacks": (lambda: Experiment.from_json("{}"), "it lacks 'stream'"),
+    "choice: json more": (lambda: Experiment.from_json(Experiment().to_json()[:-1] + ', "modell": 1}'),
                           "entries modell, which a choice has not"),
-    "explore: choice": (lambda: explore("tent"), "choice must be a Choice"),
-    "explore: references": (lambda: explore(Choice(), references="source"), "references must list "
+    "explore: choice": (lambda: explore("tent"), "choice must be an Experiment"),
+    "explore: references": (lambda: explore(Experiment(), references="source"), "references must list "
                             "names of methods"),
-    "explore: reference": (lambda: explore(Choice(), references=("sorce",)), "no method 'sorce'"),
-    "session": (lambda: Session(make("tent")), "choice must be a Choice"),
-    "obstacles": (lambda: obstacles(3), "choice must be a Choice"),
+    "explore: reference": (lambda: explore(Experiment(), references=("sorce",)), "no method 'sorce'"),
+    "session": (lambda: Session(make("tent")), "choice must be an Experiment"),
+    "obstacles": (lambda: incompatibilities(3), "choice must be an Experiment"),
     "needs": (lambda: needs(3), "recipe must be a method"),
     "decompose": (lambda: decompose(3), "recipe must be a method"),
     "differences": (lambda: differences("tent", 3), "b must be a method"),
-    "knobs: near": (lambda: knobs("tnet"), "no method 'tnet'; did you mean 'tent'"),
+    "knobs: near": (lambda: knobs("tnet"), "no method 'tnet'; there are: .*did you mean 'tent'"),
     "knobs: number": (lambda: knobs(3), "knobs are those of a recipe"),
     "guard: near": (lambda: guarded("tent", actoin="reset"), "no setting 'actoin'; did you mean "
                     "action"),
@@ -264,7 +264,7 @@ def test_numbers_of_numpy_and_sides_and_single_numbers_make_cards():
 def test_texts_name_models_methods_and_images_everywhere(capsys):
     assert [k.name for k in knobs("eata")] == [k.name for k in knobs(make("eata"))]
     assert guarded("tent", action="reset") == guarded(make("tent"), action="reset")
-    assert Choice(recipe="tent") == Choice() and needs("eata") == needs(
+    assert Experiment(recipe="tent") == Experiment() and needs("eata") == needs(
         make("eata")) and differences("tent", "eata")
     assert str(check_up("fashion_resnet_bn", "fashion_mnist",
                         n=100)) == str(check_up(load_model(), load("fashion_mnist"), n=100))
@@ -285,6 +285,6 @@ def test_texts_name_models_methods_and_images_everywhere(capsys):
                              for s in one["situations"]]
     assert found[0] == found[1]
     stream = continual(shifts=("fog",), per_shift=20, batch=10)
-    assert explore(Choice("fashion_resnet_bn", stream, "tent"), references=(), device="cpu").rows[0]["error"] == \
-        explore(Choice(load_model(), stream, make("tent")), references=(), device="cpu").rows[0]["error"]
+    assert explore(Experiment("fashion_resnet_bn", stream, "tent"), references=(), device="cpu").rows[0]["error"] == \
+        explore(Experiment(load_model(), stream, make("tent")), references=(), device="cpu").rows[0]["error"]
     assert capsys.readouterr() == ("", "")

@@ -201,9 +201,9 @@ def test_saved_and_loaded(tmp_path):
     watch = L.LayerWatch(a)
     run(a, STREAM.cut(0, 3), each=watch)
     loaded = L.LayerWatch.load(watch.save(tmp_path / "layers.npz"))
-    for view in (L.layer_distance, L.norm_drift, L.layer_alignment):
-        for name, value in view(watch).items():
-            assert np.array_equal(value, view(loaded)[name], equal_nan=not isinstance(value, list | str)), name
+    for ctx in (L.layer_distance, L.norm_drift, L.layer_alignment):
+        for name, value in ctx(watch).items():
+            assert np.array_equal(value, ctx(loaded)[name], equal_nan=not isinstance(value, list | str)), name
     a.trace.save(tmp_path / "trace.npz")
     with pytest.raises(ValueError, match="holds no record of layers; write one with LayerWatch.save"):
         L.LayerWatch.load(tmp_path / "trace.npz")
@@ -256,7 +256,7 @@ def test_gradients_agree_with_the_probe_of_the_crowd_and_leave_no_trace():
     np.testing.assert_allclose(numbers["norm"], L.sample_gradients(a, STREAM.cut(2, 3), limit=6)["norm"], rtol=1e-5)   # Tent's loss is the entropy
     with pytest.raises(ValueError, match="loss must be 'entropy' or 'method'"):
         L.sample_gradients(a, STREAM, loss="mean")
-    with pytest.raises(ValueError, match="has no loss of its own"):
+    with pytest.raises(ValueError, match="has no loss of single images"):
         L.sample_gradients(adapter("source"), STREAM, loss="method")
 
 

@@ -37,7 +37,7 @@ def test_every_form_and_preset_is_built_and_runs(name, variant):
         assert (values[resolve(recipe, key)] if key not in vars(recipe) else getattr(recipe, key)) == value
     assert from_json(to_json(recipe)) == recipe
     recipe = replace(recipe, views=2) if "views" in values else recipe
-    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given(make(name), "tinybn"))
+    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", source_info=given(make(name), "tinybn"))
     assert all(torch.isfinite(adapter(x[:6])).all() for x in stream("s3")[0][:2])
 
 

@@ -294,7 +294,7 @@ def test_a_teacher_leaves_the_student_its_own_tensors(method):
     shared = drawn(conv_net(layer, layer))
     recipe = make(method)
     given = prepare(shared, recipe, IMAGES, batch=4, device="cpu")
-    a, b = (Adapter(shared, recipe, device="cpu", given=given) for _ in range(2))
+    a, b = (Adapter(shared, recipe, device="cpu", source_info=given) for _ in range(2))
     a(IMAGES)
     own = dict(a.model.named_parameters())
     assert all(own[name] is p for name, p in a.tuned.items())

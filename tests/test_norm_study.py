@@ -133,7 +133,7 @@ def test_harm_is_counted_against_the_own_start_and_beyond_chance():
 def test_arms_are_what_their_names_say():
     plan, trained = replace(TINY, shifts=("gaussian_noise",), per_shift=60, batch=30), {}
     for name, recipe in {**S.arms(0.3), "published": make("sar", lr=0.3)}.items():
-        adapter = Adapter(S._model("fashion_resnet_gn"), recipe, seed=0, device="cpu")
+        adapter = Adapter(S.own.network("fashion_resnet_gn"), recipe, seed=0, device="cpu")
         trace = run(adapter, plan.stream("mixed", 0))
         trained[name] = torch.cat([p.detach().flatten() for p in adapter.tuned.values()])
         assert np.isfinite(row(trace)["error"])

@@ -11,7 +11,7 @@ import pytest
 from figure_check import faults_of, hooked, records
 
 from tta_lab.cli import headless
-from tta_lab.experiments.experiment import Choice
+from tta_lab.experiments.experiment import Experiment
 from tta_lab.methods.serialise import from_json
 from tta_lab.studies.crowds import study as crowds
 from tta_lab.studies.streams import study as stream_study
@@ -208,7 +208,7 @@ def test_tiny_run_of_the_explorer_gives_the_stored_numbers_and_can_be_repeated(e
     run = {k: found["runs"][0][k] for k in stored["run"]}
     assert numbers_that_differ(run, stored["run"], stored["tolerance"]) == []
     assert found["runs"][0]["method"] == "tent + confidence rise lr 0.01" and {"date", "torch", "tta_lab"} <= set(found["made"])
-    assert Choice.from_json(json.dumps(found["state"])).recipe.update.lr == 0.01 and "Done, tent + confidence rise lr 0.01" in result.printed
+    assert Experiment.from_json(json.dumps(found["state"])).recipe.update.lr == 0.01 and "Done, tent + confidence rise lr 0.01" in result.printed
 
 
 def test_tiny_run_of_the_explorer_leaves_figures_and_sentences(explorer_run):
@@ -241,7 +241,7 @@ def test_tiny_run_of_your_model_gives_the_stored_numbers(your_model_run):
     assert numbers_that_differ(run, stored["run"], stored["tolerance"]) == []
     assert found["caught"] == stored["caught"] and all(found["caught"].values()) and found["verdict"] == stored["verdict"]
     assert found["same"] == "All 9 label-free numbers are the same with labels and without." and {"date", "torch", "tta_lab"} <= set(found["made"])
-    assert Choice.from_json(found["runs"][0]["choice"]).model.startswith("checkpoint:") and "Verdict: do not use" in result.printed
+    assert Experiment.from_json(found["runs"][0]["choice"]).model.startswith("checkpoint:") and "Verdict: do not use" in result.printed
 
 
 def test_tiny_run_of_your_model_leaves_figures_and_sentences(your_model_run):

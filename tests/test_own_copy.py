@@ -13,15 +13,15 @@ from tta_lab import Adapter, make, wrap
 from tta_lab.components.norms.batch_norm import BatchStatistics
 from tta_lab.components.source import prepare as source
 from tta_lab.core.adapter import AdaptationError
-from tta_lab.core.needs import GIVEN
 from tta_lab.core.parts import AllParameters, LossMethod, NeedsError, Part, Step, needs_of
+from tta_lab.core.source_info import source_info_of
 from tta_lab.core.source_model import InputError
 from tta_lab.methods import METHODS
 from tta_lab.models.doctor import check_up
 from tta_lab.models.wrapping import with_input_card
 
 X = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-FREE = [name for name, kind in METHODS.items() if not needs_of(kind()) & (GIVEN.keys() | {"features"})]
+FREE = [name for name, kind in METHODS.items() if not source_info_of(kind()) and "features" not in needs_of(kind())]
 
 
 def net(head: nn.Module | None = None) -> nn.Module:
@@ -199,8 +199,8 @@ def test_a_forward_that_passes_its_layers_by_is_named():
 class Steep(LossMethod):
     """A finite loss whose gradient is not finite: the weights after one step are NaN."""
 
-    def losses(self, view, state):
-        z = view.logits
+    def losses(self, ctx, state):
+        z = ctx.logits
         return z.softmax(1).amax(1) + (z - z.detach()).square().sum(1).sqrt()
 
 
@@ -359,7 +359,7 @@ def test_autocast_around_the_caller_changes_nothing(name):
     given = source.prepare(model, name, X, labels, batch=4, device="cpu")
     with around:
         same = source.prepare(model, name, X, labels, batch=4, device="cpu")
-    a, b = (Adapter(model, make(name), device="cpu", given=g) for g in (given, same))
+    a, b = (Adapter(model, make(name), device="cpu", source_info=g) for g in (given, same))
     for _ in range(2):
         expected = a(X)
         with around:
@@ -470,7 +470,7 @@ def test_a_head_whose_weight_is_computed_is_read_as_it_will_be(wrapped):
 def test_what_a_method_brings_along_is_in_the_precision_of_the_model(name):
     model = headed().double()
     given = source.prepare(model, name, X, torch.arange(8) % 5, batch=4, device="cpu")
-    adapter = Adapter(model, make(name), device="cpu", given=given)
+    adapter = Adapter(model, make(name), device="cpu", source_info=given)
     assert all(adapter(X).dtype == torch.float64 for _ in range(2))
 
 

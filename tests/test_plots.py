@@ -305,7 +305,7 @@ def test_axes_name_their_units():
 
 
 def test_labels_and_legend_stay_inside_the_figure_and_off_the_axes():
-    runs = {f"Tent(lr=0.001).where(ConfidenceRise(), LowEntropy({i}))": ROUND for i in range(7)}
+    runs = {f"Tent(lr=0.001).where(ConfidenceRise(), EntropyThreshold({i}))": ROUND for i in range(7)}
     many = {
         "domain": [f"a_rather_long_domain_name_{i}" for i in range(15)], "error": np.arange(15.0)
     }

@@ -16,7 +16,7 @@ from tta_lab import Stream, load_model, run
 from tta_lab import plots as P
 from tta_lab.analysis import probes as Q
 from tta_lab.components.norms.batch_norm import RunningStatistics, SourceStatistics
-from tta_lab.components.selectors import SELECTORS, ConfidenceRise, LowEntropy, RandomKeep
+from tta_lab.components.selectors import SELECTORS, ConfidenceRise, EntropyThreshold, RandomKeep
 from tta_lab.core.adapter import Adapter
 from tta_lab.core.parts import AllParameters, Selector, SlidingWindow, Step
 from tta_lab.methods import METHODS, make
@@ -41,7 +41,7 @@ class Only(Selector):
 
     row: int = 0
 
-    def weights(self, view, losses, keep, state):
+    def weights(self, ctx, losses, keep, state):
         return torch.nn.functional.one_hot(torch.tensor(self.row), len(losses)).to(losses.dtype)
 
 
@@ -64,7 +64,7 @@ def batch(n=12):
 def adapter(name="tent", net="tinybn", steps=2, **settings):
     """An adapter that has learned from some batches."""
     recipe = name if not isinstance(name, str) else make(name, **settings)
-    made = Adapter(tiny(net), recipe, seed=3, given=given(recipe, net), record="source")
+    made = Adapter(tiny(net), recipe, seed=3, source_info=given(recipe, net), record="source")
     x, _ = stream("s1")
     images = x.flatten(0, 1).expand(-1, 3, -1, -1)
     for at in range(steps):
@@ -245,7 +245,7 @@ def test_gradients_held_a_few_at_a_time_are_the_same(monkeypatch):
 
 def test_a_step_that_is_not_made_changes_nothing():
     x, _ = batch()
-    made = adapter(make("tent").where(LowEntropy(0.0)))
+    made = adapter(make("tent").where(EntropyThreshold(0.0)))
     found = Q.counterfactual_vote(made, x, rows=[1])
     crowd = Q.gradient_crowd(made, x, rows=[1])
     assert not found["moved"] and found["batch_change"].tolist() == [

@@ -86,6 +86,19 @@ def test_public_names_are_light_and_never_modules():
     assert not {"pandas", "matplotlib", "plotly", "ipywidgets", "papermill", "IPython", "dask", "sklearn"} & set(loaded)
 
 
+def test_the_first_adapter_loads_no_torchvision():
+    """It takes seconds; augmentations load it when they are first used."""
+    code = ("import sys, torch\nfrom tta_lab import Adapter, load_model, make\n"
+            "for name in ('tent', 'wisdom_of_crowds', 'cotta'):\n"
+            "    Adapter(load_model('fashion_resnet_bn'), make(name), device='cpu')\n"
+            "before = 'torchvision' in sys.modules\n"
+            "Adapter(load_model('fashion_resnet_bn'), 'tent', device='cpu')(torch.rand(2, 1, 28, 28))\n"
+            "print(before, 'torchvision' in sys.modules)\n"
+            "from tta_lab.components.augment import ColorAffine\n"
+            "ColorAffine()(torch.rand(2, 3, 8, 8), torch.Generator())\nprint('torchvision' in sys.modules)")
+    assert in_fresh_python(code) == ["False", "False", "True"]
+
+
 def test_unknown_public_name_lists_what_exists():
     with pytest.raises(AttributeError, match="no attribute 'adaptor'; it has: Adapter, "):
         tta_lab.adaptor  # noqa: B018

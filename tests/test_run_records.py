@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tta_lab.analysis import diagnose
+from tta_lab.core import run_keys
 from tta_lab.core import trace as runner_trace
 from tta_lab.core.adapter import Adapter
 from tta_lab.core.parts import NeedsError
@@ -359,8 +360,8 @@ FACTOR = 1.0
 def make_method(power):
     @dataclass(frozen=True)
     class Mine(Tent):
-        def losses(self, view, state):
-            return FACTOR * super().losses(view, state) ** power
+        def losses(self, ctx, state):
+            return FACTOR * super().losses(ctx, state) ** power
 
     Mine.__module__ = "a_notebook"
     return Mine
@@ -439,3 +440,72 @@ def test_a_file_in_the_place_of_the_cache_is_named(tmp_path):
 def test_a_seeded_stream_keeps_its_settings():
     table = compare("source", replace(stream("fog"), seed=5), net(), range(2), device="cpu")
     assert table.stream_hash.tolist() == [replace(stream("fog"), seed=s).hash for s in (5, 6)]
+
+
+HELPER = "def scale(z):\n    return z * {factor}\n"
+METHOD = """from dataclasses import dataclass
+import {helper} as helper
+from {helper}_more import Rule
+from tta_lab.methods.tent import Tent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled(Tent):
+    def losses(self, view, state):
+        return helper.scale(super().losses(view, state)) + Rule().shift()
+"""
+
+
+def test_modules_of_ones_own_that_a_method_uses_count_wherever_they_lie(tmp_path, monkeypatch):
+    import importlib
+    import sys
+
+    def digest(place, factor, shift):
+        folder = tmp_path / place
+        folder.mkdir()
+        (folder / "own_helper.py").write_text(HELPER.format(factor=factor))
+        (folder / "own_helper_more.py").write_text(
+            f"class Rule:\n    def shift(self):\n        return {shift}\n")
+        (folder / "own_method.py").write_text(METHOD.format(helper="own_helper"))
+        for name in ("own_helper", "own_helper_more", "own_method"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        with monkeypatch.context() as m:
+            m.syspath_prepend(str(folder))
+            found = run_keys.foreign(importlib.import_module("own_method").Scaled())
+        for name in ("own_helper", "own_helper_more", "own_method"):
+            sys.modules.pop(name)
+        return found
+
+    one = digest("one", 2, 0)
+    assert one == digest("elsewhere", 2, 0)
+    assert one != digest("helper", 3, 0) and one != digest("class", 2, 1)
+
+
+def test_the_digest_covers_what_a_run_loads_and_does_not_depend_on_its_place(tmp_path):
+    """Every module of the package that is loaded after a run, but those that only read it."""
+    import shutil
+    import subprocess
+    import sys
+
+    from tta_lab.experiments.runner import READS, ROOT, _imported, code_digest
+
+    code = ("import sys, tta_lab\n"
+            "for name in ('eata',):\n"
+            "    tta_lab.compare(name, tta_lab.open_set(per_shift=4, batch=4, shifts=('fog',)),\n"
+            "                    'fashion_resnet_bn', device='cpu',\n"
+            "                    source_images='fashion_mnist_train_slice')\n"
+            "print(*(m.removeprefix('tta_lab.') for m in sys.modules if m.startswith('tta_lab.')))")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True,
+                          text=True, check=True, cwd=ROOT.parent)
+    loaded = {m for m in done.stdout.split()
+              if not any(f"{m}.".startswith(f"{r}.") for r in READS)}
+    covered = _imported(ROOT, "experiments.runner").keys()
+    assert "core.adapter" in loaded and len(loaded) > 60 and loaded <= covered
+    copy = shutil.copytree(ROOT, tmp_path / "somewhere" / "tta_lab",
+                           ignore=shutil.ignore_patterns("__pycache__"))
+    assert code_digest(copy) == code_digest()
+    edited = copy / "core" / "scores.py"
+    edited.write_text(edited.read_text() + "\nX = 1\n")
+    code_digest.cache_clear()
+    assert code_digest(copy) != code_digest()

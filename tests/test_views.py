@@ -212,8 +212,8 @@ NO_IMAGES = {k: np.zeros(0) for k in ROWS}
     V.entropy_frames, V.class_shares, V.selection_anatomy, V.gradient_norm, V.calibration,
     V.confusion_over_time, V.changed_images
 ])
-def test_a_trace_without_images_says_so(view):
-    numbers = view(Trace.from_columns(NO_IMAGES, {k: [] for k in STEPS}, META))
+def test_a_trace_without_images_says_so(ctx):
+    numbers = ctx(Trace.from_columns(NO_IMAGES, {k: [] for k in STEPS}, META))
     assert numbers["why"].endswith(".")
 
 
@@ -239,8 +239,8 @@ def same(a, b):
     V.confusion_over_time, lambda t: V.cost_against_error({"tent": t}),
     lambda t: V.changed_images(t, STREAM)
 ])
-def test_a_trace_from_disk_gives_the_same_numbers(view, real):
-    assert same(view(real[0]), view(real[1]))
+def test_a_trace_from_disk_gives_the_same_numbers(ctx, real):
+    assert same(ctx(real[0]), ctx(real[1]))
 
 
 def test_changed_images_are_those_the_network_saw(real):

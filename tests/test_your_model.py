@@ -12,7 +12,7 @@ from torch import nn
 
 from tta_lab import check_up, load, load_model, make
 from tta_lab.data.shipped import DataError
-from tta_lab.experiments.experiment import Choice, explore, obstacles
+from tta_lab.experiments.experiment import Experiment, explore, incompatibilities
 from tta_lab.models import checkpoint_files as M_wrapping_checkpoint_files
 from tta_lab.models import names as M
 from tta_lab.streams.protocols import recorded
@@ -295,7 +295,7 @@ def test_without_batch_norm_the_answers_stay_and_fewer_methods_are_left(example)
 
 def test_labels_change_no_number_that_needs_none(example):
     _, case = example
-    choice = Choice(case.model, recorded(case.unlabelled, shifts=("fog", "none"), per_shift=60, batch=20), make("tent", lr=0.01))
+    choice = Experiment(case.model, recorded(case.unlabelled, shifts=("fog", "none"), per_shift=60, batch=20), make("tent", lr=0.01))
     known, free = (S.label_free_of(choice, images, "cpu") for images in (case.images, case.unlabelled))
     rows = S.beside(known, free)
     assert len(rows) == 9 and all(r["same"] for r in rows) and S.say_beside(rows) == "All 9 label-free numbers are the same with labels and without."
@@ -308,12 +308,12 @@ def test_labels_change_no_number_that_needs_none(example):
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_choice_of_texts_is_json_and_its_code_makes_the_same_run(example, labelled):
     _, case = example
-    choice = Choice(case.model, recorded(case.images if labelled else case.unlabelled, shifts=("fog",), per_shift=40, batch=20), seed=3)
-    again, printed, space = Choice.from_json(choice.to_json()), io.StringIO(), {}
+    choice = Experiment(case.model, recorded(case.images if labelled else case.unlabelled, shifts=("fog",), per_shift=40, batch=20), seed=3)
+    again, printed, space = Experiment.from_json(choice.to_json()), io.StringIO(), {}
     with contextlib.redirect_stdout(printed):
         exec(again.to_code(), space)
     trace = explore(choice, (), device="cpu").trace
-    assert (space["trace"]["entropy"] == trace["entropy"]).all() and choice.labelled is labelled and obstacles(choice) == []
+    assert (space["trace"]["entropy"] == trace["entropy"]).all() and choice.labelled is labelled and incompatibilities(choice) == []
     assert printed.getvalue().startswith("error " if labelled else "no labels; like the source ") and "nan" not in printed.getvalue()
 
 
@@ -394,7 +394,7 @@ def test_wrong_entries_give_sentences_and_right_ones_the_doctor_and_the_explorer
     with contextlib.redirect_stdout(io.StringIO()):
         exec(panel.to_code(), {})
     assert json.loads(panel.to_parameters().splitlines()[0].partition(": ")[2]) == panel.model_text
-    assert Choice.from_json(panel.explorer.ran.to_json()).stream.hash == panel.explorer.ran.stream.hash
+    assert Experiment.from_json(panel.explorer.ran.to_json()).stream.hash == panel.explorer.ran.stream.hash
 
 
 def test_the_panel_without_labels_and_another_number_of_classes(panel, example, tmp_path):
@@ -405,7 +405,7 @@ def test_the_panel_without_labels_and_another_number_of_classes(panel, example, 
     assert e.controls["protocol"].value == "recorded" and e.controls["per_shift"].max == 120 and not e.choice.labelled
     e.run_button.click()
     assert e.wait(120) and "no labels: it answers like the source for" in e.message and "error" not in e.results
-    assert "not known which classes come when" in e.in_words() and "no labels" in e.sentence.value
+    assert "not known which classes come when" in e.describe() and "no labels" in e.view.sentence.value
     picture(tmp_path / "one" / "x" / "1.png")
     panel.controls["images"].value, panel.controls["labelled"].value = str(tmp_path / "one"), True
     assert "has 1 class folders" in check(panel) and panel.explorer is None

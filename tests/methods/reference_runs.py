@@ -46,7 +46,7 @@ class Runs:
         """Outputs (batches, batch, 10), the adapter, and what ``watch(adapter)`` said after every
         batch; all of them or the first few."""
         adapter = Adapter(tiny(self.index[run]["model"]), recipe, device="cpu", seed=seed,
-                          given=given)
+                          source_info=given)
         if prepare:
             prepare(adapter)
         outputs, seen = [], []
@@ -97,8 +97,8 @@ class Runs:
 def distance(adapter):
     """How far a run moved the network's tuned parameters, those of extra modules left out: from
     where the stream began, which with a warm-up is its end."""
-    begin = ({k: adapter.given["warm_up"][f"student/{k}"]
-              for k in adapter.tuned} if "warm_up" in adapter.given else adapter.origin)
+    begin = ({k: adapter.source_info["warm_up"][f"student/{k}"]
+              for k in adapter.tuned} if "warm_up" in adapter.source_info else adapter.origin)
     return (sum(((p.detach() - begin[k])**2).sum().item() for k, p in adapter.tuned.items()
                 if not k.startswith("extra."))**0.5)
 

@@ -52,18 +52,18 @@ def test_matches_the_reference(run, neighbours):
 class _Early(Adanpc):
     """The batch joins before it is answered."""
 
-    def output(self, view, state):
-        super().output(view, state)
-        return super().output(view, dict(state))
+    def output(self, ctx, state):
+        super().output(ctx, state)
+        return super().output(ctx, dict(state))
 
 
 class _Heads(Adanpc):
     """Images join under the class of the head."""
 
-    def output(self, view, state):
+    def output(self, ctx, state):
         n = 0 if state["labels"] is None else len(state["labels"])
-        answer = super().output(view, state)
-        state["labels"][n:] = view.logits.argmax(1)[answer.exp().softmax(1).amax(1) >= self.sure]
+        answer = super().output(ctx, state)
+        state["labels"][n:] = ctx.logits.argmax(1)[answer.exp().softmax(1).amax(1) >= self.sure]
         return answer
 
 
@@ -86,7 +86,7 @@ def test_the_comparison_can_fail(name, neighbours):
                        **MUTATIONS[name]) == []) == (name == "itself")
 
 
-class View:
+class StepContext:
     """Three images at angles of 0, 30 and 90 degrees."""
 
     features = torch.tensor([[2.0, 0.0], [3.0 ** 0.5, 1.0], [0.0, 5.0]])
@@ -101,7 +101,7 @@ class View:
 
 def votes(**settings):
     state = {"features": None, "labels": None}
-    return make("adanpc", **settings).output(View, state).exp(), state
+    return make("adanpc", **settings).output(StepContext, state).exp(), state
 
 
 def test_vote_by_hand():
@@ -130,7 +130,7 @@ def test_who_joins():
     assert state["labels"].tolist() == [0, 2, 1] and torch.allclose(state["features"].norm(dim=1),
                                                                     torch.ones(3))
     first = state["features"].clone()
-    answer = make("adanpc", k=1).output(View, state).exp()
+    answer = make("adanpc", k=1).output(StepContext, state).exp()
     assert answer.argmax(1).tolist() == [0, 2, 1] and len(state["labels"]) == 6 and torch.equal(
         state["features"][:3], first)
 
@@ -138,12 +138,12 @@ def test_who_joins():
 def test_images_of_a_batch_do_not_see_each_other(neighbours):
     x, order = stream("s1")[0][0][:16], torch.arange(15, -1, -1)
     answers = [
-        Adapter(tiny("tinybn"), make("adanpc"), device="cpu", given={"neighbours": neighbours})(v)
+        Adapter(tiny("tinybn"), make("adanpc"), device="cpu", source_info={"neighbours": neighbours})(v)
         for v in (x, x[order])
     ]
     torch.testing.assert_close(answers[0][order], answers[1], atol=1e-4, rtol=1e-4)
     alone = torch.cat([
-        Adapter(tiny("tinybn"), make("adanpc"), device="cpu", given={"neighbours": neighbours})(v)
+        Adapter(tiny("tinybn"), make("adanpc"), device="cpu", source_info={"neighbours": neighbours})(v)
         for v in x.split(1)
     ])
     torch.testing.assert_close(alone, answers[0], atol=1e-4, rtol=1e-4)
@@ -157,6 +157,6 @@ def test_neighbours_are_the_features_of_the_source(neighbours):
     with pytest.raises(ValueError, match="need a label for every source image"):
         source.prepare(tiny("tinybn"), make("adanpc"), x, device="cpu")
     adapter = Adapter(tiny("tinybn"), make("adanpc"), device="cpu",
-                      given={"neighbours": {"features": neighbours["features"], "labels": y + 3}})
+                      source_info={"neighbours": {"features": neighbours["features"], "labels": y + 3}})
     with pytest.raises(NeedsError, match="label 12, but the model answers in 10 classes"):
         adapter(stream("s1")[0][0])

@@ -9,13 +9,12 @@ from torch import nn
 
 from tta_lab.components import augment, teachers, updates
 from tta_lab.components.controllers.resets import CollapseRecovery, ResetEvery
-from tta_lab.components.selectors import ConfidenceRise, LowEntropy
+from tta_lab.components.selectors import ConfidenceRise, EntropyThreshold
 from tta_lab.components.source import prepare as source
 from tta_lab.components.updates import Sam
 from tta_lab.core import hashing as source_hashing
 from tta_lab.core import scores
 from tta_lab.core.adapter import Adapter
-from tta_lab.core.needs import GIVEN
 from tta_lab.core.parts import AllParameters, Controller, LossMethod, NeedsError, NormAffine, Selector, Step
 from tta_lab.methods import make
 from tta_lab.methods.tent import Tent
@@ -71,9 +70,9 @@ def test_sam_without_a_radius_is_the_base_rule(batches):
 class _Once(Selector):
     """Keeps the first half at the first look and nobody of them at the second."""
 
-    def weights(self, view, losses, keep, state):
+    def weights(self, ctx, losses, keep, state):
         half = torch.arange(len(losses)) < len(losses) // 2
-        return (half & (view.look == 0)).to(losses.dtype)
+        return (half & (ctx.look == 0)).to(losses.dtype)
 
 
 def test_sam_asks_the_selectors_again_among_those_kept(batches):
@@ -91,8 +90,8 @@ def test_the_source_is_asked_once_however_often_an_update_looks(batches):
 
 
 class _Breaks(Selector):
-    def weights(self, view, losses, keep, state):
-        if view.look:
+    def weights(self, ctx, losses, keep, state):
+        if ctx.look:
             raise RuntimeError("broken")
         return torch.ones_like(losses)
 
@@ -151,7 +150,7 @@ def test_random_control_follows_its_counts_across_resets(batches):
 
 def test_unknown_actions_and_scopes_are_named(batches):
     class Odd(Controller):
-        def decide(self, lessons, state):
+        def decide(self, loss_outputs, state):
             return "explode"
 
     with pytest.raises(ValueError, match="Odd asked for 'explode'"):
@@ -210,14 +209,14 @@ class _Taught(LossMethod):
     def init(self, model, source):
         return {"teacher": teachers.start(model)}
 
-    def output(self, view, state):
-        return view.once(state, lambda: view.forward(tensors=state["teacher"]))
+    def output(self, ctx, state):
+        return ctx.once(state, lambda: ctx.forward(tensors=state["teacher"]))
 
-    def losses(self, view, state):
-        return -(self.output(view, state).softmax(1) * view.logits.log_softmax(1)).sum(1)
+    def losses(self, ctx, state):
+        return -(self.output(ctx, state).softmax(1) * ctx.logits.log_softmax(1)).sum(1)
 
-    def after(self, view, lesson, state):
-        teachers.follow_(state["teacher"], view, self.momentum)
+    def after(self, ctx, loss_output, state):
+        teachers.follow_(state["teacher"], ctx, self.momentum)
 
 
 @pytest.mark.parametrize("model", ["tinybn", "tinyvit"])
@@ -239,30 +238,30 @@ def test_a_teacher_follows_and_answers_before_it_learns(model, batches):
 def test_a_teacher_keeps_its_own_statistics(batches):
     from tta_lab.components.norms.batch_norm import RunningStatistics
     adapter = Adapter(tiny("tinybn"), make("bn_ema", norm=RunningStatistics(absorb="one_pass")), device="cpu")
-    from tta_lab.core.step_context import View
+    from tta_lab.core.step_context import StepContext
     teacher = teachers.start(adapter.model)
-    view = View(adapter, batches[0], torch.arange(24))
+    ctx = StepContext(adapter, batches[0], torch.arange(24))
     before = {k: v.clone() for k, v in adapter._owned.items()}
     with torch.no_grad():
-        moved = view.forward(tensors=teacher, commit=True)
+        moved = ctx.forward(tensors=teacher, commit=True)
         assert not torch.equal(teacher["features.1.running_mean"], before["features.1.running_mean"])
         assert all(torch.equal(v, before[k]) for k, v in adapter._owned.items()), "the student's did not move"
-        assert torch.equal(view.forward(tensors=teacher), moved) and not torch.equal(view.forward(), moved)
+        assert torch.equal(ctx.forward(tensors=teacher), moved) and not torch.equal(ctx.forward(), moved)
 
 
 def test_restored_entries_are_those_drawn(batches, monkeypatch):
-    from tta_lab.core.step_context import View
+    from tta_lab.core.step_context import StepContext
     adapter = Adapter(tiny("tinybn"), make("tent", lr=0.1, train=AllParameters()), device="cpu")
     adapter(batches[0])
     moved = {k: p.detach().clone() for k, p in adapter.tuned.items()}
-    view = View(adapter, batches[0], torch.arange(24))
+    ctx = StepContext(adapter, batches[0], torch.arange(24))
     monkeypatch.setattr(updates, "uniform", lambda shape, rng: torch.linspace(0, 1, torch.Size(shape).numel()).view(shape))
-    updates.restore_(view, 0.3)
+    updates.restore_(ctx, 0.3)
     for k, p in adapter.tuned.items():
         drawn = (torch.linspace(0, 1, p.numel()) < 0.3).view(p.shape)
         assert torch.equal(p.detach(), torch.where(drawn, adapter.origin[k], moved[k]))
     monkeypatch.undo()
-    updates.restore_(view, 1.0)
+    updates.restore_(ctx, 1.0)
     assert all(torch.equal(p.detach(), adapter.origin[k]) for k, p in adapter.tuned.items())
 
 
@@ -273,11 +272,11 @@ class _Remembers(Tent):
     def init(self, model, source):
         return {"images": None}
 
-    def lessons(self, view, state):
-        for i in range(0, len(view.x), 12):
+    def learning_batches(self, ctx, state):
+        for i in range(0, len(ctx.x), 12):
             if state["images"] is not None:
-                yield view.other(state["images"], torch.arange(2))
-            state["images"] = view.x[i:i + 2].clone()
+                yield ctx.other(state["images"], torch.arange(2))
+            state["images"] = ctx.x[i:i + 2].clone()
 
 
 def test_lessons_from_a_memory(batches):
@@ -289,10 +288,10 @@ def test_lessons_from_a_memory(batches):
 
 @dataclass(frozen=True, kw_only=True)
 class _Episodes(Tent):
-    def lessons(self, view, state):
-        for i in range(0, len(view.x), 8):
-            yield view.part(slice(i, i + 8))
-            view.restart("weights", "optimizer")
+    def learning_batches(self, ctx, state):
+        for i in range(0, len(ctx.x), 8):
+            yield ctx.part(slice(i, i + 8))
+            ctx.restart("weights", "optimizer")
 
 
 def test_parts_of_a_batch_as_episodes(batches):
@@ -309,8 +308,8 @@ class _Projects(Tent):
     def extra(self, model):
         return nn.Linear(model.head.in_features, 3)
 
-    def losses(self, view, state):
-        return scores.entropy(view.extra(view.features))
+    def losses(self, ctx, state):
+        return scores.entropy(ctx.extra(ctx.features))
 
 
 def test_an_extra_module_is_tuned_saved_and_seeded(batches):
@@ -331,16 +330,16 @@ def test_an_extra_module_is_tuned_saved_and_seeded(batches):
 
 @pytest.mark.parametrize("model", ["tinybn", "tinyvit"])
 def test_features_are_the_input_of_the_head(model, batches):
-    from tta_lab.core.step_context import View
+    from tta_lab.core.step_context import StepContext
     adapter = Adapter(tiny(model), make("source"), device="cpu")
     with torch.no_grad():
-        features, logits = View(adapter, batches[0], torch.arange(24)).forward_features()
+        features, logits = StepContext(adapter, batches[0], torch.arange(24)).forward_features()
         assert torch.equal(features, tiny(model).features(batches[0])) and torch.equal(tiny(model).head(features), logits)
 
 
 # --- augmentations ---------------------------------------------------------------------------------------------------
 
-PARTS = [augment.ColourAffine(), augment.ColourAffine(blur_and_noise=False, padding="reflect"), augment.AugMix(), augment.ShufflePatches(),
+PARTS = [augment.ColorAffine(), augment.ColorAffine(blur_and_noise=False, padding="reflect"), augment.AugMix(), augment.ShufflePatches(),
          augment.ShufflePatches(3), augment.ShufflePixels(), augment.Occlude(), augment.Unchanged()]
 
 
@@ -371,17 +370,20 @@ def test_object_destroying_transforms_by_hand():
 
 def test_colour_affine_uses_one_draw_for_the_batch_but_noise():
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).expand(4, -1, -1, -1)
-    quiet = augment.ColourAffine(blur_and_noise=False, padding="reflect")(x, torch.Generator().manual_seed(2))
+    quiet = augment.ColorAffine(blur_and_noise=False, padding="reflect")(x, torch.Generator().manual_seed(2))
     assert all(torch.equal(v, quiet[0]) for v in quiet) and not torch.allclose(quiet[0], x[0], atol=0.05)
-    noisy = augment.ColourAffine()(x, torch.Generator().manual_seed(2))
+    noisy = augment.ColorAffine()(x, torch.Generator().manual_seed(2))
     assert not torch.equal(noisy[0], noisy[1]) and (noisy[0] - noisy[1]).abs().max() < 0.06
 
 
 # --- source statistics -------------------------------------------------------------------------------------------------
 
+SHARED = (source.fisher, source.moments, source.neighbours, source.posterior, source.prototypes, source.replay)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Greedy(Tent):
-    needs = frozenset(GIVEN)
+    source_info = SHARED
 
 
 def test_what_is_missing_from_the_source_is_named(batches):
@@ -397,7 +399,7 @@ def test_source_statistics_by_hand_and_from_the_cache(batches, tmp_path, monkeyp
     x, y = torch.cat(batches[:2]), torch.arange(48) % 10
     options = dict(batch=24, cache=tmp_path / "kept", device="cpu")
     given = source.prepare(tiny("tinybn"), _Greedy(), x, y, **options)
-    assert set(given) == set(GIVEN)
+    assert list(given) == [info.name for info in SHARED]
 
     expected = {}
     for at in (0, 24):
@@ -418,16 +420,16 @@ def test_source_statistics_by_hand_and_from_the_cache(batches, tmp_path, monkeyp
     assert torch.equal(given["replay"]["images"], x) and torch.equal(given["replay"]["labels"], y)
 
     files = sorted((tmp_path / "kept").iterdir())
-    assert [f.suffix for f in files] == [".safetensors"] * len(GIVEN)
-    monkeypatch.setattr(source, "MAKERS", {})                   # nothing may be computed now
+    assert [f.suffix for f in files] == [".safetensors"] * len(SHARED)
+    monkeypatch.delattr(source, "save_file")                    # nothing may be computed now
     again = source.prepare(tiny("tinybn"), _Greedy(), x, y, **options)
     assert source_hashing.digest(again) == source_hashing.digest(given)
     for change in (dict(batch=12), dict(limit=40)):
-        with pytest.raises(KeyError):
+        with pytest.raises(NameError, match="save_file"):
             source.prepare(tiny("tinybn"), _Greedy(), x, y, **{**options, **change})
-    with pytest.raises(KeyError):
+    with pytest.raises(NameError, match="save_file"):
         source.prepare(tiny("tinybn"), _Greedy(), x + 1e-3, y, **options)
-    with pytest.raises(KeyError):
+    with pytest.raises(NameError, match="save_file"):
         source.prepare(tiny("tinygn"), _Greedy(), x, y, **options)
     assert set(load_file(files[0])) == set(given["fisher"])
 
@@ -435,14 +437,14 @@ def test_source_statistics_by_hand_and_from_the_cache(batches, tmp_path, monkeyp
 def test_a_state_remembers_which_source_statistics_it_was_made_with(batches):
     x, y = torch.cat(batches[:2]), torch.arange(48) % 10
     given = source.prepare(tiny("tinybn"), _Greedy(), x, y, device="cpu")
-    state = Adapter(tiny("tinybn"), _Greedy(), device="cpu", given=given).state_dict()
+    state = Adapter(tiny("tinybn"), _Greedy(), device="cpu", source_info=given).state_dict()
     given["moments"]["mean"] = given["moments"]["mean"] + 1
     with pytest.raises(ValueError, match="belongs to another given"):
-        Adapter(tiny("tinybn"), _Greedy(), device="cpu", given=given).load_state_dict(state)
+        Adapter(tiny("tinybn"), _Greedy(), device="cpu", source_info=given).load_state_dict(state)
 
 
 def test_low_entropy_is_asked_with_the_chain(batches):
     """The selectors of an update that looks twice are pure: asked again at the same weights they keep the same."""
-    _, once = play(make("tent", update=Step(rule="sgd", lr=0.01)).where(LowEntropy(0.3)), batches)
-    _, twice = play(make("tent", update=Sam(lr=0.01, rho=0.0)).where(LowEntropy(0.3)), batches)
+    _, once = play(make("tent", update=Step(rule="sgd", lr=0.01)).where(EntropyThreshold(0.3)), batches)
+    _, twice = play(make("tent", update=Sam(lr=0.01, rho=0.0)).where(EntropyThreshold(0.3)), batches)
     assert (once.trace["kept"] == twice.trace["kept"]).all()

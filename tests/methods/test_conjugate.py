@@ -7,7 +7,7 @@ import torch
 from reference_runs import Runs, step
 from tiny import stream, tiny
 
-from tta_lab.components.selectors import Confident
+from tta_lab.components.selectors import ConfidenceThreshold
 from tta_lab.core import scores
 from tta_lab.core.adapter import Adapter
 from tta_lab.core.parts import Controller, Step
@@ -20,8 +20,8 @@ RUNS = Runs("conjugate")
 class Before(Controller):
     """Remembers the logits that a batch was learned from."""
 
-    def decide(self, lessons, state):
-        state["logits"] = lessons[-1].view.logits.detach().numpy()
+    def decide(self, loss_outputs, state):
+        state["logits"] = loss_outputs[-1].ctx.logits.detach().numpy()
 
 
 def play(run, batches=None, **changes):
@@ -35,7 +35,7 @@ def play(run, batches=None, **changes):
         recipe = make("rpl", **{**settings, "q": h["q"], "answer": "after", **changes})
     else:
         recipe = make("pseudo_label",
-                      **{**settings, "select": (Confident(h["threshold"]),), **changes})
+                      **{**settings, "select": (ConfidenceThreshold(h["threshold"]),), **changes})
     assert h["adapt"] == "conjugate" or (h["poly_epsilon"],
                                          h["temperature"]) == (0, 1), "of conjugate alone"
     outputs, adapter, before = RUNS.play(
@@ -62,7 +62,7 @@ TEMPERED = "conjugate-official-ce-temp__tinybn__s1"
     (POLY, {"answer": "before"}),
     (TEMPERED, {"temperature": 1.45}),
     (POLY, {"update": Step(rule="sgd", lr=0.005)}),
-    (HARD, {"select": (Confident(0.7),)}),
+    (HARD, {"select": (ConfidenceThreshold(0.7),)}),
     (HARD, {"select": ()}),
     (HARD, {"average": "all"}),
     ("conjugate-official-rpl__tinybn__s1", {"q": 0.7}),
@@ -73,9 +73,9 @@ def test_the_comparison_can_fail(run, changes):
 
 def losses(z, **settings):
     """Of a network that hands its input on."""
-    class View:
+    class StepContext:
         logits = z
-    return make("conjugate", **settings).losses(View, {})
+    return make("conjugate", **settings).losses(StepContext, {})
 
 
 @pytest.mark.parametrize("eps", [0.5, 6.0])
@@ -102,8 +102,8 @@ def test_without_eps_it_is_the_entropy_and_tent_at_another_time():
 
 
 def test_confident_by_hand():
-    class View:
+    class StepContext:
         logits = torch.tensor([[0.76, 0.24], [0.5, 0.5], [0.2, 0.8]]).log()
     # strictly above
-    assert Confident(0.5).weights(View, torch.zeros(3), None, {}).tolist() == [1, 0, 1]
-    assert Confident(0.79).weights(View, torch.zeros(3), None, {}).tolist() == [0, 0, 1]
+    assert ConfidenceThreshold(0.5).weights(StepContext, torch.zeros(3), None, {}).tolist() == [1, 0, 1]
+    assert ConfidenceThreshold(0.79).weights(StepContext, torch.zeros(3), None, {}).tolist() == [0, 0, 1]

@@ -168,14 +168,14 @@ def test_weight_of_the_source_by_hand():
 
 
 def test_loss_of_gem():
-    class View:
+    class StepContext:
         logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
-    z, loss = View.logits, make("gem").losses(View, {})
+    z, loss = StepContext.logits, make("gem").losses(StepContext, {})
     t = 2 * z.std(1, keepdim=True)
     torch.testing.assert_close(loss, t.square().mean() * scores.entropy(z / t))
     torch.testing.assert_close(
-        make("gem", scale="image").losses(View, {}), t[:, 0]**2 * scores.entropy(z / t))
-    View.logits = 3 * z + 7
-    torch.testing.assert_close(make("gem").losses(View, {}), 9 * loss, rtol=1e-4, atol=1e-4)
-    View.logits = torch.zeros(2, 5)
-    assert torch.isfinite(make("gem").losses(View, {})).all()
+        make("gem", scale="image").losses(StepContext, {}), t[:, 0]**2 * scores.entropy(z / t))
+    StepContext.logits = 3 * z + 7
+    torch.testing.assert_close(make("gem").losses(StepContext, {}), 9 * loss, rtol=1e-4, atol=1e-4)
+    StepContext.logits = torch.zeros(2, 5)
+    assert torch.isfinite(make("gem").losses(StepContext, {})).all()

@@ -6,17 +6,17 @@ import torch
 from tiny import around, given, stream, tiny
 
 from tta_lab.components.augment import Unchanged
-from tta_lab.components.selectors import CertainWeight, ConfidenceRise, DestroyedObject, DiverseCertain, LowEntropy, NonRedundant
-from tta_lab.components.updates import Anchored, Sam
+from tta_lab.components.selectors import ConfidenceRise, DiverseCertain, EntropyThreshold, EntropyWeight, NonRedundant, PLPDFilter
+from tta_lab.components.updates import Sam, WeightEnsembling
 from tta_lab.core import scores
 from tta_lab.core.adapter import Adapter
 from tta_lab.core.parts import AllParameters, NormAffine, Step
 from tta_lab.methods import METHODS, make
 
 SGD = {"update": Step(rule="sgd", lr=0.02)}
-CERTAIN = LowEntropy(1.0)
+CERTAIN = EntropyThreshold(1.0)
 ALL = {
-    "select": (LowEntropy(1.0), DestroyedObject(threshold=-1.0, by_certainty=False, by_fall=False))
+    "select": (EntropyThreshold(1.0), PLPDFilter(threshold=-1.0, by_certainty=False, by_fall=False))
 }
 LOWER = NormAffine(drop_top=True)
 
@@ -27,7 +27,7 @@ def batches():
 
 
 def play(recipe, batches, model="tinybn", seed=0):
-    adapter = Adapter(tiny(model), recipe, device="cpu", given=given(recipe, model), seed=seed)
+    adapter = Adapter(tiny(model), recipe, device="cpu", source_info=given(recipe, model), seed=seed)
     return torch.stack([adapter(x) for x in batches])
 
 
@@ -45,16 +45,16 @@ PAIRS = {
     "sar is tent with three parts": (make(
         "sar",
         lr=0.02), make("tent", train=LOWER, update=Sam(lr=0.02),
-                       controllers=make("sar").controllers).where(LowEntropy(0.4))),
+                       controllers=make("sar").controllers).where(EntropyThreshold(0.4))),
     "deyo that keeps all alike": (make("deyo", **SGD, **ALL), make("tent", **SGD, train=LOWER)),
     "eta as a chain on tent": (make("eta", **SGD), make("tent",
-                                                        **SGD).where(LowEntropy(0.4),
+                                                        **SGD).where(EntropyThreshold(0.4),
                                                                      NonRedundant(0.4),
-                                                                     CertainWeight(0.4))),
+                                                                     EntropyWeight(0.4))),
     "the filter on eta, in its chain": (make("eta", **SGD).where(ConfidenceRise()),
-                                        make("tent", **SGD).where(LowEntropy(0.4),
+                                        make("tent", **SGD).where(EntropyThreshold(0.4),
                                                                   NonRedundant(0.4),
-                                                                  CertainWeight(0.4),
+                                                                  EntropyWeight(0.4),
                                                                   ConfidenceRise())),
 }
 
@@ -86,7 +86,7 @@ def test_rate_zero_is_bn_1(name, batches):
     settings, times = STILL.get(name, ({}, 1))
     recipe = make(name, lr=0.0, **settings)
     source = {"posterior": around(tiny("tinybn"))} if name == "petal" else given(recipe, "tinybn")
-    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=source)
+    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", source_info=source)
     found = torch.stack([adapter(x) for x in batches[:3]])
     expected = play(make("batch_norm"), batches[:3])
     if recipe.kind == "log_probabilities":
@@ -146,7 +146,7 @@ def test_agreement_with_oneself_is_the_entropy(name, batches):
     step = Step(rule="sgd", lr=0.1, momentum=0.0)
     recipe = make(name, **PLAIN, **MIRROR[name], train=AllParameters(), update=step)
     tuned = [
-        Adapter(tiny("tinybn"), r, device="cpu", given=given(r, "tinybn"))
+        Adapter(tiny("tinybn"), r, device="cpu", source_info=given(r, "tinybn"))
         for r in (recipe, make("tent", train=AllParameters(), update=step))
     ]
     for adapter in tuned:
@@ -205,18 +205,18 @@ def test_generalised_cross_entropy_has_its_gradient():
     """d l / d z_y = -p_y^q (1 - p_y)."""
     z = torch.tensor([[0.3, 1.1, -0.4]], requires_grad=True)
 
-    class View:
+    class StepContext:
         logits = z
 
     recipe = make("rpl", q=0.7)
-    recipe.losses(View, {}).sum().backward()
+    recipe.losses(StepContext, {}).sum().backward()
     p = z.detach().softmax(1)[0, 1]
     assert z.grad[0, 1].item() == pytest.approx((-p ** 0.7 * (1 - p)).item(), rel=1e-5)
 
 
 def test_running_mean_prediction_follows_the_survivors(batches):
     recipe = make("eta", lr=0.0,
-                  select=(LowEntropy(0.3), NonRedundant(0.4, momentum=0.9), CertainWeight(0.4)))
+                  select=(EntropyThreshold(0.3), NonRedundant(0.4, momentum=0.9), EntropyWeight(0.4)))
     adapter = Adapter(tiny("tinybn"), recipe, device="cpu")
     mean = None
     for x in batches:
@@ -237,7 +237,7 @@ def test_loss_of_eta_by_hand_at_any_margin(name, fraction, batches):
     found = []
     for setting in ({"fraction": fraction}, {"select.0.fraction": fraction}):
         recipe = make(name, lr=0.0, **setting)
-        adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given(recipe, "tinybn"))
+        adapter = Adapter(tiny("tinybn"), recipe, device="cpu", source_info=given(recipe, "tinybn"))
         h = scores.entropy(adapter(x))
         found.append(adapter.trace.step("loss")[0])
         # of a first batch nothing is redundant
@@ -250,15 +250,15 @@ def test_loss_of_eta_by_hand_at_any_margin(name, fraction, batches):
 
 def test_anchor_is_zero_at_the_source_and_by_hand_elsewhere(batches):
     from tta_lab.components.penalties import FisherAnchor
-    from tta_lab.core.step_context import View
+    from tta_lab.core.step_context import StepContext
     recipe = make("eata", rule="sgd", lr=0.05, weight=3.0)
-    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given(recipe, "tinybn"))
-    view = View(adapter, batches[0], torch.arange(32))
-    assert FisherAnchor(weight=3.0)(view, None, None, {}).item() == 0
+    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", source_info=given(recipe, "tinybn"))
+    ctx = StepContext(adapter, batches[0], torch.arange(32))
+    assert FisherAnchor(weight=3.0)(ctx, None, None, {}).item() == 0
     adapter(batches[0])
-    expected = sum((adapter.given["fisher"][k] * (p - adapter.origin[k])**2).sum()
+    expected = sum((adapter.source_info["fisher"][k] * (p - adapter.origin[k])**2).sum()
                    for k, p in adapter.tuned.items())
-    assert FisherAnchor(weight=3.0)(view, None, None, {}).item() == pytest.approx(
+    assert FisherAnchor(weight=3.0)(ctx, None, None, {}).item() == pytest.approx(
         3 * expected.item(), rel=1e-5) and expected > 0
 
 
@@ -283,7 +283,7 @@ def test_unknown_forms_and_presets_are_named():
 
 
 def test_destroyed_object_looks_at_the_survivors_only(batches):
-    recipe = make("tent", lr=0.0).where(LowEntropy(0.2), DestroyedObject(threshold=0.0))
+    recipe = make("tent", lr=0.0).where(EntropyThreshold(0.2), PLPDFilter(threshold=0.0))
     adapter = Adapter(tiny("tinygn"), recipe, device="cpu")
     adapter(batches[0])
     z = tiny("tinygn")(batches[0])
@@ -333,11 +333,11 @@ def test_lame_lowers_its_objective_and_ignores_the_order(affinity, batches):
 def test_alike_images_are_pulled_to_one_label():
     lame = make("lame", affinity="linear", strength=5.0)
 
-    class View:
+    class StepContext:
         features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
         logits = torch.tensor([[0.3, 0.0], [0.3, 0.0], [0.0, 0.2]])
 
-    assert lame.output(View, {}).argmax(1).tolist() == [0, 0, 0]
+    assert lame.output(StepContext, {}).argmax(1).tolist() == [0, 0, 0]
 
 
 def test_t3a_by_hand():
@@ -347,13 +347,13 @@ def test_t3a_by_hand():
         "entropies": torch.tensor([0.5, 0.1])
     }
 
-    class View:
+    class StepContext:
         features = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
         # class 0, surer than the row; class 1, less sure than the row
         logits = torch.tensor([[5.0, 0.0], [0.0, 0.5]])
 
-    answer = t3a.output(View, state)
-    torch.testing.assert_close(answer, View.features @ torch.tensor([[0.6, 0.0], [0.8, 1.0]]))
+    answer = t3a.output(StepContext, state)
+    torch.testing.assert_close(answer, StepContext.features @ torch.tensor([[0.6, 0.0], [0.8, 1.0]]))
     assert state["classes"].tolist() == [0, 1] and torch.equal(
         state["supports"], torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
     everything = make("t3a", keep=0)._kept(torch.tensor([1, 0, 1]), torch.tensor([3.0, 2.0, 1.0]),
@@ -376,7 +376,7 @@ def test_memo_without_augmentation_is_tent_of_one_image(model, batches):
 
 
 def test_memo_forgets_and_leaves_a_record(batches):
-    adapter = Adapter(tiny("tinybn"), make("memo", views=2).where(LowEntropy(0.3)), device="cpu")
+    adapter = Adapter(tiny("tinybn"), make("memo", views=2).where(EntropyThreshold(0.3)), device="cpu")
     answer = adapter(batches[0][:6])
     assert all(torch.equal(p, adapter.origin[k])
                for k, p in adapter.tuned.items()) and not adapter.optimizer.state
@@ -430,7 +430,7 @@ def test_cotta_augments_where_the_source_is_unsure(sure, augmented, batches):
 
 
 def test_roid_without_its_parts_is_its_loss_on_tents_parameters(batches):
-    bare = make("roid", **SGD, penalties=(), select=(), anchor=Anchored(1.0),
+    bare = make("roid", **SGD, penalties=(), select=(), anchor=WeightEnsembling(1.0),
                 prior_correction=False)
     adapter = Adapter(tiny("tinybn"), bare, device="cpu")
     adapter(batches[0])
@@ -438,40 +438,40 @@ def test_roid_without_its_parts_is_its_loss_on_tents_parameters(batches):
     by_hand = -(p * (p / (1 - p) + 1e-5).log()).sum(1)
     torch.testing.assert_close(torch.from_numpy(adapter.trace["loss"]), by_hand, atol=1e-5,
                                rtol=1e-5)
-    held = Adapter(tiny("tinybn"), make("roid", **SGD, anchor=Anchored(0.0)), device="cpu")
+    held = Adapter(tiny("tinybn"), make("roid", **SGD, anchor=WeightEnsembling(0.0)), device="cpu")
     held(batches[0])
     assert all(torch.equal(p, held.origin[k]) for k, p in held.tuned.items())
 
 
 def test_roid_answers_with_the_prior_by_hand():
-    class View:
+    class StepContext:
         x = torch.zeros(2, 1)
         logits = torch.tensor([[2.0, 0.0], [1.0, 0.0]])
 
-    prior = View.logits.softmax(1).mean(0)
+    prior = StepContext.logits.softmax(1).mean(0)
     smooth = 0.5 / prior.max()
     torch.testing.assert_close(
-        make("roid").output(View, {}),
-        View.logits * (prior + smooth) / (1 + 2 * smooth))
+        make("roid").output(StepContext, {}),
+        StepContext.logits * (prior + smooth) / (1 + 2 * smooth))
 
 
 def test_diverse_certain_by_hand():
-    class View:
+    class StepContext:
         logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 3.0]])
 
     part = DiverseCertain(temperature=0.5)
     state = {"mean": torch.tensor([0.8, 0.2])}
-    p = View.logits.softmax(1)
-    h = torch.special.entr(View.logits.softmax(1)).sum(1)
+    p = StepContext.logits.softmax(1)
+    h = torch.special.entr(StepContext.logits.softmax(1)).sum(1)
     d = 1 - (p @ state["mean"]) / (p.norm(dim=1) * state["mean"].norm())
     d = (d - d.min()) / (d.max() - d.min())
     c = (h.max() - h) / (h.max() - h.min())
     expected = torch.where(d < d.mean(), 0.0, (d * c / 0.5).exp())
     torch.testing.assert_close(
-        part.weights(View, torch.zeros(3), torch.ones(3, dtype=torch.bool), state), expected)
+        part.weights(StepContext, torch.zeros(3), torch.ones(3, dtype=torch.bool), state), expected)
     assert expected[0] == 0 and expected[2] > 1
-    View.logits = torch.tensor([[2.0, 0.0]])
-    assert torch.isfinite(part.weights(View, torch.zeros(1), torch.ones(1, dtype=torch.bool),
+    StepContext.logits = torch.tensor([[2.0, 0.0]])
+    assert torch.isfinite(part.weights(StepContext, torch.zeros(1), torch.ones(1, dtype=torch.bool),
                                        state)).all()
 
 

@@ -5,7 +5,7 @@ import torch
 from tiny import stream, tiny
 
 from tta_lab.components.augment import CropFlip, Unchanged
-from tta_lab.components.selectors import CertainWeight, LowEntropy
+from tta_lab.components.selectors import EntropyThreshold, EntropyWeight
 from tta_lab.components.unknowns import BothFail, TwoFilters
 from tta_lab.core import scores
 from tta_lab.core.adapter import Adapter
@@ -21,7 +21,7 @@ def play(recipe):
     return torch.stack([adapter(x) for x in BATCHES]), adapter
 
 
-class View:
+class StepContext:
     """ln 4 * 0.4 = 0.555: certain for both; the network alone; the teacher alone; for neither,
     twice."""
 
@@ -32,14 +32,14 @@ class View:
 def test_filters_by_hand():
     losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 6.0])
     limit = 0.4 * torch.tensor(4.0).log()
-    known = TwoFilters().weights(View, losses, None, {})
+    known = TwoFilters().weights(StepContext, losses, None, {})
     torch.testing.assert_close(known,
                                torch.tensor([(limit - 0.2).exp(), (limit - 1.1).exp(), 0, 0, 0]))
-    both = TwoFilters(both=True).weights(View, losses, None, {})
+    both = TwoFilters(both=True).weights(StepContext, losses, None, {})
     assert (both > 0).tolist() == [True, False, False, False, False]
     # the third is in neither part
-    assert BothFail(weight=0.5)(View, losses, None, {}).item() == -0.5 * (4 + 6) / 2
-    assert BothFail(fraction=1.0)(View, losses, None, {}) == 0
+    assert BothFail(weight=0.5)(StepContext, losses, None, {}).item() == -0.5 * (4 + 6) / 2
+    assert BothFail(fraction=1.0)(StepContext, losses, None, {}) == 0
     with pytest.raises(NeedsError, match="parts of paf_kip"):
         play(make("tent").where(TwoFilters()))
 
@@ -79,7 +79,7 @@ def test_first_answer_is_bn_1_and_the_teacher_moves_after_the_step():
 
 def test_with_the_network_as_its_teacher_it_is_tent_with_two_selectors():
     bare = play(make("paf_kip", **PLAIN, follow=0.0, weight=0.0, when_empty="skip"))[1]
-    tent = play(make("tent", update=PLAIN["update"]).where(LowEntropy(0.4), CertainWeight(0.4)))[1]
+    tent = play(make("tent", update=PLAIN["update"]).where(EntropyThreshold(0.4), EntropyWeight(0.4)))[1]
     for k, p in bare.tuned.items():
         torch.testing.assert_close(p, tent.tuned[k], atol=1e-6, rtol=1e-5)
     assert 0 < bare.trace["kept"].sum() < 128 and bare.trace.step("distance")[-1] > 0

@@ -67,18 +67,18 @@ def test_matches_the_reference(run):
 class _Early(Petal):
     """Restored before the teacher follows."""
 
-    def after(self, view, lesson, state):
-        restore_where_(view, least_informative(lesson.grads, self.restore), self.start(view))
-        teachers.follow_(state["teacher"], view, self.follow)
+    def after(self, ctx, loss_output, state):
+        restore_where_(ctx, least_informative(loss_output.grads, self.restore), self.start(ctx))
+        teachers.follow_(state["teacher"], ctx, self.follow)
 
 
 class _Each(Petal):
     """The quantile of every tensor by itself."""
 
-    def after(self, view, lesson, state):
-        teachers.follow_(state["teacher"], view, self.follow)
-        for name, g in lesson.grads.items():
-            restore_where_(view, least_informative({name: g}, self.restore), self.start(view))
+    def after(self, ctx, loss_output, state):
+        teachers.follow_(state["teacher"], ctx, self.follow)
+        for name, g in loss_output.grads.items():
+            restore_where_(ctx, least_informative({name: g}, self.restore), self.start(ctx))
 
 
 GRADIENT = "petal-official-fixaug__tinybn__s1"
@@ -134,7 +134,7 @@ def test_least_informative_by_hand():
 
 
 def test_penalty_by_hand():
-    class View:
+    class StepContext:
         given = {
             "posterior": {
                 "mean/a": torch.tensor([1.0, 2.0]), "variance/a": torch.tensor([0.5, 0.0])
@@ -142,11 +142,11 @@ def test_penalty_by_hand():
         }
         tuned = {"a": torch.tensor([1.0, 2.0], requires_grad=True)}
 
-    penalty, a = PosteriorAnchor(weight=1e-3), View.tuned["a"]
-    assert penalty(View, None, None, {}).item() == 0
+    penalty, a = PosteriorAnchor(weight=1e-3), StepContext.tuned["a"]
+    assert penalty(StepContext, None, None, {}).item() == 0
     with torch.no_grad():
         a += torch.tensor([0.1, 0.1])
-    grad, = torch.autograd.grad(penalty(View, None, None, {}), a)
+    grad, = torch.autograd.grad(penalty(StepContext, None, None, {}), a)
     torch.testing.assert_close(grad, 1e-3 * 0.1 / torch.tensor([0.500001, 1e-6]), rtol=1e-5,
                                atol=0.0)
 
@@ -154,7 +154,7 @@ def test_penalty_by_hand():
 def test_without_its_parts_it_is_cotta():
     x = stream("s1")[0][:4, :32]
     adapters = [
-        Adapter(tiny("tinybn"), recipe, device="cpu", given={"posterior": around(tiny("tinybn"))})
+        Adapter(tiny("tinybn"), recipe, device="cpu", source_info={"posterior": around(tiny("tinybn"))})
         for recipe in (make("petal", penalties=(), restore=0.0, **BARE),
                        make("petal", penalties=(), restore=0.0, chosen="random", **BARE),
                        make("cotta", restore=0.0, **BARE))
@@ -169,13 +169,13 @@ def test_gradients_are_those_before_the_step():
     """Also where the optimiser writes into them: at rate 0 the same batch has the same gradients
     twice."""
     class Watch(Petal):
-        def after(self, view, lesson, state):
-            found.append(lesson.grads)
+        def after(self, ctx, loss_output, state):
+            found.append(loss_output.grads)
 
     found, update = [], Step(rule="sgd", lr=0.0, nesterov=True)
     recipe = Watch(**vars(make("petal", update=update, augment=Roll(), views=1, sure=1.1)))
     adapter = Adapter(tiny("tinybn"), recipe, device="cpu",
-                      given={"posterior": around(tiny("tinybn"))})
+                      source_info={"posterior": around(tiny("tinybn"))})
     for _ in range(2):
         adapter(stream("s1")[0][0])
     assert found[0].keys() == adapter.tuned.keys() and found[0]["head.weight"].abs().sum() > 0
@@ -217,7 +217,7 @@ def test_the_posterior_is_that_of_the_places_after_the_epochs(found):
 def test_it_begins_at_the_posteriors_mean_again_and_again(found):
     x = stream("s1")[0][:3, :24]
     mean = {k[5:]: v for k, v in found["posterior"].items() if k.startswith("mean/")}
-    adapter = Adapter(tiny("tinybn"), make("petal", restore=0.5, **BARE), device="cpu", given=found)
+    adapter = Adapter(tiny("tinybn"), make("petal", restore=0.5, **BARE), device="cpu", source_info=found)
 
     def begins():
         return all(
@@ -243,6 +243,6 @@ def test_a_posterior_of_other_parameters_is_refused():
     few = source.prepare(tiny("tinybn"), make("petal", train=NormAffine()), x, y, batch=40,
                          device="cpu")
     with pytest.raises(NeedsError, match=r"lacks features.0.weight: it was made for other"):
-        Adapter(tiny("tinybn"), make("petal", train=AllParameters()), device="cpu", given=few)
+        Adapter(tiny("tinybn"), make("petal", train=AllParameters()), device="cpu", source_info=few)
     with pytest.raises(ValueError, match="need a label for every source image"):
         source.prepare(tiny("tinybn"), make("petal"), x, device="cpu")

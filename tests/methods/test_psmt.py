@@ -34,7 +34,7 @@ def deviations(run, fisher, batches=None, **changes):
             "info/n_at_initial": sum(
                 (p == adapter.origin[k]).sum().item() for k, p in adapter.tuned.items()),
             "info/ewc": sum(
-                (adapter.given["fisher"][k] * (p.detach() - adapter.origin[k])**2).sum().item()
+                (adapter.source_info["fisher"][k] * (p.detach() - adapter.origin[k])**2).sum().item()
                 for k, p in adapter.tuned.items())
         }
 
@@ -69,25 +69,25 @@ def test_matches_the_reference(run, fisher):
 class _Once(Psmt):
     """The teacher follows once and takes what was put back."""
 
-    def after(self, view, lesson, state):
-        restore_where_(view, least_informative(lesson.grads, self.restore))
-        teachers.follow_(state["teacher"], view, self.follow)
+    def after(self, ctx, loss_output, state):
+        restore_where_(ctx, least_informative(loss_output.grads, self.restore))
+        teachers.follow_(state["teacher"], ctx, self.follow)
 
 
 class _Own(Psmt):
     """The teacher keeps its own value where the student was put back."""
 
-    def after(self, view, lesson, state):
-        teachers.follow_(state["teacher"], view, self.follow)
-        restore_where_(view, least_informative(lesson.grads, self.restore))
-        teachers.follow_(state["teacher"], view, self.follow)
+    def after(self, ctx, loss_output, state):
+        teachers.follow_(state["teacher"], ctx, self.follow)
+        restore_where_(ctx, least_informative(loss_output.grads, self.restore))
+        teachers.follow_(state["teacher"], ctx, self.follow)
 
 
 class _Halves(Psmt):
     """The answer is the mean, not the sum."""
 
-    def output(self, view, state):
-        return super().output(view, state) / 2
+    def output(self, ctx, state):
+        return super().output(ctx, state) / 2
 
 
 MUTATIONS = {
@@ -117,16 +117,16 @@ def test_the_comparison_can_fail(name, fisher):
 def test_two_updates_of_the_teacher_by_hand():
     """Four weights, one of them with a small gradient: it goes back in both; the others follow
     twice."""
-    class View:
+    class StepContext:
         tuned = {"w": torch.tensor([1.0, 2.0, 3.0, 4.0])}
         origin = {"w": torch.zeros(4)}
 
-    class Lesson:
+    class LossOutput:
         move, grads = True, {"w": torch.tensor([3.0, -0.1, 1.0, 2.0])}
 
     state = {"teacher": {"w": torch.full((4,), 8.0)}}
-    make("psmt", follow=0.5, restore=0.2).after(View, Lesson, state)
-    assert View.tuned["w"].tolist() == [1.0, 0.0, 3.0, 4.0]
+    make("psmt", follow=0.5, restore=0.2).after(StepContext, LossOutput, state)
+    assert StepContext.tuned["w"].tolist() == [1.0, 0.0, 3.0, 4.0]
     assert state["teacher"]["w"].tolist() == [
         0.25 * 8 + 0.75 * 1, 0.0, 0.25 * 8 + 0.75 * 3, 0.25 * 8 + 0.75 * 4
     ]
@@ -138,7 +138,7 @@ def test_two_updates_of_the_teacher_by_hand():
 def test_it_is_a_mean_teacher_held_by_the_source(changes):
     x = stream("s1")[0][:3, :32]
     recipe = make("psmt", **{"restore": 0.0, **changes})
-    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given(recipe, "tinybn"))
+    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", source_info=given(recipe, "tinybn"))
     first = adapter(x[0])
     bn_1 = Adapter(tiny("tinybn"), make("batch_norm"), device="cpu")(x[0])
     torch.testing.assert_close(first, 2 * bn_1, atol=1e-5, rtol=1e-5)
@@ -158,7 +158,7 @@ def test_it_is_a_mean_teacher_held_by_the_source(changes):
 
 def test_augmented_views_are_half_of_the_loss():
     x, recipe = stream("s1")[0][0][:32], make("psmt", augment=Roll())
-    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given(recipe, "tinybn"))
+    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", source_info=given(recipe, "tinybn"))
     adapter(x)
     net = Adapter(tiny("tinybn"), make("batch_norm"), device="cpu")
     z = net(x).log_softmax(1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import given, stream, tiny
 
-from tta_lab.components.selectors import DestroyedObject
+from tta_lab.components.selectors import PLPDFilter
 from tta_lab.core import scores
 from tta_lab.core.adapter import Adapter
 from tta_lab.core.parts import NeedsError, NormAffine, Step
@@ -21,7 +21,7 @@ NONE = torch.zeros(5)
 
 def play(recipe, model="tinybn", **changes):
     adapter = Adapter(tiny(model), recipe, device="cpu",
-                      given=given(make("recap"), model) | changes)
+                      source_info=given(make("recap"), model) | changes)
     return torch.stack([adapter(x) for x in BATCHES]), adapter
 
 
@@ -81,15 +81,15 @@ def test_deyo_form_selects_by_the_region_and_caps_the_weight():
     weight = torch.from_numpy(adapter.trace["weight"])
     assert 0 < kept.sum() < 96 and weight.max() <= 3 and (weight[kept] > 0).all()
 
-    class View:
+    class StepContext:
         logits, region_entropy = Z[:3], torch.tensor([0.1, 1.0, 1.5])
 
     part = StableRegion(fraction=0.8, unit=0.7, cap=2.0)
     expected = [2.0, math.exp(0.7 * math.log(5) - 1.0), 0.0]
-    torch.testing.assert_close(part.weights(View, torch.zeros(3), None, {}), torch.tensor(expected))
+    torch.testing.assert_close(part.weights(StepContext, torch.zeros(3), None, {}), torch.tensor(expected))
     wide = make(
         "recap", **SGD, select=(StableRegion(fraction=10.0, unit=10.0, cap=1.0),
-                                DestroyedObject(threshold=-1.0, by_certainty=False, by_fall=False)))
+                                PLPDFilter(threshold=-1.0, by_certainty=False, by_fall=False)))
     assert torch.equal(play(wide)[0],
                        play(make("recap",
                                  **SGD))[0]), "all selected at weight 1 is the default form"
@@ -109,4 +109,4 @@ def test_what_it_needs_is_said():
     net = tiny("tinybn")
     net.head = torch.nn.Sequential(net.head)
     with pytest.raises(NeedsError, match="recap needs the rows of a linear head"):
-        Adapter(net, make("recap"), device="cpu", given=given(make("recap"), "tinybn"))(BATCHES[0])
+        Adapter(net, make("recap"), device="cpu", source_info=given(make("recap"), "tinybn"))(BATCHES[0])

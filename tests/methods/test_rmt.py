@@ -143,7 +143,7 @@ def test_the_stream_begins_at_the_end_of_the_warm_up_again_and_again():
     prototypes = {"mean": torch.ones(10, 64)}
     found = warm_up(tiny("tinybn"), recipe, source_images()[0], n=96, batch=32, device="cpu")
     given = {"prototypes": prototypes, "warm_up": found}
-    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given)
+    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", source_info=given)
 
     def is_warm():
         steps = {s["step"].item() for s in adapter.optimizer.state.values() if s}
@@ -159,12 +159,12 @@ def test_the_stream_begins_at_the_end_of_the_warm_up_again_and_again():
     adapter.reset()
     assert is_warm() and all(torch.equal(adapter(b), z) for b, z in zip(x, first, strict=True))
 
-    half = Adapter(tiny("tinybn"), recipe, device="cpu", given=given)
+    half = Adapter(tiny("tinybn"), recipe, device="cpu", source_info=given)
     half(x[0])
-    resumed = Adapter(tiny("tinybn"), recipe, device="cpu", given=given)
+    resumed = Adapter(tiny("tinybn"), recipe, device="cpu", source_info=given)
     resumed.load_state_dict(half.state_dict())
     assert torch.equal(resumed(x[1]), first[1])
-    cold = Adapter(tiny("tinybn"), recipe, device="cpu", given={"prototypes": prototypes})
+    cold = Adapter(tiny("tinybn"), recipe, device="cpu", source_info={"prototypes": prototypes})
     assert not torch.equal(cold(x[0]), first[0])
     with pytest.raises(ValueError, match="belongs to another given"):
         cold.load_state_dict(half.state_dict())
@@ -204,7 +204,7 @@ def test_nearest_prototype_goes_by_angle():
 def test_replay_in_stored_order_goes_round():
     given = {"replay": {"images": source_images()[0][:20], "labels": source_images()[1][:20]}}
     recipe = make("tent", penalties=(SourceReplay(order="stored"),))
-    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", given=given)
+    adapter = Adapter(tiny("tinybn"), recipe, device="cpu", source_info=given)
     for x in stream("s1")[0][:3, :8]:
         adapter(x)
     assert adapter.states["penalties"] == [{
@@ -225,7 +225,7 @@ def test_prototypes_are_those_of_the_reference(run):
 def test_rate_zero_is_bn_1_once_or_twice():
     x = stream("s3")[0][:2, :32]
     given = {"prototypes": {"mean": torch.ones(10, 64)}}
-    plain, rmt, santa = (Adapter(tiny("tinybn"), recipe, device="cpu", given=given)
+    plain, rmt, santa = (Adapter(tiny("tinybn"), recipe, device="cpu", source_info=given)
                          for recipe in (make("batch_norm"), make("rmt", lr=0.0, penalties=()),
                                         make("santa", lr=0.0)))
     for batch in x:

@@ -13,15 +13,15 @@ from tta_lab.methods import make
 
 def gradient(name, z):
     """Of the loss with respect to the first of two logits (z, 0)."""
-    class View:
+    class StepContext:
         logits = torch.tensor([[z, 0.0]], requires_grad=True)
-    return torch.autograd.grad(make(name).losses(View, {}).sum(), View.logits)[0][0, 0].item()
+    return torch.autograd.grad(make(name).losses(StepContext, {}).sum(), StepContext.logits)[0][0, 0].item()
 
 
 def test_soft_likelihood_ratio_by_hand():
-    class View:
+    class StepContext:
         logits = torch.tensor([[0.8, 0.2], [0.5, 0.5]]).log()
-    found = make("slr").losses(View, {})
+    found = make("slr").losses(StepContext, {})
     torch.testing.assert_close(found,
                                torch.tensor([-(0.8 * math.log(4) + 0.2 * math.log(0.25)), 0.0]),
                                rtol=1e-4, atol=2e-5)

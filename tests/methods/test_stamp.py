@@ -147,16 +147,16 @@ def test_memory_by_hand():
 
 
 def test_weights_of_the_memory_sum_to_its_capacity():
-    class View:
+    class StepContext:
         logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
 
-    entropy = scores.entropy(View.logits)
+    entropy = scores.entropy(StepContext.logits)
     for through, extra in ((True, True), (False, False)):
-        losses = make("stamp", through_weights=through).losses(View, {})
+        losses = make("stamp", through_weights=through).losses(StepContext, {})
         assert (losses / entropy).sum().item() == pytest.approx(64)
-        found, = torch.autograd.grad(losses.sum(), View.logits, retain_graph=True)
+        found, = torch.autograd.grad(losses.sum(), StepContext.logits, retain_graph=True)
         fixed, = torch.autograd.grad((64 * (-entropy).softmax(0).detach() * entropy).sum(),
-                                     View.logits, retain_graph=True)
+                                     StepContext.logits, retain_graph=True)
         assert torch.allclose(found, fixed) != extra
 
 
@@ -165,14 +165,14 @@ def test_step_size_follows_the_cosine_and_is_put_back():
     rule = CosineSam(lr=0.4, period=4, momentum=0.0)
     optimizer, used = rule.build([weight]), []
 
-    class Lesson:
+    class LossOutput:
         move = True
         kept = torch.ones(1)
         weights = torch.ones(1)
 
     def look(keep=None):
         weight.grad = torch.ones(1)
-        return Lesson()
+        return LossOutput()
 
     for _ in range(9):
         before = weight.item()

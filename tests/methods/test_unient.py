@@ -12,7 +12,7 @@ from tta_lab.components.unknowns import LikelyKnown, UnknownEntropy, best_split,
 from tta_lab.core import scores
 from tta_lab.core.adapter import Adapter
 from tta_lab.core.parts import NeedsError
-from tta_lab.core.step_context import View
+from tta_lab.core.step_context import StepContext
 from tta_lab.methods import make
 
 RUNS = Runs("unient")
@@ -139,7 +139,7 @@ def test_everything_unknown_learns_from_the_penalties_alone(monkeypatch):
 def test_split_finds_unknowns_and_costs_one_forward():
     known = stream("s3")[1][0] >= 0
     adapter = Adapter(tiny("tinybn"), make("unient").where(ConfidenceRise()), device="cpu")
-    p = unknowns.probability_known(View(adapter, BATCHES[0], torch.arange(64)))
+    p = unknowns.probability_known(StepContext(adapter, BATCHES[0], torch.arange(64)))
     assert p[known].mean() > p[~known].mean() + 0.2
     adapter.cost = dict.fromkeys(adapter.cost, 0)
     adapter(BATCHES[0])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core import scores
 from ..core.norm_layers import BATCH_NORM
-from ..core.step_context import View
+from ..core.step_context import StepContext
 from .probes import untouched
 
 FORMAT = "tta_lab layers 1"
@@ -266,18 +266,18 @@ def sample_gradients(adapter, batches, loss: str = "entropy", limit: int = 500) 
     """
     if loss not in ("entropy", "method"):
         raise ValueError(f"loss must be 'entropy' or 'method', not {loss!r}")
-    if loss == "method" and not adapter.recipe.learns:
-        raise ValueError(f"{type(adapter.recipe).__name__} has no loss of its own; use loss='entropy'")
+    if loss == "method" and not (adapter.recipe.learns and adapter.recipe.has_sample_losses):
+        raise ValueError(f"{type(adapter.recipe).__name__} has no loss of single images; use loss='entropy'")
     parameters, rows, n = list(adapter.tuned.values()), [], 0
     for batch in batches if parameters else ():
         with untouched(adapter), torch.enable_grad():
-            view = View(adapter, batch.x.detach().clone().to(adapter.device), batch.ids.to(adapter.device))
-            losses = scores.entropy(view.logits) if loss == "entropy" else adapter.recipe.losses(view, adapter.states["method"])
+            ctx = StepContext(adapter, batch.x.detach().clone().to(adapter.device), batch.ids.to(adapter.device))
+            losses = scores.entropy(ctx.logits) if loss == "entropy" else adapter.recipe.losses(ctx, adapter.states["method"])
             if losses.ndim != 1:
                 raise ValueError("sample_gradients takes classifiers; this model gives a loss for every place of an image")
             take = min(len(losses), limit - n)
             norms = [_gradient_norm(losses[i], parameters) for i in range(take)]
-            entropy, prediction = scores.entropy(view.logits.detach())[:take].cpu(), view.logits.detach().argmax(1)[:take].cpu()
+            entropy, prediction = scores.entropy(ctx.logits.detach())[:take].cpu(), ctx.logits.detach().argmax(1)[:take].cpu()
         if take:
             rows.append((entropy.numpy(), torch.stack(norms).cpu().numpy(), _group_names(batch.known[:take], batch.label[:take], prediction),
                          batch.ids[:take].cpu().numpy()))
@@ -312,10 +312,10 @@ def feature_space(adapter, batches, statistics: str = "running", limit: int = 10
     n = 0
     for batch in batches:
         with untouched(adapter):
-            view = View(adapter, batch.x.detach().to(adapter.device), batch.ids.to(adapter.device))
-            source = view.source_features(statistics)
-            adapted, logits = view.forward_features()
-        for name, values, guess in (("source", source, view.source_logits(statistics)), ("adapted", adapted, logits)):
+            ctx = StepContext(adapter, batch.x.detach().to(adapter.device), batch.ids.to(adapter.device))
+            source = ctx.source_features(statistics)
+            adapted, logits = ctx.forward_features()
+        for name, values, guess in (("source", source, ctx.source_logits(statistics)), ("adapted", adapted, logits)):
             features[name].append(values.double().cpu())
             facts["source_prediction" if name == "source" else "prediction"].append(guess.argmax(1).cpu())
         facts["label"].append(batch.label)

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.adapter import Adapter, Lesson
+from ..core.adapter import Adapter, LossOutput
 from ..core.parts import SCOPES, EveryBatch, LossMethod, Part
-from ..core.step_context import View
+from ..core.step_context import StepContext
 
 COSINES = {"crowd": "mean gradient of the batch", "others": "mean gradient of the others",
            "peers": "mean of the others predicted alike", "step": "gradient of the step"}
@@ -69,14 +69,14 @@ def gradient_crowd(adapter: Adapter, x: Tensor, labels: Tensor | None = None, kn
     """
     x, ids, rows = _asked(adapter, x, ids, rows)
     with untouched(adapter):
-        view, lesson = _first_look(adapter, x, ids)
-        losses = lesson.losses
-        prediction = view.logits.detach().argmax(1)
+        ctx, loss_output = _first_look(adapter, x, ids)
+        losses = loss_output.losses
+        prediction = ctx.logits.detach().argmax(1)
         classes = prediction.unique()
         of_class = torch.stack([_flat(_gradient(adapter, losses[prediction == c].sum())) for c in classes])
         size = torch.stack([(prediction == c).sum() for c in classes]).double()
         total = of_class.sum(0)
-        step = _flat(_gradient(adapter, lesson.loss)) if lesson.move else torch.full_like(total, math.nan)
+        step = _flat(_gradient(adapter, loss_output.loss)) if loss_output.move else torch.full_like(total, math.nan)
         found: dict[str, list] = {name: [] for name in (*COSINES, "norm", "vote")}
         for i in rows:
             g = _flat(_gradient(adapter, losses[i]))
@@ -88,11 +88,11 @@ def gradient_crowd(adapter: Adapter, x: Tensor, labels: Tensor | None = None, kn
             found["vote"].append(g @ total / (total @ total))
         values = {name: torch.stack(column).cpu().numpy() for name, column in found.items()}
         at = torch.tensor(rows, device=prediction.device)
-        values |= {"rows": np.array(rows), "prediction": _numpy(prediction[at]), "kept": _numpy(lesson.kept[at]),
+        values |= {"rows": np.array(rows), "prediction": _numpy(prediction[at]), "kept": _numpy(loss_output.kept[at]),
                    "loss": _numpy(losses.detach()[at])}
     mean = float(total.norm()) / len(x)
     return {**values, "mean_norm": mean, "coherence": mean / max(float(values["norm"].mean()), 1e-300),
-            "groups": _groups(values["prediction"], rows, labels, known, view.logits.shape[1])}
+            "groups": _groups(values["prediction"], rows, labels, known, ctx.logits.shape[1])}
 
 
 @torch.inference_mode(False)
@@ -118,14 +118,14 @@ def counterfactual_vote(adapter: Adapter, x: Tensor, labels: Tensor | None = Non
     recipe, params = adapter.recipe, adapter._params
     rule = recipe.update if update is None else update
     with untouched(adapter) as before:
-        view, lesson = _first_look(adapter, x, ids)
+        ctx, loss_output = _first_look(adapter, x, ids)
         start = [p.detach().clone() for p in params]
-        source = view.source_logits(adapter.source_statistics).detach()
+        source = ctx.source_logits(adapter.source_statistics).detach()
         source_class = source.argmax(1)
-        now = _probability(view, source_class)
-        together_gradient = _gradient(adapter, lesson.loss, flat=False) if lesson.move else None
+        now = _probability(ctx, source_class)
+        together_gradient = _gradient(adapter, loss_output.loss, flat=False) if loss_output.move else None
 
-        def after(first: Lesson, gradient, again: Callable) -> Tensor:
+        def after(first: LossOutput, gradient, again: Callable) -> Tensor:
             """p[c] of all images after one step of the rule whose first look gives ``first`` with ``gradient``; the weights are put back."""
             optimizer = rule.build(params)
             if update is None:      # as the adapter's stands now, with or without its moments
@@ -134,42 +134,42 @@ def counterfactual_vote(adapter: Adapter, x: Tensor, labels: Tensor | None = Non
             looks = [(first, gradient)]
 
             def look(keep=None):
-                lesson, gradient = looks.pop() if looks else again(view.look_again(), keep)
+                loss_output, gradient = looks.pop() if looks else again(ctx.look_again(), keep)
                 for p, g in zip(params, gradient, strict=True):
                     p.grad = None if g is None else g.clone()
-                return lesson
+                return loss_output
 
             rule(optimizer, look)
             with torch.no_grad():
-                changed = _probability(view.again(), source_class)
+                changed = _probability(ctx.again(), source_class)
                 torch._foreach_copy_(params, start)
             return changed
 
         def whole(v, keep):
-            lesson = adapter._lesson(v, keep)
-            return lesson, _gradient(adapter, lesson.loss, flat=False)
+            loss_output = adapter._lesson(v, keep)
+            return loss_output, _gradient(adapter, loss_output.loss, flat=False)
 
         def single(v, losses, i):
             one = torch.zeros_like(losses.detach())
             one[i] = 1
-            return Lesson(v, losses, one, one > 0, losses[i], 1, True), _gradient(adapter, losses[i], flat=False)
+            return LossOutput(v, losses, one, one > 0, losses[i], 1, True), _gradient(adapter, losses[i], flat=False)
 
         alone = []
         for some in batched(rows, max(1, GRADIENTS // sum(p.numel() for p in params))):
-            v = view.again()        # moving the weights makes a graph useless: the gradients of some rows come first, then their steps
-            v._once = view._once
+            v = ctx.again()        # moving the weights makes a graph useless: the gradients of some rows come first, then their steps
+            v._once = ctx._once
             losses = recipe.losses(v, adapter.states["method"])
             first = [single(v, losses, i) for i in some]
             del v, losses
             for i, look in zip(some, first, strict=True):
                 alone.append(after(*look, lambda v, keep, i=i: single(v, recipe.losses(v, adapter.states["method"]), i))[i])
-        together = after(lesson, together_gradient, whole) if lesson.move else now
+        together = after(loss_output, together_gradient, whole) if loss_output.move else now
         at = torch.tensor(rows, device=source.device)
-        values = {"rows": np.array(rows), "source_class": _numpy(source_class[at]), "prediction": _numpy(view.logits.argmax(1)[at]),
+        values = {"rows": np.array(rows), "source_class": _numpy(source_class[at]), "prediction": _numpy(ctx.logits.argmax(1)[at]),
                   "before": _numpy(now[at]), "alone": _numpy(torch.stack(alone)), "together": _numpy(together[at]),
                   "rise": _numpy((now - source.double().softmax(1).amax(1))[at])}
     return {**values, "self_change": values["alone"] - values["before"], "batch_change": values["together"] - values["before"],
-            "moved": lesson.move, "groups": _groups(values["prediction"], rows, labels, known, source.shape[1])}
+            "moved": loss_output.move, "groups": _groups(values["prediction"], rows, labels, known, source.shape[1])}
 
 
 def summary(numbers: dict) -> dict[str, dict]:
@@ -312,7 +312,10 @@ def _asked(adapter: Adapter, x: Tensor, ids: Tensor | None, rows) -> tuple[Tenso
     recipe, name = adapter.recipe, type(adapter.recipe).__name__
     if not recipe.learns or not adapter._params:
         raise ValueError(f"{name} learns nothing by gradients, so there is no crowd to look at; probe a method with a loss, such as tent")
-    if type(recipe).lessons is not LossMethod.lessons or type(recipe.cadence) is not EveryBatch:
+    if not recipe.has_sample_losses:
+        raise ValueError(f"{name} has a loss of the whole batch alone, so single images have no gradient; probe a method with a loss per image, "
+                         "such as tent")
+    if type(recipe).learning_batches is not LossMethod.learning_batches or type(recipe.cadence) is not EveryBatch:
         raise ValueError(f"{name} as set here does not learn from each batch as a whole but from a memory, a window or image by image; "
                          "probes are for methods whose lesson is the batch")
     adapter._check(x, ids)
@@ -328,14 +331,14 @@ def _asked(adapter: Adapter, x: Tensor, ids: Tensor | None, rows) -> tuple[Tenso
     return x, ids, rows
 
 
-def _first_look(adapter: Adapter, x: Tensor, ids: Tensor) -> tuple[View, Lesson]:
+def _first_look(adapter: Adapter, x: Tensor, ids: Tensor) -> tuple[StepContext, LossOutput]:
     """The view of the step and what it teaches, as the adapter makes them."""
-    recipe, view = adapter.recipe, View(adapter, x, ids, commit=True)
+    recipe, ctx = adapter.recipe, StepContext(adapter, x, ids, commit=True)
     if recipe.answer == "before":
-        recipe.output(view, adapter.states["method"])
-    if view.logits.ndim != 2:
-        raise ValueError(f"this probe is for classifiers, one prediction an image; the model gives {tuple(view.logits.shape)}")
-    return view, adapter._lesson(view, None)
+        recipe.output(ctx, adapter.states["method"])
+    if ctx.logits.ndim != 2:
+        raise ValueError(f"this probe is for classifiers, one prediction an image; the model gives {tuple(ctx.logits.shape)}")
+    return ctx, adapter._lesson(ctx, None)
 
 
 def _gradient(adapter: Adapter, loss: Tensor, flat: bool = True) -> list[Tensor | None]:
@@ -356,8 +359,8 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
     return a @ b / (a.norm() * b.norm())
 
 
-def _probability(view: View, classes: Tensor) -> Tensor:
-    return view.logits.detach().double().softmax(1).gather(1, classes[:, None])[:, 0]
+def _probability(ctx: StepContext, classes: Tensor) -> Tensor:
+    return ctx.logits.detach().double().softmax(1).gather(1, classes[:, None])[:, 0]
 
 
 def _groups(prediction: np.ndarray, rows: list[int], labels, known, classes: int) -> dict[str, np.ndarray]:

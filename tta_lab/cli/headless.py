@@ -27,6 +27,7 @@ from ..core.arguments import flag, number, path_of, plain
 from ..core.files import write_text
 
 PLOTLY = "application/vnd.plotly.v1+json"
+RENAMED = {"model_from": "model", "images_from": "images"}  # former names of parameters, which are understood
 
 
 class NotebookError(ValueError):
@@ -207,6 +208,7 @@ def parameters_of(notebook) -> dict[str, Parameter]:
 
 def settled(known: dict[str, Parameter], given: dict[str, Any], full: bool) -> dict[str, Any]:
     """The values to inject: what was asked for, checked, and what a headless run sets where the notebook has it."""
+    given = _with_new_names(known, given)
     unknown = [name for name in given if name not in known]
     if full and "fast" not in known:
         unknown.append("fast (which --full sets)")
@@ -218,6 +220,17 @@ def settled(known: dict[str, Parameter], given: dict[str, Any], full: bool) -> d
         raise NotebookError("--full and fast=True contradict each other; leave one of them out")
     usual = {"interactive": False, **({"fast": False} if full else {})}
     return {**{name: value for name, value in usual.items() if name in known}, **values}
+
+
+def _with_new_names(known: dict[str, Parameter], given: dict[str, Any]) -> dict[str, Any]:
+    """The values by the present names of their parameters, where a notebook has these only. Raises NotebookError for a value under both names."""
+    moved = {old: new for old, new in RENAMED.items() if old in given and old not in known and new in known}
+    if "looked_at" in known and str(given.get("images", "")).strip().isdigit():
+        moved["images"] = "looked_at"  # once the number of images that notebook 04 looks into
+    for old, new in moved.items():
+        if new in given:
+            raise NotebookError(f"{old} is the former name of the parameter {new}, and both are given; leave {old} out")
+    return {moved.get(name, name): value for name, value in given.items()}
 
 
 def kernel_manager(beside: Path | None = None):

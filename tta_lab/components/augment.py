@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as T
 
 from ..core.knobs import knob
 from ..core.parts import Part
@@ -38,7 +37,7 @@ def between(rng: torch.Generator, *ranges: tuple[float, float]) -> list[float]:
 
 
 @dataclass(frozen=True)
-class ColourAffine(Augmentation):
+class ColorAffine(Augmentation):
     """The augmentation of CoTTA: colour jitter in random order, a small affine map, blur, flip, noise; result in [0, 1].
 
     Brightness 0.6-1.4, contrast 0.7-1.3, saturation 0.5-1.5, hue +-0.06 and gamma 0.7-1.3 in random order; the image padded by half
@@ -50,8 +49,10 @@ class ColourAffine(Augmentation):
     padding: str = knob("edge", choices=("edge", "reflect"), why="how the image is padded before it is turned; ROID: reflect")
 
     def __call__(self, x, rng):
+        from torchvision.transforms.v2 import functional as T  # here and below: loading it takes seconds
+
         if x.shape[1] not in (1, 3):
-            raise ValueError(f"ColourAffine needs images of 1 or 3 channels, got {x.shape[1]}; choose another augment=")
+            raise ValueError(f"ColorAffine needs images of 1 or 3 channels, got {x.shape[1]}; choose another augment=")
         h, w = x.shape[-2:]
         values = between(rng, (0.6, 1.4), (0.7, 1.3), (0.5, 1.5), (-0.06, 0.06), (0.7, 1.3), (-15, 15), (-w / 8, w / 8), (-h / 8, h / 8),
                          (0.9, 1.1), (0.001, 0.5), (0, 1))
@@ -176,6 +177,8 @@ class AugMix(Augmentation):
 
     @staticmethod
     def _operation(x, rng):
+        from torchvision.transforms.v2 import functional as T
+
         kind, level, sign = between(rng, (0, 9), (0.1, 1.0), (-1, 1))
         size, sign = x.shape[-1], 1 if sign > 0 else -1
         affine = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], "interpolation": T.InterpolationMode.BILINEAR}

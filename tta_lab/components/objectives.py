@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..core.knobs import knob
 from ..core.parts import NeedsError, Penalty
 from ..core.scores import upcast
+from .source.prepare import replay
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -22,7 +23,7 @@ def of_this_model(given: Tensor, features: Tensor, what: str) -> Tensor:
     """``given`` (n, D), if it was made of features like these (B, D). Raises NeedsError where the widths differ."""
     if given.shape[1] != features.shape[1]:
         raise NeedsError(f"the {what} were made of features of {given.shape[1]} numbers, but this model's have {features.shape[1]}; make them with "
-                         "this model: given = tta_lab.components.source.prepare.prepare(model, recipe, images, labels)")
+                         "this model: source_info = tta_lab.prepare(model, recipe, images, labels)")
     return given
 
 
@@ -70,7 +71,7 @@ def projector(model: nn.Module, size: int) -> nn.Module:
 class SourceReplay(Penalty):
     """Cross-entropy on as many labelled source images as the batch has, with the adapted network: w mean_j CE(y_j, z(x_j)). RMT (2211.13081)."""
 
-    needs = frozenset({"replay"})
+    source_info = (replay,)
 
     weight: float = knob(1.0, (0.0, 100.0), "weight of the term", paper="RMT 2211.13081: 1")
     order: str = knob("random", choices=("random", "stored"), why="images drawn anew for each batch, or one after the other")
@@ -78,8 +79,8 @@ class SourceReplay(Penalty):
     def init(self, model, source):
         return {"next": 0}
 
-    def __call__(self, view, losses, weights, state):
-        images, labels, n = view.given["replay"]["images"], view.given["replay"]["labels"], len(view.x)
+    def __call__(self, ctx, losses, weights, state):
+        images, labels, n = ctx.source_info["replay"]["images"], ctx.source_info["replay"]["labels"], len(ctx.x)
 
         def draw(rng):
             if self.order == "random":
@@ -87,5 +88,5 @@ class SourceReplay(Penalty):
             at, state["next"] = state["next"], (state["next"] + n) % len(images)
             return (torch.arange(n, device=images.device) + at) % len(images)
 
-        rows = view.draw(state, draw)
-        return self.weight * F.cross_entropy(view.forward(x=images[rows]), labels[rows])
+        rows = ctx.draw(state, draw)
+        return self.weight * F.cross_entropy(ctx.forward(x=images[rows]), labels[rows])

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from ..core import scores
 from ..core.knobs import knob
 from ..core.parts import NeedsError, Part, Penalty
-from .augment import ColourAffine
+from .augment import ColorAffine
+from .source.prepare import fisher, posterior
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Diversity(Penalty):
 
     weight: float = knob(0.5, (0.0, 10.0), "weight of the term", paper="lambda_max; grid 1.0, 0.5, 0.2, 0.1")
 
-    def __call__(self, view, losses, weights, state):
-        return -self.weight * scores.marginal_entropy(view.logits)
+    def __call__(self, ctx, losses, weights, state):
+        return -self.weight * scores.marginal_entropy(ctx.logits)
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,17 @@ class FisherAnchor(Penalty):
     weight depends on the batch size). Paper: EATA (2204.02610).
     """
 
-    needs = frozenset({"fisher"})
+    source_info = (fisher,)
 
     weight: float = knob(2000.0, (0.0, 1e6, "log"), "weight of the term", paper="EATA: 2000 (ImageNet-C), 1 (CIFAR, later ports)")
 
-    def __call__(self, view, losses, weights, state):
-        fisher, tuned = view.given["fisher"], {name: p for name, p in view.tuned.items() if not name.startswith("extra.")}
+    def __call__(self, ctx, losses, weights, state):
+        fisher, tuned = ctx.source_info["fisher"], {name: p for name, p in ctx.tuned.items() if not name.startswith("extra.")}
         strange = [name for name, p in tuned.items() if name not in fisher or fisher[name].shape != p.shape]
         if strange:
             raise NeedsError(f"the Fisher information does not fit {strange[0]}: it was made for other tuned parameters; make it with this recipe "
-                             "and model: given = tta_lab.components.source.prepare.prepare(model, recipe, images)")
-        return self.weight * sum((fisher[name] * (p - view.origin[name]) ** 2).sum() for name, p in tuned.items())
+                             "and model: source_info = tta_lab.prepare(model, recipe, images)")
+        return self.weight * sum((fisher[name] * (p - ctx.origin[name]) ** 2).sum() for name, p in tuned.items())
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,14 @@ class PosteriorAnchor(Penalty):
     Summed over all tuned parameters; mean and variance come from ``source.posterior``. Paper: PETAL (2212.09713).
     """
 
-    needs = frozenset({"posterior"})
+    source_info = (posterior,)
 
     weight: float = knob(1e-9, (0.0, 1e3), "weight of the term", paper="PETAL: 1e-9 (CIFAR), 1e-11 (ImageNet)")
 
-    def __call__(self, view, losses, weights, state):
-        found = view.given["posterior"]
+    def __call__(self, ctx, losses, weights, state):
+        found = ctx.source_info["posterior"]
         return self.weight / 2 * sum(((p - found[f"mean/{name}"]) ** 2 / (found[f"variance/{name}"] + 1e-6)).sum()
-                                     for name, p in view.tuned.items() if f"mean/{name}" in found)
+                                     for name, p in ctx.tuned.items() if f"mean/{name}" in found)
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ class AugmentedAgreement(Penalty):
     The images kept go through the network alone: their batch-norm statistics are those of the smaller batch. ROID (2306.00650).
     """
 
-    augment: Part = ColourAffine(blur_and_noise=False, padding="reflect")
+    augment: Part = ColorAffine(blur_and_noise=False, padding="reflect")
     weight: float = knob(1.0, (0.0, 100.0), "weight of the term", paper="ROID: 1")
 
-    def __call__(self, view, losses, weights, state):
+    def __call__(self, ctx, losses, weights, state):
         kept = weights > 0
         if not self.weight or not kept.any():
             return losses.new_zeros(())
-        other = view.forward(x=view.draw(state, lambda rng: self.augment(view.x, rng))[kept])
-        return self.weight * (weights[kept] * scores.symmetric_cross_entropy(other, view.logits[kept])).sum() / len(losses)
+        other = ctx.forward(x=ctx.draw(state, lambda rng: self.augment(ctx.x, rng))[kept])
+        return self.weight * (weights[kept] * scores.symmetric_cross_entropy(other, ctx.logits[kept])).sum() / len(losses)

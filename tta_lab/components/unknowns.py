@@ -54,16 +54,16 @@ def two_gaussians(values: Tensor, steps: int = 100, tolerance: float = 1e-3) -> 
     return p[mean.argmin()]
 
 
-def probability_known(view) -> Tensor:
+def probability_known(ctx) -> Tensor:
     """Of every image (B,), no gradient: the lower of two Gaussians fitted to o = 1 - m, m the
     largest cosine between the features of the frozen source on batch statistics and a row of the
     adapted network's head, rescaled to 0 .. 1 within the batch. UniEnt (2404.06065)."""
     def make():
-        rows = F.normalize(head_rows(view.model, "the split into known and unknown"), dim=1)
-        alike = (F.normalize(view.source_features("batch"), dim=1) @ rows.T).amax(1)
+        rows = F.normalize(head_rows(ctx.model, "the split into known and unknown"), dim=1)
+        alike = (F.normalize(ctx.source_features("batch"), dim=1) @ rows.T).amax(1)
         low, high = alike.min(), alike.max()
         return two_gaussians(1 - (alike - low) / (high - low).clamp_min(1e-12)).to(alike)
-    return view.once(_SPLIT, make)
+    return ctx.once(_SPLIT, make)
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class LikelyKnown(Selector):
 
     soft: bool = knob(False, why="weights instead of a split", paper="2404.06065: UniEnt+")
 
-    def weights(self, view, losses, keep, state):
-        p = probability_known(view)
+    def weights(self, ctx, losses, keep, state):
+        p = probability_known(ctx)
         return (p if self.soft else (p > 0.5)).to(losses.dtype)
 
 
@@ -98,20 +98,20 @@ class UnknownEntropy(Penalty):
     soft: bool = knob(False, why="weights instead of a split", paper="2404.06065: UniEnt+",
                       follows="LikelyKnown.soft")
 
-    def __call__(self, view, losses, weights, state):
-        p = probability_known(view)
-        entropy = scores.entropy(view.logits)
+    def __call__(self, ctx, losses, weights, state):
+        p = probability_known(ctx)
+        entropy = scores.entropy(ctx.logits)
         if self.soft:
             return -self.weight * ((1 - p) * entropy).mean()
         unknown = (p <= 0.5).to(entropy.dtype)
         return -self.weight * (unknown * entropy).sum() / unknown.sum().clamp_min(1)
 
 
-def _doubts(view):
-    if not hasattr(view, "doubts"):
+def _doubts(ctx):
+    if not hasattr(ctx, "doubts"):
         raise NeedsError("TwoFilters and BothFail are parts of paf_kip, which asks two models; "
-                         "with another method use LowEntropy")
-    return view.doubts
+                         "with another method use EntropyThreshold")
+    return ctx.doubts
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ class TwoFilters(Selector):
     both: bool = knob(False, why="the teacher must be certain too, as the authors' description "
                                  "has it")
 
-    def weights(self, view, losses, keep, state):
-        (own, teacher), limit = _doubts(view), self.fraction * math.log(view.classes)
+    def weights(self, ctx, losses, keep, state):
+        (own, teacher), limit = _doubts(ctx), self.fraction * math.log(ctx.classes)
         certain = (own < limit) & (teacher < limit) if self.both else own < limit
         return torch.where(certain, (limit - teacher).clamp(-10, 10).exp(), 0.0)
 
@@ -144,6 +144,6 @@ class BothFail(Penalty):
     fraction: float = knob(0.4, (0.0, 1.0), "of ln C, the entropy of a uniform prediction",
                            paper="public copy: 0.4", follows="TwoFilters.fraction")
 
-    def __call__(self, view, losses, weights, state):
-        unknown = (torch.stack(_doubts(view)) >= self.fraction * math.log(view.classes)).all(0)
+    def __call__(self, ctx, losses, weights, state):
+        unknown = (torch.stack(_doubts(ctx)) >= self.fraction * math.log(ctx.classes)).all(0)
         return -self.weight * torch.where(unknown, losses, 0.0).sum() / unknown.sum().clamp_min(1)

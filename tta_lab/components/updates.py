@@ -67,28 +67,28 @@ class CosineSam(Sam):
         return optimizer
 
     def __call__(self, optimizer, look):
-        lesson = super().__call__(optimizer, look)
-        if lesson.move:
+        loss_output = super().__call__(optimizer, look)
+        if loss_output.move:
             for group in optimizer.param_groups:
                 group["steps"] += 1
                 group["lr"] = (group.get("scale", 1.0) * self.lr *
                                (1 + math.cos(math.pi * group["steps"] / self.period)) / 2)
-        return lesson
+        return loss_output
 
 
 @dataclass(frozen=True)
-class Anchored(Part):
+class WeightEnsembling(Part):
     """Weight ensembling: after a step, theta <- m theta + (1 - m) theta_source. Source: ROID
     (2306.00650)."""
 
     momentum: float = knob(0.99, (0.0, 1.0), "share of the adapted weights that stays",
                            paper="ROID 2306.00650: 0.99")
 
-    def blend_(self, view) -> None:
+    def blend_(self, ctx) -> None:
         """Move the tuned parameters towards the source."""
         with torch.no_grad():
-            for name, p in view.tuned.items():
-                p.lerp_(view.origin[name], 1 - self.momentum)
+            for name, p in ctx.tuned.items():
+                p.lerp_(ctx.origin[name], 1 - self.momentum)
 
 
 def uniform(shape, rng: torch.Generator) -> Tensor:
@@ -96,15 +96,15 @@ def uniform(shape, rng: torch.Generator) -> Tensor:
     return torch.rand(shape, generator=rng, device=rng.device)
 
 
-def restore_(view, share: float, to: dict | None = None) -> None:
+def restore_(ctx, share: float, to: dict | None = None) -> None:
     """Stochastic restore: each entry of the tuned parameters goes back to its source value (or to
     that in ``to``) with probability ``share``, independently; the optimiser's moments stay. CoTTA
     (2203.13591)."""
     if share:
         with torch.no_grad():
-            for name, p in view.tuned.items():
+            for name, p in ctx.tuned.items():
                 p.copy_(
-                    torch.where(uniform(p.shape, view.rng) < share, (to or view.origin)[name], p))
+                    torch.where(uniform(p.shape, ctx.rng) < share, (to or ctx.origin)[name], p))
 
 
 def least_informative(grads: dict[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -122,9 +122,9 @@ def least_informative(grads: dict[str, Tensor], share: float) -> dict[str, Tenso
         return {name: s < limit for name, s in squares.items()}
 
 
-def restore_where_(view, masks: dict[str, Tensor], to: dict | None = None) -> None:
+def restore_where_(ctx, masks: dict[str, Tensor], to: dict | None = None) -> None:
     """The masked entries of the tuned parameters go back to their source values (or to those in
     ``to``)."""
     with torch.no_grad():
         for name, mask in masks.items():
-            view.tuned[name].copy_(torch.where(mask, (to or view.origin)[name], view.tuned[name]))
+            ctx.tuned[name].copy_(torch.where(mask, (to or ctx.origin)[name], ctx.tuned[name]))

@@ -12,12 +12,14 @@ from . import scores
 from .arguments import choice, flag, whole
 from .copying import own_copy, precision_of
 from .hashing import digest
+from .layer_outputs import layers_named
 from .named import model_of, recipe_of
 from .needs import check_needs
 from .norm_layers import check_asked, use_batch_statistics_
-from .parts import SCOPES, Method, NeedsError, needs_of
+from .parts import SCOPES, Method, NeedsError, needs_of, parts_of
+from .source_info import check_given
 from .source_model import InputError, SourceModel, check_finite
-from .step_context import View, as_logits, undisturbed
+from .step_context import StepContext, as_logits, undisturbed
 from .trace import Trace
 
 STATE = {"tensors", "optimizer", "states", "rng", "seen", "steps", "was_reset", "cost", "errors", "trace", "meta"}  # beside what names its owner
@@ -34,10 +36,10 @@ class AdaptationError(RuntimeError):
 
 
 @dataclass
-class Lesson:
+class LossOutput:
     """What one look taught: losses, weights, kept (B, *S); ``n_kept`` and ``move`` on the host."""
 
-    view: View
+    ctx: StepContext
     losses: Tensor
     weights: Tensor
     kept: Tensor
@@ -90,7 +92,7 @@ class Adapter:
     @undisturbed
     def __init__(self, model: nn.Module, recipe: Method, seed: int = 0, device="auto", *, amp: torch.dtype | None = None,
                  record: str = "light", on_error: str = "raise", validate: str = "now", channels_last: bool = False,
-                 given: dict | None = None):
+                 source_info: dict | None = None):
         recipe, model = recipe_of(recipe), model_of(model)
         if not (amp is None or isinstance(amp, str | torch.dtype)) or amp not in AMP:
             scaled = "; float16 needs its losses scaled, which an adapter does not do" if amp in (torch.float16, "float16", "fp16") else ""
@@ -99,8 +101,8 @@ class Adapter:
         self.record = choice("record", record, ("light", "source", "off"))
         self.on_error = choice("on_error", on_error, ("raise", "source"))
         self.validate = choice("validate", validate, ("now", "off"))
-        if not (given is None or isinstance(given, dict)):
-            raise TypeError(f"given must be what tta_lab.components.source.prepare.prepare(model, recipe, images) returned, not {type(given).__name__}")
+        if not (source_info is None or isinstance(source_info, dict)):
+            raise TypeError(f"source_info must be what tta_lab.prepare(model, recipe, images) returned, not {type(source_info).__name__}")
         channels_last = flag("channels_last", channels_last)
         self.device = _device(model, device)
         self.source = own_copy(model).to(self.device)
@@ -111,13 +113,16 @@ class Adapter:
         for m in self.source.modules():
             if isinstance(m, SourceModel):
                 m.check_input = False  # the adapter checks once, before any state is touched
-        self.given = _to_device(dict(given or {}), self.device, self.precision)
-        self._watching = any(controller.watches for controller in recipe.controllers)
         self.needs = needs_of(recipe)
-        check_needs(recipe, self.needs, self.source, self.given)
+        check_needs(recipe, self.source)
+        check_given(recipe, source_info or {}, self.fingerprint)
+        self.source_info = _to_device(dict(source_info or {}), self.device, self.precision)
+        self._watching = any(controller.watches for controller in recipe.controllers)
         self._networks: dict[str, nn.Module] = {"running": self.source}
         self.model = linked_copy(self.source)
         recipe.norm.apply_(self.model)
+        self.observed_layers = tuple(dict.fromkeys(name for part in parts_of(recipe) for name in part.observed_layers(self.model)))
+        layers_named(self.model, self.observed_layers)
         self.tuned = _own_parameters_(self.model, recipe.train(self.model))
         self.extra = None
         if type(recipe).extra is not Method.extra:  # else nothing is drawn, and other threads never see the generator borrowed
@@ -214,7 +219,7 @@ class Adapter:
         before = self._snapshot()
         try:
             with torch.no_grad():
-                return self.finite(self.recipe.output(View(self, x, ids), self.states["method"]).detach(), ids, "the adapted network")
+                return self.finite(self.recipe.output(StepContext(self, x, ids), self.states["method"]).detach(), ids, "the adapted network")
         finally:
             self._restore(before)
 
@@ -267,7 +272,7 @@ class Adapter:
         """Everything that a stream needs to go on bit-identically, as tensors, numbers, strings, lists and dicts
         (``torch.save`` it; ``torch.load(weights_only=True)`` reads it)."""
         return {"format": 1, "recipe": repr(self.recipe), "source": self.fingerprint, "seed": self.seed,
-                "given": digest(self.given) if self.given else "", **self._snapshot(),
+                "given": digest(self.source_info) if self.source_info else "", **self._snapshot(),
                 "errors": list(self.errors), "trace": self.trace.state_dict(), "meta": deepcopy(self.trace.meta)}
 
     @undisturbed
@@ -276,7 +281,7 @@ class Adapter:
         if not isinstance(state, dict):
             raise ValueError(f"expected what state_dict() returned, got {type(state).__name__}")
         for key, mine in (("format", 1), ("recipe", repr(self.recipe)), ("source", self.fingerprint), ("seed", self.seed),
-                          ("given", digest(self.given) if self.given else "")):
+                          ("given", digest(self.source_info) if self.source_info else "")):
             if state.get(key) != mine:
                 raise ValueError(f"this state belongs to another {key}: it has {state.get(key)!r}, this adapter has {mine!r}")
         missing = STATE.difference(state)
@@ -391,103 +396,105 @@ class Adapter:
 
     def _step(self, x: Tensor, ids: Tensor) -> Tensor:
         started, cost, recipe = time.perf_counter(), dict(self.cost), self.recipe
-        lessons: list[Lesson] = []
+        loss_outputs: list[LossOutput] = []
         paused = self._watching and any(c.pauses(state) for c, state in self._controllers())
-        view = View(self, x, ids, commit=not paused)
-        view, rows, learn = recipe.cadence.window(view, self.states["cadence"])
+        ctx = StepContext(self, x, ids, commit=not paused)
+        ctx, rows, learn = recipe.cadence.window(ctx, self.states["cadence"])
         learn = learn and recipe.learns and not paused
         repeats = getattr(recipe.update, "repeats", 1) if learn else 1
         with torch.set_grad_enabled(learn):
             for turn in range(repeats):
-                view = view.again() if turn else view
+                ctx = ctx.again() if turn else ctx
                 if recipe.answer == "before" and turn == repeats - 1:
-                    logits = self.finite(recipe.output(view, self.states["method"]), view.ids, "the network", AFTER if lessons else BEFORE)
+                    logits = self.finite(recipe.output(ctx, self.states["method"]), ctx.ids, "the network", AFTER if loss_outputs else BEFORE)
                 if learn:
-                    lessons += [self._learn(v) for v in recipe.lessons(view, self.states["method"])]
+                    loss_outputs += [self._learn(v) for v in recipe.learning_batches(ctx, self.states["method"])]
         with torch.no_grad():
             if recipe.answer == "after":
-                logits = recipe.output(view.again() if lessons else view, self.states["method"])
-                self.finite(logits, view.ids, "the network", AFTER if lessons else BEFORE)
+                logits = recipe.output(ctx.again() if loss_outputs else ctx, self.states["method"])
+                self.finite(logits, ctx.ids, "the network", AFTER if loss_outputs else BEFORE)
             logits = logits.detach() if rows is None else logits.detach()[rows]
             if not self.steps:
                 check_asked(self.model)
             was_reset, self.was_reset, said = self.was_reset, False, {}
             if self._watching:
-                samples, said = self._facts(view, rows, ids, logits, lessons, cost, started, was_reset, False)
+                samples, said = self._facts(ctx, rows, ids, logits, loss_outputs, cost, started, was_reset, False)
                 for controller, state in self._controllers():
                     if controller.watches:
                         controller.watch(self, samples, said, state)
-                        logits = controller.answer(view, logits, rows, said, state).detach()
+                        logits = controller.answer(ctx, logits, rows, said, state).detach()
             if self.record != "off":
-                samples, step = self._facts(view, rows, ids, logits, lessons, cost, started, was_reset, self.record == "source")
+                samples, step = self._facts(ctx, rows, ids, logits, loss_outputs, cost, started, was_reset, self.record == "source")
                 self.trace.add(samples, step | {name: said[name] for name in WATCHED if name in said})
-            self._control(lessons)
+            self._control(loss_outputs)
         self.seen, self.steps = self.seen + len(x), self.steps + 1
         return logits
 
-    def _learn(self, view: View) -> Lesson:
-        looks = [view]
+    def _learn(self, ctx: StepContext) -> LossOutput:
+        looks = [ctx]
 
-        def look(keep: Tensor | None = None) -> Lesson:
-            v = looks.pop() if looks else view.look_again()
-            lesson = self._lesson(v, keep)
-            if lesson.move:
+        def look(keep: Tensor | None = None) -> LossOutput:
+            v = looks.pop() if looks else ctx.look_again()
+            loss_output = self._lesson(v, keep)
+            if loss_output.move:
                 self.optimizer.zero_grad(set_to_none=True)
-                self._backward(lesson)
-            return lesson
+                self._backward(loss_output)
+            return loss_output
 
-        lesson = self.recipe.update(self.optimizer, look)
+        loss_output = self.recipe.update(self.optimizer, look)
         with torch.no_grad():
-            self.recipe.after(view, lesson, self.states["method"])
+            self.recipe.after(ctx, loss_output, self.states["method"])
             for name in ("norm", "train", "update"):
-                getattr(self.recipe, name).after(view, lesson, self.states[name])
+                getattr(self.recipe, name).after(ctx, loss_output, self.states[name])
             for name in ("select", "penalties"):
                 for part, state in zip(getattr(self.recipe, name), self.states[name], strict=True):
-                    part.after(view, lesson, state)
+                    part.after(ctx, loss_output, state)
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)
-        lesson.loss, lesson.losses, lesson.grads = lesson.loss.detach(), lesson.losses.detach(), None
-        return lesson
+        loss_output.loss, loss_output.losses, loss_output.grads = loss_output.loss.detach(), loss_output.losses.detach(), None
+        return loss_output
 
-    def _lesson(self, view: View, keep: Tensor | None) -> Lesson:
+    def _lesson(self, ctx: StepContext, keep: Tensor | None) -> LossOutput:
         """Losses, the selection chain, the average and the penalties; asks the host once: was anything kept?"""
         recipe = self.recipe
-        losses = recipe.losses(view, self.states["method"])
+        losses = recipe.losses(ctx, self.states["method"])
         with torch.no_grad():
             kept = torch.ones_like(losses, dtype=torch.bool) if keep is None else keep > 0
             weights = torch.ones_like(losses) if keep is None else keep
             for selector, state in zip(recipe.select, self.states["select"], strict=True):
-                w = selector.weights(view, losses.detach(), kept, state)
+                w = selector.weights(ctx, losses.detach(), kept, state)
                 kept = kept & (w > 0)
                 weights = torch.where(kept, weights * w, 0.0)
             n = kept.sum().clamp(min=1) if recipe.average == "kept" else kept.numel()
         loss = torch.where(kept, weights * losses, 0.0).sum() / n
+        if recipe.has_batch_loss:
+            loss = loss + torch.where(kept.any(), recipe.batch_loss(ctx, weights, self.states["method"]), 0.0)
         for penalty, state in zip(recipe.penalties, self.states["penalties"], strict=True):
-            loss = loss + penalty(view, losses, weights, state)
+            loss = loss + penalty(ctx, losses, weights, state)
         n_kept, finite = torch.stack([kept.sum(), torch.isfinite(loss.detach()).long()]).tolist()
         if not finite:
             raise AdaptationError(f"the loss became {loss.item()} in step {self.steps} of {type(recipe).__name__}; no weight was moved. "
                                   "Usual causes: a step size that is too large, or a model already at NaN; try a smaller lr or reset()")
-        return Lesson(view, losses, weights, kept, loss, n_kept, bool(n_kept) or recipe.when_empty == "step")
+        return LossOutput(ctx, losses, weights, kept, loss, n_kept, bool(n_kept) or recipe.when_empty == "step")
 
-    def _backward(self, lesson: Lesson) -> None:
-        if not lesson.loss.requires_grad:
+    def _backward(self, loss_output: LossOutput) -> None:
+        if not loss_output.loss.requires_grad:
             raise NeedsError(f"the loss of {type(self.recipe).__name__} does not depend on what it tunes ({', '.join(list(self.tuned)[:3])}, ...): "
                              "the network's forward detaches, runs under no_grad, or uses other layers than its own")
-        lesson.loss.backward(inputs=self._params)
-        self.cost["backwards"] += len(lesson.view.x)
+        loss_output.loss.backward(inputs=self._params)
+        self.cost["backwards"] += len(loss_output.ctx.x)
         if self._watching or self.record != "off":  # before the update rule, which may write into the gradients
             grads = [p.grad for p in self._params if p.grad is not None]
-            lesson.grad_norm = torch.stack(torch._foreach_norm(grads)).norm() if grads else None
+            loss_output.grad_norm = torch.stack(torch._foreach_norm(grads)).norm() if grads else None
         if self.recipe.reads_gradients:  # copies: update rules may write into the gradients
-            lesson.grads = {name: p.grad.clone() for name, p in self.tuned.items() if p.grad is not None}
+            loss_output.grads = {name: p.grad.clone() for name, p in self.tuned.items() if p.grad is not None}
 
     def _controllers(self):
         return zip(self.recipe.controllers, self.states["controllers"], strict=True)
 
-    def _control(self, lessons: list[Lesson]) -> None:
+    def _control(self, loss_outputs: list[LossOutput]) -> None:
         for controller, state in self._controllers():
-            action = controller.decide(lessons, state)
+            action = controller.decide(loss_outputs, state)
             if action is not None and action != "reset" and not (isinstance(action, tuple) and set(action) <= set(SCOPES)):
                 raise ValueError(f"{type(controller).__name__} asked for {action!r}; an adapter can do: 'reset', or a tuple of {SCOPES}")
             if action is not None:
@@ -502,7 +509,7 @@ class Adapter:
             raise why
         try:
             with torch.no_grad():
-                logits = View(self, self._own(x), ids).forward(self.source)
+                logits = StepContext(self, self._own(x), ids).forward(self.source)
         except Exception:
             raise why from None
         if not isinstance(why, InputError):
@@ -516,7 +523,7 @@ class Adapter:
         self.seen, self.steps = self.seen + len(x), self.steps + 1
         return logits
 
-    def _facts(self, view, rows, ids, logits, lessons, cost, started, was_reset, with_source: bool) -> tuple[dict, dict]:
+    def _facts(self, ctx, rows, ids, logits, loss_outputs, cost, started, was_reset, with_source: bool) -> tuple[dict, dict]:
         """What the trace says of this step, per image and in all; nothing here changes a result, draws a number or asks the host.
 
         ``with_source``: also what the frozen source says, for the record alone. A watching controller gets it only where the method asked for it
@@ -524,9 +531,9 @@ class Adapter:
         n, device = len(ids), logits.device
         samples = {"step": torch.full((n,), self.steps, device=device), "id": ids, **_columns(logits)}
         step_cost = {k: self.cost[k] - cost[k] for k in cost}
-        if with_source or self.source_statistics in view._source:
+        if with_source or self.source_statistics in ctx._source:
             before = dict(self.cost)
-            source = view.source_logits(self.source_statistics, check=False)
+            source = ctx.source_logits(self.source_statistics, check=False)
             self.cost = before  # looking for the record is not a cost of the method
             source = source if rows is None else source[rows]
             try:
@@ -535,16 +542,16 @@ class Adapter:
                 self.errors.append(f"{why}; its columns are NaN there")
             if logits.ndim == 2:
                 # the paper compares the prediction made before the update; a method that never made one is taken at its answer
-                adapted = vars(view).get("logits")
+                adapted = vars(ctx).get("logits")
                 adapted = logits if adapted is None else adapted.detach() if rows is None else adapted.detach()[rows]
                 top, where = source.softmax(1).max(1)
                 here = scores.probability_of(adapted, where)
                 samples |= {"source_prediction": where, "source_confidence": top, "source_class_confidence": here, "rise_source": here - top}
-        lesson = lessons[-1] if lessons else None
+        loss_output = loss_outputs[-1] if loss_outputs else None
         columns = {"loss": torch.full((n,), torch.nan, device=device), "weight": torch.zeros(n, device=device),
                    "kept": torch.zeros(n, dtype=torch.bool, device=device)}
-        for each in lessons if rows is None else ():
-            at = each.view.rows
+        for each in loss_outputs if rows is None else ():
+            at = each.ctx.rows
             if at is not None:  # lessons from a memory are of other images
                 columns["loss"][at], columns["weight"][at] = _per_image(each.losses), _per_image(each.weights)
                 columns["kept"][at] = _per_image(each.kept.float()) > 0
@@ -552,10 +559,10 @@ class Adapter:
         nan = torch.full((), torch.nan, device=device)
         moved = torch._foreach_sub(self._params, self._origin) if self._params else []
         return samples, {
-            "step": self.steps, "n": n, "lessons": len(lessons), "n_kept": sum(x.n_kept for x in lessons),
-            "skipped": not any(x.move for x in lessons),
-            "loss": nan if lesson is None else lesson.loss,
-            "grad_norm": nan if lesson is None or lesson.grad_norm is None else lesson.grad_norm,
+            "step": self.steps, "n": n, "lessons": len(loss_outputs), "n_kept": sum(x.n_kept for x in loss_outputs),
+            "skipped": not any(x.move for x in loss_outputs),
+            "loss": nan if loss_output is None else loss_output.loss,
+            "grad_norm": nan if loss_output is None or loss_output.grad_norm is None else loss_output.grad_norm,
             "distance": torch.stack(torch._foreach_norm(moved)).norm() if moved else torch.zeros((), device=device),
             "marginal_entropy": scores.marginal_entropy(logits), **step_cost, "seconds": time.perf_counter() - started,
             "reset": was_reset, "failed": False}

@@ -18,7 +18,7 @@ def knob(default, within=None, why: str = "", paper: str = "", unit: str = "", c
     ``within`` is (low, high) or (low, high, "log"), both ends allowed; ``choices`` lists the
     allowed values; ``why`` says in one sentence what it does, ``paper`` where the paper has it,
     ``unit`` what it is measured in. ``follows`` names the knob of another part of the recipe
-    ("LowEntropy.fraction") that is the same quantity of the paper: it moves along with that one as
+    ("EntropyThreshold.fraction") that is the same quantity of the paper: it moves along with that one as
     long as both have the same value, unless it is set too (`with_knobs`).
     """
     if (within is None) == (choices is None) and not isinstance(default, bool):

@@ -25,7 +25,8 @@ class NeedsError(ValueError):
 class Part:
     """Settings only: a value that can be compared, hashed, printed and pasted back."""
 
-    needs: ClassVar[frozenset] = frozenset()    # of: "batch_norm", "features", "source_logits", and the names in source.GIVEN
+    needs: ClassVar[frozenset] = frozenset()    # of the model: "batch_norm", "features", "source_logits"
+    source_info: ClassVar[tuple] = ()           # what is taken from the source domain: makers declared with `source_info.source_info`
 
     def __post_init__(self):
         check(self)
@@ -34,15 +35,23 @@ class Part:
         """The state at the start of a stream."""
         return {}
 
-    def after(self, view, lesson, state: dict) -> None:
+    def after(self, ctx, loss_output, state: dict) -> None:
         """Called once when a step is done: running means, restores, counters."""
+
+    def takes(self) -> tuple:
+        """What this part takes from the source domain, with the knobs that its makers see (`source_info.SourceInfo`)."""
+        return tuple(info.of(self) for info in self.source_info)
+
+    def observed_layers(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of the layers whose outputs are kept of every forward that gives ``ctx.logits``, for ``ctx.outputs``."""
+        return ()
 
 
 @dataclass(frozen=True)
 class Selector(Part):
     """Which samples are learned from and how heavily; selectors form a chain."""
 
-    def weights(self, view, losses: Tensor, keep: Tensor, state: dict) -> Tensor:
+    def weights(self, ctx, losses: Tensor, keep: Tensor, state: dict) -> Tensor:
         """Weights (B, *S) >= 0; ``keep`` (bool) says who is still in. Pure: it may be asked twice in one step."""
         raise NotImplementedError
 
@@ -51,7 +60,7 @@ class Selector(Part):
 class Penalty(Part):
     """One scalar a step, added to the averaged losses."""
 
-    def __call__(self, view, losses: Tensor, weights: Tensor, state: dict) -> Tensor:
+    def __call__(self, ctx, losses: Tensor, weights: Tensor, state: dict) -> Tensor:
         raise NotImplementedError
 
 
@@ -68,7 +77,7 @@ class Controller(Part):
 
     watches: ClassVar[bool] = False
 
-    def decide(self, lessons: list, state: dict) -> str | tuple | None:
+    def decide(self, loss_outputs: list, state: dict) -> str | tuple | None:
         """None, "reset" (everything goes back to the start) or a tuple of SCOPES; asked once a step, after the answer was given.
         ``lessons`` are those of the step: none where nothing was learned from."""
         return None
@@ -83,8 +92,8 @@ class Controller(Part):
         written into ``step`` (adapter.WATCHED: alarm, alarm_probability, action, answered_by) is recorded. Acts through the adapter's
         ``remember``, ``recall``, ``rewind`` and ``scale_rate``; must keep to ``rewind(..., controllers=False)``, or its own state is gone."""
 
-    def answer(self, view, logits: Tensor, rows, step: dict, state: dict) -> Tensor:
-        """The logits to return instead of the method's, (B, K, *S); asked when ``watches``, after ``watch``. ``view`` is what was looked at;
+    def answer(self, ctx, logits: Tensor, rows, step: dict, state: dict) -> Tensor:
+        """The logits to return instead of the method's, (B, K, *S); asked when ``watches``, after ``watch``. ``ctx`` is what was looked at;
         ``rows`` are those of it that are answered (None: all), ``step`` as for ``watch``."""
         return logits
 
@@ -182,10 +191,10 @@ class Step(Part):
 
     def __call__(self, optimizer, look):
         """Look once, then move if the lesson says so. ``look(keep=None)`` computes the loss and its gradients."""
-        lesson = look()
-        if lesson.move:
+        loss_output = look()
+        if loss_output.move:
             optimizer.step()
-        return lesson
+        return loss_output
 
 
 # --- which images a step sees ------------------------------------------------------------------------------------
@@ -194,9 +203,9 @@ class Step(Part):
 class EveryBatch(Part):
     """Predict and learn from each batch as it comes."""
 
-    def window(self, view, state: dict):
+    def window(self, ctx, state: dict):
         """-> (view to predict and learn from, rows that are answered, whether to learn)."""
-        return view, None, True
+        return ctx, None, True
 
 
 @dataclass(frozen=True)
@@ -212,20 +221,20 @@ class SlidingWindow(EveryBatch):
     def init(self, model, source):
         return {"images": None, "ids": None, "pointer": 0}
 
-    def window(self, view, state):
-        if len(view.x) != 1:
-            raise ValueError(f"SlidingWindow takes one image at a time, got a batch of {len(view.x)}; "
+    def window(self, ctx, state):
+        if len(ctx.x) != 1:
+            raise ValueError(f"SlidingWindow takes one image at a time, got a batch of {len(ctx.x)}; "
                              "use batch size 1 or cadence=EveryBatch()")
         at = state["pointer"]
         if state["images"] is None:
-            state.update(images=view.x.clone(), ids=view.ids.clone())
+            state.update(images=ctx.x.clone(), ids=ctx.ids.clone())
         elif len(state["images"]) < self.length:
-            state.update(images=torch.cat([state["images"], view.x]), ids=torch.cat([state["ids"], view.ids]))
+            state.update(images=torch.cat([state["images"], ctx.x]), ids=torch.cat([state["ids"], ctx.ids]))
         else:
-            state["images"][at], state["ids"][at] = view.x[0], view.ids[0]
+            state["images"][at], state["ids"][at] = ctx.x[0], ctx.ids[0]
         state["pointer"] = (at + 1) % self.length
         # clones: what a step saw must not change when the window moves on
-        return view.again(state["images"].clone(), state["ids"].clone()), slice(at, at + 1), at == self.length - 1
+        return ctx.again(state["images"].clone(), state["ids"].clone()), slice(at, at + 1), at == self.length - 1
 
 
 # --- what fits where ---------------------------------------------------------------------------------------------
@@ -309,9 +318,9 @@ class Method(Part):
     def begin(self, adapter, what: tuple) -> None:
         """Called when these SCOPES are at their start, before the stream and after every reset: for a start that is not the source itself."""
 
-    def output(self, view, state: dict) -> Tensor:
+    def output(self, ctx, state: dict) -> Tensor:
         """The logits to return, (B, C, *S)."""
-        return view.logits
+        return ctx.logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,17 +344,43 @@ class LossMethod(Method):
     def plus(self, *penalties: Penalty) -> LossMethod:
         return replace(self, penalties=(*self.penalties, *penalties))
 
-    def lessons(self, view, state: dict) -> Iterator:
-        """The views to learn from: the batch itself unless a method keeps a memory (``view.other``) or takes one image at a
-        time (``view.part``). What stands after a ``yield`` runs when that lesson has been learned."""
-        yield view
+    def learning_batches(self, ctx, state: dict) -> Iterator:
+        """The views to learn from: the batch itself unless a method keeps a memory (``ctx.other``) or takes one image at a
+        time (``ctx.part``). What stands after a ``yield`` runs when that lesson has been learned."""
+        yield ctx
 
-    def losses(self, view, state: dict) -> Tensor:
-        """Loss per sample, (B, *S)."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")
+    def losses(self, ctx, state: dict) -> Tensor:
+        """Loss per sample, (B, *S), averaged over those that the selectors keep; zeros where there is a ``batch_loss`` alone."""
+        if not self.has_batch_loss:
+            raise NotImplementedError(f"{type(self).__name__} does not say what its loss is")
+        return torch.zeros_like(ctx.logits.detach()[:, 0])
+
+    def batch_loss(self, ctx, weights: Tensor, state: dict) -> Tensor:
+        """Loss of the batch as a whole, a scalar that is added to the averaged losses: of statistics, which single samples do not have.
+
+        ``weights`` (B, *S) >= 0 are those of the selectors, 1 for all without any: the statistics are those of the samples that are kept,
+        each with its weight (`weighted_moments`). It is not divided by anything, and counts 0 where nothing is kept; it must be finite then.
+        """
+        raise NotImplementedError
+
+    @property
+    def has_batch_loss(self) -> bool:
+        """Whether the method has a loss of the whole batch."""
+        return type(self).batch_loss is not LossMethod.batch_loss
+
+    @property
+    def has_sample_losses(self) -> bool:
+        """Whether single samples have losses, so that gradients of one of them mean something."""
+        return type(self).losses is not LossMethod.losses
+
+
+def parts_of(recipe: Method) -> list[Part]:
+    """The method itself and the parts in its seats and chains."""
+    parts = [recipe, recipe.norm, recipe.train, recipe.update, recipe.cadence, *recipe.select, *recipe.penalties, *recipe.controllers]
+    return [part for part in parts if isinstance(part, Part)]
 
 
 def needs_of(recipe: Method) -> frozenset:
-    """What a recipe needs: the method itself and all its parts."""
-    parts = [recipe, recipe.norm, recipe.train, recipe.update, recipe.cadence, *recipe.select, *recipe.penalties, *recipe.controllers]
-    return frozenset().union(*(part.needs for part in parts if isinstance(part, Part)))
+    """What a recipe needs, the method itself and all its parts: of the model, and names of what is taken from the source domain."""
+    parts = parts_of(recipe)
+    return frozenset().union(*(part.needs for part in parts), (info.name for part in parts for info in part.takes()))

@@ -4,14 +4,18 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from .hashing import digest
 
+_INSTALLED = Path(sysconfig.get_paths()["purelib"]).resolve()
 _OWN = vars(nn.Module())  # what every module has: tensors and inner modules are named elsewhere, of hooks the functions count
 
 
@@ -49,6 +53,19 @@ def code_of(kind: type) -> str:
                  for base in kind.__mro__[:-1]])
 
 
+def maker_code(function) -> str:
+    """Digest of the code of a function and of the functions that it calls by name, of this package too (of torch the names alone)."""
+    waiting, found = [function], {}
+    while waiting:
+        function = waiting.pop()
+        name = f"{function.__module__}.{function.__qualname__}"
+        if name not in found:
+            found[name] = _function(function, set())
+            used = (function.__globals__.get(n) for n in _names(function.__code__))
+            waiting += [f for f in used if hasattr(f, "__code__") and (f.__module__ or "").startswith("tta_lab.")]
+    return _sha(sorted(found.items()))
+
+
 def foreign(recipe) -> list[str]:
     """Code of the classes of a recipe and its parts that are not of this package."""
     inner = []
@@ -70,6 +87,31 @@ def foreign_orders(stream) -> list[str]:
 
 def _known(module: str) -> bool:
     return module.split(".")[0] in ("torch", "tta_lab")
+
+
+def of_user(module: str) -> bool:
+    """Whether a module is the user's: of no installed package, not of Python, torch or this one."""
+    if _known(module) or module.split(".")[0] in sys.stdlib_module_names - {"__main__"}:
+        return False
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return file is None or not Path(file).resolve().is_relative_to(_INSTALLED)
+
+
+def _module(module: ModuleType, seen: set) -> list:
+    """Name and source of a module of the user, and of those of the user that it uses, wherever they lie; of others the name."""
+    name = module.__name__
+    if id(module) in seen or not of_user(name):
+        return [name]
+    seen.add(id(module))
+    file = getattr(module, "__file__", None)
+    source = Path(file).read_bytes() if file and Path(file).is_file() else b""
+    inner = []
+    for _, value in sorted(vars(module).items()):
+        other = value if isinstance(value, ModuleType) else sys.modules.get(
+            getattr(value, "__module__", None) or "")
+        if other is not None and other is not module and of_user(other.__name__):
+            inner.append(_module(other, seen))
+    return [name, hashlib.sha256(source).hexdigest(), inner]
 
 
 def _class(kind: type, seen: set) -> list:
@@ -115,8 +157,14 @@ def _plain(value, seen: set | None = None):
         return repr(value)
     if isinstance(value, Tensor):
         return digest({"": value})
+    if isinstance(value, ModuleType):
+        return _module(value, seen)
     if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
+        name = f"{value.__module__}.{value.__qualname__}"
+        if id(value) in seen or not of_user(value.__module__):
+            return name
+        seen.add(id(value))
+        return [name, [_class(base, seen) for base in value.__mro__ if of_user(base.__module__)]]
     if hasattr(value, "__code__"):
         return f"{value.__module__}.{value.__qualname__}" if _known(value.__module__ or "") else _function(value, seen)
     if id(value) in seen:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .layer_outputs import kept_outputs, layers_named
 from .norm_layers import first_input, set_commit_
 from .parts import NeedsError
 from .scores import upcast
@@ -50,7 +51,7 @@ def as_logits(output, model: nn.Module) -> Tensor:
     return upcast(output)
 
 
-class View:
+class StepContext:
     """One batch, or a part of it, or images from a memory, as a method sees it.
 
     ``x`` images (B, C, H, W), ``ids`` (B,), ``model`` the adapted network, ``rng`` the adapter's generator, ``given`` what was
@@ -62,7 +63,7 @@ class View:
 
     def __init__(self, adapter, x: Tensor, ids: Tensor, commit: bool = False, draws: dict | None = None, rows: slice | None = slice(None)):
         self.adapter, self.x, self.ids, self.commit, self.rows = adapter, x, ids, commit, rows
-        self.model, self.rng, self.given, self.extra = adapter.model, adapter.rng, adapter.given, adapter.extra
+        self.model, self.rng, self.source_info, self.extra = adapter.model, adapter.rng, adapter.source_info, adapter.extra
         self.tuned, self.origin = adapter.tuned, adapter.origin
         self.look = 0
         self._draws = {} if draws is None else draws
@@ -70,6 +71,7 @@ class View:
         self._source: dict[str, Tensor] = {}
         self._source_features: dict[str, Tensor] = {}
         self._checked: set[str] = set()
+        self._outputs: dict[str, Tensor] = {}
 
     def forward(self, net: nn.Module | None = None, x: Tensor | None = None, commit: bool = False, tensors: dict | None = None) -> Tensor:
         """Logits of ``net`` (the adapted network), with ``tensors`` in place of its own parameters and buffers (a teacher's);
@@ -122,10 +124,31 @@ class View:
         return self._answer(self.commit)
 
     def _answer(self, commit: bool) -> Tensor:
-        if "features" not in self.adapter.needs:
-            return self.forward(self.model, commit=commit)
-        self._features, logits = self.forward_features(self.model, commit=commit)
+        names = (*self.adapter.observed_layers, *self._outputs)
+        self._outputs = {}
+        with kept_outputs(self.model, names) as found:
+            if "features" in self.adapter.needs:
+                self._features, logits = self.forward_features(self.model, commit=commit)
+            else:
+                logits = self.forward(self.model, commit=commit)
+        self._outputs = found
         return logits
+
+    def outputs(self, layers) -> dict[str, Tensor]:
+        """Name -> output of these layers of the adapted network, (B, ...) in at least float32, from the same forward as ``logits``.
+
+        Layers of ``observed_layers`` may be asked for at any time, others before ``logits`` is first asked for. Raises NeedsError for names
+        that the network does not have, layers that do not run or run more than once, and for what was asked for too late.
+        """
+        if "logits" not in vars(self):
+            self._outputs = dict.fromkeys(layers)
+            self.logits  # noqa: B018
+        late = [name for name in layers if name not in self._outputs]
+        if late:
+            layers_named(self.model, late)
+            raise NeedsError(f"the output of layer {late[0]!r} was asked for after the logits; let observed_layers(model) of "
+                             f"{type(self.adapter.recipe).__name__} return its name, so that it is kept")
+        return {name: self._outputs[name] for name in layers}
 
     @property
     def features(self) -> Tensor:
@@ -174,28 +197,28 @@ class View:
                 self._once[id(state)] = make()
         return self._once[id(state)]
 
-    def again(self, x: Tensor | None = None, ids: Tensor | None = None) -> View:
+    def again(self, x: Tensor | None = None, ids: Tensor | None = None) -> StepContext:
         """A fresh view: of the same images after the weights have moved, or of other images in their place (a window)."""
         if x is None:
-            view = View(self.adapter, self.x, self.ids, draws=self._draws, rows=self.rows)
+            ctx = StepContext(self.adapter, self.x, self.ids, draws=self._draws, rows=self.rows)
             # frozen: the same at any weights
-            view._source, view._source_features, view._checked = self._source, self._source_features, self._checked
-            return view
-        return View(self.adapter, x, ids, commit=self.commit)
+            ctx._source, ctx._source_features, ctx._checked = self._source, self._source_features, self._checked
+            return ctx
+        return StepContext(self.adapter, x, ids, commit=self.commit)
 
-    def look_again(self) -> View:
+    def look_again(self) -> StepContext:
         """The same lesson within one update, at other weights."""
-        view = self.again()
-        view._once, view.look = self._once, self.look + 1
-        return view
+        ctx = self.again()
+        ctx._once, ctx.look = self._once, self.look + 1
+        return ctx
 
-    def part(self, rows: slice) -> View:
+    def part(self, rows: slice) -> StepContext:
         """Some rows of this batch as a lesson of their own."""
-        return View(self.adapter, self.x[rows], self.ids[rows], rows=rows)
+        return StepContext(self.adapter, self.x[rows], self.ids[rows], rows=rows)
 
-    def other(self, x: Tensor, ids: Tensor) -> View:
+    def other(self, x: Tensor, ids: Tensor) -> StepContext:
         """Images that are not of this batch, from a memory; statistics move only where the method says so."""
-        return View(self.adapter, x, ids, rows=None)
+        return StepContext(self.adapter, x, ids, rows=None)
 
     def restart(self, *what: str) -> None:
         """Put these SCOPES back in the middle of a step, for methods that treat every image as an episode of its own."""

@@ -15,12 +15,13 @@ from ..components.source import prepare as source
 from ..core.adapter import Adapter
 from ..core.knob_text import parameter_table
 from ..core.knobs import knobs
-from ..core.needs import GIVEN
 from ..core.parts import Method, needs_of
+from ..core.source_info import source_info_of
 from ..methods import METHODS
 
 PLACE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 BATCH, BATCHES = 16, 8
+TAKEN = {name: info.what for kind in METHODS.values() for name, info in source_info_of(kind()).items()}
 INTRO = f"""# Methods
 
 Written by `python -m tta_lab.experiments.catalogue` from the methods themselves; do not edit. `catalogue(cost=True)` has the same facts as rows.
@@ -28,7 +29,7 @@ Written by `python -m tta_lab.experiments.catalogue` from the methods themselves
 **Needs**: `batch_norm` layers; `features` and `head` of the model; `source_logits`, the answer of the frozen source beside that of the adapted
 model; and what is taken from the source domain before the stream with `source.prepare`:
 
-{chr(10).join(f"- `{k}`: {v}" for k, v in GIVEN.items())}
+{chr(10).join(f"- `{k}`: {v}" for k, v in sorted(TAKEN.items()))}
 
 **Answer**: from before or after the step, as logits unless something else is said.
 
@@ -48,6 +49,11 @@ to compare with.
 """
 
 
+def _sentence(kind: type) -> str:
+    """The first paragraph of a class's docstring, on one line."""
+    return " ".join((kind.__doc__ or "").strip().split("\n\n")[0].split())
+
+
 def catalogue(cost: bool = False) -> list[dict]:
     """One row per method: name, sentence, family, needs, tasks, answer, how each form was verified, forms, presets, knobs, paper, arXiv id.
 
@@ -56,7 +62,7 @@ def catalogue(cost: bool = False) -> list[dict]:
     rows = []
     for name, kind in METHODS.items():
         recipe, found = kind(), re.search(r"\d{4}\.\d{5}", kind.paper)
-        rows.append({"name": name, "class": kind.__name__, "sentence": (kind.__doc__ or "").strip().split("\n")[0], "family": kind.family,
+        rows.append({"name": name, "class": kind.__name__, "sentence": _sentence(kind), "family": kind.family,
                      "needs": sorted(needs_of(recipe)), "tasks": list(kind.tasks), "answer": recipe.answer, "kind": kind.kind,
                      "verified": {form: kind.verified_forms.get(form, kind.verified) for form in ("paper", *kind.forms)},
                      "forms": list(kind.forms), "presets": list(kind.presets), "knobs": [k.name for k in knobs(kind)], "paper": kind.paper,
@@ -97,7 +103,7 @@ def cost_of(recipe: Method) -> dict[str, tuple[float, float]]:
     for scale in (1e-3, 1e3):
         net = _Tiny(scale, x.float()).double()
         given = source.prepare(net, recipe, x, torch.arange(64) % 10, device="cpu")
-        adapter = Adapter(net, recipe, device="cpu", given=given, record="off")
+        adapter = Adapter(net, recipe, device="cpu", source_info=given, record="off")
         for batch in _images(BATCH * BATCHES, 2).double().split(BATCH):
             adapter(batch)
         found.append([adapter.cost[k] / (BATCH * BATCHES) for k in ("forwards", "backwards")])

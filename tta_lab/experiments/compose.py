@@ -23,13 +23,13 @@ from ..components.objectives import SourceReplay
 from ..components.penalties import AugmentedAgreement, Diversity, FisherAnchor, PosteriorAnchor
 from ..components.selectors import SELECTORS
 from ..components.source import prepare as source
-from ..components.updates import Anchored, CosineSam, Sam
+from ..components.updates import CosineSam, Sam, WeightEnsembling
 from ..core.adapter import AdaptationError, Adapter
 from ..core.knobs import Knob, followers, knobs, own_knobs, with_knobs
 from ..core.named import recipe_of
-from ..core.needs import GIVEN
 from ..core.norm_layers import BATCH_NORM
-from ..core.parts import AllParameters, EveryBatch, LossMethod, Method, NeedsError, NoParameters, NormAffine, Part, SlidingWindow, Step, needs_of
+from ..core.parts import AllParameters, EveryBatch, LossMethod, Method, NeedsError, NoParameters, NormAffine, Part, SlidingWindow, Step
+from ..core.source_info import source_info_of
 from ..data.load import load
 from ..methods import METHODS, make
 from ..methods.composed import (
@@ -58,7 +58,7 @@ from ..methods.composed import (
     VotedAnswer,
 )
 from ..methods.recap import StableRegion
-from .experiment import Choice, _choice, _references, model_key, obstacles, stream_code
+from .experiment import Experiment, _choice, _references, incompatibilities, model_key, stream_code
 
 LOSS_OF = {  # whose loss is which objective
     **dict.fromkeys(("tent", "eta", "eata", "sar", "deyo", "rdumb", "wisdom_of_crowds", "shot_im", "unient", "unient_plus"), EntropyLoss),
@@ -75,6 +75,10 @@ WHOLE = {  # methods that cannot be taken apart, and why
     "rotta": "it learns from a memory, with lessons and statistics that only its own teacher shares",
     "santa": "its loss contrasts features through a projector that is tuned along with the model",
     "stamp": "it learns from a memory that its own answer, a mean over augmented views, fills"}
+WHOLE |= {  # and those whose loss is no objective here
+    name: "its loss is that of a whole batch, which no other objective is"
+    if kind.batch_loss is not LossMethod.batch_loss else "its loss is none of the objectives here"
+    for name, kind in METHODS.items() if issubclass(kind, LossMethod) and name not in (*LOSS_OF, *WHOLE)}
 TOGETHER = ("settle", "teacher", "reply")  # with the objective, what a method of WHOLE keeps
 PLUMBING = ("average", "when_empty", "answer")
 SLOTS = {  # slot -> name on the screen
@@ -101,7 +105,7 @@ OPTIONS: dict[str, dict[Part, str]] = {  # slot -> part -> name on the screen
                   PosteriorAnchor(): "posterior anchor", SourceReplay(): "replay of source images", unknowns.UnknownEntropy(): "unsure of unknowns",
                   unknowns.BothFail(): "unsure where both fail"},
     "update": {Step(): "plain step", Sam(): "sharpness-aware", CosineSam(): "sharpness-aware, cosine"},
-    "settle": {AsStepped(): "weights stay", Anchored(): "blend with source weights", Restored(): "restore some at random"},
+    "settle": {AsStepped(): "weights stay", WeightEnsembling(): "blend with source weights", Restored(): "restore some at random"},
     "teacher": {NoTeacher(): "none", MeanTeacher(): "mean teacher", AugmentedTeacher(): "mean teacher on augmentations",
                 FrozenTeacher(): "frozen source"},
     "reply": {OwnAnswer(): "own prediction", TeacherAnswer(): "teacher's prediction", MeanAnswer(): "mean of both",
@@ -240,17 +244,17 @@ def _set_knob(slots: dict, name: str, value) -> dict:
 
 # --- what cannot be ------------------------------------------------------------------------------------------------------
 
-def why_not(slots: dict, choice: Choice, images: torch.Tensor | None = None, made: dict | None = None) -> str:
+def incompatibility(slots: dict, choice: Experiment, images: torch.Tensor | None = None, made: dict | None = None) -> str:
     """Why these slots cannot run on the model and stream of ``choice``, in sentences with culprit and remedy; "" when they can.
 
-    Asked are the parts themselves, `explore.obstacles`, and with ``images`` a rehearsal of one step on them; what that needs of the source domain is
+    Asked are the parts themselves, `explore.incompatibilities`, and with ``images`` a rehearsal of one step on them; what that needs of the source domain is
     made of SOURCE_SAMPLE images, and kept in ``made`` between calls.
     """
     try:
         recipe = assemble(slots)
     except (ValueError, TypeError) as why:
         return str(why)
-    found = " ".join(obstacles(replace(choice, recipe=recipe))) if images is None or needs_of(recipe) & GIVEN.keys() else ""
+    found = " ".join(incompatibilities(replace(choice, recipe=recipe))) if images is None or source_info_of(recipe) else ""
     if found or images is None:
         return found
     try:
@@ -258,36 +262,36 @@ def why_not(slots: dict, choice: Choice, images: torch.Tensor | None = None, mad
     except ValueError as why:
         return "" if "no source image of class" in str(why) else str(why)  # of a class that the sample lacks there may be one
     try:
-        Adapter(choice.network, recipe, seed=choice.seed, device="cpu", record="off", given=given)(images)
+        Adapter(choice.network, recipe, seed=choice.seed, device="cpu", record="off", source_info=given)(images)
     except NeedsError as why:
         return str(why)
     except (ValueError, AdaptationError) as why:
         return f"in a rehearsal on {len(images)} image{'s' * (len(images) > 1)}: {why}"
     except RuntimeError as why:  # of the network itself, such as sizes that do not fit
         return f"in a rehearsal on {len(images)} image{'s' * (len(images) > 1)} the network failed: {why}"
-    if type(recipe).lessons is not LossMethod.lessons:  # it may learn nothing yet from so few images: selectors and terms are tried on them
-        return why_not(swapped(slots, "objective", "EntropyLoss"), choice, images, made)
+    if type(recipe).learning_batches is not LossMethod.learning_batches:  # it may learn nothing yet from so few images: selectors and terms are tried on them
+        return incompatibility(swapped(slots, "objective", "EntropyLoss"), choice, images, made)
     return ""
 
 
-def _given(recipe: Method, choice: Choice, made: dict) -> dict | None:
+def _given(recipe: Method, choice: Experiment, made: dict) -> dict | None:
     """A small sample of what a recipe needs of the source domain, good for a rehearsal only."""
-    wanted = needs_of(recipe) & GIVEN.keys()
+    wanted = source_info_of(recipe)
     if not wanted:
         return None
-    key = (frozenset(wanted), recipe.norm, recipe.train, model_key(choice))
+    key = (frozenset(wanted.values()), recipe.norm, recipe.train, model_key(choice))
     if key not in made:
         images = load(choice.source_images) if isinstance(choice.source_images, str) else choice.source_images
         made[key] = source.prepare(choice.network, recipe, images, limit=SOURCE_SAMPLE, device="cpu")
     return made[key]
 
 
-def rehearsal(choice: Choice) -> torch.Tensor:
+def rehearsal(choice: Experiment) -> torch.Tensor:
     """The first images of the stream, two of them, or one where they come one at a time."""
     return next(iter(choice.stream.batches())).x[:2]
 
 
-def notes(recipe: Method, choice: Choice) -> list[str]:
+def notes(recipe: Method, choice: Experiment) -> list[str]:
     """What runs, but without effect or otherwise than it seems, on the model of ``choice``: sentences with a remedy."""
     found = []
     if type(recipe.norm) is not SourceStatistics and not any(isinstance(m, BATCH_NORM) for m in choice.network.modules()):
@@ -298,7 +302,7 @@ def notes(recipe: Method, choice: Choice) -> list[str]:
     return found
 
 
-def marks(slots: dict, choice: Choice, images=None, known: dict | None = None, stop=None) -> dict:
+def marks(slots: dict, choice: Experiment, images=None, known: dict | None = None, stop=None) -> dict:
     """What cannot be chosen next: slot (of several seats: "slot seat") -> key -> reason, for every option that is impossible beside the others.
 
     ``known`` keeps answers between calls, for one model and stream; ``stop()`` ends the search early.
@@ -316,7 +320,7 @@ def marks(slots: dict, choice: Choice, images=None, known: dict | None = None, s
                 found[place][key] = str(why)
                 continue
             if text not in known:
-                known[text] = why_not(other, choice, images, known.setdefault("made", {}))
+                known[text] = incompatibility(other, choice, images, known.setdefault("made", {}))
             if known[text]:
                 found[place][key] = known[text]
     return found
@@ -422,7 +426,7 @@ def recognise(recipe: Method) -> tuple[str, list[dict]] | None:
     return min(found, key=lambda pair: sum(row["cost"] for row in pair[1]), default=None)
 
 
-def relatives(recipe: Method, n: int = 2, choice: Choice | None = None, images=None) -> list[tuple[str, list[dict]]]:
+def relatives(recipe: Method, n: int = 2, choice: Experiment | None = None, images=None) -> list[tuple[str, list[dict]]]:
     """The ``n`` nearest published methods, nearest first, each with its `differences`; not source and BN-1, which every run is beside, nor
     the method that it is. With ``choice`` only those for which `why_not` has nothing to say."""
     recipe = recipe_of(recipe)
@@ -434,7 +438,7 @@ def relatives(recipe: Method, n: int = 2, choice: Choice | None = None, images=N
     for name, why in rows:
         if len(found) == n:
             break
-        if not why_not(decompose(make(name)), choice, images):
+        if not incompatibility(decompose(make(name)), choice, images):
             found.append((name, why))
     return found
 
@@ -501,7 +505,7 @@ def _kinds(part) -> set:
     return {type(part)}.union(*map(_kinds, changed))
 
 
-def to_code(choice: Choice, beside=("source", "batch_norm")) -> str:
+def to_code(choice: Experiment, beside=("source", "batch_norm")) -> str:
     """A cell that makes the run of this choice beside the named methods, without a panel, and prints every error."""
     recipe, known, beside = _choice(choice).recipe, recognise(choice.recipe), _references(beside)
     guard = any(isinstance(c, Guard) for c in recipe.controllers)
@@ -515,11 +519,11 @@ def to_code(choice: Choice, beside=("source", "batch_norm")) -> str:
         text = expression(recipe)
     named = isinstance(choice.model, str)
     found, stream = stream_code(choice.stream)
-    images = "" if choice.source_images == Choice.source_images else f", source_images={choice.source_images!r}" \
+    images = "" if choice.source_images == Experiment.source_images else f", source_images={choice.source_images!r}" \
         if choice.source_images is None or isinstance(choice.source_images, str) else ", source_images=source_images"
     return "\n".join([
-        "from tta_lab.experiments.experiment import Choice, explore", *found, *imports, "",
+        "from tta_lab.experiments.experiment import Experiment, explore", *found, *imports, "",
         *([] if named else ["# model: your own network"]), stream, f"recipe = {text}",
-        f"choice = Choice({repr(choice.model) if named else 'model'}, stream, recipe, seed={choice.seed}{images})",
+        f"choice = Experiment({repr(choice.model) if named else 'model'}, stream, recipe, seed={choice.seed}{images})",
         f"found = explore(choice, references={list(beside)!r})", "for row in found.rows:",
         """    print(f"{row['run']}: error {row['error']:.2f} %")"""])

@@ -1,6 +1,6 @@
 """One experiment as a value, and what it does: the explorer, the composer and the bring-your-own notebook call nothing else.
 
-A `Choice` is a model, a stream, a recipe and a seed. ``explore(choice)`` runs it beside source and BN-1 on the same images;
+An `Experiment` is a model, a stream, a recipe and a seed. ``explore(choice)`` runs it beside source and BN-1 on the same images;
 ``choice.to_code()`` is a cell that makes the same run without any panel, ``choice.to_parameters()`` what papermill is given.
 """
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ..core.adapter import Adapter
 from ..core.arguments import WrongKind, shown, whole
 from ..core.knobs import knobs
 from ..core.named import recipe_of
-from ..core.needs import GIVEN
 from ..core.parts import LossMethod, Method, NeedsError, needs_of
+from ..core.source_info import source_info_of
 from ..core.trace import Trace
 from ..data.load import images_of, load
 from ..methods import METHODS, make
@@ -46,11 +46,11 @@ KEPT_PROBABILITIES = 2e7  # numbers for each run of a session; for longer stream
 
 
 @dataclass(frozen=True)
-class Choice:
+class Experiment:
     """What is run: ``model`` (a text for `model_texts.open_model`, such as the name of an embedded one or "checkpoint:PATH"; or any network),
     ``stream``, ``recipe`` (or the name of a method), ``seed``; and ``source_images``, an image set of the source domain (or its name) for
     recipes that need something of it, or None. With texts in place of networks and image sets a choice can be written down. Raises ValueError,
-    or TypeError, which is one here, for what is none of these; whether a text names something is said by `obstacles`, or when it is run."""
+    or TypeError, which is one here, for what is none of these; whether a text names something is said by `incompatibilities`, or when it is run."""
 
     model: object = "fashion_resnet_bn"
     stream: Arrivals = field(default_factory=lambda: Stream(per_shift=100, batch=50))
@@ -61,16 +61,16 @@ class Choice:
     def __post_init__(self):
         if isinstance(self.model, type) or not isinstance(self.model, str | torch.nn.Module):
             hint = "; a path is written as a text, 'checkpoint:PATH'" if isinstance(self.model, os.PathLike) else ""
-            raise WrongKind(f"Choice.model must be a text such as 'fashion_resnet_bn' or 'torchvision:resnet18', or a network, not "
+            raise WrongKind(f"Experiment.model must be a text such as 'fashion_resnet_bn' or 'torchvision:resnet18', or a network, not "
                             f"{shown(self.model)}{hint}")
         if not isinstance(self.stream, Arrivals):
             hint = f"; make one with tta_lab.{self.stream}()" if isinstance(self.stream, str) and self.stream in PROTOCOLS else \
                 "; images become one with tta_lab.continual(images)" if isinstance(self.stream, str) or hasattr(self.stream, "images") else ""
-            raise WrongKind(f"Choice.stream must be a stream, such as tta_lab.continual(), not {shown(self.stream)}{hint}")
-        object.__setattr__(self, "recipe", recipe_of(self.recipe, "Choice.recipe"))
-        object.__setattr__(self, "seed", whole("Choice.seed", self.seed))
+            raise WrongKind(f"Experiment.stream must be a stream, such as tta_lab.continual(), not {shown(self.stream)}{hint}")
+        object.__setattr__(self, "recipe", recipe_of(self.recipe, "Experiment.recipe"))
+        object.__setattr__(self, "seed", whole("Experiment.seed", self.seed))
         if not (self.source_images is None or isinstance(self.source_images, str) or all(hasattr(self.source_images, n) for n in ("images", "y"))):
-            images_of(self.source_images, "Choice.source_images")
+            images_of(self.source_images, "Experiment.source_images")
 
     @property
     def network(self):
@@ -91,17 +91,17 @@ class Choice:
                            "seed": self.seed, "source_images": self.source_images})
 
     @staticmethod
-    def from_json(text: str) -> Choice:
+    def from_json(text: str) -> Experiment:
         """Rebuild a choice. Raises ValueError when the text is damaged or names what does not exist here."""
         try:
             values = json.loads(text)
             stream, recipe = json.dumps(values.pop("stream")), json.dumps(values.pop("recipe"))
-            unknown = values.keys() - {f.name for f in fields(Choice)}
+            unknown = values.keys() - {f.name for f in fields(Experiment)}
             if unknown:
                 raise ValueError(f"it has the entries {', '.join(sorted(unknown))}, which a choice has not")
         except (ValueError, KeyError, AttributeError, TypeError) as why:
             raise ValueError("this is not a choice written by to_json(): " + (f"it lacks {why}" if isinstance(why, KeyError) else str(why))) from why
-        return Choice(stream=Stream.from_json(stream), recipe=from_json(recipe), **values)
+        return Experiment(stream=Stream.from_json(stream), recipe=from_json(recipe), **values)
 
     def to_parameters(self) -> dict:
         """Parameters for a headless run of the explorer notebook: ``choice`` holds everything."""
@@ -117,13 +117,13 @@ class Choice:
         imports = [f"from tta_lab import Adapter{', load_model' if opened == 'load_model' else ''}, run"]
         if opened == "open_model":
             imports.append("from tta_lab.models.names import open_model")
-        needs = sorted(needs_of(self.recipe) & GIVEN.keys())
+        needs = source_info_of(self.recipe)
         if needs:
             imports.append("from tta_lab.components.source.prepare import prepare")
         if needs and isinstance(self.source_images, str):
             imports.append("from tta_lab.data.load import load")
         images = f"load({self.source_images!r})" if isinstance(self.source_images, str) else "source_images"
-        given = f", given=prepare(model, recipe, {images})" if needs else ""
+        source_info = f", source_info=prepare(model, recipe, {images})" if needs else ""
         found, stream = stream_code(self.stream)
         if self.labelled:
             imports.append("from tta_lab.experiments.runner import row")
@@ -134,7 +134,7 @@ class Choice:
                     """print(f"no labels; like the source {100 * (trace['prediction'] == source['prediction']).mean():.2f} %")"""]
         lines = [*imports, *found, *parts, "",
                  own or f"model = {model}", stream, f"recipe = {text}",
-                 f'adapter = Adapter(model, recipe, seed={self.seed}, record="source"{given})', "trace = run(adapter, stream)",
+                 f'adapter = Adapter(model, recipe, seed={self.seed}, record="source"{source_info})', "trace = run(adapter, stream)",
                  *last]
         return "\n".join(lines)
 
@@ -288,7 +288,7 @@ def _groups(shifts: tuple, repeats: int) -> tuple[str, ...]:
 class Exploration:
     """What `explore` found: ``trace`` of the choice, ``references`` (name -> Trace), ``refused`` (name -> why a reference could not run)."""
 
-    choice: Choice
+    choice: Experiment
     trace: Trace
     references: dict
     refused: dict
@@ -311,9 +311,9 @@ class Exploration:
         return pandas.DataFrame(self.rows)
 
 
-def _choice(value) -> Choice:
-    if not isinstance(value, Choice):
-        raise WrongKind(f"choice must be a Choice, such as Choice('fashion_resnet_bn', continual(), 'tent'), not {shown(value)}")
+def _choice(value) -> Experiment:
+    if not isinstance(value, Experiment):
+        raise WrongKind(f"choice must be an Experiment, such as Experiment('fashion_resnet_bn', continual(), 'tent'), not {shown(value)}")
     return value
 
 
@@ -329,16 +329,27 @@ def _references(names) -> tuple[str, ...]:
     return names
 
 
-def obstacles(choice: Choice) -> list[str]:
+def incompatibilities(choice: Experiment) -> list[str]:
     """Why this choice cannot run, before it runs: one sentence each; none when it can. One image is shown to
     the model, so that a wrong size or another number of classes is said at once."""
     found, choice = [], _choice(choice)
     try:
         adapter = _adapter(choice, choice.recipe, "cpu", probe=True)
-        _check_classes(adapter, choice.stream, SimpleNamespace(x=choice.stream.known_set.images(torch.arange(1))))
+        _check_classes(adapter, choice.stream, SimpleNamespace(x=one_image(choice.stream.known_set)))
     except (NeedsError, ValueError, TypeError, RuntimeError, ImportError) as why:  # DataError is a RuntimeError, as is what a network says of a size
         found.append(str(why))
     return found
+
+
+def one_image(images) -> torch.Tensor:
+    """The first image of a set, clean or, where it holds no clean ones, of its first domain.  (1, C, H, W)"""
+    for domain in getattr(images, "domains", ()):
+        for place in (("none", 5), *((domain, severity) for severity in (5, 4, 3, 2, 1))):
+            with contextlib.suppress(ValueError):
+                images.check_domain(*place)
+                rows = images.rows(place[0])
+                return images.images(torch.arange(1) if rows is None else rows[:1], domain=place[0], severity=place[1])
+    return images.images(torch.arange(1))
 
 
 def needs(recipe: Method) -> str:
@@ -346,34 +357,34 @@ def needs(recipe: Method) -> str:
     recipe = recipe_of(recipe)
     words = {"batch_norm": "batch-norm layers", "features": "a model with features and head",
              "source_logits": "a second forward pass, of the frozen source",
-             **{name: text + " (made from source images before the run)" for name, text in GIVEN.items()}}
+             **{name: info.what + " (made from source images before the run)" for name, info in source_info_of(recipe).items()}}
     wanted = [words.get(name, name) for name in sorted(needs_of(recipe))]
     return "Needs " + "; ".join(wanted) + "." if wanted else "Needs nothing but a model and images."
 
 
-def _adapter(choice: Choice, recipe: Method, device, probe: bool = False) -> Adapter:
+def _adapter(choice: Experiment, recipe: Method, device, probe: bool = False) -> Adapter:
     model, given = choice.network, None
-    wanted = needs_of(recipe) & GIVEN.keys()
+    wanted = source_info_of(recipe)
     if wanted and choice.source_images is not None:
         if probe:
             given = dict.fromkeys(wanted, {f"mean/{n}": p for n, p in model.named_parameters()})  # names are enough; PETAL begins at such means
         else:
             images = load(choice.source_images) if isinstance(choice.source_images, str) else choice.source_images
             given = source.prepare(model, recipe, images, device=device)
-    return Adapter(model, recipe, seed=choice.seed, device=device, record="source", given=given)
+    return Adapter(model, recipe, seed=choice.seed, device=device, record="source", source_info=given)
 
 
-def model_key(choice: Choice) -> tuple:
+def model_key(choice: Experiment) -> tuple:
     """What tells one model from another in a session: of a text also the state of the files that it names, else weights, settings and code."""
     return (choice.model, facts_of(choice.model)) if isinstance(choice.model, str) else (run_keys.described(choice.model),)
 
 
-def _key(choice: Choice) -> tuple:
+def _key(choice: Experiment) -> tuple:
     """What the traces of references depend on."""
     return choice.stream.hash, run_keys.described(choice.network), choice.seed
 
 
-def explore(choice: Choice, references=tuple(REFERENCES), *, device="auto", stop: Callable[[], bool] | None = None,
+def explore(choice: Experiment, references=tuple(REFERENCES), *, device="auto", stop: Callable[[], bool] | None = None,
             each: Callable[[str, Trace], None] | None = None, known: dict | None = None) -> Exploration:
     """Run the references and then the choice on the same stream.
 
@@ -409,7 +420,7 @@ class Session:
     Raises what `Adapter` raises when the choice cannot run; an error in ``advance`` leaves the rows seen so far in the traces.
     """
 
-    def __init__(self, choice: Choice, references=tuple(REFERENCES), *, device="auto", known: dict | None = None):
+    def __init__(self, choice: Experiment, references=tuple(REFERENCES), *, device="auto", known: dict | None = None):
         references = _references(references)
         self.choice, self.refused, self.done, self.total = _choice(choice), {}, 0, len(choice.stream)
         self._known, self._key = {} if known is None else known, _key(choice)
@@ -469,7 +480,7 @@ class Session:
                         self._known[self._key, name, "probabilities"] = np.concatenate(self._answers[name])
         return True
 
-    def shown(self) -> Choice:
+    def shown(self) -> Experiment:
         """The choice of exactly what has been shown: its stream is cut where the session stands. Before the first batch: the choice."""
         return self.choice if self.finished or not self.done else replace(self.choice, stream=self.choice.stream.cut(0, self.done))
 

@@ -23,11 +23,11 @@ from ..analysis import diagnose, metrics
 from ..components.source import prepare as source
 from ..core import hashing, run_keys
 from ..core.adapter import Adapter
-from ..core.arguments import WrongKind, choice, flag, path_of, seeds_of, shown
+from ..core.arguments import NAMED, WrongKind, choice, flag, path_of, seeds_of, shown
 from ..core.named import model_of, recipe_of
-from ..core.needs import GIVEN
 from ..core.norm_layers import TestTimeNorm
-from ..core.parts import Method, NeedsError, needs_of
+from ..core.parts import Method, NeedsError
+from ..core.source_info import source_info_of
 from ..core.trace import Trace
 from ..data.load import images_of
 from ..methods.serialise import to_json
@@ -186,20 +186,24 @@ def _cut_record(record: dict, start: int, stop: int) -> dict:
 
 def _check_classes(adapter: Adapter, stream: Arrivals, batch) -> None:
     """Raise ValueError when the model does not answer in the classes that the labels are counted in; images without any label have none."""
-    images = stream.known_set
+    check_outputs(adapter, stream.known_set, batch.x[:1])
+
+
+def check_outputs(adapter: Adapter, images, x) -> None:
+    """`_check_classes` for an image set and one of its images, (1, C, H, W)."""
     try:
-        logits = adapter.predict_source(batch.x[:1])
+        logits = adapter.predict_source(x)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as why:
-        shape = " x ".join(map(str, batch.x.shape[1:]))
+        shape = " x ".join(map(str, x.shape[1:]))
         raise ValueError(f"the model cannot take the images of {images.name}, {shape} (channels, height, width): {why}; "
                          "check_up(model, images) says what does not fit") from why
     if not (images.y >= 0).any():
         return
-    if logits.ndim == 2 and logits.shape[1] != len(stream.classes):
+    if logits.ndim == 2 and logits.shape[1] != len(images.classes):
         mapped = getattr(images, "model_classes", None) is not None
-        raise ValueError(f"the model has {logits.shape[1]} outputs, the images of {images.name} have {len(stream.classes)} classes; "
+        raise ValueError(f"the model has {logits.shape[1]} outputs, the images of {images.name} have {len(images.classes)} classes; "
                          + ("wrap the model: models.with_classes(model, images.model_classes)" if mapped else
                             "take a model of these classes, or choose the outputs that belong to them with models.with_classes(model, outputs)"))
 
@@ -342,7 +346,7 @@ class _Runs:
         self.streams = _streams(streams, self.seeds)
         is_function = callable(clean) and not isinstance(clean, Arrivals)
         self.clean = clean if clean is None or is_function else stream_of(clean, "clean")
-        self.given = {name: self._fit(name, r) for name, r in self.recipes.items() if isinstance(r, Method)}
+        self.source_info = {name: self._fit(name, r) for name, r in self.recipes.items() if isinstance(r, Method)}
 
     def __len__(self) -> int:
         return len(self.recipes) * len(self.streams)
@@ -350,12 +354,12 @@ class _Runs:
     def _fit(self, name: str, recipe: Method) -> dict | None:
         """What the recipe takes of the source domain; NeedsError, which names the recipe, when it cannot run with this model."""
         try:
-            wanted = sorted(needs_of(recipe) & GIVEN.keys())
+            wanted = list(source_info_of(recipe).values())
             if wanted and self.images is None:
-                raise NeedsError(f"{type(recipe).__name__} needs {GIVEN[wanted[0]]}, made of images that must be given here: "
+                raise NeedsError(f"{type(recipe).__name__} needs {wanted[0].what}, made of images that must be given here: "
                                  "source_images=, an image set of the source domain such as 'fashion_mnist_train_slice'")
             given = source.prepare(self.model, recipe, self.images, device=self.device) if wanted else None
-            Adapter(self.model, recipe, device=self.device, given=given)
+            Adapter(self.model, recipe, device=self.device, source_info=given)
         except NeedsError as why:
             raise NeedsError(f"recipe {name!r}: {why}") from why
         return given
@@ -369,12 +373,12 @@ class _Runs:
                 clean = stream_of(self.clean(seed), f"clean({seed})") if callable(self.clean) else self.clean
                 for name, recipe in self.recipes.items():
                     if isinstance(recipe, Method):
-                        given = self.given[name]
+                        given = self.source_info[name]
                     else:
                         recipe = recipe_of(recipe(earlier), f"what recipes[{name!r}] makes of the traces")
                         given = self._fit(name, recipe)
                     adapter = Adapter(self.model, recipe, seed=seed, device=self.device, record="source", channels_last=self.channels_last,
-                                      given=given)
+                                      source_info=given)
                     adapter.shared_source = shared
                     path = None if self.folder is None else self.folder / f"{_key(adapter, stream, self.channels_last, clean)}.npz"
                     if path is not None and path.exists():
@@ -566,7 +570,7 @@ def code_digest(root: Path = ROOT) -> str:
 
 def _imported(root: Path, first: str) -> dict[str, ast.Module]:
     """Name in the package -> tree without docstrings, of a module and all that it imports of this package, directly or not."""
-    found, waiting = {}, [first]
+    found, waiting = {}, [first, *(place.partition(":")[0].partition(".")[2] for place in NAMED.values())]
     while waiting:
         name = waiting.pop()
         path = root.joinpath(*name.split("."))
@@ -593,7 +597,7 @@ def _imported(root: Path, first: str) -> dict[str, ast.Module]:
 def _key(adapter: Adapter, stream, channels_last: bool, clean=None) -> str:
     """A name for one run that changes with anything that its numbers depend on."""
     device = [adapter.device.type, torch.cuda.get_device_name(adapter.device) if adapter.device.type == "cuda" else ""]
-    facts = [to_json(adapter.recipe), hashing.digest(adapter.given), stream.to_dict(), run_keys.described(adapter.source), adapter.seed,
+    facts = [to_json(adapter.recipe), hashing.digest(adapter.source_info), stream.to_dict(), run_keys.described(adapter.source), adapter.seed,
              run_keys.precision(), device, channels_last, code_digest(), None if clean is None else clean.hash, str(adapter.amp),
              run_keys.foreign(adapter.recipe), run_keys.foreign_orders(stream)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]

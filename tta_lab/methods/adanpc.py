@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from ..components.norms.batch_norm import SourceStatistics
 from ..components.objectives import of_this_model
+from ..components.source.prepare import neighbours
 from ..core.knobs import knob
 from ..core.parts import Method, NeedsError, Part
 
@@ -28,16 +29,17 @@ class Adanpc(Method):
     temperature: float = knob(0.1, (1e-4, 100.0, "log"), "T, of the vote", paper="AdaNPC: chosen of 0.01 to 0.5")
     sure: float = knob(0.1, (0.0, 1.1), "confidence from which an image joins; above 1 none does", paper="AdaNPC: chosen of 0, 0.25, 0.75, 1.1")
     confidence: str = knob("softmax", choices=("softmax", "vote"), why="how sure an answer is")
-    kind, needs, tasks = "log_probabilities", frozenset({"features", "neighbours"}), ("classification",)
+    kind, needs, tasks = "log_probabilities", frozenset({"features"}), ("classification",)
+    source_info = (neighbours,)
     family, verified = "output", "golden; plain votes as confidence by invariants only"
     paper = "AdaNPC: Exploring Non-Parametric Classifier for Test-Time Adaptation (2304.12566)"
 
     def init(self, model, source):
         return {"features": None, "labels": None}
 
-    def output(self, view, state):
+    def output(self, ctx, state):
         with torch.no_grad():
-            phi, classes, source = F.normalize(view.features, dim=1), view.logits.shape[1], view.given["neighbours"]
+            phi, classes, source = F.normalize(ctx.features, dim=1), ctx.logits.shape[1], ctx.source_info["neighbours"]
             if state["features"] is None:
                 if source["labels"].max() >= classes:
                     raise NeedsError(f"a source image has label {int(source['labels'].max())}, but the model answers in {classes} classes")

@@ -37,16 +37,16 @@ class Cmf(Roid):
             }, "variance": 0.0
         }
 
-    def after(self, view, lesson, state):
-        if not lesson.move:
+    def after(self, ctx, loss_output, state):
+        if not loss_output.move:
             return
-        q = min(self.noise * sum(p.numel() for p in view.tuned.values()) / 38400, 1.0)
+        q = min(self.noise * sum(p.numel() for p in ctx.tuned.values()) / 38400, 1.0)
         v, r = self.alpha ** 2 * state["variance"] + q, 1 - q
         b = max(r / (v + r), 0.89)
         b = 1.0 if b > 0.9999 else b
         state["variance"] = b * v
         with torch.no_grad():
-            for name, p in view.tuned.items():
+            for name, p in ctx.tuned.items():
                 hidden = state["hidden"][name]
-                hidden.lerp_(view.origin[name], 1 - self.alpha).lerp_(p, 1 - b)
+                hidden.lerp_(ctx.origin[name], 1 - self.alpha).lerp_(p, 1 - b)
                 p.lerp_(hidden, 1 - self.anchor.momentum)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..components import teachers
-from ..components.augment import ColourAffine
+from ..components.augment import ColorAffine
 from ..components.norms.batch_norm import BatchStatistics, SourceStatistics
 from ..components.objectives import cross_entropy
 from ..components.updates import restore_
@@ -45,6 +45,9 @@ class _Borrowed(Part):
         """What the borrowed code needs."""
         return self.lender.needs if self.of else frozenset()
 
+    def takes(self):
+        return self.lender.takes() if self.of else ()
+
     def init(self, model, source):
         return self.lender.init(model, source) if self.of else {}
 
@@ -53,16 +56,16 @@ class _Borrowed(Part):
 
 @dataclass(frozen=True)
 class _Objective(_Borrowed):
-    def losses(self, view, state: dict, target: Tensor | None) -> Tensor:
+    def losses(self, ctx, state: dict, target: Tensor | None) -> Tensor:
         """Loss per sample, (B, *S); ``target`` are the teacher's logits where there is one."""
-        return self.lender.losses(view, state)
+        return self.lender.losses(ctx, state)
 
 
 @dataclass(frozen=True)
 class Nothing(_Objective):
     """Learn nothing: normalisation and answer do all the work."""
 
-    def losses(self, view, state, target):
+    def losses(self, ctx, state, target):
         raise ValueError("Nothing is learned, so there is no loss")
 
 
@@ -111,7 +114,7 @@ class TemperedEntropy(_Objective):
     of = "gem"
     target: str = knob("itself", choices=("itself", "prediction", "views"), why="what the tempered prediction learns: GEM-T, GEM-SKD, GEM-Aug")
     scale: str = knob("batch", choices=("batch", "image"), why="T^2 is averaged over the batch, as in the authors' code, or each image's own")
-    augment: Part = ColourAffine()
+    augment: Part = ColorAffine()
     views: int = knob(3, (1, 256), "augmentations, for target 'views'", paper="authors' code: 3")
 
 
@@ -136,10 +139,10 @@ class Agreement(_Objective):
     asks_teacher = True
     loss: str = knob("symmetric", choices=("symmetric", "cross_entropy", "classes"), why="which cross-entropy to the teacher")
 
-    def losses(self, view, state, target):
+    def losses(self, ctx, state, target):
         if self.loss == "classes":
-            return F.cross_entropy(view.logits, target.argmax(1), reduction="none")
-        return cross_entropy(view.logits, target) if self.loss == "cross_entropy" else scores.symmetric_cross_entropy(view.logits, target)
+            return F.cross_entropy(ctx.logits, target.argmax(1), reduction="none")
+        return cross_entropy(ctx.logits, target) if self.loss == "cross_entropy" else scores.symmetric_cross_entropy(ctx.logits, target)
 
 
 # --- teachers: whom to ask -------------------------------------------------------------------------------------------
@@ -161,13 +164,13 @@ class MeanTeacher(_Borrowed):
     def init(self, model, source):
         return {"teacher": {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}}
 
-    def logits(self, view, state: dict) -> Tensor:
+    def logits(self, ctx, state: dict) -> Tensor:
         """The teacher's logits of the batch, no gradient."""
-        return view.forward(tensors=state["teacher"])
+        return ctx.forward(tensors=state["teacher"])
 
-    def follow_(self, view, state: dict) -> None:
+    def follow_(self, ctx, state: dict) -> None:
         """One step of the teacher towards the model."""
-        teachers.follow_(state["teacher"], view, self.follow)
+        teachers.follow_(state["teacher"], ctx, self.follow)
 
 
 @dataclass(frozen=True)
@@ -178,15 +181,15 @@ class AugmentedTeacher(MeanTeacher):
     """
 
     of = "cotta"
-    augment: Part = ColourAffine()
+    augment: Part = ColorAffine()
     views: int = knob(32, (1, 256), "augmentations", paper="CoTTA: 32")
     sure: float = knob(0.92, (0.0, 1.1), "mean source confidence from which the plain teacher is asked", paper="CoTTA: 0.92, 0.72, 0.1")
 
     def init(self, model, source):
         return self.lender.init(model, source)
 
-    def logits(self, view, state):
-        return self.lender.output(view, state)
+    def logits(self, ctx, state):
+        return self.lender.output(ctx, state)
 
 
 @dataclass(frozen=True)
@@ -196,10 +199,10 @@ class FrozenTeacher(_Borrowed):
     needs = frozenset({"source_logits"})
     statistics: str = knob("batch", choices=("batch", "running"), why="statistics in the batch-norm layers of the frozen copy")
 
-    def logits(self, view, state):
-        return view.source_logits(self.statistics)
+    def logits(self, ctx, state):
+        return ctx.source_logits(self.statistics)
 
-    def follow_(self, view, state):
+    def follow_(self, ctx, state):
         """It stays."""
 
 
@@ -207,17 +210,17 @@ class FrozenTeacher(_Borrowed):
 
 @dataclass(frozen=True)
 class _Answer(_Borrowed):
-    def logits(self, view, state: dict, target: Tensor | None) -> Tensor:
+    def logits(self, ctx, state: dict, target: Tensor | None) -> Tensor:
         """The logits to return, (B, C, *S)."""
-        return self.lender.output(view, state)
+        return self.lender.output(ctx, state)
 
 
 @dataclass(frozen=True)
 class OwnAnswer(_Answer):
     """The model's own prediction."""
 
-    def logits(self, view, state, target):
-        return view.logits
+    def logits(self, ctx, state, target):
+        return ctx.logits
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,7 @@ class TeacherAnswer(_Answer):
 
     asks_teacher = True
 
-    def logits(self, view, state, target):
+    def logits(self, ctx, state, target):
         return target
 
 
@@ -236,8 +239,8 @@ class MeanAnswer(_Answer):
 
     asks_teacher = True
 
-    def logits(self, view, state, target):
-        return (view.logits + target) / 2
+    def logits(self, ctx, state, target):
+        return (ctx.logits + target) / 2
 
 
 @dataclass(frozen=True)
@@ -285,7 +288,7 @@ class VotedAnswer(_Answer):
 class AsStepped(Part):
     """The weights stay where the step has put them."""
 
-    def blend_(self, view) -> None:
+    def blend_(self, ctx) -> None:
         """Nothing happens."""
 
 
@@ -295,9 +298,9 @@ class Restored(Part):
 
     share: float = knob(0.01, (0.0, 1.0), "share of weights put back in each step", paper="CoTTA: 0.01 (CIFAR), 0.001 (ImageNet)")
 
-    def blend_(self, view) -> None:
+    def blend_(self, ctx) -> None:
         """Put a random share of the tuned parameters back."""
-        restore_(view, self.share)
+        restore_(ctx, self.share)
 
 
 # --- the method -------------------------------------------------------------------------------------------------------------
@@ -373,6 +376,9 @@ class Composed(LossMethod):
         only = not self.learns and isinstance(self.reply, OwnAnswer) and type(self.norm) is not SourceStatistics
         return frozenset().union(self.objective.needs, self.teacher.needs, self.reply.needs, {"batch_norm"} if only else ())
 
+    def takes(self):
+        return tuple(dict.fromkeys((*self.objective.takes(), *self.teacher.takes(), *self.reply.takes())))
+
     @property
     def tasks(self):
         """What every borrowed part can do."""
@@ -387,22 +393,22 @@ class Composed(LossMethod):
     def init(self, model, source):
         return {name: getattr(self, name).init(model, source) for name in ("objective", "teacher", "reply")}
 
-    def _target(self, view, state) -> Tensor | None:
+    def _target(self, ctx, state) -> Tensor | None:
         """The teacher's logits, once for each batch."""
         if isinstance(self.teacher, NoTeacher):
             return None
-        view.logits  # noqa: B018  first, with gradient: what the teacher says is asked without, and after the statistics have moved
-        return view.once(state["teacher"], lambda: self.teacher.logits(view, state["teacher"]))
+        ctx.logits  # noqa: B018  first, with gradient: what the teacher says is asked without, and after the statistics have moved
+        return ctx.once(state["teacher"], lambda: self.teacher.logits(ctx, state["teacher"]))
 
-    def losses(self, view, state):
-        return self.objective.losses(view, state["objective"], self._target(view, state) if self.objective.asks_teacher else None)
+    def losses(self, ctx, state):
+        return self.objective.losses(ctx, state["objective"], self._target(ctx, state) if self.objective.asks_teacher else None)
 
-    def output(self, view, state):
-        view.logits  # noqa: B018  first, with gradient: answers are made without
-        return self.reply.logits(view, state["reply"], self._target(view, state) if self.reply.asks_teacher else None)
+    def output(self, ctx, state):
+        ctx.logits  # noqa: B018  first, with gradient: answers are made without
+        return self.reply.logits(ctx, state["reply"], self._target(ctx, state) if self.reply.asks_teacher else None)
 
-    def after(self, view, lesson, state):
-        if lesson.move:
+    def after(self, ctx, loss_output, state):
+        if loss_output.move:
             if not isinstance(self.teacher, NoTeacher):
-                self.teacher.follow_(view, state["teacher"])
-            self.settle.blend_(view)
+                self.teacher.follow_(ctx, state["teacher"])
+            self.settle.blend_(ctx)

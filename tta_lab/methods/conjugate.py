@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ..components.norms.batch_norm import BatchStatistics
-from ..components.selectors.confident import Confident
+from ..components.selectors.confidence_threshold import ConfidenceThreshold
 from ..core.knobs import knob
 from ..core.parts import LossMethod, NormAffine, Part, Step
 
@@ -35,8 +35,8 @@ class Conjugate(LossMethod):
     paper = "Test-Time Adaptation via Conjugate Pseudo-labels (2207.09640)"
     presets = {"cifar_polyloss": {"eps": 6.0}, "imagenet_polyloss": {"eps": 8.0}}
 
-    def losses(self, view, state):
-        z = view.logits / self.temperature
+    def losses(self, ctx, state):
+        z = ctx.logits / self.temperature
         p = z.softmax(1)
         y = p / (1 + self.eps * p)
         y = y / y.sum(1, keepdim=True)
@@ -55,7 +55,7 @@ class PseudoLabel(LossMethod):
 
     norm: Part = BatchStatistics()
     train: Part = NormAffine()
-    select: tuple = (Confident(0.75),)
+    select: tuple = (ConfidenceThreshold(0.75),)
     update: Part = Step(rule="sgd", lr=1e-3, nesterov=True)
     answer: str = knob("after", choices=("before", "after"), why="returned logits are from before "
                                                                  "or after the update")
@@ -63,5 +63,5 @@ class PseudoLabel(LossMethod):
     paper = ("Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep "
              "Neural Networks (Lee 2013)")
 
-    def losses(self, view, state):
-        return -torch.log_softmax(view.logits, 1).amax(1)
+    def losses(self, ctx, state):
+        return -torch.log_softmax(ctx.logits, 1).amax(1)

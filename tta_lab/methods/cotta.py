@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..components import teachers
-from ..components.augment import ColourAffine
+from ..components.augment import ColorAffine
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.updates import restore_
 from ..core.knobs import knob
@@ -27,7 +27,7 @@ class Cotta(LossMethod):
     norm: Part = BatchStatistics()
     train: Part = AllParameters()
     update: Part = Step(rule="adam", lr=1e-3)
-    augment: Part = ColourAffine()
+    augment: Part = ColorAffine()
     views: int = knob(32, (1, 256), "augmentations", paper="CoTTA: 32")
     sure: float = knob(0.92, (0.0, 1.1), "mean source confidence from which the plain teacher is "
                                          "asked", paper="CoTTA: 0.92, 0.72, 0.1")
@@ -52,28 +52,28 @@ class Cotta(LossMethod):
     def init(self, model, source):
         return {"teacher": teachers.start(model), "anchor_confidence": 0.0}
 
-    def anchor(self, view):
+    def anchor(self, ctx):
         """Logits of the network whose confidence is asked."""
-        return view.source_logits("batch")
+        return ctx.source_logits("batch")
 
-    def output(self, view, state):
+    def output(self, ctx, state):
         def ask():
-            plain = view.forward(tensors=state["teacher"])
-            state["anchor_confidence"] = self.anchor(view).softmax(1).amax(1).mean().item()
+            plain = ctx.forward(tensors=state["teacher"])
+            state["anchor_confidence"] = self.anchor(ctx).softmax(1).amax(1).mean().item()
             if state["anchor_confidence"] >= self.sure:
                 return plain
             return (sum(
-                view.forward(x=self.augment(view.x, view.rng), tensors=state["teacher"])
+                ctx.forward(x=self.augment(ctx.x, ctx.rng), tensors=state["teacher"])
                 for _ in range(self.views)) / self.views)
-        return view.once(state, ask)
+        return ctx.once(state, ask)
 
-    def losses(self, view, state):
-        p, q = view.logits, self.output(view, state)
+    def losses(self, ctx, state):
+        p, q = ctx.logits, self.output(ctx, state)
         loss = -(q.softmax(1) * p.log_softmax(1)).sum(1)
         return (loss if self.loss == "cross_entropy" else
                 (loss - (p.softmax(1) * q.log_softmax(1)).sum(1)) / 2)
 
-    def after(self, view, lesson, state):
-        if lesson.move:
-            teachers.follow_(state["teacher"], view, self.follow)
-            restore_(view, self.restore)
+    def after(self, ctx, loss_output, state):
+        if loss_output.move:
+            teachers.follow_(state["teacher"], ctx, self.follow)
+            restore_(ctx, self.restore)

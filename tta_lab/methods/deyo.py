@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..components.norms.batch_norm import BatchStatistics
-from ..components.selectors.destroyed_object import DestroyedObject
-from ..components.selectors.low_entropy import LowEntropy
+from ..components.selectors.entropy_threshold import EntropyThreshold
+from ..components.selectors.plpd_filter import PLPDFilter
 from ..core import scores
 from ..core.parts import LossMethod, NormAffine, Part, Step
 
@@ -24,7 +24,7 @@ class Deyo(LossMethod):
 
     norm: Part = BatchStatistics()
     train: Part = NormAffine(drop_top=True)
-    select: tuple = (LowEntropy(0.5), DestroyedObject())
+    select: tuple = (EntropyThreshold(0.5), PLPDFilter())
     update: Part = Step(rule="adam", lr=1e-3)
     tasks = ("classification",)
     family = "selection"
@@ -40,5 +40,5 @@ class Deyo(LossMethod):
         "cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}
     }
 
-    def losses(self, view, state):
-        return scores.entropy(view.logits)
+    def losses(self, ctx, state):
+        return scores.entropy(ctx.logits)

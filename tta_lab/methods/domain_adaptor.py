@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..components.augment import ColourAffine
+from ..components.augment import ColorAffine
 from ..components.controllers.resets import ResetEvery
 from ..components.norms.adaptive import AdaptiveMixture
 from ..components.norms.batch_norm import BatchStatistics
@@ -56,21 +56,21 @@ class Gem(LossMethod):
     scale: str = knob("batch", choices=("batch", "image"), why="T^2 is averaged over the batch, "
                                                                "as in the authors' code, or each "
                                                                "image's own")
-    augment: Part = ColourAffine()
+    augment: Part = ColorAffine()
     views: int = knob(3, (1, 256), "augmentations, for target 'views'", paper="authors' code: 3")
     tasks = ("classification",)
     family = "entropy"
     verified = "golden; target 'prediction' and, with fixed views, 'views' below domain_adaptor"
     paper = "DomainAdaptor: A Novel Approach to Test-time Adaptation (2308.10297)"
 
-    def losses(self, view, state):
+    def losses(self, ctx, state):
         if self.target == "views":  # all in one pass, the first that a layer sees
             n = self.views
-            other = view.once(
-                state, lambda: view.forward(
-                    x=torch.cat([self.augment(view.x, view.rng) for _ in range(n)]), commit=view.
+            other = ctx.once(
+                state, lambda: ctx.forward(
+                    x=torch.cat([self.augment(ctx.x, ctx.rng) for _ in range(n)]), commit=ctx.
                     commit).unflatten(0, (n, -1)).mean(0))
-        z = view.logits
+        z = ctx.logits
         t = 2 * z.detach().std(1, keepdim=True).clamp_min(1e-6)
         target = (z / t if self.target == "itself" else
                   z.detach() if self.target == "prediction" else other)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.penalties import FisherAnchor
-from ..components.selectors.certain_weight import CertainWeight
-from ..components.selectors.low_entropy import LowEntropy
+from ..components.selectors.entropy_threshold import EntropyThreshold
+from ..components.selectors.entropy_weight import EntropyWeight
 from ..components.selectors.non_redundant import NonRedundant
 from ..core import scores
 from ..core.parts import LossMethod, NormAffine, Part, Step
@@ -26,14 +26,14 @@ class Eta(LossMethod):
 
     norm: Part = BatchStatistics()
     train: Part = NormAffine()
-    select: tuple = (LowEntropy(0.4), NonRedundant(0.4), CertainWeight(0.4))
+    select: tuple = (EntropyThreshold(0.4), NonRedundant(0.4), EntropyWeight(0.4))
     update: Part = Step(rule="adam", lr=1e-3)
     family, verified = "selection", "golden"
     paper = "Efficient Test-Time Model Adaptation without Forgetting (2204.02610)"
     presets = {"cifar10_c": CIFAR, "cifar100_c": {**CIFAR, "margin": 0.1}, "imagenet_c": IMAGENET}
 
-    def losses(self, view, state):
-        return scores.entropy(view.logits)
+    def losses(self, ctx, state):
+        return scores.entropy(ctx.logits)
 
 
 @dataclass(frozen=True, kw_only=True)

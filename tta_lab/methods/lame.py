@@ -63,10 +63,10 @@ class Lame(Method):
                 w = torch.zeros_like(d).scatter_(1, near, 1.0)
         return (w + w.T) / 2 if self.symmetric else w
 
-    def output(self, view, state):
+    def output(self, ctx, state):
         with torch.no_grad():
-            w = self.weights(view.features)
-            log_p = (view.logits.softmax(1) + 1e-10).log()
+            w = self.weights(ctx.features)
+            log_p = (ctx.logits.softmax(1) + 1e-10).log()
             log_y, before = log_p.log_softmax(1), None
             for i in range(self.steps):
                 pull = self.strength * (w @ log_y.exp())

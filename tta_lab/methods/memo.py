@@ -44,22 +44,22 @@ class Memo(LossMethod):
         "imagenet_c": {"lr": 2.5e-4, "views": 64}
     }
 
-    def lessons(self, view, state):
+    def learning_batches(self, ctx, state):
         answers = []
-        for i in range(len(view.x)):
-            image = view.part(slice(i, i + 1))
+        for i in range(len(ctx.x)):
+            image = ctx.part(slice(i, i + 1))
             yield image
             with torch.no_grad():
                 answers.append(image.again().logits)
-            view.restart("weights", "optimizer")
+            ctx.restart("weights", "optimizer")
         state["answers"] = torch.cat(answers)
 
-    def losses(self, view, state):
-        x = view.draw(state, lambda rng: self.augment(view.x.repeat(self.views, 1, 1, 1), rng))
-        log_p = view.forward(x=x).log_softmax(1).logsumexp(0, keepdim=True) - math.log(len(x))
+    def losses(self, ctx, state):
+        x = ctx.draw(state, lambda rng: self.augment(ctx.x.repeat(self.views, 1, 1, 1), rng))
+        log_p = ctx.forward(x=x).log_softmax(1).logsumexp(0, keepdim=True) - math.log(len(x))
         return -(log_p.exp() * log_p).sum(1)
 
-    def output(self, view, state):
+    def output(self, ctx, state):
         if "answers" in state:
             return state.pop("answers")
-        return torch.cat([view.part(slice(i, i + 1)).logits for i in range(len(view.x))])
+        return torch.cat([ctx.part(slice(i, i + 1)).logits for i in range(len(ctx.x))])

@@ -52,28 +52,28 @@ class PafKip(LossMethod):
     def init(self, model, source):
         return {"teacher": teachers.start(model)}
 
-    def _ask(self, view, state):
+    def _ask(self, ctx, state):
         """z with gradient, and without the network's and the teacher's answers on crops of their
         own."""
-        one, two, three = view.draw(state,
-                                    lambda rng: [self.augment(view.x, rng) for _ in range(3)])
-        if not hasattr(view, "first"):
-            view.first = view.forward(x=one)
-        return view.first, *view.once(
-            state, lambda: (view.forward(x=two), view.forward(x=three, tensors=state["teacher"])))
+        one, two, three = ctx.draw(state,
+                                    lambda rng: [self.augment(ctx.x, rng) for _ in range(3)])
+        if not hasattr(ctx, "first"):
+            ctx.first = ctx.forward(x=one)
+        return ctx.first, *ctx.once(
+            state, lambda: (ctx.forward(x=two), ctx.forward(x=three, tensors=state["teacher"])))
 
-    def losses(self, view, state):
-        z, own, teacher = self._ask(view, state)
-        view.doubts = (scores.entropy(own), scores.entropy(teacher))
-        view.classes = z.shape[1]
+    def losses(self, ctx, state):
+        z, own, teacher = self._ask(ctx, state)
+        ctx.doubts = (scores.entropy(own), scores.entropy(teacher))
+        ctx.classes = z.shape[1]
         return scores.entropy(z)
 
-    def output(self, view, state):
-        z, _, teacher = self._ask(view, state)
-        voices = torch.stack([z, teacher, view.source_logits("batch")])
+    def output(self, ctx, state):
+        z, _, teacher = self._ask(ctx, state)
+        voices = torch.stack([z, teacher, ctx.source_logits("batch")])
         sure = voices.softmax(2).amax(2, keepdim=True)
         return ((1 / 3 + self.sharpness * (sure - sure.mean(0))) * voices).sum(0)
 
-    def after(self, view, lesson, state):
-        if lesson.move:
-            teachers.follow_(state["teacher"], view, self.follow)
+    def after(self, ctx, loss_output, state):
+        if loss_output.move:
+            teachers.follow_(state["teacher"], ctx, self.follow)

@@ -6,6 +6,7 @@ import torch
 
 from ..components import teachers
 from ..components.penalties import PosteriorAnchor
+from ..components.source.prepare import posterior
 from ..components.updates import least_informative, restore_, restore_where_
 from ..core.knobs import knob
 from ..core.parts import NeedsError
@@ -27,7 +28,7 @@ class Petal(Cotta):
     penalties: tuple = (PosteriorAnchor(1e-9),)
     restore: float = knob(0.03, (0.0, 1.0), "share of weights put back in each step", paper="2212.09713: 0.03, 0.003; random 0.01, 0.001")
     chosen: str = knob("gradient", choices=("gradient", "random"), why="weights put back: those of smallest squared gradient, or drawn")
-    needs, reads_gradients = frozenset({"posterior"}), True
+    needs, source_info, reads_gradients = frozenset(), (posterior,), True
     verified = "golden with a given posterior where no class token is tuned; its making and drawn augmentations by invariants only"
     verified_forms = {"reference": "golden with a given posterior; its making and drawn augmentations by invariants only"}
     paper = "A Probabilistic Framework for Lifelong Test-Time Adaptation (2212.09713)"
@@ -40,7 +41,7 @@ class Petal(Cotta):
 
     def start(self, where) -> dict:
         """Name -> mean of the posterior, of what is tuned."""
-        found = where.given["posterior"]
+        found = where.source_info["posterior"]
         missing = [name for name in where.tuned if f"mean/{name}" not in found]
         if missing:
             raise NeedsError(f"the posterior lacks {missing[0]}: it was made for other tuned parameters; make it with this recipe")
@@ -54,13 +55,13 @@ class Petal(Cotta):
                 if "states" in what:
                     adapter.states["method"]["teacher"][name].copy_(mean)
 
-    def anchor(self, view):
-        return view.forward(tensors=self.start(view))
+    def anchor(self, ctx):
+        return ctx.forward(tensors=self.start(ctx))
 
-    def after(self, view, lesson, state):
-        if lesson.move:
-            teachers.follow_(state["teacher"], view, self.follow)
+    def after(self, ctx, loss_output, state):
+        if loss_output.move:
+            teachers.follow_(state["teacher"], ctx, self.follow)
             if self.chosen == "random":
-                restore_(view, self.restore, self.start(view))
+                restore_(ctx, self.restore, self.start(ctx))
             else:
-                restore_where_(view, least_informative(lesson.grads, self.restore), self.start(view))
+                restore_where_(ctx, least_informative(loss_output.grads, self.restore), self.start(ctx))

@@ -8,6 +8,7 @@ from ..components import teachers
 from ..components.augment import Unchanged
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.penalties import FisherAnchor
+from ..components.source.prepare import fisher
 from ..components.updates import least_informative, restore_where_
 from ..core import scores
 from ..core.knobs import knob
@@ -34,7 +35,7 @@ class Psmt(LossMethod):
     augment: Part = Unchanged()
     follow: float = knob(0.999, (0.0, 1.0), "momentum of the teacher, applied twice a step", paper="2407.02253, authors' code: 0.999")
     restore: float = knob(0.03, (0.0, 1.0), "share of the student's weights put back in each step", paper="2407.02253, authors' code: 0.03")
-    tasks, family, needs, reads_gradients = ("classification",), "teacher", frozenset({"fisher"}), True
+    tasks, family, source_info, reads_gradients = ("classification",), "teacher", (fisher,), True
     verified = "golden; augmented views by invariants only"
     paper = "Parameter-Selective Continual Test-Time Adaptation (2407.02253)"
     presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}}
@@ -42,29 +43,29 @@ class Psmt(LossMethod):
     def init(self, model, source):
         return {"teacher": teachers.start(model)}
 
-    def teacher(self, view, state):
+    def teacher(self, ctx, state):
         """The teacher's logits, once for each batch."""
-        return view.once(state, lambda: view.forward(tensors=state["teacher"]))
+        return ctx.once(state, lambda: ctx.forward(tensors=state["teacher"]))
 
-    def output(self, view, state):
-        return view.logits + self.teacher(view, state)
+    def output(self, ctx, state):
+        return ctx.logits + self.teacher(ctx, state)
 
-    def losses(self, view, state):
-        target = self.teacher(view, state)
-        plain = scores.symmetric_cross_entropy(view.logits, target)
+    def losses(self, ctx, state):
+        target = self.teacher(ctx, state)
+        plain = scores.symmetric_cross_entropy(ctx.logits, target)
         if isinstance(self.augment, Unchanged):
             return plain
-        other = view.forward(x=view.draw(state, lambda rng: self.augment(view.x, rng)))
+        other = ctx.forward(x=ctx.draw(state, lambda rng: self.augment(ctx.x, rng)))
         return 0.5 * plain + 0.5 * scores.symmetric_cross_entropy(other, target)
 
-    def after(self, view, lesson, state):
-        if not lesson.move:
+    def after(self, ctx, loss_output, state):
+        if not loss_output.move:
             return
         teacher = state["teacher"]
-        teachers.follow_(teacher, view, self.follow)
-        masks = least_informative(lesson.grads, self.restore)
-        restore_where_(view, masks)
-        teachers.follow_(teacher, view, self.follow)
+        teachers.follow_(teacher, ctx, self.follow)
+        masks = least_informative(loss_output.grads, self.restore)
+        restore_where_(ctx, masks)
+        teachers.follow_(teacher, ctx, self.follow)
         with torch.no_grad():
             for name, mask in masks.items():
-                teacher[name].copy_(torch.where(mask, view.tuned[name], teacher[name]))
+                teacher[name].copy_(torch.where(mask, ctx.tuned[name], teacher[name]))

@@ -9,7 +9,8 @@ from torch import Tensor
 from ..components.controllers.resets import CollapseRecovery
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.objectives import head_rows, of_this_model
-from ..components.selectors.destroyed_object import DestroyedObject
+from ..components.selectors.plpd_filter import PLPDFilter
+from ..components.source.prepare import moments
 from ..core.knobs import knob
 from ..core.parts import LossMethod, NeedsError, NormAffine, Part, Selector, Step
 
@@ -34,10 +35,10 @@ class StableRegion(Selector):
     unit: float = knob(0.8, (0.0, 10.0), "of ln K, the regional entropy of weight 1", paper="authors' code: 0.8")
     cap: float = knob(3.0, (0.0, 1e3), "largest weight", paper="authors' code: 3")
 
-    def weights(self, view, losses, keep, state):
-        if not hasattr(view, "region_entropy"):
-            raise NeedsError("StableRegion selects by the regional entropy of recap; with another method use LowEntropy")
-        entropy, full = view.region_entropy, math.log(view.logits.shape[1])
+    def weights(self, ctx, losses, keep, state):
+        if not hasattr(ctx, "region_entropy"):
+            raise NeedsError("StableRegion selects by the regional entropy of recap; with another method use EntropyThreshold")
+        entropy, full = ctx.region_entropy, math.log(ctx.logits.shape[1])
         return torch.where(entropy < self.fraction * full, (self.unit * full - entropy).exp().clamp_max(self.cap), 0.0)
 
 
@@ -61,18 +62,18 @@ class Recap(LossMethod):
     tau: float = knob(1.2, (0.0, 100.0), "spread of the region", paper="authors' code: 1.2 (ImageNet)")
     size: float = knob(0.1, (1e-3, 10.0, "log"), "s", paper="authors' code: 0.1")
     instability: float = knob(0.5, (0.0, 100.0), "lambda", paper="authors' code: 0.5")
-    tasks, needs = ("classification",), frozenset({"features", "moments"})
+    tasks, needs, source_info = ("classification",), frozenset({"features"}), (moments,)
     family, verified = "entropy", "invariants only"
     paper = "Beyond Entropy: Region Confidence Proxy for Wild Test-Time Adaptation (2505.20704)"
-    forms = {"deyo": {"select": (StableRegion(), DestroyedObject(threshold=0.2, by_certainty=False, by_fall=False))}}
+    forms = {"deyo": {"select": (StableRegion(), PLPDFilter(threshold=0.2, by_certainty=False, by_fall=False))}}
 
-    def losses(self, view, state):
+    def losses(self, ctx, state):
         if not state:  # the head is not tuned: once for a stream
-            w = head_rows(view.model, "recap").detach().double()
-            v = of_this_model(view.given["moments"]["covariance"], w, "moments").diagonal().double()
+            w = head_rows(ctx.model, "recap").detach().double()
+            v = of_this_model(ctx.source_info["moments"]["covariance"], w, "moments").diagonal().double()
             g = (w * v) @ w.T
             apart = (g.diagonal()[:, None] + g.diagonal() - 2 * g).clamp_min(0).fill_diagonal_(0)
             state.update(log_a=(self.tau / (2 * self.size) * apart).float(), shift=(0.05 * self.size ** 2 * w.square().sum(1)).float())
-        entropy, instability = regional(view.logits, state["log_a"], state["shift"])
-        view.region_entropy = entropy.detach()
+        entropy, instability = regional(ctx.logits, state["log_a"], state["shift"])
+        ctx.region_entropy = entropy.detach()
         return entropy + self.instability * instability

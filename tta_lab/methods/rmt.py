@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..components.augment import ColourAffine
+from ..components.augment import ColorAffine
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.objectives import SourceReplay, contrast, nearest_prototype, projector
 from ..components.source import warm_up
+from ..components.source.prepare import prototypes
 from ..components.teachers import follow_, start
 from ..core import scores
 from ..core.knobs import knob
@@ -31,12 +32,12 @@ class Rmt(LossMethod):
     train: Part = AllParameters()
     update: Part = Step(rule="adam", lr=1e-3)
     penalties: tuple = (SourceReplay(1.0),)
-    augment: Part = ColourAffine()
+    augment: Part = ColorAffine()
     momentum: float = knob(0.999, (0.0, 1.0), "share of the teacher that stays", paper="2211.13081: 0.999")
     contrast_weight: float = knob(1.0, (0.0, 100.0), "w, of the contrastive term", paper="2211.13081: 1")
     temperature: float = knob(0.1, (1e-3, 100.0, "log"), "of the contrastive term", paper="2211.13081: 0.1")
     projection: int = knob(128, (1, 4096), "size of the projection", paper="2211.13081: 128")
-    tasks, family, needs = ("classification",), "teacher", frozenset({"features", "prototypes"})
+    tasks, family, needs, source_info = ("classification",), "teacher", frozenset({"features"}), (prototypes,)
     verified = "golden where no class token is tuned; drawn augmentations and the warm-up by statistics"
     verified_forms = {"reference": "golden; drawn augmentations and the warm-up by statistics"}
     paper = "Robust Mean Teacher for Continual and Gradual Test-Time Adaptation (2211.13081)"
@@ -51,24 +52,24 @@ class Rmt(LossMethod):
         return {"teacher": start(model)}
 
     def begin(self, adapter, what):
-        if "warm_up" in adapter.given:
+        if "warm_up" in adapter.source_info:
             warm_up.begin_(adapter, what)
 
-    def teacher(self, view, state):
+    def teacher(self, ctx, state):
         """The teacher's logits, once for each batch."""
-        return view.once(state, lambda: view.forward(tensors=state["teacher"]))
+        return ctx.once(state, lambda: ctx.forward(tensors=state["teacher"]))
 
-    def output(self, view, state):
-        return view.logits + self.teacher(view, state)
+    def output(self, ctx, state):
+        return ctx.logits + self.teacher(ctx, state)
 
-    def losses(self, view, state):
-        features, target = view.features, self.teacher(view, state)
-        augmented = view.draw(state, lambda rng: self.augment(view.x, rng))
-        features_a, logits_a = view.forward_features(x=augmented)
-        views = torch.stack([nearest_prototype(features, view.given["prototypes"]["mean"]), features, features_a], 1)
-        agree = 0.5 * scores.symmetric_cross_entropy(view.logits, target) + 0.5 * scores.symmetric_cross_entropy(logits_a, target)
-        return agree + self.contrast_weight * contrast(view.extra(views), self.temperature)
+    def losses(self, ctx, state):
+        features, target = ctx.features, self.teacher(ctx, state)
+        augmented = ctx.draw(state, lambda rng: self.augment(ctx.x, rng))
+        features_a, logits_a = ctx.forward_features(x=augmented)
+        views = torch.stack([nearest_prototype(features, ctx.source_info["prototypes"]["mean"]), features, features_a], 1)
+        agree = 0.5 * scores.symmetric_cross_entropy(ctx.logits, target) + 0.5 * scores.symmetric_cross_entropy(logits_a, target)
+        return agree + self.contrast_weight * contrast(ctx.extra(views), self.temperature)
 
-    def after(self, view, lesson, state):
-        if lesson.move:
-            follow_(state["teacher"], view, self.momentum)
+    def after(self, ctx, loss_output, state):
+        if loss_output.move:
+            follow_(state["teacher"], ctx, self.momentum)

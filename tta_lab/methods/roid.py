@@ -7,7 +7,7 @@ import torch
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.penalties import AugmentedAgreement
 from ..components.selectors.diverse_certain import DiverseCertain
-from ..components.updates import Anchored
+from ..components.updates import WeightEnsembling
 from ..core.knobs import knob
 from ..core.parts import LossMethod, NormAffine, Part, Step
 
@@ -32,7 +32,7 @@ class Roid(LossMethod):
     update: Part = Step(rule="adam", lr=1e-3)
     average: str = knob("all", choices=("kept", "all"), why="losses are divided by the number "
                                                             "kept, or by all")
-    anchor: Part = Anchored(momentum=0.99)
+    anchor: Part = WeightEnsembling(momentum=0.99)
     prior_correction: bool = knob(True, why="correct the answer by the mean prediction of the "
                                             "batch", paper="ROID")
     tasks = ("classification",)
@@ -45,18 +45,18 @@ class Roid(LossMethod):
         "imagenet_c": {"rule": "sgd", "lr": 2.5e-4}
     }
 
-    def losses(self, view, state):
-        p = view.logits.softmax(1).clamp_max(0.99)
+    def losses(self, ctx, state):
+        p = ctx.logits.softmax(1).clamp_max(0.99)
         return -(p * (p / (1 - p) + 1e-5).log()).sum(1)
 
-    def output(self, view, state):
+    def output(self, ctx, state):
         if not self.prior_correction:
-            return view.logits
-        prior = view.logits.detach().softmax(1).mean(0)
-        n = view.logits.shape[1]
-        smooth = max(1 / len(view.x), 1 / n) / prior.max()
-        return view.logits * torch.div(prior + smooth, 1 + smooth * n)
+            return ctx.logits
+        prior = ctx.logits.detach().softmax(1).mean(0)
+        n = ctx.logits.shape[1]
+        smooth = max(1 / len(ctx.x), 1 / n) / prior.max()
+        return ctx.logits * torch.div(prior + smooth, 1 + smooth * n)
 
-    def after(self, view, lesson, state):
-        if lesson.move:
-            self.anchor.blend_(view)
+    def after(self, ctx, loss_output, state):
+        if loss_output.move:
+            self.anchor.blend_(ctx)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..components.augment import ColourAffine
+from ..components.augment import ColorAffine
 from ..components.memories import BalancedMemory
 from ..components.norms.stream import RobustStatistics
 from ..components.teachers import follow_, start
@@ -30,7 +30,7 @@ class Rotta(LossMethod):
     train: Part = NormAffine()
     update: Part = Step(rule="adam", lr=1e-3)
     memory: Part = BalancedMemory()
-    augment: Part = ColourAffine()
+    augment: Part = ColorAffine()
     frequency: int = knob(64, (1, 100_000), "offers between two steps", paper="2303.13899: 64",
                           unit="images")
     nu: float = knob(1e-3, (0.0, 1.0), "the teacher's step towards the student",
@@ -48,26 +48,26 @@ class Rotta(LossMethod):
     def init(self, model, source):
         return {"teacher": start(model), "memory": self.memory.init(model, source), "offers": 0}
 
-    def output(self, view, state):
-        return view.once(state, lambda: view.forward(tensors=state["teacher"]))
+    def output(self, ctx, state):
+        return ctx.once(state, lambda: ctx.forward(tensors=state["teacher"]))
 
-    def lessons(self, view, state):
-        p = self.output(view, state).softmax(1)
+    def learning_batches(self, ctx, state):
+        p = self.output(ctx, state).softmax(1)
         doubts = -(p * (p + 1e-6).log()).sum(1)
         for i, (label, doubt) in enumerate(zip(p.argmax(1).tolist(), doubts.tolist(), strict=True)):
-            self.memory.offer_(state["memory"], view.x[i], view.ids[i], label, doubt, p.shape[1])
+            self.memory.offer_(state["memory"], ctx.x[i], ctx.ids[i], label, doubt, p.shape[1])
             state["offers"] += 1
             if state["offers"] % self.frequency == 0:
-                yield view.other(*self.memory.content(state["memory"]))
+                yield ctx.other(*self.memory.content(state["memory"]))
 
-    def losses(self, view, state):
-        target = view.once(state,
-                           lambda: view.forward(tensors=state["teacher"], commit=True).softmax(1))
-        logits = view.forward(x=view.draw(state, lambda rng: self.augment(view.x, rng)),
+    def losses(self, ctx, state):
+        target = ctx.once(state,
+                           lambda: ctx.forward(tensors=state["teacher"], commit=True).softmax(1))
+        logits = ctx.forward(x=ctx.draw(state, lambda rng: self.augment(ctx.x, rng)),
                               commit=True)
         ages = torch.tensor(state["memory"]["ages"], device=logits.device) / self.memory.capacity
         return torch.sigmoid(-ages) * -(target * logits.log_softmax(1)).sum(1)
 
-    def after(self, view, lesson, state):
-        if lesson.move:
-            follow_(state["teacher"], view, 1 - self.nu)
+    def after(self, ctx, loss_output, state):
+        if loss_output.move:
+            follow_(state["teacher"], ctx, 1 - self.nu)

@@ -31,6 +31,6 @@ class Rpl(LossMethod):
         "imagenet_c": {"rule": "sgd", "lr": 5e-4}
     }
 
-    def losses(self, view, state):
-        logits = view.logits
+    def losses(self, ctx, state):
+        logits = ctx.logits
         return (1 - scores.probability_of(logits, logits.detach().argmax(1)) ** self.q) / self.q

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..components.augment import ColourAffine
+from ..components.augment import ColorAffine
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.objectives import contrast, cross_entropy, nearest_prototype, projector
+from ..components.source.prepare import prototypes
 from ..core.knobs import knob
 from ..core.parts import LossMethod, NormAffine, Part, Step
 
@@ -25,11 +26,11 @@ class Santa(LossMethod):
     norm: Part = BatchStatistics()
     train: Part = NormAffine()
     update: Part = Step(rule="adam", lr=1e-3)
-    augment: Part = ColourAffine()
+    augment: Part = ColorAffine()
     contrast_weight: float = knob(1.0, (0.0, 100.0), "w, of the contrastive term")
     temperature: float = knob(0.1, (1e-3, 100.0, "log"), "of the contrastive term")
     projection: int = knob(128, (1, 4096), "size of the projection")
-    tasks, family, needs = ("classification",), "teacher", frozenset({"features", "prototypes"})
+    tasks, family, needs, source_info = ("classification",), "teacher", frozenset({"features"}), (prototypes,)
     verified = "golden (re-implementation); drawn augmentations by statistics"
     paper = "SANTA: Source Anchoring Network and Target Alignment for Continual Test Time Adaptation (TMLR 2023)"
     presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3},
@@ -38,9 +39,9 @@ class Santa(LossMethod):
     def extra(self, model):
         return projector(model, self.projection)
 
-    def losses(self, view, state):
-        features, anchor = view.features, view.source_logits("batch")
-        features_a, logits_a = view.forward_features(x=view.draw(state, lambda rng: self.augment(view.x, rng)))
-        views = torch.stack([nearest_prototype(features, view.given["prototypes"]["mean"]), features, features_a], 1)
-        agree = 0.5 * cross_entropy(anchor, view.logits) + 0.5 * cross_entropy(anchor, logits_a)
-        return agree + self.contrast_weight * contrast(view.extra(views), self.temperature)
+    def losses(self, ctx, state):
+        features, anchor = ctx.features, ctx.source_logits("batch")
+        features_a, logits_a = ctx.forward_features(x=ctx.draw(state, lambda rng: self.augment(ctx.x, rng)))
+        views = torch.stack([nearest_prototype(features, ctx.source_info["prototypes"]["mean"]), features, features_a], 1)
+        agree = 0.5 * cross_entropy(anchor, ctx.logits) + 0.5 * cross_entropy(anchor, logits_a)
+        return agree + self.contrast_weight * contrast(ctx.extra(views), self.temperature)

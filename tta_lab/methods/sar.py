@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..components.controllers.resets import CollapseRecovery
 from ..components.norms.batch_norm import BatchStatistics
-from ..components.selectors.low_entropy import LowEntropy
+from ..components.selectors.entropy_threshold import EntropyThreshold
 from ..components.updates import Sam
 from ..core import scores
 from ..core.parts import LossMethod, NormAffine, Part
@@ -26,7 +26,7 @@ class Sar(LossMethod):
 
     norm: Part = BatchStatistics()
     train: Part = NormAffine(drop_top=True)
-    select: tuple = (LowEntropy(0.4),)
+    select: tuple = (EntropyThreshold(0.4),)
     update: Part = Sam(rule="sgd", lr=2.5e-4, rho=0.05)
     controllers: tuple = (CollapseRecovery(threshold=0.2),)
     family = "selection"
@@ -46,5 +46,5 @@ class Sar(LossMethod):
         "imagenet_c_retuned": {"lr": 1e-3, "threshold": 0.5}
     }
 
-    def losses(self, view, state):
-        return scores.entropy(view.logits)
+    def losses(self, ctx, state):
+        return scores.entropy(ctx.logits)

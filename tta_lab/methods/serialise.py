@@ -13,6 +13,14 @@ from ..core import parts
 from ..core.parts import Part
 from . import METHODS, composed
 
+FORMERLY = {  # name in JSON of before -> name now
+    "Anchored": "WeightEnsembling",
+    "CertainWeight": "EntropyWeight",
+    "ColourAffine": "ColorAffine",
+    "Confident": "ConfidenceThreshold",
+    "DestroyedObject": "PLPDFilter",
+    "LowEntropy": "EntropyThreshold",
+}
 PARTS: dict[str, type] = {  # of the modules for parts, and whatever else a method's file uses
     value.__name__: value for place in (parts, norms, penalties, selectors, updates, controllers,
                                         guard, augment, composed, *(sys.modules[m.__module__]
@@ -55,6 +63,7 @@ def _unpack(value):
     if isinstance(value, dict):
         settings = dict(value)
         name = settings.pop("part", None)
+        name = FORMERLY.get(name, name)
         if name not in PARTS:
             raise ValueError(f"there is no part {name!r}; there are: {', '.join(PARTS)}")
         return PARTS[name](**{k: _unpack(v) for k, v in settings.items()})

@@ -30,5 +30,5 @@ class ShotIm(LossMethod):
     paper = ("Do We Really Need to Access the Source Data? Source Hypothesis Transfer for "
              "Unsupervised Domain Adaptation (2002.08546)")
 
-    def losses(self, view, state):
-        return scores.entropy(view.logits)
+    def losses(self, ctx, state):
+        return scores.entropy(ctx.logits)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..components.augment import ColourAffine, CropFlip
+from ..components.augment import ColorAffine, CropFlip
 from ..components.memories import ClassMemory
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.updates import CosineSam
@@ -35,7 +35,7 @@ class Stamp(LossMethod):
     train: Part = NormAffine(drop_top=True)
     update: Part = CosineSam(rule="sgd", lr=0.1, momentum=0.0, rho=0.05, period=150)
     memory: Part = ClassMemory()
-    augment: Part = ColourAffine()
+    augment: Part = ColorAffine()
     views: int = knob(15, (0, 256), "augmentations beside the image itself", paper="2407.15773: 15")
     share: float = knob(0.25, (0.0, 1.1), "entropy below which an image enters, as a share of ln C",
                         paper="STAMP: 0.25, 0.9, 0.8")
@@ -60,28 +60,28 @@ class Stamp(LossMethod):
     def init(self, model, source):
         return {"memory": self.memory.init(model, source)}
 
-    def output(self, view, state):
+    def output(self, ctx, state):
         def ask():
-            others = [view.forward(x=self.augment(view.x, view.rng)) for _ in range(self.views)]
-            logits = torch.stack([view.logits, *others])
+            others = [ctx.forward(x=self.augment(ctx.x, ctx.rng)) for _ in range(self.views)]
+            logits = torch.stack([ctx.logits, *others])
             return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
-        return view.once(state, ask)
+        return ctx.once(state, ask)
 
-    def lessons(self, view, state):
-        p = self.output(view, state).exp()
+    def learning_batches(self, ctx, state):
+        p = self.output(ctx, state).exp()
         with torch.no_grad():
-            classes = view.logits.argmax(1)
+            classes = ctx.logits.argmax(1)
             enters = -(p * (p + 1e-5).log()).sum(1) < self.share * math.log(p.shape[1])
             if self.agree:
-                enters &= classes == view.source_logits("batch").argmax(1)
+                enters &= classes == ctx.source_logits("batch").argmax(1)
         for i, (label, taken) in enumerate(torch.stack([classes, enters.long()], 1).tolist()):
             if taken:
-                self.memory.offer_(state["memory"], view.x[i], view.ids[i], label, p.shape[1],
-                                   view.rng)
+                self.memory.offer_(state["memory"], ctx.x[i], ctx.ids[i], label, p.shape[1],
+                                   ctx.rng)
         if state["memory"]["ids"]:
-            yield view.other(*self.memory.read_(state["memory"]))
+            yield ctx.other(*self.memory.read_(state["memory"]))
 
-    def losses(self, view, state):
-        entropy = scores.entropy(view.logits)
+    def losses(self, ctx, state):
+        entropy = scores.entropy(ctx.logits)
         weights = self.memory.capacity * (-entropy).softmax(0)
         return (weights if self.through_weights else weights.detach()) * entropy

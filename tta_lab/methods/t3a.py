@@ -52,10 +52,10 @@ class T3a(Method):
                  (size.cumsum(0) - size)[classes[order]])
         return order[place < (self.keep if self.keep > 0 else size[classes[order]] + self.keep)]
 
-    def output(self, view, state):
+    def output(self, ctx, state):
         with torch.no_grad():
-            features = view.features.detach()
-            logits = view.logits.detach()
+            features = ctx.features.detach()
+            logits = ctx.logits.detach()
             new = {
                 "supports": features, "classes": logits.argmax(1),
                 "entropies": scores.entropy(logits)

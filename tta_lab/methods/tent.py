@@ -33,5 +33,5 @@ class Tent(LossMethod):
         "imagenet_c_retuned": {"rule": "sgd", "lr": 5e-4}
     }
 
-    def losses(self, view, state):
-        return scores.entropy(view.logits)
+    def losses(self, ctx, state):
+        return scores.entropy(ctx.logits)

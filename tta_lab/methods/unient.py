@@ -44,8 +44,8 @@ class Unient(LossMethod):
     forms = {"inlier_only": {"penalties": (Diversity(weight=0.5),)}}
     presets = PRESETS
 
-    def losses(self, view, state):
-        return scores.entropy(view.logits)
+    def losses(self, ctx, state):
+        return scores.entropy(ctx.logits)
 
 
 @dataclass(frozen=True, kw_only=True)

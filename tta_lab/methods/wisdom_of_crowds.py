@@ -41,5 +41,5 @@ class WisdomOfCrowds(LossMethod):
         "imagenet_c": {"rule": "sgd", "lr": 1e-3, "weight": 0.5}
     }
 
-    def losses(self, view, state):
-        return scores.entropy(view.logits)
+    def losses(self, ctx, state):
+        return scores.entropy(ctx.logits)

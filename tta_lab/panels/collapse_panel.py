@@ -42,7 +42,7 @@ class CollapsePanel(StudyPanel):
         import ipywidgets as W
 
         self.bench, self._first, self.state, self.pace = bench, setting, "none", Pace(0.5)
-        streams = {name: label for name, (label, _) in STREAMS.items()}
+        streams = {name: label for name, (label, *_) in STREAMS.items()}
         controls = {
             "factor": steps(FACTORS, float(setting.factor), "learning rate",
                             "multiple of the method's default rate", "x {:g}"),
@@ -95,7 +95,7 @@ class CollapsePanel(StudyPanel):
                       "show.")
             return
         classes = self.bench.classes(setting)
-        where = f"{setting.model}, {STREAMS[setting.stream][0]}"
+        where = f"{setting.model}, {setting.shown}"
 
         def each(trace):
             self._count(trace)

@@ -18,7 +18,7 @@ from ..core.files import write_text
 from ..core.named import recipe_of
 from ..core.parts import Method
 from ..experiments import compose as C
-from ..experiments.experiment import Choice, Session, model_key, needs
+from ..experiments.experiment import Experiment, Session, model_key, needs
 from ..methods import METHODS, make
 from ..methods.composed import Nothing
 from ..methods.serialise import from_json, to_json
@@ -56,17 +56,18 @@ COLUMNS = {  # of the table of runs: title and format
 def composer(recipe: Method | str | None = None, *, start: str = "tent", model=None, stream=None,
              source_images=None, per_shift: int = 100, batch: int = 25, relatives: int = 2,
              guard: bool = False, interactive: bool = True, device="auto", seed: int = 0,
-             trust: bool = False) -> ComposerPanel:
+             trust: bool = False, images=None, shifts=S.SHIFTS) -> ComposerPanel:
     """The composer with its first settings.
 
     ``recipe``: a composition or a method, its name or its JSON; else the slots of the method
     ``start``. ``model``: a network of your own, or a text for `model_texts.open_model` (one that
     runs a Python file only with ``trust``); ``stream``: a name of `compose_study.STREAMS`, or a
-    stream of your own; ``per_shift`` images of each shift in batches of ``batch``; ``relatives``:
-    how many of the nearest published methods are run beside it, 0 to 4; ``source_images`` for parts
-    that need something of the source domain. ``interactive`` False returns a panel that has run
-    once, in the caller's thread and with every callback called from Python, and that shows a plain
-    figure. Raises ValueError or TypeError for what does not exist.
+    stream of your own; ``images`` (a set or its text) and ``shifts`` for the former; ``per_shift``
+    images of each shift in batches of ``batch``; ``relatives``: how many of the nearest published
+    methods are run beside it, 0 to 4; ``source_images`` for parts that need something of the source
+    domain. ``interactive`` False returns a panel that has run once, in the caller's thread and with
+    every callback called from Python, and that shows a plain figure. Raises ValueError or TypeError
+    for what does not exist.
     """
     if recipe is None:
         if start not in METHODS:
@@ -79,9 +80,11 @@ def composer(recipe: Method | str | None = None, *, start: str = "tent", model=N
     if isinstance(stream, str) and stream not in S.STREAMS:
         raise ValueError(f"there is no stream {stream!r}; there are: {', '.join(S.STREAMS)}"
                          f"{nearest(stream, S.STREAMS)}")
+    given = {"model": model, "stream": stream, "images": images, "shifts": tuple(shifts),
+             "source_images": source_images}
     first = {"per_shift": per_shift, "batch": batch, "relatives": relatives, "guard": guard,
              "seed": seed}
-    return ComposerPanel(recipe, model, stream, source_images, first, interactive, device).opened()
+    return ComposerPanel(recipe, given, first, interactive, device).opened()
 
 
 class ComposerPanel(SessionPanel):
@@ -94,13 +97,10 @@ class ComposerPanel(SessionPanel):
     exception that ended the last run, or None.
     """
 
-    def __init__(self, recipe, model, stream, source_images, first: dict, interactive: bool,
-                 device):
+    def __init__(self, recipe, given: dict, first: dict, interactive: bool, device):
         import ipywidgets as W
 
-        self.device, self._source_images = device, source_images
-        self._model = model if own_model(model) else None
-        self._stream = None if isinstance(stream, str) else stream
+        self.device, self._given = device, given
         self._fast = not interactive  # no marks while every callback is called
         self._made: dict = {}         # of source images, for rehearsals
         self._asked: dict = {}        # answers known so far, by model and stream
@@ -120,7 +120,7 @@ class ComposerPanel(SessionPanel):
         self._ran = None
         self._forget()
         self._places = {place: (slot, seat, keys) for place, slot, seat, keys in C.places()}
-        super().__init__(self._controls(model, stream, first), interactive,
+        super().__init__(self._controls(first), interactive,
                          "Run the composition beside source, BN-1 and its nearest relatives", 110,
                          395)
         self.guard_box = self.controls["guard"]
@@ -157,9 +157,10 @@ class ComposerPanel(SessionPanel):
 
     # --- what can be chosen
 
-    def _controls(self, model, stream, first) -> dict:
-        own, streams = own_model(model), list(S.STREAMS)
-        if self._stream is not None:
+    def _controls(self, first) -> dict:
+        model, stream, streams = self._given["model"], self._given["stream"], list(S.STREAMS)
+        own = own_model(model)
+        if stream is not None and not isinstance(stream, str):
             streams, stream = [("as given", GIVEN), *streams], GIVEN
         found = {
             "model": dropdown("model", model_options(own),
@@ -167,8 +168,8 @@ class ComposerPanel(SessionPanel):
                               "the source model that is adapted"),
             "stream": dropdown("stream", streams, stream or next(iter(S.STREAMS)), "stream",
                                "which images come when"),
-            "per_shift": slider(first["per_shift"], 20, 1000, "images a shift",
-                                "images of each of the four shifts", 10),
+            "per_shift": slider(first["per_shift"], min(20, first["per_shift"]), 1000,
+                                "images a shift", "images of each of the four shifts", 10),
             "batch": slider(first["batch"], 1, 200, "batch", "images in a batch"),
             "relatives": slider(first["relatives"], 0, 4, "relatives", "how many of the nearest "
                                 "published methods are run beside the composition"),
@@ -217,20 +218,22 @@ class ComposerPanel(SessionPanel):
         guard = [self._guard] if self.guard_box.value else []
         return self.slots | {"controllers": (*self.slots["controllers"], *guard)}
 
-    def _base(self) -> Choice:
+    def _base(self) -> Experiment:
         """Model, stream and seed of the controls, with the source as recipe. Raises ValueError when
         they make no stream."""
-        c = self.values
+        c, given = self.values, self._given
         seed = int(c["seed"])
         own = c["model"] == GIVEN
-        stream = self._stream
+        stream = given["stream"]
         known, unknown, source = IMAGES.get(c["model"], USUAL_IMAGES)
+        known = known if given["images"] is None else given["images"]
         if c["stream"] != GIVEN:
-            stream = S.stream_of(c["stream"], c["per_shift"], c["batch"], seed, known=known,
-                                 unknown=unknown)
-        if self._source_images is not None or own:
-            source = self._source_images
-        return Choice(self._model if own else c["model"], stream, make("source"), seed, source)
+            stream = S.stream_of(c["stream"], c["per_shift"], c["batch"], seed, given["shifts"],
+                                 known, unknown)
+        if given["source_images"] is not None or own:
+            source = given["source_images"]
+        model = given["model"] if own else c["model"]
+        return Experiment(model, stream, make("source"), seed, source)
 
     @property
     def recipe(self) -> Method | None:
@@ -242,7 +245,7 @@ class ComposerPanel(SessionPanel):
         """The fields of the knobs, by name."""
         return self._fields.fields
 
-    def _asked_about(self, base: Choice) -> tuple:
+    def _asked_about(self, base: Experiment) -> tuple:
         """The images of a rehearsal, and the answers known so far, for this model and stream."""
         key = model_key(base), base.stream.hash
         if key not in self._images:
@@ -259,7 +262,7 @@ class ComposerPanel(SessionPanel):
             images, known = self._asked_about(base)
             text = repr(self.choice.recipe)
             if text not in known:
-                known[text] = C.why_not(self._full(), base, images, self._made)
+                known[text] = C.incompatibility(self._full(), base, images, self._made)
             self.refusal = known[text]
         except (ValueError, TypeError) as error:
             self.choice, self.refusal = None, str(error)
@@ -569,11 +572,11 @@ class ComposerPanel(SessionPanel):
 
     # --- words
 
-    def describe(self, choice: Choice | None = None) -> str:
+    def describe(self, choice: Experiment | None = None) -> str:
         """What is composed, whether it is known, and what its nearest relatives differ in."""
         return " ".join(self._sentences(choice))
 
-    def _sentences(self, choice: Choice | None = None) -> list[str]:
+    def _sentences(self, choice: Experiment | None = None) -> list[str]:
         choice = choice or self.choice
         if choice is None:
             return []

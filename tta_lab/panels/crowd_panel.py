@@ -177,9 +177,9 @@ def _knobs(plan: crowds.Plan):
 
     step = narrow(find(make("tent", lr=plan.lr), "lr"), 1e-4, 1e-1)
     yield Knob(**{**vars(step), "name": "lr"}), "learning rate"
-    yield knob("unknown_ratio", float(min(plan.unknown_ratio, 2)), "unknown images for each known "
-               "one, 0 for the closed set", 0.0, 2.0,
-               unit="unknown per known image"), "unknown per known"
+    ratio = float(min(plan.unknown_ratio, 2) if "open" in plan.settings else 0)
+    yield knob("unknown_ratio", ratio, "unknown images for each known one, 0 for the closed set",
+               0.0, 2.0, unit="unknown per known image"), "unknown per known"
     yield knob("rounds", plan.rounds, "how often the stream goes over all shifts", 2,
                max(20, plan.rounds), unit="rounds"), "rounds"
     yield knob("filtered", True, "learn only from images whose confidence has not fallen",

@@ -14,23 +14,23 @@ from operator import attrgetter
 from ..analysis import timelines as views
 from ..core.arguments import flag, nearest, whole
 from ..core.named import recipe_of
-from ..experiments.experiment import Choice
+from ..experiments.experiment import Experiment
 from ..methods import METHODS
 from ..studies.explorer import study as E
 from ..studies.report import write_numbers
 from . import explorer_words as words
-from .explorer_state import FAST, FULL, ChoiceState, RunState, choice_dict, nothing
+from .explorer_state import FAST, FULL, ExplorerState, RunState, experiment_dict, nothing
 from .explorer_view import NO_IMAGE, ExplorerView
 from .inputs import check_images, check_model, check_stream
 from .run_panel import NOTHING, SessionPanel, block, code_block, div, move, report_errors
 
 
-def explorer(choice: Choice | str | None = None, *, model=None, stream=None, images=None,
+def explorer(choice: Experiment | str | None = None, *, model=None, stream=None, images=None,
              unknown=None, source_images=None, interactive: bool = True, device="auto",
              seed: int = 0, trust: bool = False, **settings) -> ExplorerPanel:
     """The explorer with its first settings.
 
-    ``choice`` (a `Choice` or its JSON) sets everything at once. Else ``model``: the name of an
+    ``choice`` (an `Experiment` or its JSON) sets everything at once. Else ``model``: the name of an
     embedded one, a text for `model_texts.open_model` ("checkpoint:PATH", "torchvision:resnet50"),
     or a network of your own; ``stream``: a stream of your own, or None to choose a protocol;
     ``images``, ``unknown``, ``source_images``: image sets (or names, "folder:PATH") for the
@@ -47,7 +47,7 @@ def explorer(choice: Choice | str | None = None, *, model=None, stream=None, ima
     """
     trust, seed = flag("trust", trust), whole("seed", seed, 0, 10**6)
     if isinstance(choice, str):
-        choice = Choice.from_json(choice)
+        choice = Experiment.from_json(choice)
     if choice is not None:
         given = {"model": choice.model, "stream": choice.stream, "recipe": choice.recipe,
                  "source_images": choice.source_images}
@@ -66,7 +66,7 @@ def explorer(choice: Choice | str | None = None, *, model=None, stream=None, ima
         if given.get(name) is not None:
             check_images(name, given[name])
     check_stream(given["stream"])
-    return ExplorerPanel(ChoiceState(given, seed, settings), interactive, device).opened()
+    return ExplorerPanel(ExplorerState(given, seed, settings), interactive, device).opened()
 
 
 class ExplorerPanel(SessionPanel):
@@ -74,12 +74,12 @@ class ExplorerPanel(SessionPanel):
 
     ``choice`` is what the controls say (None while they make no run; then ``refusal`` says why),
     ``state`` the same as a dict. Of the run shown: ``trace``, ``references`` (name -> Trace),
-    ``session``, ``ran`` (its Choice). ``results`` is a pandas frame with one row for each run so
-    far, ``comparison`` the last one with A and ``compared_words`` what it says. ``drawn`` holds the
-    numbers of each figure, ``figures`` the plotly figures of a panel without a browser. ``error``
-    is the exception that ended the last run, or None.
+    ``session``, ``ran`` (its Experiment). ``results`` is a pandas frame with one row for each run
+    so far, ``comparison`` the last one with A and ``compared_words`` what it says. ``drawn`` holds
+    the numbers of each figure, ``figures`` the plotly figures of a panel without a browser.
+    ``error`` is the exception that ended the last run, or None.
 
-    It joins ``chosen`` (a `ChoiceState`), ``runs`` (a `RunState`) and ``view`` (an `ExplorerView`).
+    It joins ``chosen`` (an `ExplorerState`), ``runs`` (a `RunState`), ``view`` (an `ExplorerView`).
     """
 
     choice = property(attrgetter("chosen.choice"))
@@ -92,7 +92,7 @@ class ExplorerPanel(SessionPanel):
     compared_words = property(attrgetter("runs.compared_words"))
     knobs = property(attrgetter("view.knobs.fields"))
 
-    def __init__(self, chosen: ChoiceState, interactive: bool, device):
+    def __init__(self, chosen: ExplorerState, interactive: bool, device):
         self.chosen, self.runs, self.device = chosen, RunState(chosen), device
         self.view = view = ExplorerView(chosen, self._on_knob)
         super().__init__(view.controls, interactive, "Run the choice beside source and BN-1; a run "
@@ -266,9 +266,9 @@ class ExplorerPanel(SessionPanel):
 
     @property
     def state(self) -> dict:
-        """What the controls say: a `Choice` as a dict; with your own model or images, what of it
-        has a name."""
-        return choice_dict(self.choice)
+        """What the controls say: an `Experiment` as a dict; with your own model or images, what of
+        it has a name."""
+        return experiment_dict(self.choice)
 
     def label_free(self) -> dict:
         """`explorer_numbers.label_free` of the run shown; {} before a run."""
@@ -278,11 +278,11 @@ class ExplorerPanel(SessionPanel):
         """The knobs that differ from the paper's (or the given) values: name -> value."""
         return self.chosen.changed()
 
-    def stream_name(self, choice: Choice | None = None) -> str:
+    def stream_name(self, choice: Experiment | None = None) -> str:
         """What the stream of a choice (that of the controls) is called."""
         return self.chosen.stream_name(choice)
 
-    def describe(self, choice: Choice | None = None) -> str:
+    def describe(self, choice: Experiment | None = None) -> str:
         """What a choice does and needs; without one, what the controls say would be run."""
         return self.chosen.describe(choice)
 
@@ -402,4 +402,4 @@ def save(panel: ExplorerPanel, path) -> None:
     run shown (before any run: that of the controls) and the versions they were made with."""
     write_numbers(path, {
         "runs": list(panel.runs.rows.values()), "comparison": panel.comparison,
-        "state": choice_dict(panel.ran or panel.choice), "message": panel.message})
+        "state": experiment_dict(panel.ran or panel.choice), "message": panel.message})

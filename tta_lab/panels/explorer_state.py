@@ -1,5 +1,5 @@
-"""The state of the explorer: what is chosen (`ChoiceState`) and what has run (`RunState`). Both are
-plain values, sentences and numbers; nothing here needs a widget.
+"""The state of the explorer: what is chosen (`ExplorerState`) and what has run (`RunState`). Both
+are plain values, sentences and numbers; nothing here needs a widget.
 """
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from ..analysis import timelines as views
 from ..components.controllers.guard import Guard, actions, guarded
-from ..components.selectors import SELECTORS
+from ..components.selectors import FORMERLY, SELECTORS
 from ..core.arguments import flag, nearest, whole
 from ..core.knobs import Knob, followers, knobs, with_knobs
 from ..core.parts import LossMethod
 from ..core.trace import Trace
 from ..data.load import load
-from ..experiments.experiment import REFERENCES, Choice, Session, model_key, obstacles
+from ..experiments.experiment import REFERENCES, Experiment, Session, incompatibilities, model_key
 from ..experiments.runner import row
 from ..methods import METHODS, make
 from ..methods.serialise import to_json
@@ -32,7 +32,7 @@ FAST = {"per_shift": 100, "batch": 25}
 FULL = {"per_shift": 200, "batch": 50, "shifts": SHIFTS[:15]}
 
 
-class ChoiceState:
+class ExplorerState:
     """What is chosen.
 
     ``given`` holds what was passed in (model, stream, images, unknown, source_images, recipe),
@@ -86,7 +86,7 @@ class ChoiceState:
                     self._keep(name, recipe, (found["method"], found["form"]), value)
         chosen = first["selectors"]
         chosen = chosen.split(",") if isinstance(chosen, str) else chosen
-        chosen = [name.strip() for name in chosen if name.strip()]
+        chosen = [FORMERLY.get(name.strip(), name.strip()) for name in chosen if name.strip()]
         if len(chosen) > 2 or any(name not in SELECTORS for name in chosen):
             wrong = [name for name in chosen if name not in SELECTORS][:1]
             near = "".join(nearest(name, SELECTORS) for name in wrong)
@@ -276,7 +276,7 @@ class ChoiceState:
             self.choice = self._build()
             key = model_key(self.choice), self.choice.stream.hash, to_json(self.base())
             if key not in self._refusals:
-                self._refusals[key] = " ".join(obstacles(self.choice))
+                self._refusals[key] = " ".join(incompatibilities(self.choice))
             self.refusal = self._refusals[key]
         except (ValueError, TypeError) as error:
             self.choice, self.refusal = None, str(error)
@@ -290,7 +290,7 @@ class ChoiceState:
                                   for i, value in enumerate(given))
         return known, unknown, None if model == GIVEN and given[2] is None else source
 
-    def _build(self) -> Choice:
+    def _build(self) -> Experiment:
         """The choice that the values stand for. Raises ValueError or TypeError where there is
         none."""
         v, (known, unknown, source) = self.values, self._sets()
@@ -305,22 +305,22 @@ class ChoiceState:
             self.streams.add(stream, stream_label(name, call, *sets))
         recipe = with_knobs(self.base(), **self.knob_values)
         model = self.given["model"] if v["model"] == GIVEN else v["model"]
-        return Choice(model, stream, recipe, seed, source)
+        return Experiment(model, stream, recipe, seed, source)
 
     # --- in words
 
-    def stream_name(self, choice: Choice | None = None) -> str:
+    def stream_name(self, choice: Experiment | None = None) -> str:
         """What the stream of a choice (that of the controls) is called: its protocol and what
         differs from a fresh panel's, or "your stream"."""
         choice = choice or self.choice
         return "" if choice is None else self.streams.of(choice.stream)
 
-    def title(self, choice: Choice) -> str:
+    def title(self, choice: Experiment) -> str:
         """Method, model and stream of a choice, short."""
         return (f"{words.recipe_label(choice.recipe)} on {words.model_name(choice.model)}, "
                 f"{self.stream_name(choice)}")
 
-    def describe(self, choice: Choice | None = None) -> str:
+    def describe(self, choice: Experiment | None = None) -> str:
         """What a choice does and needs; without one, what the controls say would be run."""
         choice = choice or self.choice
         if choice is not None:
@@ -341,7 +341,7 @@ class RunState:
     choices.
     """
 
-    def __init__(self, chosen: ChoiceState):
+    def __init__(self, chosen: ExplorerState):
         self._chosen = chosen
         self.number = 0
         self.rows = {}
@@ -356,7 +356,7 @@ class RunState:
         self.references: dict = {}
         self.light, self.alarm_status = E.Light(), "wait"
 
-    def start(self, choice: Choice, device, known: dict) -> None:
+    def start(self, choice: Experiment, device, known: dict) -> None:
         """A run begins."""
         self.session = self.trace = None
         self.session = Session(choice, device=device, known=known)
@@ -543,7 +543,7 @@ def knob_home(name: str, recipe, method: str, form: str) -> tuple[tuple, str]:
     return (method, form), name
 
 
-def choice_dict(choice: Choice | None) -> dict:
+def experiment_dict(choice: Experiment | None) -> dict:
     """A choice as a dict; with your own model or images, what of it has a name."""
     if choice is None:
         return {}
@@ -565,5 +565,5 @@ def nothing() -> dict:
             "threshold": E.threshold_at(Trace()) | {"why": "Nothing has run yet."}}
 
 
-def _signature(choice: Choice) -> tuple:
+def _signature(choice: Experiment) -> tuple:
     return model_key(choice), choice.stream.hash, to_json(choice.recipe), choice.seed

@@ -11,7 +11,7 @@ from ..studies.explorer.figures import FIGURES
 from ..studies.streams.study import first_sentence
 from . import explorer_words as words
 from .controls import KnobFields, control, dropdown, seed_field, tick
-from .explorer_state import METHOD, ChoiceState
+from .explorer_state import METHOD, ExplorerState
 from .live import sized
 from .picture_panel import picture
 from .run_panel import WIDTH, block, column, line, own_keys
@@ -45,7 +45,7 @@ class ExplorerView:
     (the fields of the method), ``buttons``, ``frames`` (of the figures) and boxes for sentences.
     ``moved(name, change)`` is called when a knob is set."""
 
-    def __init__(self, state: ChoiceState, moved):
+    def __init__(self, state: ExplorerState, moved):
         import ipywidgets as W
 
         self.state = state

@@ -143,10 +143,7 @@ def alarm_text(status: str, light, errors: dict) -> str:
     if status == "wait":
         return "no run yet"
     word = E.LIGHTS[status][1]
-    if status == "unsure":
-        text = f"{word}: {light.why}."
-    else:
-        text = f"{word}. {light.words}"
+    text = f"{word}: {light.why}." if status == "unsure" else f"{word}. {light.words}"
     if status == "calm":  # the evidence matters when there is some
         text = text.partition(";")[0].rstrip(".") + "."
     return f"{text} {E.say_beside(errors)}".rstrip()

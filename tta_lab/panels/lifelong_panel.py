@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ..studies.lifelong import figures as pictures
 from ..studies.lifelong import study
+from ..studies.own import source_images_of
 from .controls import dropdown, slider, steps
 from .picture_panel import PicturePanel
 
@@ -16,13 +17,14 @@ RATES = (1.0, 3.0, 10.0, 20.0, 40.0, 80.0)
 
 def lifelong_panel(rate: float = 40.0, anchor: str = "nothing", stream: str = "same",
                    rounds: int = 3, seed: int = 0, interactive: bool = True,
-                   device: str = "cpu") -> LifelongPanel:
+                   device: str = "cpu", plan: study.Plan | None = None) -> LifelongPanel:
     """Rate, anchor, stream and rounds as controls; the error so far beside source and BN-1, and
     how far the weights have gone.
 
     ``interactive`` shows the controls and runs in a thread. False returns a panel of which every
     callback has been called from Python and which has run once in the caller's thread; it shows a
-    plain figure. Raises ValueError for a value that its control does not have.
+    plain figure. ``plan``: another than the fast one, with a model and images of your own. Raises
+    ValueError for a value that its control does not have.
     """
     if not rate > 0 or rounds < 2:
         raise ValueError(f"rate must be positive and rounds at least 2, got {rate} and {rounds}")
@@ -36,7 +38,7 @@ def lifelong_panel(rate: float = 40.0, anchor: str = "nothing", stream: str = "s
         "rounds": slider(int(rounds), 2, max(6, int(rounds)), "rounds",
                          "visits of each shift; the streams with other images show two")}
     return LifelongPanel(controls, seed, interactive, device,
-                         "Run Tent over the rounds, beside source and BN-1").opened()
+                         "Run Tent over the rounds, beside source and BN-1", plan).opened()
 
 
 class LifelongPanel(PicturePanel):
@@ -44,6 +46,7 @@ class LifelongPanel(PicturePanel):
     same stream, ``result`` its numbers."""
 
     study = study
+    alias = "lifelong_study"
 
     def describe(self, c: dict | None = None) -> str:
         """What the controls stand for, or the values of a run."""
@@ -56,11 +59,12 @@ class LifelongPanel(PicturePanel):
         """The lines that make the run shown without the panel; before the first run, the one that
         is chosen."""
         c = self.shown
-        return ("from tta_lab.studies.lifelong import study as lifelong_study\n"
-                "from tta_lab.experiments.runner import row\n\n"
-                f"trace = lifelong_study.one_run({c['rate']:g}, {c['anchor']!r}, {c['stream']!r}, "
-                f"rounds={c['rounds']}, seed={self.seed})\n"
-                "row(trace)[\"error\"], trace.meta[\"clean\"]")
+        return self._code(f"{c['rate']:g}, {c['anchor']!r}, {c['stream']!r}, rounds={c['rounds']}",
+                          'row(trace)["error"], trace.meta.get("clean")')
+
+    def _refused(self) -> str:
+        unknown = self.plan is not None and source_images_of(self.plan.model) is None
+        return study.NO_SOURCE_IMAGES if unknown and self.chosen["anchor"] == "Fisher" else ""
 
     def stream_of(self, c):
         return c["stream"], c["rounds"]
@@ -70,7 +74,8 @@ class LifelongPanel(PicturePanel):
 
     def _one(self, c, each):
         return study.one_run(c["rate"], c["anchor"], c["stream"], c["rounds"], self.seed,
-                             stop=self._stop.is_set, each=each, device=self.device)
+                             stop=self._stop.is_set, each=each, device=self.device,
+                             plan=self.plan)
 
     def _say_live(self, c):
         return study.say_live(self.result, c["rate"], c["anchor"])

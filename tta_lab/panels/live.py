@@ -89,14 +89,14 @@ def _kinds():
         _esm = LIBRARY
         code = traitlets.Unicode().tag(sync=True)
 
-    class View(anywidget.AnyWidget):
+    class Drawing(anywidget.AnyWidget):
         _esm = VIEW
         spec = traitlets.Unicode('{"data": [], "layout": {}}').tag(sync=True)
         label = traitlets.Unicode("figure").tag(sync=True)
         library = traitlets.Unicode().tag(sync=True)
         old = traitlets.Bool(False).tag(sync=True)  # of the previous run: pale, and said so
 
-    return Library, View
+    return Library, Drawing
 
 
 @functools.cache

@@ -17,15 +17,21 @@ RATES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 def norm_panel(source: str = "fashion_resnet_bn", setting: str = "labels", method: str = "iabn",
                batch: int = 16, lr: float = 3e-2, seed: int = 0, interactive: bool = True,
-               device: str = "cpu") -> NormPanel:
+               device: str = "cpu", plan: study.Plan | None = None) -> NormPanel:
     """Source, setting, method, batch and rate as controls; the error so far and the classes in use.
 
     ``interactive`` shows the controls and runs in a thread. False returns a panel of which every
     callback has been called from Python and which has run once in the caller's thread; it shows a
-    plain figure. Raises ValueError for a value that its control does not have.
+    plain figure. ``plan``: another than the fast one, with a model and images of your own; the
+    first of its sources then takes the place of ``source``, and Tent that of a method that it
+    cannot carry out. Raises ValueError for a value that its control does not have.
     """
+    sources = list(study.SOURCES if plan is None else plan.sources)
+    if plan is not None:
+        source = sources[0]
+        method = method if study.kind_of(source) == "BN" or method not in study.ONLY_BN else "tent"
     controls = {
-        "source": dropdown("source", list(study.SOURCES), source, "source",
+        "source": dropdown("source", sources, source, "source",
                            "which network; bn, gn and ln are batch, group and layer norm"),
         "setting": dropdown("setting", study.SETTINGS, setting, "stream", "which images come when"),
         "method": dropdown("method", study.METHODS, method, "method", "what adapts"),
@@ -34,7 +40,7 @@ def norm_panel(source: str = "fashion_resnet_bn", setting: str = "labels", metho
         "lr": steps(RATES, float(lr), "learning rate",
                     "of Tent, SAR and DeYO, by SGD; the others have their own or none", "{:g}")}
     return NormPanel(controls, seed, interactive, device,
-                     "Run this method on the stream, beside source and BN-1").opened()
+                     "Run this method on the stream, beside source and BN-1", plan).opened()
 
 
 class NormPanel(PicturePanel):
@@ -42,6 +48,7 @@ class NormPanel(PicturePanel):
     stream, ``result`` its numbers."""
 
     study = study
+    alias = "norm_study"
 
     def describe(self, c: dict | None = None) -> str:
         """What the controls stand for, or the values of a run."""
@@ -57,15 +64,12 @@ class NormPanel(PicturePanel):
         """The lines that make the run shown without the panel; before the first run, the one that
         is chosen."""
         c = self.shown
-        return ("from tta_lab.studies.norms import study as norm_study\n"
-                "from tta_lab.experiments.runner import row\n\n"
-                f"trace = norm_study.one_run({c['source']!r}, {c['setting']!r}, {c['method']!r}, "
-                f"batch={c['batch']}, lr={c['lr']:g}, seed={self.seed})\n"
-                "row(trace)[\"error\"]")
+        return self._code(f"{c['source']!r}, {c['setting']!r}, {c['method']!r}, "
+                          f"batch={c['batch']}, lr={c['lr']:g}", 'row(trace)["error"]')
 
     def _refused(self) -> str:
         c = self.chosen
-        if c["method"] in study.ONLY_BN and study.SOURCES[c["source"]] != "BN":
+        if c["method"] in study.ONLY_BN and study.kind_of(c["source"]) != "BN":
             return (f"{study.METHODS[c['method']]} sets the statistics of batch-norm layers, and "
                     f"{c['source']} has none: that is the point of other norms. Choose another "
                     "method or source.")
@@ -79,7 +83,7 @@ class NormPanel(PicturePanel):
 
     def _one(self, c, each):
         return study.one_run(c["source"], c["setting"], c["method"], c["batch"], c["lr"], self.seed,
-                             self._stop.is_set, each, self.device)
+                             self._stop.is_set, each, self.device, self.plan)
 
     def _say_live(self, c):
         return study.say_live(self.result, c["source"], c["setting"], c["method"])

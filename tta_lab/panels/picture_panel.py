@@ -30,26 +30,40 @@ class PicturePanel(StudyPanel):
     _say_live(c) -> str          the sentence of a finished run, from ``result``
     _figure(numbers)             the matplotlib figure; ``None``: before the first run
     _alt(numbers) -> str         what it shows beside the errors, in words
-    study                        a module with ``beside_run`` and ``live_numbers``
+    study                        a module with ``Plan``, ``one_run``, ``beside_run`` and
+                                 ``live_numbers``, and ``alias``, its name in code
 
     ``trace`` is the last run, ``beside`` source and BN-1 on the same stream, ``result`` the
     numbers of the ``figure``.
     """
 
     study = None
+    alias = ""
 
-    def __init__(self, controls: dict, seed: int, interactive: bool, device: str, run_tooltip: str):
+    def __init__(self, controls: dict, seed: int, interactive: bool, device: str, run_tooltip: str,
+                 plan=None):
         import ipywidgets as W
 
         super().__init__(controls, interactive, run_tooltip, 100, 380)
         self.seed = seed
         self.device = device
+        self.plan = plan  # None: the fast one of the study
         self.beside = {}
         self._known: dict = {}   # stream -> source and BN-1 on it
         self.frame, self.pace = W.HTML(), Pace()
         self._show(None)
         self._refresh()
         self._say("Nothing has run yet: choose, and press Run.")
+
+    def _code(self, arguments: str, result: str) -> str:
+        """The lines that call ``one_run`` of the study with these arguments, and read ``result``."""
+        folder, name = self.study.__name__.rpartition(".")[0], self.alias
+        made, more = "", ""
+        if self.plan is not None:
+            made, more = f"plan = {name}.Plan({self.plan.settings()})\n", ", plan=plan"
+        return (f"from {folder} import study as {name}\n"
+                "from tta_lab.experiments.runner import row\n\n"
+                f"{made}trace = {name}.one_run({arguments}, seed={self.seed}{more})\n{result}")
 
     def _of_run(self):
         return [self.frame]
@@ -66,7 +80,7 @@ class PicturePanel(StudyPanel):
         if stream not in self._known:
             self._say("Running source and BN-1 on this stream, for comparison.")
             found = self.study.beside_run(*stream, seed=self.seed, stop=self._stop.is_set,
-                                          device=self.device)
+                                          device=self.device, plan=self.plan)
             if self._stop.is_set():
                 self._say("Stopped while source and BN-1 were run for comparison: there is "
                           "nothing to show.")

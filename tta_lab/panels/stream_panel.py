@@ -16,7 +16,7 @@ from ..experiments.runner import row
 from ..plots import FONT, look, plot_stream
 from ..streams import protocols
 from ..streams.stream import Arrivals
-from ..studies.streams.study import LOOKS, METHODS, first_sentence, one_run, say_statistics
+from ..studies.streams.study import LOOKS, METHODS, MODEL, first_sentence, one_run, say_statistics
 from .controls import control
 from .crowd_panel import HEIGHT
 from .live import live_figure, show, sized
@@ -33,16 +33,17 @@ TABLE = {  # of the results: title, scale, digits
 
 
 def stream_panel(known: str = "fashion_mnist", interactive: bool = True, device="auto",
-                 seed: int = 0, **settings) -> StreamPanel:
+                 seed: int = 0, model: str = MODEL, **settings) -> StreamPanel:
     """A stream of a protocol of the literature, drawn while it is chosen, and three methods run on
     it.
 
+    ``known`` and ``model`` are texts, as `tta_lab.load` and `names.open_model` take them.
     ``settings`` are first values of the controls by name (protocol="correlated", per_shift=50,
     ...). ``interactive`` shows the controls and runs in a thread when asked to. False returns a
     panel that has run once, in the caller's thread and with every callback called from Python, and
     that shows plain figures.
     """
-    return StreamPanel(known, interactive, device, seed, settings).opened()
+    return StreamPanel(known, interactive, device, seed, settings, model).opened()
 
 
 class StreamPanel(StudyPanel):
@@ -53,7 +54,8 @@ class StreamPanel(StudyPanel):
     (method -> Trace) belong to the last run.
     """
 
-    def __init__(self, known: str, interactive: bool, device, seed: int, settings: dict):
+    def __init__(self, known: str, interactive: bool, device, seed: int, settings: dict,
+                 model: str = MODEL):
         import ipywidgets as W
         import pandas
         import plotly.graph_objects as go
@@ -70,6 +72,7 @@ class StreamPanel(StudyPanel):
         self.known = known
         self.device = device
         self.seed = seed
+        self.model = model
         self.refusal = ""
         self.stream: Arrivals | None = None
         self._call: tuple[str, dict] | None = None  # of the accepted stream
@@ -159,7 +162,7 @@ class StreamPanel(StudyPanel):
             done = i * stream.n_images
             each = partial(self._after_batch, method, done=done, stream=stream)
             trace = one_run(stream, method, lr, stop=self._stop.is_set, each=each,
-                            device=self.device)
+                            device=self.device, model=self.model)
             if len(trace):
                 self.traces[method] = trace
             if self._stop.is_set():

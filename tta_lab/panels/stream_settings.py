@@ -173,7 +173,7 @@ def stream_knobs(settings: dict):
 
     def knob(name, default, why, low=None, high=None, choices=None, unit="", paper=""):
         value = checked(name, default, choices)
-        return Knob(name, default, value, low, high, False, choices, why, paper, unit)
+        return Knob(name, value, default, low, high, False, choices, why, paper, unit)
 
     def of_order(part, name, low=None, high=None):
         found = narrow(next(k for k in own_knobs(part) if k.name == name), low, high)

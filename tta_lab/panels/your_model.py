@@ -296,7 +296,7 @@ class YourModelPanel(RunPanel):
         if self.report is None:
             return "# Nothing was checked yet.\n"
         model, images = self.texts
-        values = {"model_from": model, "images_from": images, "labelled": self._labelled,
+        values = {"model": model, "images": images, "labelled": self._labelled,
                   "seed": self.seed}
         values |= {"trust": True} if code_of(model) else {}
         return "".join(f"{name}: {json.dumps(value)}\n" for name, value in values.items())

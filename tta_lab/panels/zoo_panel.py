@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from functools import partial
 
 from ..experiments.runner import row
@@ -21,7 +22,6 @@ from ..studies.zoo.study import (
     SOURCES,
     TUNINGS,
     Zoo,
-    _stream,
     compared,
     has_rate,
     heat_map,
@@ -31,6 +31,7 @@ from ..studies.zoo.study import (
     say_source,
     split,
 )
+from ..studies.zoo.study import _stream as zoo_stream
 from .controls import dropdown, tick
 from .live import live_figure, show, sized
 from .run_panel import NOTHING, WIDTH, Pace, StudyPanel, block, column, details, own_keys, report_errors
@@ -102,6 +103,7 @@ class ZooPanel(StudyPanel):
 
         sources = [(say_source(zoo, name), name) for name in (MEAN, *zoo.sources)
                    if zoo.members(name)]
+        columns = LABELS if zoo.ground is None else {name: LABELS[name] for name in zoo.streams()}
         return {
             "source": choice("source", sources, "source model",
                              "whose numbers are shown; of the mean the first one is run"),
@@ -114,7 +116,7 @@ class ZooPanel(StudyPanel):
             "forms": tick(first["forms"], "also forms of public code"),
             "method": choice("method", zoo.methods(forms=True), "method",
                              "row of the cell that is run"),
-            "stream": choice("stream", LABELS, "stream", "column of the cell that is run"),
+            "stream": choice("stream", columns, "stream", "column of the cell that is run"),
             "at_once": tick(first["at_once"], "run a cell as soon as it is chosen")}
 
     # --- callbacks
@@ -177,11 +179,19 @@ class ZooPanel(StudyPanel):
         ratios = [self.zoo.value(source, s, method, "default", "cost") for s in (stream, *LABELS)]
         ratio = next((r for r in ratios if math.isfinite(r)), 35.0)
         single = 5 if stream == "batch_of_one" else 1
-        return ratio * single * self._speed * IMAGES.get(stream, 3000)
+        return ratio * single * self._speed * self._images(stream)
+
+    def _images(self, stream: str) -> int:
+        if self.zoo.ground is None:
+            return IMAGES.get(stream, 3000)
+        return self._stream(stream).n_images
+
+    def _stream(self, name: str):
+        return zoo_stream(name, self.seed, self.zoo.ground)[0]
 
     def _refused(self) -> str:
         source = self.cell[0]
-        if source not in SOURCES:
+        if source not in SOURCES and self.zoo.ground is None:
             return (f"{source} cannot be run here, because its images are not embedded; "
                     "benchmarks/quality.py runs it. The stored numbers are shown.")
         return ""
@@ -196,11 +206,16 @@ class ZooPanel(StudyPanel):
         if cell.get("seeds"):
             errors = " ".join(f"{e:.2f}" for e in cell["errors"])
             stored = f"{errors} (seeds {' '.join(map(str, cell['seeds']))})"
+        ground = self.zoo.ground
+        made, more, where = "", "", "stored"
+        if ground is not None:
+            made = f"ground = zoo_study.{replace(ground, notes=())!r}\n"
+            more, where = ", ground=ground", "in the table"
         return ("from tta_lab.studies.zoo import study as zoo_study\n"
                 "from tta_lab.experiments.runner import row\n"
-                f"trace = zoo_study.live({source!r}, {stream!r}, {method!r}{rate}, "
-                f"seed={self.seed})\n"
-                f"row(trace)[\"error\"]  # stored: {stored}")
+                f"{made}trace = zoo_study.live({source!r}, {stream!r}, {method!r}{rate}, "
+                f"seed={self.seed}{more})\n"
+                f"row(trace)[\"error\"]  # {where}: {stored}")
 
     # --- the work
 
@@ -209,14 +224,14 @@ class ZooPanel(StudyPanel):
         return self.ran
 
     def _run(self, source, stream, method, tuning, rate):
-        images = IMAGES.get(stream, 3000)
+        images = self._images(stream)
         known = self._known.setdefault((source, stream), {})
         if not self._references(source, stream, images, known):
             return
         self.beside = {k: t for k, t in known.items()
                        if method not in BESIDE.values() or BESIDE[k] != method}
         done, began = self.progress.max - images, time.perf_counter()
-        names = {"name": method, "classes": _stream(stream, self.seed)[0].classes}
+        names = {"name": method, "classes": self._stream(stream).classes}
 
         def each(trace):
             self._count(trace, done)
@@ -227,7 +242,7 @@ class ZooPanel(StudyPanel):
 
         try:
             trace = live(source, stream, method, rate, self.seed, self._stop.is_set, each,
-                         self.device)
+                         self.device, self.zoo.ground)
         except (ValueError, RuntimeError) as error:
             stored = self.zoo.cell(source, stream, method, tuning)
             if not stored.get("refused") or stored["seeds"]:
@@ -254,7 +269,7 @@ class ZooPanel(StudyPanel):
             self._say(f"Running {name} on {LABELS[stream]}, {source}, for comparison.")
             each = partial(self._count, done=i * images)
             reference = live(source, stream, BESIDE[name], 1.0, self.seed, self._stop.is_set, each,
-                             self.device)
+                             self.device, self.zoo.ground)
             if not reference.meta["complete"]:
                 self._say(f"Stopped while {name} was run for comparison: there is nothing to show.")
                 return False

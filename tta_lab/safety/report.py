@@ -27,8 +27,8 @@ from ..core.adapter import AdaptationError, Adapter
 from ..core.arguments import WrongKind, flag, path_of, shown, whole
 from ..core.files import write_text, written
 from ..core.named import model_of, recipe_of
-from ..core.needs import GIVEN
-from ..core.parts import NeedsError, needs_of
+from ..core.parts import NeedsError
+from ..core.source_info import source_info_of
 from ..core.trace import Trace
 from ..data.corruptions import CLEAN, parse_shift
 from ..data.image_set import BaseSet, ImageSet
@@ -94,14 +94,14 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     data = stream.known_set if stream is not None else _with_all_classes(_as_set(images), frozen)
     other, made_up = _unknown(unknown, data, seed, limit)
     wanted = _wanted(situations, stream is not None, batch)
-    lacking = sorted(needs_of(recipe) & GIVEN.keys() - (given or {}).keys())
+    lacking = [info for name, info in source_info_of(recipe).items() if name not in (given or {})]
     if lacking and source_images is None:
-        raise NeedsError(f"{type(recipe).__name__} needs {GIVEN[lacking[0]]}, made of images that must be given here: source_images=, an image "
+        raise NeedsError(f"{type(recipe).__name__} needs {lacking[0].what}, made of images that must be given here: source_images=, an image "
                          "set of the source domain such as 'fashion_mnist_train_slice'")
-    if given is None and source_images is not None and needs_of(recipe) & GIVEN.keys():
+    if given is None and source_images is not None and source_info_of(recipe):
         given = prepare(model, recipe, source_images, device=device)
     streams = {name: _stream(name, stream, data, other, limit, batch, singles, shifts, seed) for name in wanted}
-    adapters = [frozen, Adapter(model, recipe, seed=seed, device=device, given=given)]
+    adapters = [frozen, Adapter(model, recipe, seed=seed, device=device, source_info=given)]
     seconds = _estimate(adapters, streams)
     total = 2 * sum(s.n_images for s in streams.values())
     if progress:

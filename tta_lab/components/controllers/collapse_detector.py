@@ -424,5 +424,5 @@ def _trace(name: str, value):
 
     if not isinstance(value, Trace):
         raise arguments.WrongKind(f"{name} must be the Trace of a run, as run(adapter, stream) "
-                                  f"hands it back, not {arguments._say(value)}")
+                                  f"hands it back, not {arguments.shown(value)}")
     return value

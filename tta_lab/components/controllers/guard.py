@@ -185,11 +185,11 @@ class Guard(Controller):
 
     # --- choosing
 
-    def answer(self, view, logits, rows, step, state):
+    def answer(self, ctx, logits, rows, step, state):
         if not self.choose:
             step["answered_by"] = 0
             return logits
-        references = _references(view, rows, state["batch_norm"])
+        references = _references(ctx, rows, state["batch_norm"])
         evidence, both = state["evidence"], len(references) > 1
         gather_(evidence, [references[0], references[-1], logits], self.window,
                 self.per_class * logits.shape[1])
@@ -236,13 +236,13 @@ def guarded(recipe: Method | str, **settings) -> LossMethod:
     return replace(recipe, controllers=(*recipe.controllers, Guard(**settings)))
 
 
-def _references(view, rows, batch_norm: bool) -> list[Tensor]:
+def _references(ctx, rows, batch_norm: bool) -> list[Tensor]:
     """Logits of the source and, where it has batch norm and the batch has more than one value per
     channel, of BN-1."""
-    found = [(view if rows is None else view.part(rows)).source_logits("running")]
+    found = [(ctx if rows is None else ctx.part(rows)).source_logits("running")]
     if batch_norm:
         try:
-            logits = view.source_logits("batch")
+            logits = ctx.source_logits("batch")
         except ValueError:  # one value per channel has no variance
             return found
         found.append(logits if rows is None else logits[rows])

@@ -24,7 +24,7 @@ class ResetEvery(Controller):
     def init(self, model, source):
         return {"steps": 0}
 
-    def decide(self, lessons, state):
+    def decide(self, loss_outputs, state):
         state["steps"] += 1
         if state["steps"] % self.steps:
             return None
@@ -51,10 +51,10 @@ class CollapseRecovery(Controller):
     def init(self, model, source):
         return {"mean": None}
 
-    def decide(self, lessons, state):
-        for lesson in lessons:
-            if lesson.n_kept:
-                loss = lesson.loss.item()
+    def decide(self, loss_outputs, state):
+        for loss_output in loss_outputs:
+            if loss_output.n_kept:
+                loss = loss_output.loss.item()
                 state["mean"] = (loss if state["mean"] is None else self.momentum * state["mean"] +
                                  (1 - self.momentum) * loss)
         if state["mean"] is None or state["mean"] >= self.threshold:

@@ -26,8 +26,8 @@ class ConfidenceRise(Selector):
                                                                       "batch-norm layers of the "
                                                                       "frozen copy")
 
-    def weights(self, view, losses, keep, state):
-        source = view.source_logits(self.statistics)
+    def weights(self, ctx, losses, keep, state):
+        source = ctx.source_logits(self.statistics)
         before, classes = source.softmax(1).max(1)
-        return (scores.probability_of(view.logits.detach(), classes)
+        return (scores.probability_of(ctx.logits.detach(), classes)
                 >= before - self.tolerance).to(losses.dtype)

@@ -33,8 +33,8 @@ class DiverseCertain(Selector):
     def init(self, model, source):
         return {"mean": None}
 
-    def weights(self, view, losses, keep, state):
-        logits = view.logits.detach()
+    def weights(self, ctx, losses, keep, state):
+        logits = ctx.logits.detach()
         p = logits.softmax(1)
         mean = (torch.full_like(p[:1], 1 / p.shape[1])
                 if state["mean"] is None else state["mean"].view(1, -1, *[1] * (p.ndim - 2)))
@@ -42,7 +42,7 @@ class DiverseCertain(Selector):
         weight = (diverse * rescale(-scores.entropy(logits)) / self.temperature).exp()
         return torch.where(diverse < diverse.mean(), 0.0, weight).to(losses.dtype)
 
-    def after(self, view, lesson, state):
-        now = scores.mean_prediction(lesson.view.logits.detach())
+    def after(self, ctx, loss_output, state):
+        now = scores.mean_prediction(loss_output.ctx.logits.detach())
         before = torch.full_like(now, 1 / len(now)) if state["mean"] is None else state["mean"]
         state["mean"] = self.momentum * before + (1 - self.momentum) * now

@@ -25,17 +25,17 @@ class NonRedundant(Selector):
     def init(self, model, source):
         return {"mean": None}
 
-    def weights(self, view, losses, keep, state):
-        p = view.logits.detach().softmax(1)
+    def weights(self, ctx, losses, keep, state):
+        p = ctx.logits.detach().softmax(1)
         if state["mean"] is None:
             return torch.ones_like(losses)
         mean = state["mean"].view(1, -1, *[1] * (p.ndim - 2))
         return (torch.cosine_similarity(mean, p, dim=1).abs() < self.margin).to(losses.dtype)
 
-    def after(self, view, lesson, state):
-        if lesson.n_kept:
-            p = lesson.view.logits.detach().softmax(1).movedim(1, -1)
-            mean = (torch.where(lesson.kept.unsqueeze(-1), p, 0.0).flatten(0, -2).sum(0) /
-                    lesson.n_kept)
+    def after(self, ctx, loss_output, state):
+        if loss_output.n_kept:
+            p = loss_output.ctx.logits.detach().softmax(1).movedim(1, -1)
+            mean = (torch.where(loss_output.kept.unsqueeze(-1), p, 0.0).flatten(0, -2).sum(0) /
+                    loss_output.n_kept)
             state["mean"] = (mean if state["mean"] is None else self.momentum * state["mean"] +
                              (1 - self.momentum) * mean)

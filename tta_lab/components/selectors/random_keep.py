@@ -26,14 +26,14 @@ class RandomKeep(Selector):
         """Keep as many in each step as were kept in the traced run."""
         return cls(counts=tuple(int(n) for n in trace.step("n_kept")))
 
-    def weights(self, view, losses, keep, state):
+    def weights(self, ctx, losses, keep, state):
         # of the stream: a reset in its middle does not start the counts again
-        step = view.adapter.steps
+        step = ctx.adapter.steps
         if self.counts and step >= len(self.counts):
             raise ValueError(f"RandomKeep has counts for {len(self.counts)} steps, but this is "
                              f"step {step + 1}; "
                              "use the trace of a stream at least as long, or a share")
-        draws = view.draw(state,
+        draws = ctx.draw(state,
                           lambda rng: torch.rand(losses.shape, generator=rng, device=losses.device))
         order = torch.where(keep, draws, -1.0).flatten().argsort(descending=True)
         rank = torch.empty_like(order).scatter_(0, order,

@@ -1,8 +1,9 @@
-"""What may be taken from the source domain before a stream: Fisher information, class prototypes, feature moments, images to replay.
+"""What is taken from the source domain before a stream: ``prepare`` makes what a recipe declares, and the makers that several methods share
+stand here - Fisher information, class prototypes, feature moments, images to replay, neighbours, a posterior. Others stand beside their method.
 
 Labels and source images never reach an adapter by themselves: the caller makes what a recipe declares to need with ``prepare`` and
-hands it over, ``Adapter(model, recipe, given=prepare(model, recipe, images, labels))``. It depends on model, images and settings alone
-and can be kept on disk under the hash of all three.
+hands it over, ``Adapter(model, recipe, source_info=prepare(model, recipe, images, labels))``. It depends on model, images, maker and knobs alone
+and can be kept on disk under the hash of all.
 """
 from __future__ import annotations
 
@@ -20,27 +21,28 @@ from ...core.arguments import path_of, whole
 from ...core.files import written
 from ...core.hashing import digest
 from ...core.named import model_of, recipe_of
-from ...core.needs import GIVEN, check_needs
-from ...core.parts import LossMethod, Part, needs_of
-from ...core.run_keys import described
-from ...core.step_context import View, as_logits, undisturbed
+from ...core.needs import check_needs
+from ...core.parts import LossMethod, Part
+from ...core.run_keys import described, foreign, maker_code
+from ...core.source_info import Made, SourceInfo, source_info, source_info_of
+from ...core.step_context import StepContext, as_logits, undisturbed
 from ...data.load import images_of
 from ...data.shipped import DataError
 
 
 @dataclass
 class Images:
-    """Source images in memory (N, C, H, W) or as an image set, labels (N,) or None, at most ``limit`` of them, in stored order."""
+    """Source images in memory (N, C, H, W) or as an image set, labels (N,) or None, at most ``limit`` of them (None: all), in stored order."""
 
     images: object
     labels: Tensor | None
     batch: int
-    limit: int
+    limit: int | None
 
     def __post_init__(self):
         if self.labels is None and not isinstance(self.images, Tensor):
             self.labels = self.images.y
-        self.n = min(len(self.images), self.limit)
+        self.n = len(self.images) if self.limit is None else min(len(self.images), self.limit)
         if not self.n:
             raise ValueError("there are no source images")
         if self.labels is not None:
@@ -79,44 +81,48 @@ class _Probe(LossMethod):
 
     norm: Part
 
-    def losses(self, view, state):
-        return view.logits[:, 0] * 0
+    def losses(self, ctx, state):
+        return ctx.logits[:, 0] * 0
 
 
 @undisturbed
-def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int = 64, limit: int = 2000, cache: str | Path | None = None,
-            device="auto") -> dict:
-    """Everything that ``recipe`` declares to need from the source domain, for ``Adapter(..., given=...)``.
+def prepare(model, recipe, images, labels: Tensor | None = None, *, batch: int | None = None, limit: int | None = None,
+            cache: str | Path | None = None, device="auto") -> dict:
+    """Everything that ``recipe`` declares to need from the source domain, for ``Adapter(..., source_info=...)``.
 
     ``images`` (N, C, H, W) in [0, 1], or an image set (or its name), whose own labels are then used; the first ``limit`` are taken, in batches of
-    ``batch`` (which the Fisher information depends on). ``cache`` names a folder that keeps results under a hash of model, recipe, images
-    and settings; two processes may share it. Raises ValueError when labels are needed and missing, NeedsError when the model lacks a layer
-    that the recipe works with.
+    ``batch`` (which the Fisher information depends on); None: as many as each maker says (`core.source_info`). ``cache`` names a folder that
+    keeps results under a hash of model, maker, its code and knobs, normalisation, tuned parameters, images, batch and limit; two processes may
+    share it. Raises ValueError when labels are needed and missing, NeedsError when the model lacks a layer that the recipe works with.
     """
     model, recipe = model_of(model), recipe_of(recipe)
     images = images if isinstance(images, Tensor) else images_of(images)
-    batch, limit = whole("batch", batch, 1), whole("limit", limit, 1)
+    batch = None if batch is None else whole("batch", batch, 1)
+    limit = None if limit is None else whole("limit", limit, 1)
     cache = None if cache is None else path_of("cache", cache)
-    check_needs(recipe, needs_of(recipe) - GIVEN.keys(), model, {})
-    wanted = sorted(needs_of(recipe) & GIVEN.keys())
-    data = Images(images, labels, batch, limit)
+    check_needs(recipe, model)
     probe = Adapter(model, _Probe(norm=recipe.norm, train=recipe.train), device=device)
     given = {}
-    for name in wanted:
-        path = None
-        if cache is not None:
-            key = f"{name} {described(model)} {recipe.norm!r} {recipe.train!r} {data.key()}"
-            path = Path(cache) / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    for name, info in source_info_of(recipe).items():
+        data = Images(images, labels, batch or info.batch, limit or info.limit)
+        path = None if cache is None else Path(cache) / f"{name}-{_key(info, described(model), recipe, data)}.safetensors"
         if path is not None and path.exists():
             found = _kept(path)
         else:
-            found = MAKERS[name](probe, data)
+            found = info.make(probe, data, **dict(info.knobs))
             found = {k: v.detach().cpu().contiguous() for k, v in found.items()}
             if path is not None:
                 with written(path) as part:
                     save_file(found, part)
-        given[name] = found
+        given[name] = Made(found, probe.fingerprint, info.knobs)
     return given
+
+
+def _key(info: SourceInfo, model: str, recipe, data: Images) -> str:
+    """A name for what is made, which changes with anything that its numbers depend on."""
+    parts = [recipe.norm, recipe.train, *(value for _, value in info.knobs if isinstance(value, Part))]
+    facts = [info.name, maker_code(info.make), info.knobs, model, recipe.norm, recipe.train, [foreign(part) for part in parts], data.key()]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def _kept(path: Path) -> dict[str, Tensor]:
@@ -126,6 +132,7 @@ def _kept(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path}, kept from an earlier run, is damaged ({why}); delete it, and it is made anew") from why
 
 
+@source_info("the Fisher information of its tuned parameters on unlabelled source images")
 def fisher(probe, data: Images) -> dict[str, Tensor]:
     """Diagonal Fisher information of the tuned parameters: the squared gradient of the batch-mean cross-entropy against the
     model's own classes, averaged over batches. It scales with the batch size. EATA (2204.02610)."""
@@ -141,13 +148,18 @@ def fisher(probe, data: Images) -> dict[str, Tensor]:
     return {name: value / batches for name, value in total.items()}
 
 
+def seen(probe, x: Tensor) -> StepContext:
+    """Source images as a step sees them, with ``logits`` and ``outputs`` of the probe's network."""
+    return StepContext(probe, x.to(probe.device, probe.precision), torch.arange(len(x)))
+
+
 def _features(probe, data):
     with torch.no_grad():
         for x, y in data:
-            x = x.to(probe.device, probe.precision)
-            yield View(probe, x, torch.arange(len(x))).forward_features()[0], y
+            yield seen(probe, x).forward_features()[0], y
 
 
+@source_info("the mean source features of every class, from labelled source images")
 def prototypes(probe, data: Images) -> dict[str, Tensor]:
     """Mean feature per class (K, D), with the recipe's normalisation. RMT (2211.13081), SANTA. Every class needs an image."""
     features, y = (torch.cat(v) for v in zip(*_features(probe, data.labelled("class prototypes")), strict=True))
@@ -159,24 +171,28 @@ def prototypes(probe, data: Images) -> dict[str, Tensor]:
     return {"mean": total / count[:, None]}
 
 
+@source_info("mean and covariance of source features, from unlabelled source images")
 def moments(probe, data: Images) -> dict[str, Tensor]:
     """Mean (D,) and unbiased covariance (D, D) of the features over all source images."""
     features = torch.cat([f for f, _ in _features(probe, data)])
     return {"mean": features.mean(0), "covariance": features.T.cov()}
 
 
+@source_info("labelled source images to replay")
 def replay(probe, data: Images) -> dict[str, Tensor]:
     """The labelled images themselves, in stored order."""
     x, y = zip(*data.labelled("images to replay"), strict=True)
     return {"images": torch.cat(x), "labels": torch.cat(y)}
 
 
+@source_info("the features of labelled source images")
 def neighbours(probe, data: Images) -> dict[str, Tensor]:
     """Features (n, D) and labels (n,) of the images, in stored order, with the recipe's normalisation. AdaNPC (2304.12566): all training images."""
     features, labels = (torch.cat(v) for v in zip(*_features(probe, data.labelled("neighbours of the stream's images")), strict=True))
     return {"features": features, "labels": labels}
 
 
+@source_info("mean and variance of its tuned parameters, from training on labelled source images")
 def posterior(probe, data: Images) -> dict[str, Tensor]:
     """Mean and variance, "mean/<name>" and "variance/<name>", of every tuned parameter over four places of further training (SWAG, diagonal).
 
@@ -201,7 +217,3 @@ def posterior(probe, data: Images) -> dict[str, Tensor]:
         values = torch.stack(values)
         found |= {f"mean/{name}": values.mean(0), f"variance/{name}": values.var(0, correction=0)}
     return found
-
-
-MAKERS = {"fisher": fisher, "prototypes": prototypes, "moments": moments, "replay": replay, "neighbours": neighbours,
-          "posterior": posterior}

@@ -7,8 +7,8 @@ from torch import Tensor
 from ...core import scores
 from ...core.arguments import whole
 from ...core.named import model_of, recipe_of
-from ...core.needs import GIVEN
-from ...core.step_context import View, undisturbed
+from ...core.source_info import source_info_of
+from ...core.step_context import StepContext, undisturbed
 from ...data.load import images_of
 from ..teachers import follow_
 from .prepare import Images
@@ -30,7 +30,7 @@ def warm_up(model, recipe, images, *, n: int = 50_000, batch: int = 200, seed: i
         raise ValueError(f"n = {n} is less than one batch of {batch}" if n < batch else
                          f"{type(recipe).__name__} keeps no teacher that follows by momentum; only rmt is warmed up")
     images = images if isinstance(images, Tensor) else images_of(images)
-    adapter = Adapter(model, recipe, seed=seed, device=device, given={name: {} for name in GIVEN})
+    adapter = Adapter(model, recipe, seed=seed, device=device, source_info={name: {} for name in source_info_of(recipe)})
     if not isinstance(images, Tensor):
         data = Images(images, None, batch, len(images))
         images = torch.cat([x for x, _ in data])
@@ -38,15 +38,15 @@ def warm_up(model, recipe, images, *, n: int = 50_000, batch: int = 200, seed: i
     order = torch.cat([torch.randperm(len(images), generator=rng) for _ in range(-(-n // len(images)))])
     teacher = adapter.states["method"]["teacher"]
     for i in range(steps):
-        view = View(adapter, images[order[i * batch:(i + 1) * batch]].to(adapter.device, adapter.precision), torch.arange(batch))
+        ctx = StepContext(adapter, images[order[i * batch:(i + 1) * batch]].to(adapter.device, adapter.precision), torch.arange(batch))
         for group in adapter.optimizer.param_groups:
             group["lr"] = recipe.update.lr * (i + 1) / steps
         with torch.no_grad():
-            target = view.forward(tensors=teacher)
+            target = ctx.forward(tensors=teacher)
         adapter.optimizer.zero_grad(set_to_none=True)
-        scores.symmetric_cross_entropy(view.forward(), target).mean().backward()
+        scores.symmetric_cross_entropy(ctx.forward(), target).mean().backward()
         adapter.optimizer.step()
-        follow_(teacher, view, recipe.momentum)
+        follow_(teacher, ctx, recipe.momentum)
     kept = {f"student/{name}": p for name, p in adapter.tuned.items()} | {f"teacher/{name}": p for name, p in teacher.items()}
     for name, p in adapter.tuned.items():
         kept |= {f"{key}/{name}": torch.as_tensor(value) for key, value in adapter.optimizer.state.get(p, {}).items() if value is not None}
@@ -55,7 +55,7 @@ def warm_up(model, recipe, images, *, n: int = 50_000, batch: int = 200, seed: i
 
 def begin_(adapter, what: tuple) -> None:
     """Put an adapter that was given a warm-up at its end, those SCOPES that were put back."""
-    kept = adapter.given["warm_up"]
+    kept = adapter.source_info["warm_up"]
     with torch.no_grad():
         for name, p in adapter.tuned.items():
             if "weights" in what:

@@ -26,26 +26,30 @@ from ...data.corruptions import STANDARD_SIX
 from ...data.shipped import DataError, data_root
 from ...experiments.runner import row
 from ...methods import make
+from ...models.embedded import checkpoints
 from ...streams import protocols
 from ...streams.stream import Stream
+from .. import own
 from ..explorer.study import say_beside
 from ..report import nothing, points, signed, write_numbers
 
 METHODS = ("tent", "eta", "sar", "rpl", "pseudo_label", "slr", "shot_im", "wisdom_of_crowds")    # they learn, and need nothing of the source domain
-BESIDE = {"source": "source", "BN-1": "batch_norm"}
+BESIDE = ("source", "BN-1")
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 STATISTICS = {"batch": "of the batch", "source": "of the source"}
 GUARDS = {"": "no guard", "smaller step": "roll back, then a smaller step", "roll back": "roll back", "reset": "reset to the source",
           "stop": "stop learning"}
-STREAMS = {  # name -> what it is called, stream of (images of a shift, images of a batch, seed); six shifts, or as many images of one
-    "continual": ("one shift after another", lambda n, b, s: protocols.continual(shifts=STANDARD_SIX, per_shift=n, batch=b, seed=s)),
-    "mixed": ("all shifts mixed", lambda n, b, s: protocols.mixed_domains(shifts=STANDARD_SIX, per_shift=n, batch=b, seed=s)),
-    "noise": ("noise only", lambda n, b, s: Stream(shifts=("gaussian_noise",), per_shift=6 * n, batch=b, seed=s)),
-    "clean": ("clean images", lambda n, b, s: Stream(shifts=("none",), per_shift=6 * n, batch=b, seed=s)),
-    "correlated": ("clumps of one class", lambda n, b, s: protocols.correlated(shifts=STANDARD_SIX, per_shift=n, batch=b, seed=s)),
-    "sorted": ("class after class in each shift", lambda n, b, s: protocols.correlated(shifts=STANDARD_SIX, delta=0, per_shift=n, batch=b, seed=s)),
-    "sorted_clean": ("class after class, clean", lambda n, b, s: protocols.correlated(shifts=("none",), delta=0, per_shift=6 * n, batch=b, seed=s)),
+STREAMS = {  # name -> what it is called, protocol and its settings; six shifts, or as many images of one
+    "continual": ("one shift after another", protocols.continual, {}),
+    "mixed": ("all shifts mixed", protocols.mixed_domains, {}),
+    "noise": ("noise only", protocols.continual, {"shifts": "noise"}),
+    "clean": ("clean images", protocols.continual, {"shifts": "clean"}),
+    "correlated": ("clumps of one class", protocols.correlated, {}),
+    "sorted": ("class after class in each shift", protocols.correlated, {"delta": 0}),
+    "sorted_clean": ("class after class, clean", protocols.correlated, {"delta": 0, "shifts": "clean"}),
 }
+NOT_MEASURED = ("The evaluation that comes with the package was made on embedded models and images, and says nothing about yours, so it is left out; "
+                "evaluation=FILE shows one of your own.")
 RECENT = 300         # images over which errors and classes are counted
 EVALUATION = "collapse/evaluation.json"   # in the data folder
 SAID = {"broken_outputs": "broken outputs", "few_classes": "few classes", "stuck_classes": "classes stuck", "overconfident": "overconfident",
@@ -90,8 +94,11 @@ class Setting:
     choose: bool = True
     per_shift: int = 300
     batch: int = 50
-    model: str = "fashion_resnet_bn"
+    model: str = own.MODEL
     seed: int = 0
+    images: str = own.IMAGES
+    shifts: tuple = STANDARD_SIX
+    clean: str = "none"    # the shift that stands for clean images
 
     def __post_init__(self):
         for name, known in (("method", METHODS), ("stream", STREAMS), ("statistics", STATISTICS), ("guard", GUARDS)):
@@ -122,23 +129,55 @@ class Setting:
     @property
     def place(self) -> tuple:
         """What the references depend on."""
-        return self.model, self.stream, self.per_shift, self.batch, self.seed
+        return self.model, self.stream, self.per_shift, self.batch, self.seed, self.images, self.shifts, self.clean
+
+    @property
+    def embedded(self) -> bool:
+        """Whether model and images come with the package."""
+        return self.model in checkpoints() and self.images == own.IMAGES
 
     def arrivals(self) -> Stream:
         """The stream."""
-        return STREAMS[self.stream][1](self.per_shift, self.batch, self.seed)
+        _, protocol, more = STREAMS[self.stream]
+        usual = {"shifts": self.shifts, "per_shift": self.per_shift, "batch": self.batch, "seed": self.seed}
+        one = {"noise": self.shifts[0], "clean": self.clean}.get(more.get("shifts"))
+        alone = {} if one is None else {"shifts": (one,), "per_shift": len(self.shifts) * self.per_shift}
+        return protocol(self.images, **usual | more | alone)
+
+    @property
+    def shown(self) -> str:
+        """The stream in words."""
+        words = STREAMS[self.stream][0]
+        return words if self.clean == "none" else words.replace("clean", f"under {self.clean.replace('_', ' ')}")
 
     def describe(self) -> str:
         """The run in words."""
         norm = f", batch-norm statistics {STATISTICS[self.statistics]}" if self.statistics != "batch" else ""
         guard = f", guard: {GUARDS[self.guard]}{', may answer' if self.choose else ''}" if self.guard else ", no guard"
-        return f"{self.method} at {self.factor:g} times its rate ({self.rate:.3g}) on {STREAMS[self.stream][0]}{norm}{guard}"
+        return f"{self.method} at {self.factor:g} times its rate ({self.rate:.3g}) on {self.shown}{norm}{guard}"
 
     def to_code(self) -> str:
         """Lines that make the run without the panel."""
         changed = [f"{name}={getattr(self, name)!r}" for name in self.__dataclass_fields__ if getattr(self, name) != getattr(Setting(), name)]
         return ("from tta_lab.studies.collapse.study import Bench, Setting\nfrom tta_lab.experiments.runner import row\n\n"
                 f"trace = Bench().run(Setting({', '.join(changed)}))\nrow(trace)[\"error\"]")
+
+
+def setting_of(method: str = "tent", model: str = "", images: str = "", trust: bool = False, *, per_shift: int = 300,
+               **more) -> tuple[Setting, tuple[str, ...]]:
+    """The first setting of a study on a model and images (texts; "": the embedded ones), and sentences on what was decided for them.
+
+    Raises ValueError or DataError as `own.pair_of` does.
+    """
+    if not images and model in ("", *checkpoints()):
+        return Setting(method, per_shift=per_shift, model=model or own.MODEL, **more), ()
+    pair = own.pair_of(model, images, trust)
+    shifts, left_out = own.shifts_of(pair.data, STANDARD_SIX)
+    per_shift, fewer = own.per_shift_of(pair.data, shifts, per_shift, share=len(shifts))
+    clean = "none" if own.has_clean(pair.data) else shifts[0]
+    instead = [f"These images hold no clean ones; those under {clean.replace('_', ' ')} are shown where clean ones are wanted."]
+    setting = Setting(method, per_shift=per_shift, model=pair.model, images=pair.images, shifts=shifts, clean=clean, **more)
+    return setting, (*pair.notes, *left_out, *fewer, *(instead if clean != "none" else []))
 
 
 def _rate_knob(method: str):
@@ -149,7 +188,7 @@ class Bench:
     """Makes runs and keeps those that came to their end: ``run(setting)``, ``beside(setting)``."""
 
     def __init__(self, device: str = "cpu"):
-        self.device, self._streams, self._runs, self._models, self._adapters = device, {}, {}, {}, {}
+        self.device, self._streams, self._runs, self._adapters = device, {}, {}, {}
 
     def _stream(self, setting: Setting):
         from ..zoo.study import Kept
@@ -168,11 +207,9 @@ class Bench:
 
     def adapter(self, setting: Setting, recipe=None):
         """A new adapter for a setting, or for another recipe on its model and stream; it records the frozen source too."""
-        from ... import Adapter, load_model
+        from ... import Adapter
 
-        if setting.model not in self._models:
-            self._models[setting.model] = load_model(setting.model)
-        adapter = Adapter(self._models[setting.model], setting.recipe if recipe is None else recipe, seed=setting.seed, device=self.device,
+        adapter = Adapter(own.network(setting.model), setting.recipe if recipe is None else recipe, seed=setting.seed, device=self.device,
                           record="source")
         adapter.shared_source = self._stream(setting)[1].setdefault((setting.model, self.device), {})
         return adapter
@@ -184,8 +221,8 @@ class Bench:
     def beside(self, setting: Setting, stop=None, each=None) -> dict[str, Trace]:
         """Source and BN-1 on the same stream; fewer where ``stop`` said so."""
         found = {}
-        for name, recipe in BESIDE.items():
-            trace = self._made((setting.place, name), setting, make(recipe), stop, each)
+        for name, recipe in {"source": make("source"), "BN-1": own.batch_statistics(setting.model)}.items():
+            trace = self._made((setting.place, name), setting, recipe, stop, each)
             if not trace.meta["complete"]:
                 break
             found[name] = trace
@@ -361,7 +398,8 @@ def _times(n: int) -> str:
 
 def probe_batch(setting: Setting, n: int = 60):
     """``n`` images of the first shift, drawn with another seed than the run: the batch that gradients are compared on."""
-    return next(iter(Stream(shifts=STANDARD_SIX[:1], per_shift=n, batch=n, seed=setting.seed + 1).batches("cpu")))
+    n = min(n, own.per_shift_of(own.images_of(setting.images), setting.shifts[:1], n)[0])
+    return next(iter(Stream(setting.images, setting.shifts[:1], per_shift=n, batch=n, seed=setting.seed + 1).batches("cpu")))
 
 
 def look_inside(bench: Bench, setting: Setting, n: int = 60) -> dict:
@@ -578,6 +616,11 @@ def load_evaluation(path: str | Path | None = None) -> dict:
     except (OSError, ValueError, KeyError) as why:
         raise DataError(f"the evaluation of the collapse detector cannot be read ({type(why).__name__}: {why}); restore it with: git checkout -- "
                         f"data/{EVALUATION}, or make it with benchmarks/collapse.py evaluate and collapse_study.save_evaluation") from why
+
+
+def evaluation_for(setting: Setting, path: str = "") -> dict | None:
+    """The evaluation in a file; "": that of the package, which speaks of embedded models and images, so None for others."""
+    return load_evaluation(path or None) if path or setting.embedded else None
 
 
 def rows_of(evaluation: dict, group: str = "all") -> list[dict]:

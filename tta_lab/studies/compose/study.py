@@ -2,14 +2,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...analysis import metrics
 from ...components.controllers.collapse_detector import ALARMS, CollapseDetector, fitted
 from ...components.norms.batch_norm import SourceStatistics
-from ...components.updates import Anchored
+from ...components.updates import WeightEnsembling
 from ...core.parts import Method
 from ...experiments.compose import (
     OPTIONS,
@@ -17,6 +17,7 @@ from ...experiments.compose import (
     WHOLE,
     assemble,
     decompose,
+    incompatibility,
     notes,
     on_screen,
     rehearsal,
@@ -24,13 +25,13 @@ from ...experiments.compose import (
     say_known,
     say_relatives,
     swapped,
-    why_not,
 )
-from ...experiments.experiment import REFERENCES, Choice, Session, explore
+from ...experiments.experiment import REFERENCES, Experiment, Session, explore
 from ...experiments.runner import row
 from ...methods import METHODS, make
 from ...methods.composed import LikelihoodRatio
 from ...streams import protocols
+from .. import own
 from ..explorer import study as E
 from ..report import points, signed
 
@@ -41,6 +42,7 @@ STREAMS = {  # name on the screen -> protocol and its settings
     "neighbours of the same class": ("correlated", {}),
     "half of the images unknown": ("open_set", {}),
     "one image at a time": ("batch_of_one", {})}
+UNKNOWN = "half of the images unknown"
 FAST = {"per_shift": 100, "batch": 25}
 FULL = {"per_shift": 300, "batch": 50}
 
@@ -55,14 +57,56 @@ def stream_of(name: str, per_shift: int, batch: int, seed: int, shifts=SHIFTS, k
     return protocols.PROTOCOLS[protocol](known, shifts=shifts, per_shift=per_shift, seed=seed, **size, **more, **settings)
 
 
-def beside(choice: Choice, n: int) -> list[str]:
+@dataclass(frozen=True)
+class Ground:
+    """What compositions are tried on: a model and images as texts, shifts, and the size of the streams; ``unknown`` "": no unknown images of this
+    shape; ``notes``: what was decided, in sentences."""
+
+    model: str = own.MODEL
+    images: str = own.IMAGES
+    unknown: str = "digits"
+    shifts: tuple = SHIFTS
+    per_shift: int = FAST["per_shift"]
+    batch: int = FAST["batch"]
+    notes: tuple = ()
+
+    @classmethod
+    def of(cls, fast: bool, model: str = "", images: str = "", trust: bool = False) -> Ground:
+        """That of the fast or of the full mode on a model and images (texts; "": the embedded ones). Raises ValueError as `own.pair_of` does."""
+        size = FAST if fast else FULL
+        if not model and not images:
+            return cls(**size)
+        pair = own.pair_of(model, images, trust)
+        shifts, lost = own.shifts_of(pair.data, SHIFTS)
+        per_shift, fewer = own.per_shift_of(pair.data, shifts, size["per_shift"])
+        ground = cls(pair.model, pair.images, shifts=shifts, per_shift=per_shift, batch=size["batch"])
+        why = own.refusal(lambda: ground.stream(UNKNOWN, 0))
+        instead = [f"Without unknown images, streams with half of the images unknown give way to '{next(iter(STREAMS))}': {why}."] if why else []
+        return replace(ground, unknown="" if why else ground.unknown, notes=(*pair.notes, *lost, *fewer, *instead))
+
+    def stream(self, name: str, seed: int):
+        """One of STREAMS on these images; without unknown ones the first of them in place of that."""
+        name = next(iter(STREAMS)) if name == UNKNOWN and not self.unknown else name
+        return stream_of(name, self.per_shift, self.batch, seed, self.shifts, self.images, self.unknown)
+
+    def choice(self, name: str, recipe: Method, seed: int) -> Experiment:
+        """A recipe on one of STREAMS."""
+        return Experiment(self.model, self.stream(name, seed), recipe, seed, own.source_images_of(self.model))
+
+    def panel(self) -> dict:
+        """What the composer is told of it; nothing of the embedded model and images."""
+        embedded = (self.model, self.images) == (own.MODEL, own.IMAGES)
+        return {} if embedded else {"model": self.model, "images": self.images, "shifts": self.shifts}
+
+
+def beside(choice: Experiment, n: int) -> list[str]:
     """The names of what a composition is run beside: source, BN-1, and its ``n`` nearest relatives, those that can run on this model and stream."""
     images = rehearsal(choice)
-    some = [name for name in REFERENCES if not why_not(decompose(make(name)), choice, images)]
+    some = [name for name in REFERENCES if not incompatibility(decompose(make(name)), choice, images)]
     return [*some, *(name for name, _ in relatives(choice.recipe, n, choice, images))]
 
 
-def run_beside(choice: Choice, n: int = 2, *, device="auto", stop=None, each=None, known: dict | None = None) -> Session:
+def run_beside(choice: Experiment, n: int = 2, *, device="auto", stop=None, each=None, known: dict | None = None) -> Session:
     """Run a composition beside source, BN-1 and its ``n`` nearest relatives, all of them batch by batch.
 
     ``stop()`` is asked before each batch, ``each(session)`` called after it; ``known`` keeps references between calls.
@@ -181,12 +225,12 @@ def say_rows(rows: list[dict]) -> str:
     return f"{text} The detector of collapse {' and '.join(said)}." if said else f"{text} The detector of collapse is silent."
 
 
-def impossible(choice: Choice, start: str, *changes: tuple) -> str:
+def impossible(choice: Experiment, start: str, *changes: tuple) -> str:
     """Why a method with some slots changed cannot run: ``impossible(choice, "tent", ("objective", "Agreement"))``; "" when it can."""
     slots = decompose(make(start))
     for slot, key, *seat in changes:
         slots = swapped(slots, slot, key, *seat)
-    return on_screen(why_not(slots, choice, rehearsal(choice)))
+    return on_screen(incompatibility(slots, choice, rehearsal(choice)))
 
 
 # --- the notebook
@@ -215,18 +259,19 @@ def guided(name: str) -> Method:
     if name == "statistics":
         return assemble(decompose(make("tent")) | {"norm": SourceStatistics()})
     if name == "held":
-        return assemble(decompose(make("tent", lr=FAST_STEP)) | {"settle": Anchored(0.9)})
+        return assemble(decompose(make("tent", lr=FAST_STEP)) | {"settle": WeightEnsembling(0.9)})
     raise ValueError(f"there is no guided composition {name!r}; there are: {', '.join(GUIDED)}")
 
 
-def run_guided(name: str, size: dict, seed: int = 0, device="auto") -> dict:
-    """Run a composition of GUIDED beside its two nearest relatives, source and BN-1.
+def run_guided(name: str, size: dict | Ground, seed: int = 0, device="auto") -> dict:
+    """Run a composition of GUIDED beside its two nearest relatives, source and BN-1, on a `Ground` or on the embedded one in this size.
 
     ``recipe``, ``traces``, ``rows`` (of `table`), ``verdict``, ``numbers`` (of the figure), ``words`` (what it is, and what sets it off from its
     relatives).
     """
     recipe, lights = guided(name), Lights()
-    choice = Choice(stream=stream_of(GUIDED[name][0], seed=seed, **size), recipe=recipe, seed=seed)
+    ground = size if isinstance(size, Ground) else Ground(**size)
+    choice = ground.choice(GUIDED[name][0], recipe, seed)
     traces = named(run_beside(choice, device=device).traces)
     if name == "held":  # the same without what holds it
         loose = explore(replace(choice, recipe=make("tent", lr=FAST_STEP)), (), device=device).trace
@@ -241,7 +286,7 @@ def refused(seed: int = 0) -> list[tuple[str, str]]:
     """(what, why) of each composition of REFUSED; of one that runs all the same, the `compose.notes` on it."""
     rows = []
     for what, model, stream, start, changes in REFUSED:
-        choice = Choice(model, stream_of(stream, seed=seed, **FAST), seed=seed)
+        choice = Experiment(model, stream_of(stream, seed=seed, **FAST), seed=seed)
         why = impossible(choice, start, *changes)
         slots = decompose(make(start))
         for change in () if why else changes:

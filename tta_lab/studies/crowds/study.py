@@ -16,13 +16,16 @@ from ...components.penalties import Diversity
 from ...components.selectors import ConfidenceRise, RandomKeep
 from ...core.parts import Method
 from ...core.trace import Trace
+from ...data.corruptions import STANDARD_SIX
 from ...experiments.runner import runs
 from ...methods import make
-from ...models.embedded import load_model
+from ...models.embedded import checkpoints
 from ...streams.images import UNKNOWN_ID
 from ...streams.stream import Stream
+from .. import own
 from ..report import nothing, paragraphs, points, signed, write_numbers
 
+SETTINGS = ("closed", "open")
 UNKNOWNS = {"digits": ("fashion_mnist", "digits", "fashion_resnet_bn"),
             "held_out": ("fashion_mnist_8", "fashion_mnist_held_out", "fashion8_resnet_bn")}
 LABELS = {"source": "source", "batch_norm": "BN-1", "tent": "Tent", "filter": "Tent + filter", "random": "Tent + random",
@@ -43,9 +46,14 @@ class Plan:
     severity: float = 5.0
     tolerance: float = 0.0
     first_seed: int = 0
+    model: str = ""         # "": as ``unknown`` says
+    images: str = ""
+    shifts: tuple = STANDARD_SIX
+    settings: tuple = SETTINGS
+    notes: tuple = ()       # what was decided for model and images, in sentences
 
     def __post_init__(self):
-        if self.unknown not in UNKNOWNS:
+        if self.unknown not in UNKNOWNS and self.embedded:
             raise ValueError(f"unknown must be one of {', '.join(UNKNOWNS)}, not {self.unknown!r}")
         if self.rounds < 2 or self.seeds < 1:
             raise ValueError(f"the study needs at least 2 rounds and 1 seed, got {self.rounds} and {self.seeds}")
@@ -53,30 +61,54 @@ class Plan:
             raise ValueError(f"unknown_ratio must be above 0, got {self.unknown_ratio}: the closed set is always run beside the open one")
 
     @classmethod
-    def of(cls, fast: bool, **given) -> Plan:
+    def of(cls, fast: bool, *, model: str = "", images: str = "", trust: bool = False, **given) -> Plan:
         """The full plan is the paper's long-term protocol at this project's size; the fast one shows the effect within a minute.
-        Settings that are not zero or empty replace the mode's."""
+        Settings that are not zero or empty replace the mode's; ``model`` and ``images`` are texts, "" the embedded ones: then ``unknown`` may be
+        any image set of the same shape. Raises ValueError for an unknown setting, and as `own.pair_of` does."""
         mode = FAST if fast else FULL
         unknown = [k for k in given if k not in {f.name for f in fields(cls)}]
         if unknown:
             raise ValueError(f"a plan has no setting {unknown[0]!r}; it has: {', '.join(f.name for f in fields(cls))}")
-        return replace(mode, **{k: v for k, v in given.items() if v or k == "first_seed"})
+        given = {k: v for k, v in given.items() if v or k == "first_seed"}
+        if not model and not images:
+            return replace(mode, **given)
+        pair = own.pair_of(model, images, trust)
+        return replace(mode, **given, model=pair.model, images=pair.images).on(pair)
+
+    def on(self, pair: own.Pair) -> Plan:
+        """The same plan with the shifts, the number of images and the sets that this model and these images allow."""
+        shifts, lost = own.shifts_of(pair.data, STANDARD_SIX, self.severity)
+        per_shift, fewer = own.per_shift_of(pair.data, shifts, self.per_shift)
+        plan = replace(self, shifts=shifts, per_shift=per_shift)
+        why = own.refusal(lambda: plan.open(self.first_seed))
+        left_out = [f"The open set is left out: {why}. unknown= names other unknown images."] if why else []
+        return replace(plan, settings=SETTINGS[:1] if why else SETTINGS, notes=(*pair.notes, *lost, *fewer, *left_out))
+
+    @property
+    def embedded(self) -> bool:
+        """Whether model and images are the embedded ones."""
+        return not self.model and not self.images
 
     @property
     def known(self) -> str:
-        return UNKNOWNS[self.unknown][0]
+        return self.images or UNKNOWNS[self.unknown][0]
+
+    @property
+    def unknown_images(self) -> str:
+        """The set of the unknown images."""
+        return UNKNOWNS[self.unknown][1] if self.unknown in UNKNOWNS else self.unknown
 
     @property
     def model_name(self) -> str:
-        return UNKNOWNS[self.unknown][2]
+        return self.model or UNKNOWNS[self.unknown][2]
 
     def closed(self, seed: int) -> Stream:
         """Known classes only."""
-        return Stream(self.known, per_shift=self.per_shift, batch=self.batch, rounds=self.rounds, severity=self.severity, seed=seed)
+        return Stream(self.known, self.shifts, per_shift=self.per_shift, batch=self.batch, rounds=self.rounds, severity=self.severity, seed=seed)
 
     def open(self, seed: int) -> Stream:
         """The same known images, each batch followed by unknown ones."""
-        return replace(self.closed(seed), unknown=UNKNOWNS[self.unknown][1], unknown_ratio=self.unknown_ratio)
+        return replace(self.closed(seed), unknown=self.unknown_images, unknown_ratio=self.unknown_ratio)
 
     def small(self) -> Plan:
         """The same plan with three rounds at most and one seed: what a panel runs while somebody waits."""
@@ -84,30 +116,31 @@ class Plan:
 
     def describe(self) -> str:
         """The plan in words."""
-        open_ = self.open(self.first_seed)
-        known, unknown = open_.sizes[0]
+        last = getattr(self, self.settings[-1])(self.first_seed)
+        known, unknown = last.sizes[0]
+        is_open = "open" in self.settings
         seeds = ", ".join(str(self.first_seed + i) for i in range(self.seeds))
-        lines = [f"Known images:   {self.known} ({len(open_.classes)} classes), {self.per_shift} of each of {len(open_.shifts)} shifts",
-                 f"Unknown images: {UNKNOWNS[self.unknown][1]}, {self.unknown_ratio:g} for each known one, in the open set only",
-                 f"Shifts:         {', '.join(open_.shifts).replace('_', ' ')}",
+        lines = [f"Known images:   {self.known} ({len(last.classes)} classes), {self.per_shift} of each of {len(last.shifts)} shifts",
+                 *[f"Unknown images: {self.unknown_images}, {self.unknown_ratio:g} for each known one, in the open set only"][:is_open],
+                 f"Shifts:         {', '.join(last.shifts).replace('_', ' ')}",
                  f"Severity:       {self.severity:g}",
                  f"Order:          {self.rounds} rounds over all shifts, never reset",
-                 f"Batches:        {known} (closed set), {known} + {unknown} (open set)",
+                 f"Batches:        {known} (closed set)" + (f", {known} + {unknown} (open set)" if is_open else ""),
                  f"Filter:         keeps d >= {0 - self.tolerance:g}",
                  f"Model and step: {self.model_name}, Adam, learning rate {self.lr:g}",
-                 f"Runs:           {2 * len(LABELS) * self.seeds}: 2 sets, {len(LABELS)} arms, seed{'s' * (self.seeds > 1)} {seeds}"]
+                 f"Runs:           {len(self.settings) * len(LABELS) * self.seeds}: {len(self.settings)} set{'s' * is_open}, {len(LABELS)} arms, seed{'s' * (self.seeds > 1)} {seeds}"]
         if self.lr > FULL.lr:
             lines += ["", paragraphs([f"The learning rate is larger than the {FULL.lr:g} of the full protocol, in order to show within a minute "
                                        f"what that one shows in {FULL.rounds} rounds. Numbers made with different learning rates must not be "
                                        "compared."])]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(["", paragraphs(self.notes)] if self.notes else [])])
 
     def arms(self) -> dict[str, Method | Callable]:
         """The methods compared. The random one keeps, in each step, exactly as many samples as the filter did on that stream."""
         tent = make("tent", lr=self.lr)
         varied = make("tent", lr=self.lr, when_empty="step").plus(Diversity())
         return {
-            "source": make("source"), "batch_norm": make("batch_norm"), "tent": tent,
+            "source": make("source"), "batch_norm": own.batch_statistics(self.model_name), "tent": tent,
             "filter": tent.where(ConfidenceRise(tolerance=self.tolerance)), "random": lambda done: tent.where(RandomKeep.like(done["filter"])),
             "diversity": varied, "wisdom_of_crowds": make("wisdom_of_crowds", lr=self.lr, tolerance=self.tolerance),
         }
@@ -145,7 +178,7 @@ class Study:
         """The table: per setting and arm, error in the first and last round and over all rounds (mean and sd over seeds), share
         kept, and AUROC of known against unknown by energy."""
         out = []
-        for setting in ("closed", "open"):
+        for setting in self.plan.settings:
             for arm, label in LABELS.items():
                 row = {"setting": setting, "method": label}
                 for what in ("first", "last", "mean", "kept", "auroc"):
@@ -158,7 +191,7 @@ class Study:
     def to_dict(self) -> dict:
         """Everything a regression test or a later reader needs, as plain values."""
         contrasts = {f"{setting}: {LABELS[a]} - {LABELS[b]}": self.contrast(setting, a, b)
-                     for setting in ("closed", "open") for a, b in CONTRASTS}
+                     for setting in self.plan.settings for a, b in CONTRASTS}
         runs = [{"setting": s, "arm": a, "seed": k, **{x: v for x, v in r.items() if x != "per_round"},
                  "error_per_round": [round(float(e), 3) for e in r["per_round"]["error"]]} for (s, a, k), r in self.runs.items()]
         plan = {f.name: getattr(self.plan, f.name) for f in fields(self.plan)}
@@ -188,7 +221,7 @@ def study(plan: Plan, cache=None, progress: bool = False, device="auto") -> Stud
     """Run all arms on the closed and the open stream with every seed. With ``cache`` an interrupted study goes on where it stopped."""
     result = Study(plan)
     seeds = range(plan.first_seed, plan.first_seed + plan.seeds)
-    for key, trace in runs(plan.arms(), {"closed": plan.closed, "open": plan.open}, load_model(plan.model_name), seeds, cache=cache,
+    for key, trace in runs(plan.arms(), {name: getattr(plan, name) for name in plan.settings}, own.network(plan.model_name), seeds, cache=cache,
                            progress=progress, device=device, channels_last=True):
         result.runs[key] = summary(trace)
         if key[2] == plan.first_seed:
@@ -212,7 +245,7 @@ def sentence(contrast: dict, what: str) -> str:
 def table(result: Study) -> str:
     """The table as text, and the sentences that follow from it. Errors in per cent, +- one standard deviation over seeds."""
     lines = []
-    for setting in ("closed", "open"):
+    for setting in result.plan.settings:
         detected = "  AUROC" if setting == "open" else ""
         lines.append(f"{setting + ' set':<41}{'first round':>11}{'last round':>14}{'all rounds':>11}{'kept':>6}{detected}")
         for row in (r for r in result.rows() if r["setting"] == setting):
@@ -254,11 +287,10 @@ def _points(value) -> str:
 
 def say_source(result: Study) -> str:
     """How far the shifts throw the source back, and what the statistics of each batch repair."""
-    from ...models.embedded import checkpoints
-
-    clean = 100 - checkpoints()[result.plan.model_name]["test_accuracy"]
-    lines = [f"On clean images the source model errs on {clean:.1f} %."]
-    for setting in ("closed", "open"):
+    lines = []
+    if result.plan.embedded:
+        lines.append(f"On clean images the source model errs on {100 - checkpoints()[result.plan.model_name]['test_accuracy']:.1f} %.")
+    for setting in result.plan.settings:
         source, batch = (result.values(setting, arm, "mean").mean() for arm in ("source", "batch_norm"))
         lines.append(f"Under the shifts, {setting} set: {source:.1f} %; with the statistics of each batch instead (BN-1): {batch:.1f} %.")
     return paragraphs(lines)
@@ -267,7 +299,7 @@ def say_source(result: Study) -> str:
 def say_errors(result: Study) -> str:
     """What happens to the error between the first and the last round, per setting."""
     lines = []
-    for setting in ("closed", "open"):
+    for setting in result.plan.settings:
         last = {arm: result.values(setting, arm).mean() for arm in LABELS}
         first = {arm: result.values(setting, arm, "first").mean() for arm in LABELS}
         best, worst = min(last, key=last.get), max(last, key=last.get)
@@ -280,7 +312,7 @@ def say_errors(result: Study) -> str:
 def say_falling(result: Study, arm: str = "tent") -> str:
     """How many images fall, and whether the fallen are worse than the rest."""
     lines = []
-    for setting in ("closed", "open"):
+    for setting in result.plan.settings:
         trace = result.traces[setting, arm]
         share = diagnose.rise_and_fall(trace)["falling_share"]
         last = trace["round"] == trace["round"].max()
@@ -299,7 +331,7 @@ def say_crowd(result: Study) -> str:
     """Who the crowd is: the share of each group in the entropy that Tent lowers, beside its share in the images; and whether the
     filter changes who falls, compared with dropping as many at random."""
     lines = []
-    for setting in ("closed", "open"):
+    for setting in result.plan.settings:
         trace = result.traces[setting, "tent"]
         masks, entropy = diagnose.groups(trace), trace["entropy"].astype(np.float64)
         parts = [f"{name} {_percent(mask.mean())} of the images and {_percent(entropy[mask].sum() / entropy.sum())} of the entropy"
@@ -375,13 +407,14 @@ def examples(plan: Plan, known: int = 5, unknown: int = 4) -> dict:
     """The same images clean and under every shift, as ``plots.plot_images`` takes them."""
     import torch
 
-    stream = plan.open(plan.first_seed)
+    stream, clean = getattr(plan, plan.settings[-1])(plan.first_seed), ["none"] if own.has_clean(own.images_of(plan.known)) else []
     ids = stream.hands[0][0]
     ids = torch.cat([ids[:known], ids[stream.per_shift:stream.per_shift + unknown]])
-    rows, sets = ("none", *stream.shifts), (stream.known_set, stream.unknown_set)
-    names = [s.classes[int(s.y[i])] for s, chosen in zip(sets, (ids[:known], ids[known:] % UNKNOWN_ID), strict=True) for i in chosen]
+    rows, first = (*clean, *stream.shifts), ids < UNKNOWN_ID
+    names = [stream.known_set.classes[int(stream.known_set.y[i])] for i in ids[first]]
+    names += [stream.unknown_set.classes[int(stream.unknown_set.y[i])] for i in ids[~first] % UNKNOWN_ID]
     return {"x": np.stack([stream.images(ids, shift).cpu().numpy() for shift in rows]), "columns": names,
-            "rows": ["clean", *(shift.replace("_", " ") for shift in stream.shifts)], "known": np.arange(len(ids)) < known}
+            "rows": [*(["clean"] if clean else []), *(shift.replace("_", " ") for shift in stream.shifts)], "known": first.numpy()}
 
 
 def stream_of(plan: Plan, unknown_ratio: float, rounds: int, seed: int) -> Stream:
@@ -402,7 +435,7 @@ def one_run(lr: float, filtered: bool, diverse: bool, unknown_ratio: float, roun
     recipe = make("tent", lr=lr)
     recipe = recipe.where(ConfidenceRise()) if filtered else recipe
     recipe = replace(recipe.plus(Diversity()), when_empty="step") if diverse else recipe
-    adapter = Adapter(load_model(plan.model_name), recipe, seed=seed, device=device, record="source")
+    adapter = Adapter(own.network(plan.model_name), recipe, seed=seed, device=device, record="source")
     return run(adapter, stream_of(plan, unknown_ratio, rounds, seed), progress=progress, stop=stop, each=each)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from functools import cache as remember
 from functools import lru_cache
 
 import numpy as np
@@ -22,16 +21,17 @@ from ...core.trace import Trace
 from ...data.corruptions import STANDARD_SIX
 from ...experiments.runner import row, run, runs
 from ...methods import make
-from ...models.embedded import checkpoints, load_model
+from ...models.embedded import checkpoints
 from ...streams import protocols
 from ...streams.orders import Dirichlet
 from ...streams.stream import Stream
+from .. import own
 from ..collapse.study import RECENT, numbers_of, ranks_agree
-from ..report import nothing, signed, write_numbers
+from ..report import nothing, paragraphs, signed, write_numbers
 from ..report import points as points_of
-from ..zoo.study import SOURCE_IMAGES, Kept
+from ..zoo.study import Kept
 
-MODEL = "fashion_resnet_bn"
+MODEL = own.MODEL
 ARMS = {"source": "source", "batch_norm": "BN-1", "tent": "Tent", "roid": "ROID", "cotta": "CoTTA", "rmt": "RMT", "tent_large": "Tent (large)",
         "eta_large": "ETA (large)", "eata_large": "EATA (large)", "rdumb_large": "RDumb (large)", "guard_large": "guarded Tent (large)"}
 USUAL = ("source", "batch_norm", "tent", "roid", "cotta", "rmt")
@@ -40,6 +40,7 @@ STREAMS = {"same": "the same images again", "new": "other images each visit", "c
 VISITORS = ("batch_norm", "tent", "tent_large", "roid")       # arms that make all three streams
 GROUPS = (("gaussian_noise", "impulse_noise"), ("fog", "contrast"))   # of the cyclic stream
 CYCLIC = ("batch_norm", "tent", "tent_large", "rdumb_large")
+NO_CLEAN = {"error": math.nan, "source_error": math.nan, "forgotten": math.nan, "n": 0}
 ABOUT = {"tent": "no anchor at all", "roid": "weights averaged with the source's in each step", "cotta": "slow teacher, weights put back at random",
          "rmt": "slow teacher, warm-up and replay of source images", "tent_large": "no anchor at all", "eta_large": "chooses its images",
          "eata_large": "chooses its images; Fisher anchor", "rdumb_large": "chooses its images; everything put back now and then",
@@ -61,6 +62,11 @@ class Plan:
     arms: tuple = tuple(ARMS)
     seeds: int = 3
     first_seed: int = 0
+    model: str = MODEL
+    images: str = own.IMAGES
+    shifts: tuple = STANDARD_SIX
+    groups: tuple = GROUPS      # of the cyclic stream; (): none
+    notes: tuple = ()           # what was decided for model and images, in sentences
 
     def __post_init__(self):
         if self.rounds < 2 or self.seeds < 1 or self.per_shift < 2:
@@ -69,12 +75,46 @@ class Plan:
             raise ValueError(f"arms must be source, batch_norm, tent, tent_large and some of {', '.join(ARMS)}, got {self.arms}")
 
     @classmethod
-    def of(cls, fast: bool, **given) -> Plan:
-        """The full plan, or the fast one, with those settings replaced that are not zero. Raises ValueError for an unknown setting."""
+    def of(cls, fast: bool, *, model: str = "", images: str = "", trust: bool = False, **given) -> Plan:
+        """The full plan, or the fast one, with those settings replaced that are not zero; ``model`` and ``images`` are texts, "" the embedded ones.
+
+        Raises ValueError for an unknown setting, and as `own.pair_of` does.
+        """
         unknown = [name for name in given if name not in {f.name for f in fields(cls)}]
         if unknown:
             raise ValueError(f"a plan has no setting {unknown[0]!r}; it has: {', '.join(f.name for f in fields(cls))}")
-        return replace(FAST if fast else FULL, **{k: v for k, v in given.items() if v or k == "first_seed"})
+        plan = replace(FAST if fast else FULL, **{k: v for k, v in given.items() if v or k == "first_seed"})
+        return plan.on(own.pair_of(model, images, trust)) if model or images else plan
+
+    def on(self, pair: own.Pair) -> Plan:
+        """The same plan on a model and images: with the arms, shifts, groups and numbers of images that these allow."""
+        data = pair.data
+        shifts, lost = own.shifts_of(data, STANDARD_SIX)
+        clean = self.clean if own.has_clean(data) else 0
+        per_shift, fewer = own.per_shift_of(data, shifts, self.per_shift, share=len(shifts) + clean)
+        arms, without = own.without_source_images(self.recipes(), pair.model, ARMS)
+        groups = tuple(tuple(g for g in group if g in own.shifts_of(data, GROUPS[0] + GROUPS[1])[0]) for group in GROUPS)
+        said = [*pair.notes, *lost, *fewer, *without]
+        said += ["These images hold no clean ones, so what is forgotten of them is left out."] if not clean else []
+        said += ["The cyclic stream is left out: one of its groups of shifts cannot be shown."] if not all(groups) else []
+        said += [f"Other images at the second visit: only as far as {len(data)} images last."] if 2 * len(shifts) * per_shift > len(data) else []
+        return replace(self, model=pair.model, images=pair.images, shifts=shifts, clean=clean, per_shift=per_shift, arms=tuple(arms),
+                       groups=groups if all(groups) else (), notes=tuple(said))
+
+    def shorter(self) -> Plan:
+        """The same plan at the size of the fast one: what a panel runs while somebody waits."""
+        return replace(self, per_shift=min(self.per_shift, FAST.per_shift), batch=FAST.batch, clean=min(self.clean, FAST.clean), large=FAST.large,
+                       views=FAST.views, seeds=1)
+
+    def settings(self) -> str:
+        """What differs from the full plan, as arguments of ``Plan``."""
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "notes" and getattr(self, f.name) != f.default}
+        return ", ".join(f"{name}={value!r}" for name, value in changed.items())
+
+    @property
+    def embedded(self) -> bool:
+        """Whether model and images are those of the study's own numbers."""
+        return (self.model, self.images) == (MODEL, own.IMAGES)
 
     @property
     def all_seeds(self) -> range:
@@ -83,43 +123,44 @@ class Plan:
     @property
     def every(self) -> int:
         """Batches between two resets of RDumb."""
-        return self.reset_every or max(1, round(0.8 * len(STANDARD_SIX) * math.ceil(self.per_shift / self.batch)))
+        return self.reset_every or max(1, round(0.8 * len(self.shifts) * math.ceil(self.per_shift / self.batch)))
 
     def stream(self, name: str, seed: int) -> Stream:
-        """Rounds over six shifts, never reset: a name of STREAMS."""
+        """Rounds over the shifts, never reset: a name of STREAMS."""
         if name not in STREAMS:
             raise ValueError(f"stream must be one of {', '.join(STREAMS)}, not {name!r}")
-        usual = {"shifts": STANDARD_SIX, "per_shift": self.per_shift, "batch": self.batch, "seed": seed}
+        usual = {"shifts": self.shifts, "per_shift": self.per_shift, "batch": self.batch, "seed": seed}
         if name == "correlated":
-            return protocols.recurring(visits=min(self.rounds, 2), order=Dirichlet(0.1, "rotta", least=1), redraw=True, **usual)
-        return protocols.long_term(rounds=self.rounds if name == "same" else 2, redraw=name == "new", **usual)
+            return protocols.recurring(self.images, visits=min(self.rounds, 2), order=Dirichlet(0.1, "rotta", least=1), redraw=True, **usual)
+        return protocols.long_term(self.images, rounds=self.rounds if name == "same" else 2, redraw=name == "new", **usual)
 
     def cyclic(self, seed: int) -> Stream:
         """Two groups of related shifts, each twice in a row, two times over."""
-        return protocols.cyclic(groups=GROUPS, repeats=2, cycles=2, per_shift=self.per_shift, batch=self.batch, redraw=True, seed=seed)
+        return protocols.cyclic(self.images, groups=self.groups, repeats=2, cycles=2, per_shift=self.per_shift, batch=self.batch, redraw=True, seed=seed)
 
     def unshifted(self, seed: int):
         """Clean images that the stream "same" never shows: the deck is dealt to its shifts first, and then to these."""
-        stream = replace(self.stream("same", seed), shifts=(*STANDARD_SIX, *("none",) * self.clean), rounds=1)
-        return stream.cut(len(STANDARD_SIX) * math.ceil(self.per_shift / self.batch))
+        stream = replace(self.stream("same", seed), shifts=(*self.shifts, *("none",) * self.clean), rounds=1)
+        return stream.cut(len(self.shifts) * math.ceil(self.per_shift / self.batch))
 
     def recipes(self) -> dict:
         """The arms as recipes."""
-        return {name: recipe_of(name, self) for name in ARMS if name in self.arms}
+        made = {name: recipe_of(name, self) for name in ARMS if name in self.arms}
+        return made | {"batch_norm": own.batch_statistics(self.model)}
 
     def describe(self) -> str:
         """The plan in words."""
         teachers = [f"CoTTA with {self.views} augmented views" + (" (32 in the paper)" if self.views != 32 else "")] if "cotta" in self.arms else []
         return "\n".join([
-            f"Source:   {MODEL}",
-            f"Stream:   six shifts, {self.per_shift} images each at severity 5, batches of {self.batch}, {self.rounds} rounds, never reset",
+            f"Source:   {self.model}" + ("" if self.embedded else f"; images: {self.images}"),
+            f"Stream:   {'six' if self.embedded else len(self.shifts)} shifts, {self.per_shift} images each at severity 5, batches of {self.batch}, {self.rounds} rounds, never reset",
             f"Visits:   two rounds also with other images, in any order and in clumps: {', '.join(ARMS[a] for a in VISITORS if a in self.arms)}",
-            f"Clean:    {self.clean * self.per_shift} clean images that the stream does not show, before and after",
+            *[f"Clean:    {self.clean * self.per_shift} clean images that the stream does not show, before and after"][:self.clean],
             f"Arms:     {', '.join(ARMS[a] for a in self.arms)}",
             f"Rates:    as published; 'large' is {self.large:g} times that; EATA's anchor weighs {self.anchor:g}",
             *[f"Teacher:  {t}" for t in teachers],
             f"Resets:   RDumb every {self.every} batches (1000 in the paper, whose streams are longer)",
-            f"Seed{'s' if self.seeds > 1 else ''}:    {', '.join(map(str, self.all_seeds))}"])
+            f"Seed{'s' if self.seeds > 1 else ''}:    {', '.join(map(str, self.all_seeds))}", *([""] * bool(self.notes)), *([paragraphs(self.notes)] if self.notes else [])])
 
 
 FULL = Plan()
@@ -152,12 +193,8 @@ def anchored(rate: float, kind: str, plan: Plan = FULL):
     return kinds[kind]
 
 
+NO_SOURCE_IMAGES = "The Fisher anchor is made of source images, and those of this model are not known; choose another anchor."
 ANCHORS = {"nothing": "nothing", "reset": "reset now and then (RDumb)", "Fisher": "Fisher anchor (EATA)", "guard": "guard"}
-
-
-@remember
-def _model(name: str):
-    return load_model(name)
 
 
 # --- running
@@ -209,10 +246,11 @@ class Study:
 def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study:
     """All arms on the long stream, some on the other two and on the cyclic one. With ``cache`` an interrupted study goes on where it stopped."""
     result, seeds, recipes = Study(plan), plan.all_seeds, plan.recipes()
-    settings = {"cache": cache, "progress": progress, "device": device, "source_images": SOURCE_IMAGES}
+    settings = {"cache": cache, "progress": progress, "device": device, "source_images": own.source_images_of(plan.model)}
     streams = {(name, seed): Kept(plan.stream(name, seed)) for name in STREAMS for seed in seeds}
-    clean = {seed: Kept(plan.unshifted(seed)) for seed in seeds}
-    for (_, arm, seed), trace in _with_clean(recipes, {s: streams["same", s] for s in seeds}, clean, seeds, settings):
+    clean = {seed: Kept(plan.unshifted(seed)) for seed in seeds if plan.clean}
+    for (_, arm, seed), trace in runs(recipes, {"same": lambda seed: streams["same", seed]}, own.network(plan.model), seeds,
+                                      clean=clean.get if clean else None, **settings):
         result.runs[arm, seed] = summary(trace)
         result.visits["same", arm, seed] = visits(trace)
         result.wrong[arm, seed] = np.asarray(trace["round"]).astype(int), diagnose.groups(trace)["wrong"]
@@ -220,18 +258,12 @@ def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study
             result.traces[arm] = trace
     some = {a: r for a, r in recipes.items() if a in VISITORS}
     others = {name: lambda seed, n=name: streams[n, seed] for name in STREAMS if name != "same"}
-    for (name, arm, seed), trace in runs(some, others, _model(MODEL), seeds, **settings):
+    for (name, arm, seed), trace in runs(some, others, own.network(plan.model), seeds, **settings):
         result.visits[name, arm, seed] = visits(trace)
-    cycles = {seed: Kept(plan.cyclic(seed)) for seed in seeds}
-    for (_, arm, seed), trace in runs({a: r for a, r in recipes.items() if a in CYCLIC}, {"cyclic": cycles.get}, _model(MODEL), seeds, **settings):
-        names, result.cyclic[arm, seed] = by_group(trace)
-        result.stretches = names
+    cycles, going = {seed: Kept(plan.cyclic(seed)) for seed in seeds if plan.groups}, {a: r for a, r in recipes.items() if a in CYCLIC}
+    for (_, arm, seed), trace in runs(going, {"cyclic": cycles.get}, own.network(plan.model), seeds, **settings) if cycles else ():
+        result.stretches, result.cyclic[arm, seed] = by_group(trace, plan.groups)
     return result
-
-
-def _with_clean(recipes, streams, clean, seeds, settings):
-    """`runs` on a stream for each seed, with `forgetting` measured after each run."""
-    return runs(recipes, {"same": streams.get}, _model(MODEL), seeds, clean=clean.get, **settings)
 
 
 def summary(trace: Trace) -> dict:
@@ -243,7 +275,7 @@ def summary(trace: Trace) -> dict:
     ``forwards`` of an image.
     """
     per_round, numbers, away = diagnose.error_per_round(trace), row(trace), distance(trace)["distance"]
-    error, clean = per_round["error"], trace.meta["clean"]
+    error, clean = per_round["error"], trace.meta.get("clean", NO_CLEAN)
     learns = bool((np.nan_to_num(np.asarray(trace.step("n_kept"), np.float64)) > 0).any())
     return {"per_round": per_round, "first": float(error[0]), "last": float(error[-1]), "mean": float(error.mean()),
             "clean": float(clean["error"]), "clean_source": float(clean["source_error"]), "forgotten": float(clean["forgotten"]),
@@ -319,10 +351,10 @@ def second_visits(result: Study) -> dict:
     return found
 
 
-def by_group(trace: Trace) -> tuple[list[str], np.ndarray]:
+def by_group(trace: Trace, groups=GROUPS) -> tuple[list[str], np.ndarray]:
     """The cyclic stream in stretches: names ("noise, again", "visit 1") and error of each in per cent. A visit goes through its group twice."""
     rounds, segment = (np.asarray(trace[name]).astype(np.int64) for name in ("round", "segment"))
-    wrong, size = diagnose.groups(trace)["wrong"], [len(g) for g in GROUPS for _ in range(2)]
+    wrong, size = diagnose.groups(trace)["wrong"], [len(g) for g in groups for _ in range(2)]
     place = np.repeat(np.arange(len(size)), size)[segment]
     called = [("noise", "haze")[i // 2] + (", again" if i % 2 else "") for i in range(len(size))]
     names, errors = [], []
@@ -390,10 +422,12 @@ def say_rounds(result: Study) -> list[str]:
 def say_forgetting(result: Study) -> list[str]:
     """What is forgotten of the clean images, and whether the anchors keep it."""
     t = forgetting_table(result)
+    if not t["n"]:
+        return ["There are no clean images, so nothing can be said of what is forgotten of them."]
     noise = 200 * math.sqrt(2 * t["before"] / 100 * (1 - t["before"] / 100) / (t["n"] * result.plan.seeds))
-    clean = 100 - checkpoints()[MODEL]["test_accuracy"]
+    whole = f" ({100 - checkpoints()[MODEL]['test_accuracy']:.1f} % on the whole test set)" if result.plan.embedded else ""
     after = dict(zip(t["keys"], t["after"], strict=True))
-    lines = [f"On {t['n']} clean images that the streams did not show the source errs on {t['before']:.1f} % ({clean:.1f} % on the whole test set). "
+    lines = [f"On {t['n']} clean images that the streams did not show the source errs on {t['before']:.1f} %{whole}. "
              f"Afterwards: {', '.join(f'{ARMS[a]} {v:.1f}' for a, v in after.items())} %."]
     lines.append(f"BN-1 has learned nothing, so its change ({points_of(after['batch_norm'] - t['before'])}) is what batch statistics do to clean "
                  "images, not forgetting; the others are counted from there.")
@@ -416,7 +450,7 @@ def say_distance(result: Study) -> list[str]:
     lines = ["Distance of the tuned weights from the source's, at the end and at most, as a share of their length: " + "; ".join(
         f"{ARMS[a]} {100 * result.mean(a, 'distance'):.1f} % ({100 * result.mean(a, 'most'):.1f} %)" for a in learn) + "."]
     affine = [a for a in learn if a not in ("cotta", "rmt")]
-    if len(affine) > 2:
+    if len(affine) > 2 and result.plan.clean:
         r = ranks_agree([result.mean(a, "distance") for a in affine], [result.mean(a, "clean") for a in affine])
         verdict = "who goes further forgets more here" if r > 0.5 else "distance alone does not tell who forgets"
         lines.append(f"Among the {len(affine)} that tune the same weights (scale and shift of batch norm), the ranks of distance and of the error on "
@@ -451,6 +485,8 @@ def say_visits(result: Study) -> list[str]:
 def say_cyclic(result: Study) -> list[str]:
     """The two visits of each group, and the second pass within a visit."""
     lines = []
+    if not result.cyclic:
+        return ["The cyclic stream was left out, because one of its groups of shifts cannot be shown."]
     for arm in [a for a in CYCLIC if (a, result.plan.first_seed) in result.cyclic]:
         e = np.mean([result.cyclic[arm, k] for k in result.plan.all_seeds], axis=0)
         half = len(e) // 2
@@ -468,7 +504,8 @@ def say_guard(result: Study) -> list[str]:
             continue
         alarms = [result.runs[a, k]["alarm"] for k in result.plan.all_seeds]
         first = [x for x in alarms if x >= 0]
-        text = f"{ARMS[a]}: error {result.mean(a, 'mean'):.1f} %, last round {result.mean(a, 'last'):.1f} %, clean {result.mean(a, 'clean'):.1f} %; "
+        clean = f", clean {result.mean(a, 'clean'):.1f} %" if result.plan.clean else ""
+        text = f"{ARMS[a]}: error {result.mean(a, 'mean'):.1f} %, last round {result.mean(a, 'last'):.1f} %{clean}; "
         text += f"alarm in {len(first)} of {len(alarms)} runs" + (f", first in step {int(np.median(first))}" if first else "")
         if a == "guard_large":
             text += f"; the guard acted {result.mean(a, 'acted'):.1f} times and the run costs {result.mean(a, 'forwards'):.1f} forwards an image"
@@ -504,7 +541,8 @@ def table(result: Study) -> str:
     lines = [f"{'':<22}{'first round':>12}{'last round':>12}{'all':>8}{'clean':>8}{'distance':>10}{'resets':>8}{'forwards':>10}"]
     for a in result.arms:
         m = {what: result.mean(a, what) for what in ("first", "last", "mean", "clean", "distance", "resets", "forwards")}
-        lines.append(f"{ARMS[a]:<22}{m['first']:>12.1f}{m['last']:>12.1f}{m['mean']:>8.1f}{m['clean']:>8.1f}{100 * m['distance']:>9.1f}%"
+        clean = f"{m['clean']:.1f}" if math.isfinite(m["clean"]) else "-"
+        lines.append(f"{ARMS[a]:<22}{m['first']:>12.1f}{m['last']:>12.1f}{m['mean']:>8.1f}{clean:>8}{100 * m['distance']:>9.1f}%"
                      f"{m['resets']:>8.0f}{m['forwards']:>10.1f}")
     return "\n".join(lines)
 
@@ -517,38 +555,43 @@ def save(result: Study, path, **more) -> None:
 # --- single runs, for the panel and for you
 
 @lru_cache(4)
-def _stream(name: str, rounds: int, seed: int):
-    plan = replace(FAST, rounds=rounds, first_seed=seed)
-    return Kept(plan.stream(name, seed)), Kept(plan.unshifted(seed)), {}
+def _stream(plan: Plan, name: str, seed: int):
+    return Kept(plan.stream(name, seed)), Kept(plan.unshifted(seed)) if plan.clean else None, {}
 
 
 def one_run(rate: float = 20.0, anchor: str = "nothing", stream: str = "same", rounds: int = 3, seed: int = 0, method=None, stop=None, each=None,
-            device="cpu") -> Trace:
-    """Tent at ``rate`` times its default with one of ANCHORS on a stream of the fast plan: what the panel calls, and you may too.
+            device="cpu", plan: Plan | None = None) -> Trace:
+    """Tent at ``rate`` times its default with one of ANCHORS on a stream of the fast plan, or of another: what the panel calls, and you may too.
 
     ``method`` takes a recipe in its place. A run that came to its end has the error on clean images in ``trace.meta["clean"]``. ``stop()`` is asked
-    before each batch and ends the run, ``each(trace)`` is called after each.
+    before each batch and ends the run, ``each(trace)`` is called after each. Raises ValueError for a Fisher anchor where no source images are known.
     """
     from ... import Adapter
     from ...components.source.prepare import prepare
     from ...data.load import load
     from ...experiments.runner import forgetting
 
-    recipe = anchored(rate, anchor, replace(FAST, rounds=rounds)) if method is None else method
-    arrivals, clean, shared = _stream(stream, rounds, seed)
-    given = prepare(_model(MODEL), recipe, load(SOURCE_IMAGES), device=device) if anchor == "Fisher" and method is None else None
-    adapter = Adapter(_model(MODEL), recipe, seed=seed, device=device, record="source", given=given)
+    plan = replace(plan or FAST, rounds=rounds, first_seed=seed)
+    recipe = anchored(rate, anchor, plan) if method is None else method
+    arrivals, clean, shared = _stream(plan, stream, seed)
+    model, given = own.network(plan.model), None
+    if anchor == "Fisher" and method is None:
+        if own.source_images_of(plan.model) is None:
+            raise ValueError(NO_SOURCE_IMAGES)
+        given = prepare(model, recipe, load(own.source_images_of(plan.model)), device=device)
+    adapter = Adapter(model, recipe, seed=seed, device=device, record="source", source_info=given)
     adapter.shared_source = shared.setdefault(device, {})
     trace = run(adapter, arrivals, stop=stop, each=each)
-    if trace.meta["complete"]:
+    if trace.meta["complete"] and clean is not None:
         trace.meta["clean"] = forgetting(adapter, clean)
     return trace
 
 
-def beside_run(stream: str = "same", rounds: int = 3, seed: int = 0, stop=None, device="cpu") -> dict[str, Trace]:
+def beside_run(stream: str = "same", rounds: int = 3, seed: int = 0, stop=None, device="cpu", plan: Plan | None = None) -> dict[str, Trace]:
     """Source and BN-1 on the same stream; only runs that came to their end."""
-    found = {name: one_run(stream=stream, rounds=rounds, seed=seed, method=make(method), stop=stop, device=device)
-             for name, method in (("source", "source"), ("BN-1", "batch_norm"))}
+    methods = {"source": make("source"), "BN-1": own.batch_statistics((plan or FAST).model)}
+    found = {name: one_run(stream=stream, rounds=rounds, seed=seed, method=method, stop=stop, device=device, plan=plan)
+             for name, method in methods.items()}
     return {name: trace for name, trace in found.items() if trace.meta["complete"]}
 
 

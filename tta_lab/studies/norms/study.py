@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from functools import cache as remember
 from functools import lru_cache
 
 import numpy as np
@@ -18,15 +17,17 @@ from ...analysis import diagnose
 from ...analysis.collapse import watch
 from ...components.controllers.resets import CollapseRecovery
 from ...components.norms.batch_norm import BatchStatistics
-from ...components.selectors.low_entropy import LowEntropy
+from ...components.selectors.entropy_threshold import EntropyThreshold
 from ...components.updates import Sam
-from ...core.norm_layers import TestTimeNorm
+from ...core.norm_layers import BATCH_NORM, TestTimeNorm
 from ...core.trace import Trace
 from ...data.corruptions import STANDARD_SIX
 from ...experiments.runner import row, run, runs
 from ...methods import make
-from ...models.embedded import load_model
+from ...models.embedded import checkpoints
+from ...models.names import parse
 from ...streams import protocols
+from .. import own
 from ..collapse.study import effective_classes, ranks_agree
 from ..report import paragraphs, points, signed, write_numbers
 from ..streams.study import difference
@@ -40,6 +41,7 @@ METHODS = {"source": "source", "batch_norm": "BN-1", "tent": "Tent", "sar": "SAR
 ONLY_BN = ("batch_norm", "bn_ema", "iabn", "rotta")
 LEARN = ("tent", "sar", "deyo")
 ARMS = {"tent": "Tent", "filter": "Tent + filter", "sharpness": "Tent + sharpness", "both": "both", "sar": "SAR: both + recovery"}
+NO_BATCH_NORM = "The model has no batch norm: what looks at statistics of batches is left out, BN-1, BN-EMA, IABN and RoTTA among it."
 HARM = 2.0          # points above its own start from which a run counts as harmed
 SINGLE_RATE = 32    # SAR's code divides the rate of batches of 64 by this for single images
 
@@ -61,23 +63,63 @@ class Plan:
     sources: tuple = tuple(SOURCES)
     seeds: int = 3
     first_seed: int = 0
+    images: str = own.IMAGES
+    notes: tuple = ()           # what was decided for model and images, in sentences
 
     def __post_init__(self):
         if self.seeds < 1 or self.per_shift < 2 or self.alone < 1:
             raise ValueError(f"the study needs a seed, 2 images a shift and 1 alone at least, got {self.seeds}, {self.per_shift} and {self.alone}")
-        strange = [name for name in self.sources if name not in SOURCES]
+        strange = [name for name in self.sources if name not in SOURCES and (name in checkpoints() or own.refusal(lambda n=name: parse(n)))]
         if strange or not self.sources:
             raise ValueError(f"sources must be some of {', '.join(SOURCES)}, got {strange or self.sources}")
         if not {"source", "batch_norm"} <= set(self.methods) <= set(METHODS):
             raise ValueError(f"methods must be source, batch_norm and some of {', '.join(METHODS)}, got {self.methods}")
 
     @classmethod
-    def of(cls, fast: bool, **given) -> Plan:
-        """The full plan, or the fast one, with those settings replaced that are not zero. Raises ValueError for an unknown setting."""
+    def of(cls, fast: bool, *, model: str = "", images: str = "", trust: bool = False, **given) -> Plan:
+        """The full plan, or the fast one, with those settings replaced that are not zero; ``model`` and ``images`` are texts, "" the embedded ones:
+        with images alone all sources are run on them. Raises ValueError for an unknown setting, and as `own.pair_of` does.
+        """
         unknown = [name for name in given if name not in {f.name for f in fields(cls)}]
         if unknown:
             raise ValueError(f"a plan has no setting {unknown[0]!r}; it has: {', '.join(f.name for f in fields(cls))}")
-        return replace(FAST if fast else FULL, **{k: v for k, v in given.items() if v or k == "first_seed"})
+        plan = replace(FAST if fast else FULL, **{k: v for k, v in given.items() if v or k == "first_seed"})
+        return plan.on(own.pair_of(model, images, trust), plan.sources if not model.strip() else ()) if model or images else plan
+
+    def on(self, pair: own.Pair, sources: tuple = ()) -> Plan:
+        """The same plan on a model (or on these sources) and images, with the shifts and numbers of images that these allow."""
+        shifts, lost = own.shifts_of(pair.data, self.shifts)
+        per_shift, fewer = own.per_shift_of(pair.data, shifts, self.per_shift)
+        plan = replace(self, sources=sources or (pair.model,), images=pair.images, shifts=shifts, per_shift=per_shift,
+                       alone=min(self.alone, per_shift))
+        said = [*(note for note in pair.notes if note != own.NO_BATCH_NORM), *lost, *fewer]
+        said += [] if sources else [f"One source, with {KINDS[kind_of(pair.model)].split(' (')[0]}: what compares kinds of normalisation is left out."]
+        said += [] if plan.of_kind("BN") else [NO_BATCH_NORM]
+        return replace(plan, notes=tuple(said))
+
+    def shorter(self) -> Plan:
+        """The same plan at the size of the fast one: what a panel runs while somebody waits."""
+        return replace(self, per_shift=min(self.per_shift, FAST.per_shift), alone=min(self.alone, FAST.alone), shifts=self.shifts[:3], seeds=1)
+
+    def settings(self) -> str:
+        """What differs from the full plan, as arguments of ``Plan``."""
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "notes" and getattr(self, f.name) != f.default}
+        return ", ".join(f"{name}={value!r}" for name, value in changed.items())
+
+    @property
+    def embedded(self) -> bool:
+        """Whether sources and images are those of the study's own numbers."""
+        return self.images == own.IMAGES and set(self.sources) <= set(SOURCES)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the images have."""
+        return len(own.images_of(self.images).classes)
+
+    @property
+    def watched(self) -> str:
+        """The source whose runs are shown step by step: one with group norm, where there is one."""
+        return (*self.of_kind("GN"), *_parts_sources(self))[0]
 
     @property
     def all_seeds(self) -> range:
@@ -85,7 +127,7 @@ class Plan:
 
     def of_kind(self, kind: str) -> list[str]:
         """The sources of a kind of normalisation."""
-        return [name for name in self.sources if SOURCES[name] == kind]
+        return [name for name in self.sources if kind_of(name) == kind]
 
     @property
     def kinds(self) -> list[str]:
@@ -96,32 +138,33 @@ class Plan:
         if setting not in SETTINGS:
             raise ValueError(f"setting must be one of {', '.join(SETTINGS)}, not {setting!r}")
         usual = {"shifts": self.shifts, "per_shift": self.per_shift, "batch": batch or self.batch, "seed": seed}
+        usual |= {"known": self.images}
         make_one = {"mild": protocols.reset_each_shift, "mixed": protocols.mixed_domains, "labels": protocols.label_shift}
         return protocols.batch_of_one(**usual | {"per_shift": self.alone, "batch": 1}) if setting == "single" else make_one[setting](**usual)
 
     def long_stream(self, seed: int):
         """Online label shift in small batches, never reset: here learning has the time to go wrong."""
-        return protocols.label_shift(shifts=self.shifts, per_shift=self.long, batch=self.small, seed=seed, reset="never")
+        return protocols.label_shift(self.images, shifts=self.shifts, per_shift=self.long, batch=self.small, seed=seed, reset="never")
 
     def recipes(self, source: str, setting: str) -> dict:
         """The methods that this source can carry out."""
         return {name: recipe_of(name, self.lr / (SINGLE_RATE if setting == "single" else 1)) for name in self.methods
-                if SOURCES[source] == "BN" or name not in ONLY_BN}
+                if kind_of(source) == "BN" or name not in ONLY_BN}
 
     def describe(self) -> str:
         """The plan in words."""
         seeds = ", ".join(map(str, self.all_seeds))
         return "\n".join([
             f"Sources:   {', '.join(self.sources)}",
-            f"Images:    Fashion-MNIST, {self.per_shift} of each shift at severity 5; {self.alone} of each where they come one by one",
+            f"Images:    {'Fashion-MNIST' if self.images == own.IMAGES else self.images}, {self.per_shift} of each shift at severity 5; {self.alone} of each where they come one by one",
             f"Shifts:    {', '.join(self.shifts).replace('_', ' ')}",
             f"Batches:   {self.batch} images; 1 in '{SETTINGS['single']}'",
             f"Resets:    to the source at each shift, as SAR's protocol does; never in '{SETTINGS['mixed']}'",
-            f"Methods:   {', '.join(METHODS[m] for m in self.methods)}",
+            f"Methods:   {', '.join(METHODS[m] for m in self.methods if self.of_kind('BN') or m not in ONLY_BN)}",
             f"Step:      Tent, SAR and DeYO by SGD at rate {self.lr:g}, divided by {SINGLE_RATE} for single images; RoTTA as published",
             f"Seed{'s' if self.seeds > 1 else ''}:     {seeds}", "",
             paragraphs([f"The rate is larger than SAR's 0.00025, because a shift shows {math.ceil(self.per_shift / self.batch)} batches here and 782 "
-                        "there. So nothing below says which rate is right."])])
+                        "there. So nothing below says which rate is right.", *self.notes])])
 
 
 FULL = Plan()
@@ -142,15 +185,21 @@ def recipe_of(method: str, lr: float):
 def arms(lr: float) -> dict:
     """Tent, what SAR adds to it one by one, and SAR; all by SGD at the same rate."""
     tent, sharp = make("tent", rule="sgd", lr=lr), Sam(rule="sgd", lr=lr, rho=0.05)
-    filtered = tent.where(LowEntropy(0.4))
+    filtered = tent.where(EntropyThreshold(0.4))
     both = replace(filtered, update=sharp)
     return {"tent": tent, "filter": filtered, "sharpness": replace(tent, update=sharp), "both": both,
             "sar": replace(both, controllers=(CollapseRecovery(threshold=0.2),))}
 
 
-@remember
-def _model(name: str):
-    return load_model(name)
+def kind_of(source: str) -> str:
+    """The kind of normalisation of a source: a name of KINDS. Raises ValueError for a model with none of them."""
+    if source in SOURCES:
+        return SOURCES[source]
+    layers = {"BN": BATCH_NORM, "GN": torch.nn.GroupNorm, "LN": torch.nn.LayerNorm}
+    found = [kind for kind, layer in layers.items() if any(isinstance(m, layer) for m in own.network(source).modules())]
+    if not found:
+        raise ValueError(f"{source} has neither batch, group nor layer norm, and this study is about these; choose another model")
+    return found[0]
 
 
 # --- running
@@ -194,7 +243,7 @@ class Study:
 
 def start_of(source: str) -> str:
     """What a method that learns starts from: BN-1 where there is batch norm (they all take batch statistics), else the source."""
-    return "batch_norm" if SOURCES[source] == "BN" else "source"
+    return "batch_norm" if kind_of(source) == "BN" else "source"
 
 
 def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study:
@@ -204,7 +253,7 @@ def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study
     settings = {"cache": cache, "progress": progress, "device": device}
     for source in plan.sources:
         for setting in SETTINGS:
-            made = runs(plan.recipes(source, setting), {setting: lambda seed, s=setting: streams[s, seed]}, _model(source), seeds, **settings)
+            made = runs(plan.recipes(source, setting), {setting: lambda seed, s=setting: streams[s, seed]}, own.network(source), seeds, **settings)
             for (_, method, seed), trace in made:
                 result.runs[source, setting, method, seed] = summary(trace)
                 result.wrong[f"{source}, {setting}", method, seed] = diagnose.groups(trace)["wrong"]
@@ -213,7 +262,7 @@ def study(plan: Plan, cache=None, progress: bool = False, device="cpu") -> Study
         recipes = {("start", 0.0): make(start_of(source))} | {(arm, lr): recipe for lr in plan.rates for arm, recipe in arms(lr).items()}
         named = {f"{arm} {lr:g}": recipe for (arm, lr), recipe in recipes.items()}
         for ((arm, lr), _), ((_, _, seed), trace) in zip([pair for _ in seeds for pair in recipes.items()],
-                                                         runs(named, {"long": long.get}, _model(source), seeds, **settings), strict=True):
+                                                         runs(named, {"long": long.get}, own.network(source), seeds, **settings), strict=True):
             result.wrong[f"{source}, long", f"{arm} {lr:g}", seed] = diagnose.groups(trace)["wrong"]
             if arm == "start":
                 result.parts_start[source, seed] = row(trace)["error"]
@@ -266,7 +315,7 @@ def batch_norm_moments(network, x) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return found
 
 
-def statistics(plan: Plan, source: str = "fashion_resnet_bn", batches: int = 60) -> dict:
+def statistics(plan: Plan, source: str = "", batches: int = 60) -> dict:
     """How far the statistics that BN-1 takes are from the right ones: symmetric KL of Gaussians, mean over channels, in nats, layer by layer.
 
     The right ones of an image are those of all images of its shift together, in a network that normalises every layer so. ``layers`` (M,) from 1;
@@ -278,9 +327,10 @@ def statistics(plan: Plan, source: str = "fashion_resnet_bn", batches: int = 60)
 
     from ...analysis.layer_probes import symmetric_kl
 
-    if SOURCES.get(source) != "BN":
+    source = source or (*plan.of_kind("BN"), *plan.sources)[0]
+    if kind_of(source) != "BN":
         raise ValueError(f"{source} has no batch norm, so it has no statistics of batches; take one of {', '.join(plan.of_kind('BN'))}")
-    model = _model(source)
+    model = own.network(source)
     network = deepcopy(model)
     BatchStatistics().apply_(network)
     network.eval()
@@ -307,16 +357,17 @@ def statistics(plan: Plan, source: str = "fashion_resnet_bn", batches: int = 60)
             "images": sum(len(x) for x in pools[0]), "batch": plan.batch}
 
 
-def in_use(plan: Plan, source: str = "fashion_resnet_bn", setting: str = "labels", methods=("batch_norm", "bn_ema", "iabn", "rotta"),
+def in_use(plan: Plan, source: str = "", setting: str = "labels", methods=("batch_norm", "bn_ema", "iabn", "rotta"),
            device="cpu") -> dict:
     """What the layers of each method normalise with while a stream runs: ``lines`` {method: (T,)}, KL from the source's statistics, mean over
     layers, in nats (`layer_probes.norm_drift`); ``step`` (T,), ``error`` {method: %}, ``marks``: first steps of the shifts after the first."""
     from ... import Adapter
     from ...analysis.layer_probes import LayerWatch, norm_drift
 
+    source = source or (*plan.of_kind("BN"), *plan.sources)[0]
     stream, lines, errors, step, starts = Kept(plan.stream(setting, plan.first_seed)), {}, {}, np.zeros(0), ()
     for method in methods:
-        adapter = Adapter(_model(source), recipe_of(method, plan.lr), seed=plan.first_seed, device=device)
+        adapter = Adapter(own.network(source), recipe_of(method, plan.lr), seed=plan.first_seed, device=device)
         with LayerWatch(adapter) as layers:
             trace = run(adapter, stream, each=layers)
         drift = norm_drift(layers)
@@ -335,7 +386,7 @@ def gradients(plan: Plan, setting: str = "mixed", device="cpu") -> dict:
 
     found = {}
     for kind in plan.kinds:
-        adapter = Adapter(_model(plan.of_kind(kind)[0]), recipe_of("tent", plan.lr), seed=plan.first_seed, device=device)
+        adapter = Adapter(own.network(plan.of_kind(kind)[0]), recipe_of("tent", plan.lr), seed=plan.first_seed, device=device)
         stream = plan.stream(setting, plan.first_seed)
         some = stream.cut(0, min(len(stream), math.ceil(plan.looked_at / plan.batch)))
         found[kind] = sample_gradients(adapter, some.batches("cpu"), limit=plan.looked_at)
@@ -414,7 +465,7 @@ def parts(result: Study) -> dict:
     seeds, found = result.plan.all_seeds, {}
     for source in _parts_sources(result.plan):
         values = {lr: np.array([[result.parts[source, lr, arm, k]["error"] for k in seeds] for arm in ARMS]) for lr in result.plan.rates}
-        found[SOURCES[source]] = {"start": float(np.mean([result.parts_start[source, k] for k in seeds])),
+        found[kind_of(source)] = {"start": float(np.mean([result.parts_start[source, k] for k in seeds])),
                                   "error": {lr: v.mean(1) for lr, v in values.items()},
                                   "spread": {lr: v.std(1, ddof=1) if v.shape[1] > 1 else np.full(len(v), math.nan) for lr, v in values.items()}}
     return {"arms": list(ARMS.values()), "kinds": found}
@@ -432,10 +483,10 @@ def harmed(result: Study) -> list[dict]:
 
     for (source, setting, method, seed), v in result.runs.items():
         if method in LEARN:
-            add(f"{METHODS[method]}, {SOURCES[source]}, {SETTINGS[setting]}", result.wrong[f"{source}, {setting}", method, seed],
+            add(f"{METHODS[method]}, {kind_of(source)}, {SETTINGS[setting]}", result.wrong[f"{source}, {setting}", method, seed],
                 result.wrong[f"{source}, {setting}", start_of(source), seed], v["alarm"])
     for (source, lr, arm, seed), v in result.parts.items():
-        add(f"{ARMS[arm]} at {lr:g}, {SOURCES[source]}, long label shift", result.wrong[f"{source}, long", f"{arm} {lr:g}", seed],
+        add(f"{ARMS[arm]} at {lr:g}, {kind_of(source)}, long label shift", result.wrong[f"{source}, long", f"{arm} {lr:g}", seed],
             result.wrong[f"{source}, long", "start 0", seed], v["alarm"])
     return found
 
@@ -444,6 +495,11 @@ def harmed(result: Study) -> list[dict]:
 
 def _p(value, digits: int = 1) -> str:
     return f"{value:.{digits}f}" if np.isfinite(value) else "not defined"
+
+
+def words_of(kind: str, plan: Plan | None = None) -> str:
+    """A kind of normalisation in words; what networks have it only where they are the embedded ones."""
+    return KINDS[kind] if plan is None or set(plan.sources) <= set(SOURCES) else KINDS[kind].split(" (")[0]
 
 
 def _share(value) -> str:
@@ -455,7 +511,7 @@ def say_sources(result: Study) -> list[str]:
     lines = []
     for kind in result.plan.kinds:
         own = {s: result.mean(kind, s, "source") for s in SETTINGS}
-        lines.append(f"{KINDS[kind]}: the source errs on " + ", ".join(f"{_p(v)} % ({SETTINGS[s]})" for s, v in own.items()) + ".")
+        lines.append(f"{words_of(kind, result.plan)}: the source errs on " + ", ".join(f"{_p(v)} % ({SETTINGS[s]})" for s, v in own.items()) + ".")
     if result.plan.of_kind("BN"):
         bn = {s: result.mean("BN", s, "batch_norm") - result.mean("BN", s, "source") for s in SETTINGS}
         helped = [SETTINGS[s] for s, v in bn.items() if v < -1]
@@ -497,6 +553,8 @@ def say_methods(result: Study) -> list[str]:
 def say_seeds(result: Study) -> list[str]:
     """How much the three batch-norm sources, trained alike from other seeds, differ from each other."""
     names = result.plan.of_kind("BN")
+    if not set(result.plan.sources) <= set(SOURCES):
+        return []
     if len(names) < 2:
         return ["Fast mode has one batch-norm source; full mode adds two that were trained from other seeds."]
     spread = {s: [result.values(n, s, "batch_norm").mean() - result.values(n, s, "source").mean() for n in names] for s in SETTINGS}
@@ -537,17 +595,17 @@ def say_in_use(numbers: dict) -> list[str]:
     return [*lines, f"Least error of these under {SETTINGS[numbers['setting']]}: {METHODS[least]}."]
 
 
-def say_gradients(found: dict) -> list[str]:
-    """SAR's finding in the numbers of each source."""
-    lines = []
+def say_gradients(found: dict, plan: Plan | None = None) -> list[str]:
+    """SAR's finding in the numbers of each source; ``plan`` says how many classes there are (10)."""
+    lines, classes = [], 10 if plan is None else plan.classes
     for kind, one in found.items():
-        n = of_gradients(one)
+        n = of_gradients(one, classes)
         filtered = (f"the {_share(n['unsure'])} of images that the filter drops hold {_share(n['unsure_pull'])} of the summed norms, and "
                     f"{_share(n['wrong_unsure'])} of them are wrong ({_share(n['wrong_sure'])} of the others)") if n["unsure"] else \
             f"the filter would drop none of these images, although {_share(n['wrong_sure'])} of them are wrong"
-        lines.append(f"{KINDS[kind]}: rank correlation of entropy and gradient norm {signed(n['correlation'], 2)}; {filtered}. Of the tenth with the "
+        lines.append(f"{words_of(kind, plan)}: rank correlation of entropy and gradient norm {signed(n['correlation'], 2)}; {filtered}. Of the tenth with the "
                      f"longest gradients {_share(n['longest_wrong'])} are wrong; the filter lets {_share(n['longest_sure'])} of that tenth through.")
-    seen = [kind for kind, one in found.items() if of_gradients(one)["correlation"] > 0.3]
+    seen = [kind for kind, one in found.items() if of_gradients(one, classes)["correlation"] > 0.3]
     lines.append("Unsure images have the longer gradients (rank correlation above 0.3), as SAR reports, with " + (_and(seen) or "none of the sources")
                  + (f"; not clearly so with {_and(k for k in found if k not in seen)}." if len(seen) < len(found) and seen else "."))
     return lines
@@ -562,7 +620,7 @@ def say_parts(result: Study) -> list[str]:
             e = {arm: float(np.mean([result.parts[source, lr, arm, k]["error"] for k in seeds])) for arm in ARMS}
             resets = float(np.mean([result.parts[source, lr, "sar", k]["resets"] for k in seeds]))
             gains = {arm: e[arm] - e["tent"] for arm in ("filter", "sharpness", "both")}
-            text = f"{SOURCES[source]}, rate {lr:g}: start {start:.1f} %, Tent {e['tent']:.1f} %"
+            text = f"{kind_of(source)}, rate {lr:g}: start {start:.1f} %, Tent {e['tent']:.1f} %"
             if e["tent"] - start <= HARM:
                 lines.append(f"{text}: at most {HARM:g} points of harm to prevent; SAR {e['sar']:.1f} %.")
                 continue
@@ -628,34 +686,34 @@ def save(result: Study, path, **more) -> None:
 # --- single runs, for the panel and for you
 
 @lru_cache(6)
-def _stream(setting: str, batch: int, seed: int):
-    plan = replace(FAST, first_seed=seed)
+def _stream(plan: Plan, setting: str, batch: int, seed: int):
     return Kept(plan.stream(setting, seed, batch)), {}
 
 
 def one_run(source: str = "fashion_resnet_bn", setting: str = "labels", method: str = "tent", batch: int = 20, lr: float = 1e-2, seed: int = 0,
-            stop=None, each=None, device="cpu") -> Trace:
-    """One method on one source under one setting, of the size of the fast plan: what the panel calls, and you may too.
+            stop=None, each=None, device="cpu", plan: Plan | None = None) -> Trace:
+    """One method on one source under one setting, of the size of the fast plan, or of another: what the panel calls, and you may too.
 
     ``stop()`` is asked before each batch and ends the run, ``each(trace)`` is called after each; single images divide ``lr`` as SAR's code does.
     Raises ValueError for a name that does not exist and for a method that the source cannot carry out.
     """
     from ... import Adapter
 
-    if source not in SOURCES:
-        raise ValueError(f"source must be one of {', '.join(SOURCES)}, not {source!r}")
-    if method in ONLY_BN and SOURCES[source] != "BN":
+    plan = replace(plan or FAST, first_seed=seed)
+    if source not in (*SOURCES, *plan.sources):
+        raise ValueError(f"source must be one of {', '.join(SOURCES if plan.embedded else plan.sources)}, not {source!r}")
+    if method in ONLY_BN and kind_of(source) != "BN":
         raise ValueError(f"{METHODS[method]} sets the statistics of batch-norm layers, and {source} has none; choose another method or source")
-    stream, shared = _stream(setting, 1 if setting == "single" else batch, seed)
-    adapter = Adapter(_model(source), recipe_of(method, lr / (SINGLE_RATE if setting == "single" else 1)), seed=seed, device=device, record="source")
+    stream, shared = _stream(plan, setting, 1 if setting == "single" else batch, seed)
+    adapter = Adapter(own.network(source), recipe_of(method, lr / (SINGLE_RATE if setting == "single" else 1)), seed=seed, device=device, record="source")
     adapter.shared_source = shared.setdefault((source, device), {})
     return run(adapter, stream, stop=stop, each=each)
 
 
-def beside_run(source: str, setting: str, batch: int, seed: int = 0, stop=None, device="cpu") -> dict[str, Trace]:
+def beside_run(source: str, setting: str, batch: int, seed: int = 0, stop=None, device="cpu", plan: Plan | None = None) -> dict[str, Trace]:
     """Source and, where there is batch norm, BN-1 on the same stream; only runs that came to their end."""
-    names = ["source"] + ["batch_norm"] * (SOURCES[source] == "BN")
-    found = {METHODS[name]: one_run(source, setting, name, batch, seed=seed, stop=stop, device=device) for name in names}
+    names = ["source"] + ["batch_norm"] * (kind_of(source) == "BN")
+    found = {METHODS[name]: one_run(source, setting, name, batch, seed=seed, stop=stop, device=device, plan=plan) for name in names}
     return {name: trace for name, trace in found.items() if trace.meta["complete"]}
 
 

@@ -9,22 +9,25 @@ import math
 import re
 import textwrap
 from dataclasses import dataclass, field, fields, replace
-from functools import cache as remember
 
 import numpy as np
 
 from ... import plots
 from ...analysis import diagnose
+from ...core.source_model import SourceModel
 from ...core.trace import Trace
-from ...data.corruptions import CORRUPTIONS, EXTRA_4, NOTES, STANDARD_15, corrupt
+from ...data.corruptions import CORRUPTIONS, EXTRA_4, NOTES, STANDARD_15
 from ...data.load import load
 from ...experiments.published_numbers import models, published
 from ...experiments.runner import compare, run, spread
 from ...methods import make
+from ...models.doctor import check_up
 from ...models.embedded import load_model
 from ...streams import ccc, protocols
+from ...streams.images import make_images
 from ...streams.orders import Dirichlet
 from ...streams.stream import Arrivals
+from .. import own
 from ..report import paragraphs, points, write_numbers
 
 METHODS = {"source": "source", "batch_norm": "BN-1", "tent": "Tent"}
@@ -32,7 +35,8 @@ LABELS = {"reset_each_shift": "reset at each shift", "continual": "continual", "
           "correlated": "correlated", "sorted": "sorted by class", "label_shift": "label shift", "batch_of_one": "batch of one",
           "open_set": "open set", "ccc": "two at a time (CCC)", "label_shift, group norm": "label shift, group norm"}
 SAME_IMAGES = ("reset_each_shift", "continual", "mixed_domains", "correlated", "sorted", "open_set")  # the same known images under the same shifts
-MODEL, GROUP_NORM = "fashion_resnet_bn", "fashion_resnet_gn"
+MODEL, GROUP_NORM = own.MODEL, "fashion_resnet_gn"
+FOUR = ("gaussian_noise", "motion_blur", "fog", "pixelate")    # one of each group
 
 
 def clumps(delta: float = 0.1, rule: str = "note") -> Dirichlet:
@@ -51,52 +55,91 @@ class Plan:
     alone: int = 100       # images of each shift where they come one at a time, which costs most
     severity: float = 5.0
     first_seed: int = 0
+    model: str = MODEL
+    images: str = own.IMAGES
+    shifts: tuple = STANDARD_15
+    unknown: str = "digits"    # "": no open set
+    without: tuple = ()        # protocols that these images cannot make
+    notes: tuple = ()          # what was decided for model and images, in sentences
 
     def __post_init__(self):
         if self.seeds < 1:
             raise ValueError(f"the study needs at least 1 seed, got {self.seeds}")
 
     @classmethod
-    def of(cls, fast: bool, **given) -> Plan:
-        """The full plan, or the fast one, with those settings replaced that are not zero. Raises ValueError for an unknown setting."""
+    def of(cls, fast: bool, *, model: str = "", images: str = "", trust: bool = False, **given) -> Plan:
+        """The full plan, or the fast one, with those settings replaced that are not zero; ``model`` and ``images`` are texts, "" the embedded ones.
+
+        Raises ValueError for an unknown setting, and as `own.pair_of` does.
+        """
         unknown = [name for name in given if name not in {f.name for f in fields(cls)}]
         if unknown:
             raise ValueError(f"a plan has no setting {unknown[0]!r}; it has: {', '.join(f.name for f in fields(cls))}")
-        return replace(FAST if fast else FULL, **{k: v for k, v in given.items() if v or k == "first_seed"})
+        plan = replace(FAST if fast else FULL, **{k: v for k, v in given.items() if v or k == "first_seed"})
+        return plan.on(own.pair_of(model, images, trust)) if model or images else plan
+
+    def on(self, pair: own.Pair) -> Plan:
+        """The same plan on a model and images: with the shifts, protocols and numbers of images that these allow."""
+        shifts, lost = own.shifts_of(pair.data, STANDARD_15, self.severity)
+        per_shift, fewer = own.per_shift_of(pair.data, shifts, self.per_shift)
+        plan = replace(self, model=pair.model, images=pair.images, shifts=shifts, per_shift=per_shift)
+        why = {name: own.refusal(make_it) for name, make_it in plan._makers(self.first_seed).items()}
+        refused = [f"The protocol '{LABELS[name]}' is left out: {text}." for name, text in why.items() if text]
+        return replace(plan, without=tuple(name for name, text in why.items() if text), notes=(*pair.notes, *lost, *fewer, *refused))
+
+    @property
+    def embedded(self) -> bool:
+        """Whether model and images are those of the study's own numbers."""
+        return (self.model, self.images) == (MODEL, own.IMAGES)
+
+    @property
+    def norms(self) -> str:
+        """The model with group norm beside that with batch norm; "" where there is none of the same images."""
+        return GROUP_NORM if self.embedded else ""
 
     def streams(self, seed: int) -> dict[str, Arrivals]:
-        """The protocols compared, all 15 types each; they show the same images where their rules allow it."""
-        usual = {"per_shift": self.per_shift, "batch": self.batch, "severity": self.severity, "seed": seed}
+        """The protocols compared, on all shifts each; they show the same images where their rules allow it."""
+        return {name: make_it() for name, make_it in self._makers(seed).items() if name not in self.without}
+
+    def _makers(self, seed: int) -> dict:
+        images, shifts = self.images, self.shifts
+        usual = {"shifts": shifts, "per_shift": self.per_shift, "batch": self.batch, "severity": self.severity, "seed": seed}
         step = max(1, math.ceil(self.per_shift / len(protocols.RAMP)))
         return {
-            "reset_each_shift": protocols.reset_each_shift(**usual),
-            "continual": protocols.continual(**usual),
-            "gradual": protocols.gradual(**usual | {"per_shift": step, "straddle": True}),
-            "mixed_domains": protocols.mixed_domains(**usual),
-            "correlated": protocols.correlated(order=clumps(), **usual),
-            "sorted": protocols.correlated(delta=0, **usual),
-            "label_shift": protocols.label_shift(**usual),
-            "batch_of_one": protocols.batch_of_one(**usual | {"per_shift": min(self.alone, self.per_shift), "batch": 1}),
-            "open_set": protocols.open_set(shifts=STANDARD_15, **usual),
-            "ccc": ccc.continually_changing(images=15 * self.per_shift, speed=self.batch, batch=self.batch, seed=seed),
+            "reset_each_shift": lambda: protocols.reset_each_shift(images, **usual),
+            "continual": lambda: protocols.continual(images, **usual),
+            "gradual": lambda: protocols.gradual(images, **usual | {"per_shift": step, "straddle": True}),
+            "mixed_domains": lambda: protocols.mixed_domains(images, **usual),
+            "correlated": lambda: protocols.correlated(images, order=clumps(), **usual),
+            "sorted": lambda: protocols.correlated(images, delta=0, **usual),
+            "label_shift": lambda: protocols.label_shift(images, **usual),
+            "batch_of_one": lambda: protocols.batch_of_one(images, **usual | {"per_shift": min(self.alone, self.per_shift), "batch": 1}),
+            "open_set": lambda: protocols.open_set(images, self.unknown, **usual),
+            "ccc": lambda: self._two_at_a_time(seed),
         }
+
+    def _two_at_a_time(self, seed: int) -> Arrivals:
+        if not self.embedded:
+            raise ValueError("its severities were calibrated on the embedded model and images; ccc.calibrate makes a calibration of yours")
+        return ccc.continually_changing(self.images, images=15 * self.per_shift, speed=self.batch, batch=self.batch, seed=seed)
 
     def describe(self) -> str:
         """The plan in words."""
         streams = self.streams(self.first_seed)
         total = sum(s.n_images for s in streams.values()) + streams["label_shift"].n_images
         seeds = ", ".join(str(self.first_seed + i) for i in range(self.seeds))
-        lines = [f"Known images:   fashion_mnist, {self.per_shift} of each of 15 shifts, severity {self.severity:g}",
-                 f"Unknown images: digits, 1 for each known one, in the protocol '{LABELS['open_set']}' only",
+        open_set = [f"Unknown images: {self.unknown}, 1 for each known one, in the protocol '{LABELS['open_set']}' only"]
+        lines = [f"Known images:   {self.images}, {self.per_shift} of each of {len(self.shifts)} shifts, severity {self.severity:g}",
+                 *(open_set if "open_set" in streams else []),
                  f"Batches:        {self.batch} images; 1 in '{LABELS['batch_of_one']}', which shows {min(self.alone, self.per_shift)} of each shift",
                  f"Methods:        {', '.join(METHODS.values())}; Tent with Adam, learning rate {self.lr:g}",
-                 f"Model:          {MODEL}; for '{LABELS['label_shift']}' also {GROUP_NORM}",
+                 f"Model:          {self.model}" + (f"; for '{LABELS['label_shift']}' also {self.norms}" if self.norms else ""),
                  f"Protocols:      {len(streams)}, together {total} images for each method and seed; seed{'s' * (self.seeds > 1)} {seeds}"]
         if self.lr > FULL.lr:
             lines += ["", paragraphs([f"The learning rate is larger than the {FULL.lr:g} of the full plan, because the stream is shorter: Tent takes "
-                                       f"{15 * math.ceil(self.per_shift / self.batch)} steps here. Numbers made with different learning rates "
+                                       f"{len(self.shifts) * math.ceil(self.per_shift / self.batch)} steps here. Numbers made with different learning rates "
                                        "must not be compared."])]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(["", paragraphs(self.notes)] if self.notes else [])])
 
 
 FULL = Plan()
@@ -116,6 +159,11 @@ class Study:
     wrong: dict[tuple[str, str, int], np.ndarray] = field(default_factory=dict)
     domains: dict[tuple[str, str], dict] = field(default_factory=dict)
     statistics: dict[str, dict] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the images have."""
+        return len(own.images_of(self.plan.images).classes)
 
     @property
     def protocols(self) -> list[str]:
@@ -141,7 +189,31 @@ class Study:
         columns = ["stream", "recipe", "seed", "error", "error_weighted", "ece", "nll", "auroc", "images", "scored", "batches", "resets",
                    "stream_hash", "weights"]
         return {"plan": {f.name: getattr(self.plan, f.name) for f in fields(self.plan)},
-                "runs": self.table[columns].to_dict("records"), "statistics": self.statistics, "orderings": orderings(self)}
+                "runs": self.table[[c for c in columns if c in self.table]].to_dict("records"), "statistics": self.statistics, "orderings": orderings(self)}
+
+
+def some_shifts(plan: Plan, wanted=FOUR) -> tuple[tuple[str, ...], int]:
+    """The wanted shifts, or what the images of a plan have in place of them, and how many images of each are shown, 100 at most."""
+    data = own.images_of(plan.images)
+    shifts = own.shifts_of(data, wanted)[0]
+    return shifts, own.per_shift_of(data, shifts, 100)[0]
+
+
+def calm_shifts(plan: Plan) -> tuple[str, ...]:
+    """Clean images and light fog, or what the images of a plan have of them."""
+    for wanted in (("none", "fog:2.5"), ("none", "fog:2"), ("fog:2",), (f"{plan.shifts[0]}:1",)):
+        if not own.refusal(lambda w=wanted: own.shifts_of(own.images_of(plan.images), w)) and not own.shifts_of(own.images_of(plan.images), wanted)[1]:
+            return wanted
+    return plan.shifts[:1]
+
+
+def panel_settings(plan: Plan) -> dict:
+    """What the panel begins with: for a model and images of your own these, with shifts and numbers of images that they allow."""
+    if plan.embedded:
+        return {}
+    shifts, n = some_shifts(plan)
+    first = {"shifts": shifts} if set(shifts) <= {*STANDARD_15, *EXTRA_4} else {}
+    return {"known": plan.images, "model": plan.model, "per_shift": max(n, 10), **first}
 
 
 def recipes(lr: float) -> dict:
@@ -167,18 +239,19 @@ def study(plan: Plan, cache=None, progress: bool = False, device="auto") -> Stud
                 result.domains[key[0] + suffix, key[1]] = diagnose.error_per_domain(trace)
         return keep
 
-    methods = recipes(plan.lr)
+    methods = recipes(plan.lr) | {"batch_norm": own.batch_statistics(plan.model)}
     settings = {"seeds": seeds, "cache": cache, "progress": progress, "device": device, "channels_last": True}
     functions = {name: lambda seed, name=name: streams[seed][name] for name in result.statistics}
-    tables.append(compare(methods, functions, load_model(MODEL), each=each(), **settings))
+    tables.append(compare(methods, functions, own.network(plan.model), each=each(), **settings))
     del methods["batch_norm"]
-    other = compare(methods, {"label_shift": functions["label_shift"]}, load_model(GROUP_NORM), each=each(", group norm"), **settings)
-    tables.append(other.assign(stream=other["stream"] + ", group norm"))
+    if plan.norms:
+        other = compare(methods, {"label_shift": functions["label_shift"]}, load_model(plan.norms), each=each(", group norm"), **settings)
+        tables.append(other.assign(stream=other["stream"] + ", group norm"))
     result.table = pandas.concat(tables, ignore_index=True)
     return result
 
 
-def one_run(stream: Arrivals, method: str = "tent", lr: float = FAST.lr, stop=None, each=None, device="auto") -> Trace:
+def one_run(stream: Arrivals, method: str = "tent", lr: float = FAST.lr, stop=None, each=None, device="auto", model: str = MODEL) -> Trace:
     """One of the three methods on a stream: what the panel calls, and you may too.
 
     ``stop()`` is asked before each batch and ends the run, ``each(trace)`` is called after each.
@@ -187,13 +260,9 @@ def one_run(stream: Arrivals, method: str = "tent", lr: float = FAST.lr, stop=No
 
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    adapter = Adapter(_model(MODEL), recipes(lr)[method], seed=0, device=device, record="light")
+    recipe = own.batch_statistics(model) if method == "batch_norm" else recipes(lr)[method]
+    adapter = Adapter(own.network(model), recipe, seed=0, device=device, record="light")
     return run(adapter, stream, stop=stop, each=each)
-
-
-@remember
-def _model(name: str):
-    return load_model(name)
 
 
 # --- what papers say about the order of the two sides, and what is seen here
@@ -282,6 +351,8 @@ def orderings(result: Study) -> list[dict]:
     within two standard errors; ``theirs``: the published pair in per cent, the one said to be larger first, with its data and model."""
     rows = []
     for ordering in ORDERINGS:
+        if not {name for _, name, _ in ordering.terms} <= {protocol for protocol, _, _ in result.wrong}:
+            continue
         points, error = difference(result, ordering.terms)
         seen = "unsettled" if abs(points) <= 2 * error or error == 0 else "yes" if points > 0 else "reversed"
         rows.append({"text": ordering.text, "protocols": list(dict.fromkeys(name for _, name, _ in ordering.terms)), "difference": points,
@@ -322,7 +393,7 @@ def say_orderings(result: Study) -> str:
             theirs = f"published: {values[0]:.1f} against {values[1]:.1f} {row['theirs']['unit']}, {DATA[row['theirs']['data']]}{model}"
             theirs += ", from two tables" if len(row["theirs"]["tables"]) > 1 else ""
         few = [result.statistics[name]["classes_per_batch"] for name in row["protocols"] if name in result.statistics]
-        theirs += f"; here a batch holds {min(few):.1f} of 10 classes" if min(few) < 7 and min(few) > 1 else ""
+        theirs += f"; here a batch holds {min(few):.1f} of {result.classes} classes" if min(few) < 7 and min(few) > 1 else ""
         digits = 1 if abs(row["difference"]) >= 1 else 2
         lines.append(f"{VERDICTS[row['seen']]}: {row['text']}. Here by {points(row['difference'], digits)} (standard error "
                      f"{row['error']:.{digits}f}{off}); {theirs}.")
@@ -411,15 +482,17 @@ def _bars(names, bars: dict, backend: str):
 
 
 def sheet(row: int = 0, known: str = "fashion_mnist", names=None, severities=(1, 2, 3, 4, 5), seed: int = 0) -> dict:
-    """One image, clean and at every severity of every corruption, as ``plots.plot_images`` takes it: one corruption a row."""
+    """One image, clean (where there are clean ones) and at every severity of every corruption, as ``plots.plot_images`` takes it: one corruption
+    a row. A set of corrupted images shows its own."""
     import torch
 
-    names = (*STANDARD_15, *EXTRA_4) if names is None else tuple(names)
-    ids = torch.tensor([row])
-    clean = load(known).images(ids)
-    x = [[clean[0], *(corrupt(clean, name, s, ids, seed)[0] for s in severities)] for name in names]
+    data = load(known)
+    names = own.shifts_of(data, (*STANDARD_15, *EXTRA_4) if names is None else tuple(names))[0]
+    ids, clean = torch.tensor([min(row, len(data) - 1)]), ["none"] if own.has_clean(data) else []
+    columns = [*clean, *severities]
+    x = [[make_images(data, None, ids, "none" if s == "none" else f"{name}:{s:g}", 5, seed)[0] for s in columns] for name in names]
     return {"x": np.stack([np.stack([image.numpy() for image in line]) for line in x]), "rows": [name.replace("_", " ") for name in names],
-            "columns": ["clean", *map(str, severities)], "known": np.ones(len(severities) + 1, bool)}
+            "columns": [*(["clean"] if clean else []), *map(str, severities)], "known": np.ones(len(columns), bool)}
 
 
 def plot_sheet(numbers: dict):
@@ -447,14 +520,26 @@ def say_sheet(numbers: dict) -> str:
     change = np.abs(x[:, -1] - x[:, 0]).mean(axis=(1, 2, 3))
     order = np.argsort(change)
     most, least = ([f"{numbers['rows'][i]} ({255 * change[i]:.0f})" for i in rows] for rows in (order[:-4:-1], order[:3]))
-    lines = [f"Mean change of a pixel at severity {numbers['columns'][-1]}, of 255 grey values: most {', '.join(most)}; least {', '.join(least)}."]
+    start = "" if numbers["columns"][0] == "clean" else f" against severity {numbers['columns'][0]}"
+    lines = [f"Mean change of a pixel at severity {numbers['columns'][-1]}{start}, of 255 grey values: most {', '.join(most)}; least {', '.join(least)}."]
     return paragraphs([*lines, *NOTES.values()])
 
 
 # --- words about protocols and check-ups
 
+def check(plan: Plan, normalisation: str = "in_model", device="auto"):
+    """The doctor's report on model and images of a plan, with this ``normalisation`` of the model; None where there are no clean images."""
+    model, data = own.network(plan.model), own.images_of(plan.images)
+    if not own.has_clean(data):
+        return None
+    told = SourceModel(model.net, model.card, model.normalisation if normalisation == "in_model" else normalisation, model.info)
+    return check_up(told.eval(), data, device=device, seed=plan.first_seed)
+
+
 def say_report(report) -> str:
-    """A report of ``doctor.check_up``, no wider than a notebook."""
+    """A report of ``doctor.check_up``, no wider than a notebook; None, for images that are not clean, is said in a sentence."""
+    if report is None:
+        return paragraphs(["The doctor looks at clean images, and these are none, so this is left out; clean= of the set's text names the clean ones."])
     return "\n".join(textwrap.fill(line, 88, subsequent_indent=" " * (len(line) - len(line.lstrip()) + 4), replace_whitespace=False)
                      for line in str(report).splitlines())
 

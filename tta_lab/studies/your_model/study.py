@@ -16,8 +16,7 @@ from torch import nn
 from ...core import places
 from ...core.arguments import flag
 from ...core.files import write_text, written
-from ...core.needs import GIVEN
-from ...core.parts import needs_of
+from ...core.source_info import source_info_of
 from ...core.source_model import SourceModel
 from ...data.corruptions import EXTRA_4, STANDARD_15
 from ...data.embedded import EMBEDDED
@@ -26,7 +25,7 @@ from ...data.image_files import READABLE, existing_folder
 from ...data.kinds import KINDS, PATH_OPTIONS
 from ...data.load import load
 from ...data.shipped import DataError
-from ...experiments.experiment import REFERENCES, Choice, explore, obstacles
+from ...experiments.experiment import REFERENCES, Experiment, explore, incompatibilities
 from ...methods import METHODS, make
 from ...models.doctor import NORMALISATIONS, Report, check_up
 from ...models.embedded import checkpoints, load_model
@@ -49,8 +48,9 @@ RENAMED = (("features.0.", "stem.0."), ("features.1.", "stem.1."), ("features.3.
 @dataclass(frozen=True)
 class Case:
     """A model and images as texts: ``model`` for `model_texts.open_model`, ``images`` and ``unlabelled`` for `datasets.load`, both of the same
-    files in the same order, ``unlabelled`` without their labels (the same text where there are none); ``named`` the images as they were named,
-    before the text was completed for this model; ``folder`` a place for what is written; ``notes`` says what was decided."""
+    files in the same order, ``unlabelled`` without their labels (the same text where there are none, "" for a set that brings its labels);
+    ``named`` the images as they were named, before the text was completed for this model; ``folder`` a place for what is written; ``notes`` says
+    what was decided."""
 
     model: str
     images: str
@@ -64,6 +64,14 @@ class Case:
     def network(self) -> SourceModel:
         """The model, opened."""
         return open_model(self.model)
+
+    @property
+    def bare(self):
+        """The images without their labels, in the same order: the text that names them, or the set itself."""
+        if self.unlabelled:
+            return self.unlabelled
+        data = load(self.images)
+        return replace(data, y=torch.full_like(data.y, -1))
 
 
 def folder_name(name: str) -> str:
@@ -138,11 +146,23 @@ def open_case(model: str = "", images: str = "", labelled: bool = True, folder=N
     network = open_model(model)
     text, more = images_text(images, network, labelled)
     data = load(text)
+    try:
+        data.check_domain("none")
+    except ValueError as why:
+        raise ValueError(f"doctor and safety report look at clean images, and these are none: {why}") from why
     if not (data.y >= 0).any():
         if labelled:
             more.append(f"{data.name.partition('?')[0]} has no sub-folders (or no labels), so its images have no labels.")
         return Case(model, text, text, False, images, folder, (*notes, *more))
-    return Case(model, text, images_text(images, network, False)[0], True, images, folder, (*notes, *more))
+    unlabelled = "" if brings_labels(images) else images_text(images, network, False)[0]
+    return Case(model, text, unlabelled, True, images, folder, (*notes, *more))
+
+
+def brings_labels(images: str) -> bool:
+    """Whether a text names a set with labels of its own, not a folder of pictures."""
+    kind, colon, _ = images.strip().partition(":")
+    embedded = images.strip() in EMBEDDED or not colon and kind.partition("[")[0] in EMBEDDED
+    return embedded or bool(colon) and kind in KINDS and kind != "folder"
 
 
 def images_text(images: str, network: SourceModel, labelled: bool = True) -> tuple[str, list[str]]:
@@ -155,7 +175,7 @@ def images_text(images: str, network: SourceModel, labelled: bool = True) -> tup
     """
     images = images.strip()
     kind, colon, rest = images.partition(":")
-    if images in EMBEDDED or not colon and images.partition("[")[0] in EMBEDDED or colon and kind in KINDS and kind != "folder":
+    if brings_labels(images):
         if not labelled:
             raise ValueError(f"{images} brings its labels; only those of a folder can be left out here. Write the images into a folder")
         return images, []
@@ -407,10 +427,10 @@ def possible(model, images) -> dict[str, list[str]]:
     found: dict = {"run": [], "source": [], "refused": [], "why": {}}
     for name in METHODS:
         recipe = make(name)
-        why = obstacles(Choice(model, stream, recipe, source_images=None))
+        why = incompatibilities(Experiment(model, stream, recipe, source_images=None))
         if not why:
             found["run"].append(name)
-        elif needs_of(recipe) & GIVEN.keys() and not obstacles(Choice(model, stream, recipe, source_images=images)):
+        elif source_info_of(recipe) and not incompatibilities(Experiment(model, stream, recipe, source_images=images)):
             found["source"].append(name)
         else:
             found["refused"].append(name)
@@ -467,7 +487,7 @@ def first_settings(fast: bool, shifts: str = "", **given) -> dict:
     return {"protocol": "recorded", "shifts": chosen, "per_shift": size["images"], "batch": 25} | {k: v for k, v in given.items() if v}
 
 
-def label_free_of(choice: Choice, images: str, device="auto") -> dict:
+def label_free_of(choice: Experiment, images: str, device="auto") -> dict:
     """The label-free numbers of a choice's run over another image set of the same files (with labels, for instance)."""
     found = explore(replace(choice, stream=replace(choice.stream, known=images)), device=device)
     return label_free(found.trace, {REFERENCES[name]: trace for name, trace in found.references.items()})

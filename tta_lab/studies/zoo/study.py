@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache as remember
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,14 +20,15 @@ from ...components.source.prepare import prepare
 from ...core.adapter import Adapter
 from ...core.files import written
 from ...core.knobs import knobs
+from ...core.source_info import source_info_of
 from ...core.trace import Trace
-from ...data.corruptions import STANDARD_15
+from ...data.corruptions import STANDARD_15, STANDARD_SIX
 from ...data.load import load
 from ...data.shipped import data_root
 from ...experiments.runner import row, run
 from ...methods import METHODS, make
-from ...models.embedded import load_model
 from ...streams import protocols
+from .. import own
 from ..report import nothing, points, write_numbers
 
 SOURCES = ("fashion_resnet_bn", "fashion_resnet_bn_1", "fashion_resnet_bn_2")  # trained independently of each other
@@ -55,20 +56,50 @@ TABLE, UNKNOWNS = "quality/cells.csv", "quality/unknowns.csv"  # in the data fol
 
 # --- the runs
 
-def streams(known="fashion_mnist", unknown="digits", slice_of=SOURCE_IMAGES, seed=0, per_shift=200, only=None) -> dict:
+def streams(known="fashion_mnist", unknown="digits", slice_of=SOURCE_IMAGES, seed=0, per_shift=200, only=None, shifts=STANDARD_15) -> dict:
     """name -> function that makes the stream: the seven of the table, and the slice that rates are chosen on; or those in ``only``.
 
     At most 3000 images, the long-term one 10 rounds of 600, batch size 1 has 300.
     """
-    usual = {"per_shift": per_shift, "batch": 100, "seed": seed}
-    made = {"reset_each_shift": lambda: protocols.reset_each_shift(known, **usual), "continual": lambda: protocols.continual(known, **usual),
-            "mixed_domains": lambda: protocols.mixed_domains(known, **usual),
-            "correlated": lambda: protocols.correlated(known, per_shift=per_shift, seed=seed),
-            "open_set": lambda: protocols.open_set(known, unknown, shifts=STANDARD_15, per_shift=100, batch=50, seed=seed),
-            "long_term": lambda: protocols.long_term(known, rounds=10, per_shift=100, batch=100, seed=seed),
-            "batch_of_one": lambda: protocols.batch_of_one(known, per_shift=20, seed=seed),
-            "slice": lambda: protocols.continual(slice_of, **usual)}
+    usual = {"shifts": shifts, "per_shift": per_shift, "seed": seed}
+    full, few, six = usual | {"batch": 100}, usual | {"per_shift": min(100, per_shift)}, [s for s in STANDARD_SIX if s in shifts] or shifts
+    made = {"reset_each_shift": lambda: protocols.reset_each_shift(known, **full), "continual": lambda: protocols.continual(known, **full),
+            "mixed_domains": lambda: protocols.mixed_domains(known, **full), "correlated": lambda: protocols.correlated(known, **usual),
+            "open_set": lambda: protocols.open_set(known, unknown, **few, batch=50),
+            "long_term": lambda: protocols.long_term(known, rounds=10, **few | {"shifts": six}, batch=100),
+            "batch_of_one": lambda: protocols.batch_of_one(known, **usual | {"per_shift": min(20, per_shift)}),
+            "slice": lambda: protocols.continual(slice_of, **full)}
     return {name: make for name, make in made.items() if (unknown is not None or name != "open_set") and (only is None or name in only)}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A model and images of your own (texts), on which the table is made anew, since nothing is stored of them: ``names`` are the streams that these
+    images can make, ``notes`` what was decided, in sentences."""
+
+    model: str
+    images: str
+    shifts: tuple = STANDARD_15
+    per_shift: int = 200
+    names: tuple = tuple(LABELS)
+    notes: tuple = ()
+
+    @classmethod
+    def of(cls, model: str = "", images: str = "", trust: bool = False, per_shift: int = 200) -> Ground | None:
+        """That of these texts; None for the sources of the table. Raises ValueError as `own.pair_of` does."""
+        if not images and model in ("", *SOURCES):
+            return None
+        pair = own.pair_of(model, images, trust)
+        shifts, lost = own.shifts_of(pair.data, STANDARD_15)
+        per_shift, fewer = own.per_shift_of(pair.data, shifts, per_shift)
+        ground = cls(pair.model, pair.images, shifts, per_shift)
+        why = {name: own.refusal(ground.makers(0)[name]) for name in LABELS}
+        said = [f"The stream '{LABELS[name]}' is left out: {text}." for name, text in why.items() if text]
+        return replace(ground, names=tuple(name for name, text in why.items() if not text), notes=(*pair.notes, *lost, *fewer, *said))
+
+    def makers(self, seed: int) -> dict:
+        """name -> function that makes the stream."""
+        return streams(self.images, seed=seed, per_shift=self.per_shift, shifts=self.shifts)
 
 
 def unknown_stream(known: str, unknown: str, share: float, seed: int = 0):
@@ -124,38 +155,78 @@ def one_run(model, recipe, stream, seed: int = 0, source_images=SOURCE_IMAGES, *
     ``shared`` hands the source's outputs from run to run on the same stream; ``stop()`` is asked before each batch and ends the run,
     ``each(trace)`` is called after each.
     """
-    given = prepare(model, recipe, load(source_images) if isinstance(source_images, str) else source_images, device=device, cache=cache)
-    adapter = Adapter(model, recipe, seed=seed, device=device, record="source", channels_last=True, given=given)
+    images = load(source_images) if isinstance(source_images, str) else source_images
+    given = None if images is None else prepare(model, recipe, images, device=device, cache=cache)
+    adapter = Adapter(model, recipe, seed=seed, device=device, record="source", channels_last=True, source_info=given)
     if shared is not None:
         adapter.shared_source = shared
     return run(adapter, stream, stop=stop, each=each)
 
 
-@remember
-def _model(name: str):
-    return load_model(name)
-
-
 @lru_cache(3)
-def _stream(name: str, seed: int):
-    """A stream of the table with its images, and the place for the source's outputs on it, by source."""
-    return Kept(streams(seed=seed)[name]()), {}
+def _stream(name: str, seed: int, ground: Ground | None = None):
+    """A stream of the table, or one of your images, with its images, and the place for the source's outputs on it, by source."""
+    return Kept((streams(seed=seed) if ground is None else ground.makers(seed))[name]()), {}
 
 
-def live(source: str, stream: str, label: str, rate: float = 1.0, seed: int = 0, stop=None, each=None, device="cpu") -> Trace:
-    """Repeat one cell of the table, with one of the embedded sources.
+def live(source: str, stream: str, label: str, rate: float = 1.0, seed: int = 0, stop=None, each=None, device="cpu",
+         ground: Ground | None = None) -> Trace:
+    """Repeat one cell of the table, with one of the embedded sources; or make one on model and images of a ``ground``.
 
     Raises ValueError for a source that is not embedded, and for a method without a step size at another rate than its default.
     """
-    if source not in SOURCES:
+    if source not in SOURCES and ground is None:
         raise ValueError(f"{source} is not among the embedded sources ({', '.join(SOURCES)}); its runs are repeated by benchmarks/quality.py with "
                          "the images and the checkpoint at hand")
     name, form = split(label)
-    recipe = recipe_of(name, form, rate)
+    recipe = own.batch_statistics(source) if label == "batch_norm" and ground else recipe_of(name, form, rate)
     if recipe is None:
         raise ValueError(f"{name} has no step size, so it cannot be run at {rate:g} times its default")
-    made, shared = _stream(stream, seed)
-    return one_run(_model(source), recipe, made, seed, device=device, shared=shared.setdefault((source, device), {}), stop=stop, each=each)
+    made, shared = _stream(stream, seed, ground)
+    return one_run(own.network(source), recipe, made, seed, SOURCE_IMAGES if ground is None else own.source_images_of(source), device=device,
+                   shared=shared.setdefault((source, device), {}), stop=stop, each=each)
+
+
+def make_zoo(ground: Ground, names, labels, seed: int = 0, device="cpu") -> Zoo:
+    """A table of these methods on these streams, made now on a model and images of your own; a method that refuses says why in its cell."""
+    rows, lines = [], []
+    for stream in names:
+        for label in labels:
+            key, start, numbers, why = {"source": ground.model, "stream": stream, "method": label, "rate": 1.0, "seed": seed}, time.perf_counter(), {}, ""
+            try:
+                if own.source_images_of(ground.model) is None and source_info_of(recipe_of(*split(label))):
+                    raise ValueError("it must be prepared on source images, and those of this model are not known")
+                numbers = row(live(ground.model, stream, label, 1.0, seed, device=device, ground=ground))
+            except (ValueError, RuntimeError) as refused:
+                why = str(refused)
+            rows.append({"error": "", "stream_hash": "", "weights": "", "torch": "", **numbers, **key, "refused": why})
+            lines.append({**key, "tuning": "default", "error": numbers.get("error", math.nan), "stored": math.nan, "difference": math.nan,
+                          "same": None, "seconds": time.perf_counter() - start, "words": f"refuses: {why}" if why else "run now"})
+    zoo = Zoo.of([cell for cell in cells(rows) if cell["tuning"] == "default"])
+    zoo.ground, zoo.lines = ground, lines
+    return zoo
+
+
+def usual(zoo: Zoo, fast: bool) -> tuple:
+    """Methods and streams that the notebook repeats."""
+    return (FAST, ("correlated", "open_set")) if fast and zoo.ground is None else (zoo.methods(), zoo.streams())
+
+
+def table_of(ground: Ground | None, folder: str = "", methods: str = "", streams: str = "", fast: bool = True, seed: int = 0, device="cpu") -> Zoo:
+    """The stored table (`load_zoo`), or one that is made now of the methods and streams in these texts. Raises ValueError for unknown names."""
+    if ground is None:
+        return load_zoo(folder or None)
+    some = [name for name in ("correlated", "open_set", "continual") if name in ground.names][:2] if fast else ground.names
+    labels = names_of(methods, [name for name in METHODS if name not in ONLY or not fast], FAST if fast else METHODS)
+    return make_zoo(ground, names_of(streams, ground.names, some), labels, seed, device)
+
+
+def first_cell(zoo: Zoo, source: str, method: str, stream: str) -> dict:
+    """The cell that the panel begins with: as it is named, or for a table of your own the first that it has."""
+    if zoo.ground is None:
+        return {"source": source, "method": method, "stream": stream}
+    names, labels = zoo.streams(), zoo.methods()
+    return {"source": zoo.sources[0], "method": method if method in labels else labels[0], "stream": stream if stream in names else names[0]}
 
 
 # --- from rows to cells
@@ -291,6 +362,8 @@ class Zoo:
 
     found: dict[tuple[str, str, str, str], dict]
     unknowns: list[dict] = field(default_factory=list)
+    ground: Ground | None = None                       # of a table made on a model and images of your own
+    lines: list[dict] = field(default_factory=list)    # its runs, as `repeat` has them
 
     @classmethod
     def of(cls, made: list[dict], unknowns=()) -> Zoo:
@@ -308,7 +381,7 @@ class Zoo:
         """The sources that a choice stands for: itself, or for `MEAN` those trained on the same images."""
         if source != MEAN:
             return [source]
-        return [name for name in self.sources if name in SOURCES]
+        return [name for name in self.sources if name in SOURCES] if self.ground is None else self.sources
 
     def streams(self, source: str = MEAN, tuning: str = "default") -> list[str]:
         """Names of the streams that a source was run on; rates were chosen for those of `TUNED_ON` only."""
@@ -450,7 +523,7 @@ def _hover(zoo: Zoo, source: str, stream: str, label: str, tuning: str, why: str
 
 def say_source(zoo: Zoo, source: str) -> str:
     """A choice of source in words."""
-    return f"mean of {len(zoo.members(source))} sources" if source == MEAN else source
+    return f"mean of {len(zoo.members(source))} sources" if source == MEAN and zoo.ground is None else zoo.members(source)[0]
 
 
 # --- what can be said
@@ -622,6 +695,8 @@ def compared(zoo: Zoo, source: str, stream: str, label: str, tuning: str, seed: 
               "stored": stored, "difference": difference, "same": None, "seconds": seconds}
     if not found["complete"]:
         return result | {"words": f"stopped after {found['images']} images, so there is nothing to compare"}
+    if zoo.ground is not None:
+        return result | {"stored": math.nan, "difference": math.nan, "words": "nothing is stored of this model and these images"}
     if math.isnan(stored):
         return result | {"words": f"no number is stored for seed {seed}" + (f": {cell['refused']}" if cell.get("refused") else "")}
     other = [f"{what} {found[key]} instead of {cell[key]}" for key, what in (("stream_hash", "stream"), ("weights", "weights"), ("torch", "torch"))

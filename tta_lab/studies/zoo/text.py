@@ -128,6 +128,8 @@ def lines_of(sentences) -> str:
 
 def say_zoo(zoo: Zoo, tuning: str = "default") -> str:
     """What holds on all sources, one line for each stream."""
+    if zoo.ground is not None:
+        return lines_of([f"This table has one source, {zoo.sources[0]}, and a sign counts only where it is the same on three: nothing is settled."])
     lines = []
     for stream, s in settled(zoo, tuning).items():
         n = sum(len(s[k]) for k in ("better", "worse", "open"))
@@ -152,7 +154,8 @@ def say_streams(zoo: Zoo, tuning: str = "default") -> str:
     for stream, order in orders.items():
         best = order[0]
         places = [f"{LABELS[s]} {o.index(best) + 1}" for s, o in orders.items() if s != stream and best in o]
-        lines.append(f"{LABELS[stream]}: {best} errs least ({zoo.mean(stream, best, tuning):.1f} %); its place elsewhere: {', '.join(places)}.")
+        lines.append(f"{LABELS[stream]}: {best} errs least ({zoo.mean(stream, best, tuning):.1f} %); its place elsewhere: "
+                     f"{', '.join(places) or 'there is no other stream'}.")
     better = [set(s["better"]) for s in settled(zoo, tuning).values()]
     everywhere = sorted(set.intersection(*better)) if better else []
     lines.append("Better than BN-1 on every stream and all sources: " + (listed(everywhere, 40) if everywhere else "no method") + ".")
@@ -210,4 +213,5 @@ def say_repeat(lines: list[dict]) -> str:
     far = [line for line in compared if not line["same"]]
     words = (f"{len(compared) - len(far)} of {len(compared)} cells that have a stored number are reproduced within {AGREES:g} points, {len(equal)} "
              "of them to the last digit that is stored.")
+    words = words if compared else "These runs were made now; nothing is stored to compare them with."
     return "\n".join([*out, "", lines_of([words])])

@@ -9,7 +9,7 @@ from ...core.parts import Selector
 
 
 @dataclass(frozen=True)
-class LowEntropy(Selector):
+class EntropyThreshold(Selector):
     """Keep the samples whose prediction has an entropy below a fixed share of the largest possible
     one.
 
@@ -20,6 +20,6 @@ class LowEntropy(Selector):
     fraction: float = knob(0.4, (0.0, 1.0), "of ln C, the entropy of a uniform prediction",
                            paper="EATA 2204.02610, E0")
 
-    def weights(self, view, losses, keep, state):
-        logits = view.logits.detach()
+    def weights(self, ctx, losses, keep, state):
+        logits = ctx.logits.detach()
         return (scores.entropy(logits) < self.fraction * math.log(logits.shape[1])).to(losses.dtype)

@@ -9,7 +9,7 @@ from ...core.parts import Selector
 
 
 @dataclass(frozen=True)
-class CertainWeight(Selector):
+class EntropyWeight(Selector):
     """Weigh samples by certainty: w_i = exp(fraction ln C - H_i), above 1 below that entropy;
     nobody is dropped.
 
@@ -18,9 +18,9 @@ class CertainWeight(Selector):
 
     fraction: float = knob(0.4, (0.0, 1.0), "of ln C, the entropy of a uniform prediction: weight "
                                             "1", paper="EATA 2204.02610, E0",
-                           follows="LowEntropy.fraction")
+                           follows="EntropyThreshold.fraction")
 
-    def weights(self, view, losses, keep, state):
-        logits = view.logits.detach()
+    def weights(self, ctx, losses, keep, state):
+        logits = ctx.logits.detach()
         return (self.fraction * math.log(logits.shape[1]) - scores.entropy(logits)).exp().to(
             losses.dtype)

@@ -12,7 +12,7 @@ from ..augment import ShufflePatches
 
 
 @dataclass(frozen=True)
-class DestroyedObject(Selector):
+class PLPDFilter(Selector):
     """Keep the samples whose class loses probability when the object is destroyed, weighed by that
     loss and by certainty.
 
@@ -22,6 +22,7 @@ class DestroyedObject(Selector):
     statistics are those of that smaller batch. One more forward. Paper: DeYO (2403.07366).
     """
 
+    name = "plpd_filter"
     transform: Part = ShufflePatches(4)
     threshold: float = knob(0.2, (-1.0, 1.0), "smallest loss of probability", paper="DeYO: 0.2, "
                             "ImageNet-C "
@@ -31,15 +32,15 @@ class DestroyedObject(Selector):
     by_certainty: bool = knob(True, why="first summand of the weight")
     by_fall: bool = knob(True, why="second summand of the weight")
 
-    def weights(self, view, losses, keep, state):
-        logits = view.logits.detach()
+    def weights(self, ctx, losses, keep, state):
+        logits = ctx.logits.detach()
         classes = logits.argmax(1)
         fall = torch.full_like(losses, -2.0)
         inside = keep.flatten(1).any(1) if keep.ndim > 1 else keep
         if inside.any():
             with torch.no_grad():
-                destroyed = view.forward(
-                    x=view.draw(state, lambda rng: self.transform(view.x, rng))[inside])
+                destroyed = ctx.forward(
+                    x=ctx.draw(state, lambda rng: self.transform(ctx.x, rng))[inside])
             before, after = (scores.probability_of(z, classes[inside])
                              for z in (logits[inside], destroyed))
             fall[inside] = (before - after).to(fall.dtype)

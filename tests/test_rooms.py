@@ -1,0 +1,48 @@
+"""The house: imports go one way, and the page shows what is there."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_imports_go_one_way():
+    """The contracts in pyproject.toml: layers of packages, and no circle of files."""
+    code = "from importlinter.cli import lint_imports_command as lint; lint()"
+    done = subprocess.run([sys.executable, "-c", code, "--no-cache"], cwd=ROOT, text=True,
+                          capture_output=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    assert done.returncode == 0 and "0 broken" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_linter_sees_an_import_upwards(tmp_path):
+    """The contracts are not empty: one import upwards breaks both."""
+    house = tmp_path / "tta_lab"
+    for name in ["__main__", "panels", "workshop", "studies", "safety", "cli", "plots", "experiments", "analysis", "streams", "methods", "models", "components", "data", "core"]:
+        place = house / f"{name}.py" if name == "__main__" else house / name / "__init__.py"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    (house / "__init__.py").touch()
+    (house / "data" / "sets").mkdir()
+    (house / "data" / "sets" / "__init__.py").touch()
+    (house / "data" / "sets" / "one.py").touch()
+    (house / "core" / "__init__.py").write_text("def late():\n    from ..data import x\n")
+    (house / "data" / "__init__.py").write_text("from .. import core\nx = 1\n")
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    code = "from importlinter.cli import lint_imports_command as lint; lint()"
+    done = subprocess.run([sys.executable, "-c", code, "--no-cache"], cwd=tmp_path, text=True,
+                          capture_output=True, env=dict(os.environ, PYTHONPATH=str(tmp_path)))
+    assert done.returncode == 1 and "2 broken" in done.stdout, done.stdout
+    assert "tta_lab.core is not allowed to import tta_lab.data" in done.stdout
+
+
+def test_the_picture_of_the_packages_is_that_of_the_imports():
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import packages
+    finally:
+        sys.path.pop(0)
+    assert packages.picture() in packages.PAGE.read_text(encoding="utf-8"), (
+        "write it anew with: python docs/packages.py")
+    lower = {name: i for i, floor in enumerate(packages.floors()) for name in floor}
+    assert all(lower[a] < lower[b] for a, b in packages.imports())
