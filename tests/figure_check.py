@@ -15,7 +15,7 @@ ROOM = 1.5  # pixels that texts may reach over each other or the border
 
 
 def faults(figure, panels=None) -> list[str]:
-    """Sentences; ``panels`` (`drawing.Panel`) say which scales are declared. Nothing for a figure without faults."""
+    """Sentences; ``panels`` (`plots.panel`) say which scales are declared. Nothing for a figure without faults."""
     found = _of_plotly(figure) if hasattr(figure, "to_plotly_json") else _of_matplotlib(figure)
     return found + (_wasted(figure, panels) if panels else [])
 
@@ -350,6 +350,8 @@ def _plotly_outside(across, upwards, traces) -> list[str]:
 
 def _wasted(figure, panels) -> list[str]:
     """Line charts whose lines use less than half of their axis; probabilities declare the whole scale, panels of one scale count together."""
+    from tta_lab.plots import HeatMap
+
     found = []
     if hasattr(figure, "to_plotly_json"):
         axes = [sorted(axis.range) if axis.range else None for axis in figure.select_yaxes()]
@@ -359,7 +361,7 @@ def _wasted(figure, panels) -> list[str]:
     for panel, limits in zip(panels, axes, strict=False):
         if (
             panel.empty
-            or panel.heat
+            or isinstance(panel, HeatMap)
             or panel.log
             or panel.whole
             or limits is None
@@ -452,9 +454,7 @@ def drawn_again(kept):
         place = 2 if kind == "draw_frames" else 1
         own[place : place + 2] = [backend, None]
         panels = (
-            drawing._distinct(
-                drawing.fitting.common(own[0]) if (more.get("columns") or kind == "draw_frames") else own[0]
-            )
+            drawing.distinct(drawing.common(own[0]) if more.get("columns") or kind == "draw_frames" else own[0])
             if kind != "draw_pictures"
             else None
         )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_streams import toy
 
+from tta_lab.data.shift import Shift
 from tta_lab.streams import ccc
 from tta_lab.streams.ccc import Calibration, calibrate, continually_changing, path, walk
 
@@ -49,7 +50,7 @@ def test_a_walk_hands_the_second_corruption_on():
     shifts = walk(invented(), 0.6, 200, seed=3)
     assert len(shifts) == 200 and shifts == walk(invented(), 0.6, 200, seed=3) != walk(
         invented(), 0.6, 200, seed=4)
-    pairs = [tuple(part.split(":")[0] for part in shift.split("+")) for shift in shifts]
+    pairs = [Shift.parse(shift).names for shift in shifts]
     changes = [(a, b) for a, b in itertools.pairwise(pairs) if a != b]
     assert len(changes) > 10 and all(a[1] == b[0] and b[0] != b[1] for a, b in changes)
 

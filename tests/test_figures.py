@@ -16,6 +16,7 @@ from test_view_plots import CASES as VIEWS
 from tta_lab import plots as P
 from tta_lab.components.controllers.collapse_detector import SIGNALS
 from tta_lab.plots import Panel, Series, drawing, fitting
+from tta_lab.plots.looks import look_of
 from tta_lab.studies.zoo import figures as zoo
 from tta_lab.workshop.study import plot_classes
 
@@ -174,7 +175,7 @@ def test_texts_that_are_turned_touch_where_they_do():
 def well(panels, **more):
     for backend in BACKENDS:
         figure = figure_of(*panels, backend=backend, **more)
-        assert faults(figure, drawing._distinct(list(panels))) == [], backend
+        assert faults(figure, drawing.distinct(list(panels))) == [], backend
     return figure
 
 
@@ -281,12 +282,12 @@ def test_names_keep_their_looks_and_never_share_one():
         Panel("a", "", "y", lines(4)),
         Panel("b", "", "y", (Series(T, 1.0 + T, "other", 1), Series(T, 2.0 + T, "run 0", 3))),
     ]
-    looks = [{s.label: s.look for s in p.series} for p in drawing._distinct(mixed)]
+    looks = [{s.label: s.look for s in p.series} for p in drawing.distinct(mixed)]
     assert (looks[0] == {f"run {i}": i for i in range(4)} and looks[1]["run 0"] == 0
             and looks[1]["other"] not in range(4))
     assert (
-        len({drawing._looks(i)[:2] for i in range(35)}) == 35
-        and len({drawing._looks(i)[:3] for i in range(245)}) == 245
+        len({look_of(i)[:2] for i in range(35)}) == 35
+        and len({look_of(i)[:3] for i in range(245)}) == 245
     )
 
 

@@ -362,7 +362,7 @@ def test_runs_are_saved_with_the_recipe_that_ran(tmp_path, monkeypatch):
          "runs.json").read_text())["recipe"] == panel.results["recipe"][0] != panel.to_json()
     assert panel.results["model"][0] == "fashion_resnet_bn" and panel.results["stream"][
         0] == "one shift after another, 20 a shift, batches of 10"
-    assert "on fashion_resnet_bn, one shift after another" in panel.message and "tent" in panel.told(
+    assert "on fashion_resnet_bn, one shift after another" in panel.message and "tent" in panel.summary(
     )[0][0]
     for thread in threading.enumerate():
         if thread.name == "composer marks":

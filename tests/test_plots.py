@@ -11,7 +11,8 @@ import pytest
 
 from tta_lab import plots as P
 from tta_lab.analysis import diagnose as D
-from tta_lab.plots import drawing
+from tta_lab.plots.looks import look_of
+from tta_lab.plots.panel import named_rows
 
 Figure = pytest.importorskip("matplotlib.figure").Figure
 go = pytest.importorskip("plotly.graph_objects")
@@ -260,7 +261,7 @@ def test_constant_numbers_are_a_flat_line_on_a_real_axis(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_runs_differ_in_more_than_colour(backend):
+def test_runs_differ_in_more_than_color(backend):
     runs = {f"run {i}": ROUND | {"error": ROUND["error"] + i} for i in range(9)}
     figure = plot("error_per_round", runs, backend=backend)
     if backend == "plotly":
@@ -269,7 +270,7 @@ def test_runs_differ_in_more_than_colour(backend):
         looks = [(line.get_linestyle() + str(line._dash_pattern), line.get_marker())
                  for line in panels(figure)[0].lines]
     assert len(set(looks)) == 9
-    assert len({drawing._looks(i) for i in range(35)}) == 35
+    assert len({look_of(i) for i in range(35)}) == 35
 
 
 def test_text_is_large_enough_for_a_projector():
@@ -464,7 +465,7 @@ def test_a_mixed_stream_keeps_equal_windows_and_leaves_out_what_does_not_vary(ba
 
 @pytest.mark.parametrize("n", [1, 2, 24, 25, 26, 47, 49, 100, 1000])
 def test_names_of_many_rows_keep_their_distance(n):
-    places, names = drawing._named_rows([f"row {i}" for i in range(n)])
+    places, names = named_rows([f"row {i}" for i in range(n)])
     assert names[0] == "row 0" and names[-1] == f"row {n - 1}" and len(places) <= P.ROWS
     assert (np.diff(places) >= math.ceil(n / P.ROWS)).all() and (n > P.ROWS or len(places) == n)
 

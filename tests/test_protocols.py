@@ -72,7 +72,7 @@ def test_every_image_comes_exactly_once_in_any_combination(order, layout, mode):
             segment = torch.cat([a.segment for a in parts])
             known = ids < UNKNOWN_ID
             for i in range(3):
-                hand = stream.hands[round_][i]
+                hand = stream.segment_ids[round_][i]
                 assert torch.equal(ids[segment == i].sort().values, hand.sort().values)
                 assert int(((segment == i) & known).sum()) == 25
             assert len(ids[known].unique()) == 75
@@ -223,7 +223,7 @@ def test_a_composition_is_made_even_if_the_set_holds_its_first_part():
                                          "corruption 'fgo' either.*did you mean 'fog'"):
         Stream(fog, ("fgo",), per_shift=20)
     with pytest.raises(ValueError, match="the severity of 'fog' must be a number from 0 to 5, got "
-                                         "'fog:x'"):
+                                         "'x' in 'fog:x'"):
         Stream(fog, ("fog:x",), per_shift=20)
 
 

@@ -22,7 +22,7 @@ from tta_lab.experiments.runner import _key, compare, forgetting, row, run, runs
 from tta_lab.methods import make
 from tta_lab.methods.tent import Tent
 from tta_lab.streams.orders import Shuffled
-from tta_lab.streams.stream import Arrivals, Stream
+from tta_lab.streams.stream import Stream
 
 KNOWN = toy(60)
 
@@ -115,7 +115,7 @@ def test_parts_that_were_shown_in_part_are_recorded_so():
     named = Stream("digits", ("fog", "none"), per_shift=20, batch=10)
     a = Adapter(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), make("source"), device="cpu")
     run(a, named.cut(0, 3)), run(a, named)
-    assert Arrivals.from_json(json.dumps(a.trace.meta["stream"])).hash == (named.cut(0, 3) +
+    assert Stream.from_json(json.dumps(a.trace.meta["stream"])).hash == (named.cut(0, 3) +
                                                                            named).hash
 
 

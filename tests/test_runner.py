@@ -10,6 +10,7 @@ from tta_lab.core.adapter import Adapter
 from tta_lab.experiments.runner import code_digest, compare, forgetting, proper_scores, row, run, runs, spread
 from tta_lab.methods import make
 from tta_lab.models.embedded import load_model
+from tta_lab.streams.cached import CachedStream
 from tta_lab.streams.stream import Stream
 from tta_lab.studies.crowds import study as crowds
 
@@ -286,3 +287,14 @@ def test_plans_refuse_nonsense(settings, message):
         crowds.Plan(**settings)
     with pytest.raises(ValueError, match="no setting 'round'"):
         crowds.Plan.of(True, round=3)
+
+
+def test_a_cached_stream_is_taken_wherever_a_stream_is(model):
+    cached = CachedStream(SMALL)
+    for made, plain in ((cached, SMALL), (cached.cut(1, 3), SMALL.cut(1, 3)),
+                        ({"a": cached}, {"a": SMALL})):
+        mine, its = (compare(["source", "tent"], s, model, device="cpu") for s in (made, plain))
+        for column in ("error", "stream_hash", "images"):
+            assert mine[column].tolist() == its[column].tolist()
+    with pytest.raises(ValueError, match="joined, cut or cached"):
+        compare("source", cached, model, (0, 1), device="cpu")

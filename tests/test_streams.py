@@ -11,12 +11,15 @@ from tta_lab.data import corruptions as streams_corruptions
 from tta_lab.data.corruptions import STANDARD_SIX, corrupt
 from tta_lab.data.image_set import ImageSet
 from tta_lab.data.load import load
+from tta_lab.data.shift import Shift
 from tta_lab.streams import orders
 from tta_lab.streams import stream as streams
+from tta_lab.streams.base import AbstractStream
+from tta_lab.streams.cached import CachedStream
 from tta_lab.streams.images import UNKNOWN_ID
 from tta_lab.streams.orders import Dirichlet, Shuffled
 from tta_lab.streams.protocols import closed_set, long_term, open_set
-from tta_lab.streams.sampling import deal, deck, shuffled
+from tta_lab.streams.sampling import balanced_permutation, sample_without_replacement, shuffled
 from tta_lab.streams.stream import Stream
 
 
@@ -67,7 +70,8 @@ def test_batches_hold_what_they_say():
         domain = stream.domains[int(batch.domain[0])]
         assert torch.equal(batch.x, corrupt(clean, domain, 3, batch.ids, seed=9))
         assert torch.equal(stream.images(batch.ids.flip(0), domain), batch.x.flip(0))
-        assert batch.x.dtype == torch.float32 and batch.ids.dtype == batch.label.dtype == torch.int64 and batch.known.dtype == torch.bool
+        assert batch.x.dtype == torch.float32 and batch.known.dtype == torch.bool
+        assert batch.ids.dtype == batch.label.dtype == torch.int64
     with pytest.raises(dataclasses.FrozenInstanceError):
         batch.domain = "other"
 
@@ -87,40 +91,40 @@ def test_defaults():
 
 def test_shifts_share_no_image_and_are_balanced():
     stream = Stream(per_shift=300, seed=5)
-    ids = torch.cat(stream.hands[0])
+    ids = torch.cat(stream.segment_ids[0])
     assert len(ids.unique()) == 1800
-    for hand in stream.hands[0]:
+    for hand in stream.segment_ids[0]:
         assert load("fashion_mnist").y[hand].bincount().tolist() == [30] * 10
     odd = Stream("fashion_mnist_8", per_shift=301)
-    for hand in odd.hands[0]:
+    for hand in odd.segment_ids[0]:
         counts = odd.known_set.y[hand].bincount()
         assert counts.max() - counts.min() <= 1 and counts.sum() == 301
 
 
 def test_a_deck_is_balanced_as_long_as_classes_last():
     labels = torch.tensor([0] * 3 + [1] * 3 + [2] * 9)
-    order = deck(labels, 0, "x", 0)
+    order = balanced_permutation(labels, 0, "x", 0)
     assert order.sort().values.tolist() == list(range(15))
     for k in range(3):
         assert labels[order][3 * k:3 * k + 3].sort().values.tolist() == [0, 1, 2]
     assert (labels[order][9:] == 2).all()
-    late = deck(labels, 0, "x", 0, last=torch.tensor([0, 1, 8]))
+    late = balanced_permutation(labels, 0, "x", 0, last=torch.tensor([0, 1, 8]))
     assert set(late[-3:].tolist()) == {0, 1, 8
                                        } and labels[late][:3].sort().values.tolist() == [0, 1, 2]
 
 
-def test_dealing_goes_on_with_a_new_deck():
-    """10 images, hands of 4: two hands from the first deck, the third takes its last 2 and 2
+def test_sampling_goes_on_with_a_new_permutation():
+    """10 images, samples of 4: two from the first permutation, the third takes its last 2 and 2
     others of the second."""
     labels = torch.arange(10) % 2
-    hands = list(deal(labels, [4] * 5, 0, "x"))
-    assert sorted(torch.cat(hands[:2] + [hands[2][:2]]).tolist()) == list(range(10))
-    assert all(len(set(hand.tolist())) == 4 for hand in hands)
-    assert sorted(torch.cat(hands).tolist()) == sorted(list(range(10)) * 2)
-    for hand in hands:
-        assert labels[hand].sum() == 2
+    samples = list(sample_without_replacement(labels, [4] * 5, 0, "x"))
+    assert sorted(torch.cat(samples[:2] + [samples[2][:2]]).tolist()) == list(range(10))
+    assert all(len(set(sample.tolist())) == 4 for sample in samples)
+    assert sorted(torch.cat(samples).tolist()) == sorted(list(range(10)) * 2)
+    for sample in samples:
+        assert labels[sample].sum() == 2
     # more than there are: everything twice, and five a third time
-    large = next(deal(labels, [25], 0, "x"))
+    large = next(sample_without_replacement(labels, [25], 0, "x"))
     assert sorted(large.bincount().tolist()) == [2] * 5 + [3] * 5
 
 
@@ -128,7 +132,7 @@ def test_wrap_around_repeats_no_image_within_a_shift():
     stream = Stream(toy(60), ["contrast"] * 5, per_shift=50, batch=50)
     for ids in ids_by_segment(stream).values():
         assert len(ids.unique()) == 50
-    counts = torch.cat(stream.hands[0]).bincount(minlength=60)
+    counts = torch.cat(stream.segment_ids[0]).bincount(minlength=60)
     assert counts.min() >= 4 and counts.max() <= 5           # 250 = 4 60 + 10
 
 
@@ -159,7 +163,8 @@ def test_redraw_shows_new_images_as_long_as_the_set_lasts():
     assert len(first_two.unique()) == 80
     assert not torch.equal(segments[2, 0].sort().values, segments[0, 0].sort().values)
     once = dataclasses.replace(stream, rounds=1, redraw=False)
-    assert all(torch.equal(a, b) for a, b in zip(once.hands[0], stream.hands[0], strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(once.segment_ids[0], stream.segment_ids[0], strict=True))
 
 
 def test_each_image_is_corrupted_once_and_the_bound_changes_nothing(monkeypatch):
@@ -201,7 +206,7 @@ def test_settings_of_the_runner_or_the_batch_do_not_change_the_images():
     base = Stream(toy(), ("gaussian_noise", "contrast"), per_shift=20, batch=10)
     for change in (dict(batch=3), dict(rounds=2), dict(unknown=toy(seed=1)), dict(reset="batch")):
         other = dataclasses.replace(base, **change)
-        for a, b in zip(base.hands[0], other.hands[0], strict=True):
+        for a, b in zip(base.segment_ids[0], other.segment_ids[0], strict=True):
             assert torch.equal(a, b[b < UNKNOWN_ID])
     order = torch.cat([b.ids for b in base])
     assert torch.equal(order, torch.cat([b.ids for b in dataclasses.replace(base, batch=3)]))
@@ -339,6 +344,37 @@ def test_a_shift_is_the_same_however_it_is_spaced():
                            streams_corruptions.corrupt(x, " none "), x)
 
 
+@pytest.mark.parametrize("text, parts, tidy, domain, severity", [
+    ("fog", [("fog", None)], "fog", "fog", 5),
+    (" fog : 2.50", [("fog", 2.5)], "fog:2.50", "fog", 2.5),
+    ("gaussian_noise: 2 +fog", [("gaussian_noise", 2), ("fog", None)], "gaussian_noise:2+fog",
+     "gaussian_noise+fog", 5),
+    ("snow:0+fog:0.5", [("snow", 0), ("fog", 0.5)], "snow:0+fog:0.5", "snow+fog", 0.5),
+    (" none", [("none", None)], "none", "none", 0),
+    ("day one:3", [("day one", 3)], "day one:3", "day one", 3),
+    (" wet+cold ", [(" wet+cold ", None)], " wet+cold ", " wet+cold ", 5),
+    ("dry+warm : 4", [("dry+warm", 4)], "dry+warm:4", "dry+warm", 4),
+    ("fog:1+dry+warm", [("fog", 1), ("dry", None), ("warm", None)], "fog:1+dry+warm",
+     "fog+dry+warm", 5),
+])
+def test_a_shift_is_parsed_and_printed(text, parts, tidy, domain, severity):
+    held = (" wet+cold ", "dry+warm", "day one")
+    shift = Shift.parse(text, held)
+    assert shift.parts == tuple(parts) and shift.names == tuple(name for name, _ in parts)
+    assert str(shift) == shift.text == tidy and shift.domain == domain
+    assert shift.severity(5) == severity and shift.held == (domain in held)
+    again = Shift.parse(shift.text, held)
+    assert again == shift and again.text == shift.text
+    assert Shift.parse(Shift(shift.parts, shift.held).text, held) == shift
+    assert shift.steps(5) == (() if shift.clean else tuple((n, 5 if s is None else s)
+                                                           for n, s in parts))
+
+
+def test_domains_count_once_however_they_are_written():
+    assert Stream(toy(), ("fog :3", "fog", "snow: 1+fog", "snow+ fog"), per_shift=5).domains == (
+        "fog", "snow+fog")
+
+
 def test_the_hash_of_streams_that_were_valid_stays():
     """They name cached runs: written by the version before spaces were tidied."""
     assert Stream(toy(), ("fog:3", "none", "snow:2.50"), per_shift=20,
@@ -353,11 +389,11 @@ def test_json_with_spaces_in_shifts_keeps_loading():
     values["shifts"] = ["fog :3", "none"]
     values["hash"] = "df03d0580f3a"                               # as the older version wrote it
     both = {
-        "kind": "joined", "parts": [values, values], "hash": streams._digest([values["hash"]] * 2)
+        "kind": "joined", "parts": [values, values], "hash": streams.hash_of([values["hash"]] * 2)
     }
     cut = {
         "kind": "cut", "stream": both, "start": 0, "stop": 1,
-        "hash": streams._digest([both["hash"], 0, 1])
+        "hash": streams.hash_of([both["hash"], 0, 1])
     }
     for written, expected in ((values, tidy), (both, tidy + tidy), (cut, (tidy + tidy).cut(0, 1))):
         again = Stream.from_json(json.dumps(written))
@@ -438,3 +474,88 @@ def test_batches_on_a_device():
     for here, there in zip(stream, stream.batches("cuda"), strict=True):
         assert there.x.is_cuda and not there.ids.is_cuda and torch.equal(here.ids, there.ids)
         assert ((here.x - there.x.cpu()).abs() > 1e-6).float().mean() < 1e-3
+
+
+SMALL = Stream(toy(), ("none", "fog:3", "fog"), severity=2, per_shift=12, batch=5, rounds=2,
+               unknown=toy(seed=1), unknown_ratio=0.5)
+OTHER = Stream(toy(), ("fog:4", "snow"), severity=4, per_shift=10, batch=5)
+KINDS = {
+    "stream": SMALL,
+    "joined": SMALL + OTHER,
+    "cut": SMALL.cut(2, 9),
+    "cut of joined": (SMALL + OTHER).cut(16, 20),
+    "joined of cut": SMALL.cut(3, 4) + OTHER.cut(1, 3),
+    "cached": CachedStream(SMALL),
+    "cut of cached": CachedStream(SMALL + OTHER).cut(16, 20),
+}
+
+
+@pytest.mark.parametrize("stream", KINDS.values(), ids=KINDS)
+def test_every_kind_of_stream_answers_what_a_stream_answers(stream):
+    assert isinstance(stream, AbstractStream) and stream.classes == stream.known_set.classes
+    assert stream.severity in (2, 4) and stream.ratio in (0, 0.5) and stream.reset == "never"
+    assert stream.seed == 0 and stream.unknown_set is not None
+    assert stream.whole.cut(0, 1).whole is stream.whole
+    assert len(stream.shifts) == len(stream.segment_domains) == len(stream.segment_severities)
+    assert tuple(dict.fromkeys(stream.segment_domains)) == stream.domains
+    batches, plan = list(stream), list(stream.plan())
+    assert len(batches) == len(plan) == len(stream)
+    assert sum(map(len, batches)) == stream.n_images == stream.statistics()["images"]
+    picture = stream.picture()
+    for name in ("label", "known", "domain", "severity"):
+        assert picture[name].tolist() == torch.cat([getattr(b, name) for b in batches]).tolist()
+    for batch, planned in zip(batches, plan, strict=True):
+        assert torch.equal(batch.ids, planned.ids) and torch.equal(batch.segment, planned.segment)
+        assert torch.equal(batch.label, stream.labels(batch.ids))
+        for i in batch.segment.unique().tolist():
+            rows = batch.segment == i
+            assert {stream.domains[d] for d in batch.domain[rows]} == {stream.segment_domains[i]}
+            assert batch.severity[rows].unique().tolist() == [stream.segment_severities[i]]
+            assert (batch.x[rows] - stream.images_of(batch.ids[rows], i)).abs().max() < 1e-6
+    last = stream.domains[int(batches[-1].domain[-1])]
+    assert stream.last_domain == last
+    for start in range(len(stream)):
+        one, = stream.batches(start=start, stop=start + 1)
+        assert torch.equal(one.x, batches[start].x)
+        assert one.new_domain == batches[start].new_domain and one.round == batches[start].round
+    with pytest.raises(ValueError, match="cannot be rebuilt"):
+        stream.check_rebuildable()
+    assert stream.to_dict() == {**stream.settings(), "hash": stream.hash}
+    assert len(stream.old_hash) == 12 and (stream + stream).hash != stream.hash
+
+
+def test_the_severity_of_joined_streams_is_that_of_each_part():
+    assert (SMALL + OTHER).segment_severities == (0, 3, 2, 4, 4)
+    assert (SMALL + OTHER).severity == 4 and (SMALL + OTHER).domains == ("none", "fog", "snow")
+
+
+def test_an_incomplete_stream_is_not_made():
+    class Nothing(AbstractStream):
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Nothing()
+
+
+def test_a_cached_stream_makes_each_batch_once(monkeypatch):
+    made = []
+    original = streams.make_images
+    monkeypatch.setattr(streams, "make_images",
+                        lambda *a: made.append(len(a[2])) or original(*a))
+    stream = Stream(toy(), ("gaussian_noise", "none"), per_shift=20, batch=5)
+    cached = CachedStream(stream)
+    third, = cached.batches(start=2, stop=3)
+    assert sum(made) == 5
+    once, twice = list(cached), list(cached.cut(1, 8))
+    assert once[2] is third and sum(made) == 40
+    assert all(a is b for a, b in zip(once[1:], twice, strict=True))
+    for a, b in zip(once, stream, strict=True):
+        assert torch.equal(a.x, b.x) and torch.equal(a.ids, b.ids) and a.new_domain == b.new_domain
+    assert cached.hash == stream.hash and cached.to_dict() == stream.to_dict()
+    assert cached == CachedStream(stream) and "_made" not in repr(cached)
+
+
+def test_a_cached_stream_is_rebuilt_as_the_stream_within():
+    stream = Stream("digits", ("fog",), per_shift=20)
+    assert Stream.from_json(CachedStream(stream).to_json()) == stream
+    assert Stream.from_json(CachedStream(stream).cut(0, 1).to_json()) == stream.cut(0, 1)

@@ -12,8 +12,9 @@ from tta_lab import Trace
 from tta_lab import plots as P
 from tta_lab.analysis import layer_probes as L
 from tta_lab.analysis import timelines as V
-from tta_lab.plots import drawing
+from tta_lab.plots import drawing, fitting
 from tta_lab.plots import views as PV
+from tta_lab.plots.panel import COLUMNS
 
 Figure = pytest.importorskip("matplotlib.figure").Figure
 go = pytest.importorskip("plotly.graph_objects")
@@ -274,7 +275,7 @@ def test_many_steps_are_averaged_into_fewer_columns():
     }
     numbers = L.layer_distance(record)
     values = maps(P.plot_layer_distance(numbers, backend="plotly"))[0]
-    assert values.shape == (2, drawing.COLUMNS) and np.isnan(values[1]).all()
+    assert values.shape == (2, COLUMNS) and np.isnan(values[1]).all()
     np.testing.assert_allclose(values[0], np.arange(900.0).reshape(300, 3).mean(axis=1) / 2)
 
 
@@ -434,7 +435,7 @@ def test_given_axes_are_drawn_into():
                                                  (1e-5, 2, [1e-5, 1e-4, 1e-3, .01, .1, 1]),
                                                  (.9, 30, [1, 2, 5, 10, 20])])
 def test_ticks_of_logarithmic_heights(low, high, expected):
-    ticks, names = drawing._log_ticks(low, high, False)
+    ticks, names = fitting.log_ticks(low, high, False)
     np.testing.assert_allclose(ticks, expected)
     assert [float(name) for name in names] == pytest.approx(expected)
-    assert drawing._log_ticks(.005, 1, True)[1] == ["1%", "10%", "100%"]
+    assert fitting.log_ticks(.005, 1, True)[1] == ["1%", "10%", "100%"]

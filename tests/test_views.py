@@ -208,12 +208,12 @@ def test_cost_against_error_by_hand():
 NO_IMAGES = {k: np.zeros(0) for k in ROWS}
 
 
-@pytest.mark.parametrize("view", [
+@pytest.mark.parametrize("timeline", [
     V.entropy_frames, V.class_shares, V.selection_anatomy, V.gradient_norm, V.calibration,
     V.confusion_over_time, V.changed_images
 ])
-def test_a_trace_without_images_says_so(ctx):
-    numbers = ctx(Trace.from_columns(NO_IMAGES, {k: [] for k in STEPS}, META))
+def test_a_trace_without_images_says_so(timeline):
+    numbers = timeline(Trace.from_columns(NO_IMAGES, {k: [] for k in STEPS}, META))
     assert numbers["why"].endswith(".")
 
 
@@ -234,13 +234,13 @@ def same(a, b):
     return np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f")
 
 
-@pytest.mark.parametrize("view", [
+@pytest.mark.parametrize("timeline", [
     V.entropy_frames, V.class_shares, V.selection_anatomy, V.gradient_norm, V.calibration,
     V.confusion_over_time, lambda t: V.cost_against_error({"tent": t}),
     lambda t: V.changed_images(t, STREAM)
 ])
-def test_a_trace_from_disk_gives_the_same_numbers(ctx, real):
-    assert same(ctx(real[0]), ctx(real[1]))
+def test_a_trace_from_disk_gives_the_same_numbers(timeline, real):
+    assert same(timeline(real[0]), timeline(real[1]))
 
 
 def test_changed_images_are_those_the_network_saw(real):

@@ -427,13 +427,13 @@ def changed_images(trace, stream=None, n: int = 6, names=None) -> dict:
 def rebuilt(trace):
     """The stream that a trace was made on, from ``trace.meta["stream"]``; ValueError when it
     cannot be rebuilt by name."""
-    from ..streams.stream import Arrivals
+    from ..streams.stream import Stream
 
     if "stream" not in trace.meta:
         raise ValueError("the trace does not say which stream it was made on; hand the stream "
                          "over: changed_images(trace, stream)")
     try:
-        return Arrivals.from_json(json.dumps(trace.meta["stream"]))
+        return Stream.from_json(json.dumps(trace.meta["stream"]))
     except (ValueError, RuntimeError) as why:
         raise ValueError(f"the stream of this trace cannot be rebuilt from its record ({why}); "
                          f"hand it over: changed_images(trace, stream)") from why
@@ -451,20 +451,7 @@ def pictures(stream, ids, segment) -> np.ndarray:
         rows = np.flatnonzero(segment == i)
         found |= dict(
             zip(rows.tolist(),
-                _of_segment(stream, torch.from_numpy(ids[rows]), int(i)).cpu().numpy(),
+                stream.images_of(torch.from_numpy(ids[rows]), int(i)).cpu().numpy(),
                 strict=True))
     return (np.stack([found[i] for i in range(len(ids))]) if len(ids) else np.zeros(
         (0, 1, 1, 1), np.float32))
-
-
-def _of_segment(stream, ids, segment: int):
-    from ..streams.stream import Cut, Joined
-
-    if isinstance(stream, Cut):
-        return _of_segment(stream.stream, ids, segment)
-    if isinstance(stream, Joined):
-        for part in stream.parts:
-            if segment < len(part.shifts):
-                return _of_segment(part, ids, segment)
-            segment -= len(part.shifts)
-    return stream.images(ids, stream.shifts[segment])

@@ -21,7 +21,8 @@ from torch import Tensor
 from ..core import places
 from ..core.arguments import whole
 from .contents import WORKERS, digests, hashed, note, signature
-from .image_set import CLEAN, BaseSet, check_labels
+from .image_set import BaseSet, check_labels
+from .shift import CLEAN
 from .shipped import DataError, refuse_html
 
 READABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")

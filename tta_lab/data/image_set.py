@@ -16,9 +16,8 @@ from torch import Tensor
 
 from ..core import places
 from ..core.arguments import WrongKind, whole
+from .shift import CLEAN
 from .shipped import DataError
-
-CLEAN = ("none", "clean")
 
 
 class BaseSet:

@@ -25,8 +25,9 @@ from .contents import digests, hashed, note
 from .embedded import EMBEDDED
 from .folders import folder as any_folder
 from .image_files import CACHE_BYTES, HEADERS, Cache, Decoder, Files, FileSet, existing_folder, file_set, image_names, natural, text_in
-from .image_set import CLEAN, BaseSet, ImageSet
+from .image_set import BaseSet, ImageSet
 from .kinds import KINDS, kind, opened
+from .shift import CLEAN
 from .shipped import DataError, refuse_html
 
 __all__ = [

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,14 +28,17 @@ from ..core.parts import LossMethod, Method, NeedsError, needs_of
 from ..core.source_info import source_info_of
 from ..core.trace import Trace
 from ..data.load import images_of, load
+from ..data.shift import Shift
 from ..methods import METHODS, make
 from ..methods.serialise import from_json, to_json
 from ..models.embedded import checkpoints
 from ..models.names import facts_of, open_model
+from ..streams.base import AbstractStream, Joined, Slice, StreamWrapper
+from ..streams.cached import CachedStream
+from ..streams.images import Batch
 from ..streams.orders import ClassImbalance, Dirichlet, LabelShift, Order, SortedByClass
 from ..streams.protocols import GROUPS, PROTOCOLS
-from ..streams.shifts import domain_of
-from ..streams.stream import Arrivals, Cut, Joined, Stream
+from ..streams.stream import Stream
 from .runner import _check_classes, row, run
 
 REFERENCES = {"source": "source", "batch_norm": "BN-1"}
@@ -53,7 +57,7 @@ class Experiment:
     or TypeError, which is one here, for what is none of these; whether a text names something is said by `incompatibilities`, or when it is run."""
 
     model: object = "fashion_resnet_bn"
-    stream: Arrivals = field(default_factory=lambda: Stream(per_shift=100, batch=50))
+    stream: AbstractStream = field(default_factory=lambda: Stream(per_shift=100, batch=50))
     recipe: Method = field(default_factory=lambda: make("tent"))
     seed: int = 0
     source_images: object = SOURCE_IMAGES
@@ -63,7 +67,7 @@ class Experiment:
             hint = "; a path is written as a text, 'checkpoint:PATH'" if isinstance(self.model, os.PathLike) else ""
             raise WrongKind(f"Experiment.model must be a text such as 'fashion_resnet_bn' or 'torchvision:resnet18', or a network, not "
                             f"{shown(self.model)}{hint}")
-        if not isinstance(self.stream, Arrivals):
+        if not isinstance(self.stream, AbstractStream):
             hint = f"; make one with tta_lab.{self.stream}()" if isinstance(self.stream, str) and self.stream in PROTOCOLS else \
                 "; images become one with tta_lab.continual(images)" if isinstance(self.stream, str) or hasattr(self.stream, "images") else ""
             raise WrongKind(f"Experiment.stream must be a stream, such as tta_lab.continual(), not {shown(self.stream)}{hint}")
@@ -177,24 +181,26 @@ def _recipe_code(recipe: Method) -> tuple[list[str], str]:
     return ["from tta_lab.methods.serialise import from_json"], f"from_json({to_json(recipe)!r})"
 
 
-def stream_code(stream: Arrivals) -> tuple[list[str], str]:
+def stream_code(stream: AbstractStream) -> tuple[list[str], str]:
     """Imports and a line that makes this stream anew: a call of a protocol with what differs from its defaults; joined and cut as it was.
 
     A stream of images that have no name cannot be written down: then the line is a comment.
     """
     try:
-        stream._check_rebuildable()
+        stream.check_rebuildable()
     except ValueError:
         return [], "# stream: your own, as above: its images have no name that datasets.load finds"
     imports, text = _stream_expression(stream)
     return sorted(set(imports)), f"stream = {text}"
 
 
-def _stream_expression(stream: Arrivals) -> tuple[list[str], str]:
+def _stream_expression(stream: AbstractStream) -> tuple[list[str], str]:
+    if isinstance(stream, CachedStream):
+        stream = stream.stream
     if isinstance(stream, Joined):
         parts = [_stream_expression(part) for part in stream.parts]
         return [line for imports, _ in parts for line in imports], " + ".join(text for _, text in parts)
-    if isinstance(stream, Cut):
+    if isinstance(stream, Slice):
         imports, text = _stream_expression(stream.stream)
         return imports, f"{f'({text})' if isinstance(stream.stream, Joined) else text}.cut({stream.start}, {stream.stop})"
     calls = list(_calls(stream)) if type(stream) is Stream else []
@@ -250,7 +256,7 @@ def _own_arguments(name: str, plain: dict) -> list[dict]:
     order, shifts = plain["order"], plain["shifts"]
     found = [{}]
     if name == "gradual":
-        names = tuple(dict.fromkeys(domain_of(s) for s in shifts))
+        names = tuple(dict.fromkeys(Shift.parse(s).domain for s in shifts))
         found = [{"shifts": names, "form": form} for form in ("rmt", "cotta")]
     elif name == "alternating":
         found = [{"shifts": shifts[::2]}]
@@ -490,22 +496,15 @@ class Session:
         return Exploration(self.choice, traces.pop("choice"), traces, dict(self.refused))
 
 
-class _OneBatch:
+@dataclass(frozen=True)
+class _OneBatch(StreamWrapper):
     """A stream of which one batch, which has been made already, is sent."""
 
-    goes_on = True  # the rows of all its batches are those of one stream
+    batch: Batch
+    goes_on: ClassVar[bool] = True  # the rows of all its batches are those of one stream
 
-    def __len__(self) -> int:
-        return len(self._stream)
-
-    def __init__(self, stream: Arrivals, batch):
-        self._stream, self._batch = stream, batch
-
-    def __getattr__(self, name):
-        return getattr(self._stream, name)
-
-    def batches(self, device="cpu"):
-        yield self._batch
+    def batches(self, device="cpu", start=0, stop=None):
+        yield self.batch
 
 
 class _Heard:

@@ -32,14 +32,14 @@ from ..core.trace import Trace
 from ..data.load import images_of
 from ..methods.serialise import to_json
 from ..streams.protocols import stream_of
-from ..streams.stream import RESETS, Arrivals, Cut, Stream, _digest
+from ..streams.stream import RESETS, AbstractStream, Stream, hash_of
 from .progress import Progress
 
 Key = tuple[str, str, int]  # stream, recipe, seed
 
 
-def run(adapter: Adapter, stream: Arrivals, reset: str | None = None, progress: bool | Progress = False,
-        stop: Callable[[], bool] | None = None, each: Callable[[Trace], None] | None = None, clean: Arrivals | None = None,
+def run(adapter: Adapter, stream: AbstractStream, reset: str | None = None, progress: bool | Progress = False,
+        stop: Callable[[], bool] | None = None, each: Callable[[Trace], None] | None = None, clean: AbstractStream | None = None,
         trace_to: str | Path | None = None) -> Trace:
     """Send every batch of a stream through the adapter and return the annotated trace.
 
@@ -111,7 +111,7 @@ class _Record:
     """What a trace says of the streams that its rows come from: ``domains``, ``segments`` and ``stream`` of ``meta`` are those of all that was
     shown, joined. ``meta["parts"]`` are their records where there are several; of the last, ``meta["shown"]`` of ``meta["batches"]`` came."""
 
-    def __init__(self, trace: Trace, stream: Arrivals, rule: str):
+    def __init__(self, trace: Trace, stream: AbstractStream, rule: str):
         self.trace, self.stream, self.news, meta = trace, stream, None, trace.meta
         unknown = stream.unknown_set
         images = {"known": stream.known_set.fingerprint(), "unknown": None if unknown is None else unknown.fingerprint()}
@@ -142,10 +142,7 @@ class _Record:
         goes_on = before[0]["hash"] == now[0]["hash"] and before[2] == now[1]
         domains, segments = meta["domains"], meta["segments"]
         if goes_on:  # the same stream, taken up where it stopped
-            whole = stream
-            while isinstance(whole, Cut):
-                whole = whole.stream
-            in_full = (before[1], now[2]) == (0, len(whole))
+            in_full = (before[1], now[2]) == (0, len(stream.whole))
             parts = [*parts[:-1], before[0] if in_full else _cut_record(before[0], before[1], now[2])]
             self.news = {"batches": self.shown + len(stream)}
         else:
@@ -153,7 +150,7 @@ class _Record:
             parts, segments = [*parts[:-1], last, record], [*segments, *stream.shifts]
             domains = list(dict.fromkeys([*domains, *stream.domains]))
             self.news = {"batches": len(stream), "shown": 0}
-        joined = {"kind": "joined", "parts": parts, "hash": _digest([p["hash"] for p in parts])}
+        joined = {"kind": "joined", "parts": parts, "hash": hash_of([p["hash"] for p in parts])}
         self.news |= {"stream": joined, "parts": parts} if len(parts) > 1 else {"stream": parts[0]}
         self.news |= {"domains": domains, "segments": segments}
         self.first = len(segments) - len(stream.shifts)
@@ -180,11 +177,11 @@ def _span(record: dict, batches: int) -> tuple[dict, int, int]:
 
 
 def _cut_record(record: dict, start: int, stop: int) -> dict:
-    """The record of some batches of a recorded stream, as `Cut` writes it."""
-    return {"kind": "cut", "stream": record, "start": start, "stop": stop, "hash": _digest([record["hash"], start, stop])}
+    """The record of some batches of a recorded stream, as `Stream.cut` writes it."""
+    return {"kind": "cut", "stream": record, "start": start, "stop": stop, "hash": hash_of([record["hash"], start, stop])}
 
 
-def _check_classes(adapter: Adapter, stream: Arrivals, batch) -> None:
+def _check_classes(adapter: Adapter, stream: AbstractStream, batch) -> None:
     """Raise ValueError when the model does not answer in the classes that the labels are counted in; images without any label have none."""
     check_outputs(adapter, stream.known_set, batch.x[:1])
 
@@ -249,7 +246,7 @@ class Memory:
         self.peak = max(self.peak, self._now() - self.start)
 
 
-def forgetting(adapter: Adapter, clean: Arrivals) -> dict:
+def forgetting(adapter: Adapter, clean: AbstractStream) -> dict:
     """What is left of the source's ability: error on clean images of the frozen source and of the adapter as it now is, in per cent.
 
     Nothing is learned and the adapter is left as it was. ``forgotten`` = error - source_error, in points (EATA, arXiv 2204.02610,
@@ -307,9 +304,9 @@ def _check_name(what: str, name) -> None:
         raise WrongKind(f"the names in {what} must be texts, not {name!r}")
 
 
-def _streams(streams, seeds) -> dict[tuple[str, int], Arrivals]:
+def _streams(streams, seeds) -> dict[tuple[str, int], AbstractStream]:
     if not isinstance(streams, Mapping):
-        if isinstance(streams, (list, tuple)) and streams and all(isinstance(s, Arrivals) for s in streams):
+        if isinstance(streams, (list, tuple)) and streams and all(isinstance(s, AbstractStream) for s in streams):
             raise WrongKind("several streams need names: streams={'first': ..., 'second': ...}")
         streams = {"stream": streams}
     if not streams:
@@ -318,7 +315,7 @@ def _streams(streams, seeds) -> dict[tuple[str, int], Arrivals]:
     for name, given in streams.items():
         _check_name("streams", name)
         what = f"streams[{name!r}]" if len(streams) > 1 or name != "stream" else "streams"
-        is_function = callable(given) and not isinstance(given, (Arrivals, type, torch.nn.Module))
+        is_function = callable(given) and not isinstance(given, (AbstractStream, type, torch.nn.Module))
         given = given if is_function else stream_of(given, what)
         for seed in seeds:
             if isinstance(given, Stream):
@@ -327,7 +324,7 @@ def _streams(streams, seeds) -> dict[tuple[str, int], Arrivals]:
                 built[name, seed] = stream_of(given(seed), f"{what}({seed})")
             else:
                 if len(seeds) > 1:
-                    raise ValueError(f"the stream {name!r} is joined or cut, so it cannot be seeded anew; give a function of the seed")
+                    raise ValueError(f"the stream {name!r} is joined, cut or cached, so it cannot be seeded anew; give a function of the seed")
                 built[name, seed] = given
     return built
 
@@ -344,7 +341,7 @@ class _Runs:
             raise ValueError(f"cache must be a folder, and {self.folder} is a file; name another one")
         self.progress = flag("progress", progress)
         self.streams = _streams(streams, self.seeds)
-        is_function = callable(clean) and not isinstance(clean, Arrivals)
+        is_function = callable(clean) and not isinstance(clean, AbstractStream)
         self.clean = clean if clean is None or is_function else stream_of(clean, "clean")
         self.source_info = {name: self._fit(name, r) for name, r in self.recipes.items() if isinstance(r, Method)}
 
@@ -398,7 +395,7 @@ class _Runs:
 NEEDED = ("prediction", "confidence", "energy", "source_prediction", "label", "known", "domain")  # columns that `row` reads
 
 
-def _kept(path: Path, adapter: Adapter, stream: Arrivals) -> Trace:
+def _kept(path: Path, adapter: Adapter, stream: AbstractStream) -> Trace:
     """The finished run in a file of the cache; ValueError, which names it, for one that is damaged or holds another run."""
     remedy = f"delete {path}, and the run is made anew"
     try:
@@ -419,7 +416,7 @@ def _kept(path: Path, adapter: Adapter, stream: Arrivals) -> Trace:
 
 
 def runs(recipes, streams, model, seeds: Sequence[int] = (0,), *, cache: str | Path | None = None, progress: bool = False, device="auto",
-         channels_last: bool = False, clean: Callable[[int], Arrivals] | Arrivals | None = None,
+         channels_last: bool = False, clean: Callable[[int], AbstractStream] | AbstractStream | None = None,
          source_images=None) -> Iterator[tuple[Key, Trace]]:
     """Run every recipe on every stream with every seed, one after another: yields ((stream, recipe, seed), Trace), with the frozen
     source recorded.

@@ -12,7 +12,7 @@ from ..experiments.experiment import SOURCE_IMAGES
 from ..methods import METHODS
 from ..models.embedded import checkpoints
 from ..models.names import parse, refuse_code
-from ..streams.stream import Arrivals
+from ..streams.stream import AbstractStream
 
 GIVEN = "given"  # the option that stands for what was passed in
 IMAGES = {  # known, unknown and source images of a model
@@ -50,7 +50,7 @@ def check_images(name: str, images) -> None:
 
 def check_stream(stream) -> None:
     """A stream that was handed over."""
-    if stream is None or isinstance(stream, Arrivals):
+    if stream is None or isinstance(stream, AbstractStream):
         return
     found = (f"a text; choose a protocol by its name, protocol={stream!r}"
              if isinstance(stream, str) else f"a {type(stream).__name__}")

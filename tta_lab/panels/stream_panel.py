@@ -15,7 +15,7 @@ from ..analysis import diagnose
 from ..experiments.runner import row
 from ..plots import FONT, look, plot_stream
 from ..streams import protocols
-from ..streams.stream import Arrivals
+from ..streams.stream import AbstractStream
 from ..studies.streams.study import LOOKS, METHODS, MODEL, first_sentence, one_run, say_statistics
 from .controls import control
 from .crowd_panel import HEIGHT
@@ -74,7 +74,7 @@ class StreamPanel(StudyPanel):
         self.seed = seed
         self.model = model
         self.refusal = ""
-        self.stream: Arrivals | None = None
+        self.stream: AbstractStream | None = None
         self._call: tuple[str, dict] | None = None  # of the accepted stream
         self._frame = pandas.DataFrame
         self.traces, self.table, self.pace = {}, self._frame(), Pace(0.5, 0.0)

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..components.controllers.collapse_detector import ALARMS, SIGNALS
-from .drawing import Panel, Series, draw
+from .drawing import draw
+from .panel import Panel, Series
 
 HOW_TO_READ = {
     "collapse": "Above the dotted line the detector takes a collapse for likely and after a few "
@@ -18,7 +19,7 @@ HOW_TO_READ = {
                          "right: the share of the collapsing runs that had an alarm at least so "
                          "many batches before the collapse was established.",
 }
-SAID = {
+ALARM_NAMES = {
     "few_classes": "few classes", "stuck_classes": "classes stuck",
     "overconfident": "overconfident", "drifting_weights": "weights drift", "gradients": "gradients",
     "unlike_source": "unlike source"
@@ -52,7 +53,7 @@ def plot_collapse(numbers, backend: str = "matplotlib", ax=None):
     for name, values in numbers["evidence"].items():
         kinds[SIGNALS[name][0]] = kinds.get(SIGNALS[name][0], 0) + np.asarray(values, np.float64)
     lines = tuple(
-        Series(step, values, SAID[kind], ALARMS.index(kind), "path")
+        Series(step, values, ALARM_NAMES[kind], ALARMS.index(kind), "path")
         for kind, values in kinds.items())
     panels.append(
         Panel("Evidence", "", "added to the log odds", lines, marks=marks, free=True, height=2.6))

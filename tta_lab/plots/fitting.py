@@ -1,5 +1,5 @@
-"""What fits: widths of texts, lines of titles and legends, the limits of heights, the digits of
-ticks. Both engines take these from here."""
+"""What fits: widths of texts, lines of titles and legends, ticks and their digits. Both backends
+take these from here."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ WIDTHS = (
     (1.0, "@W%m"),
 )  # in ems, of matplotlib's usual font; others are 0.65
 EMS = {letter: width for width, letters in WIDTHS for letter in letters} | {"\u00a0": 0.3}
-# spans below this share of the largest height are drawn with room around them: they are all but
-# equal
-SAME = 0.05
 
 
 def inches(text: str, points: float) -> float:
@@ -120,78 +117,6 @@ def finite(values) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def band(s, panel) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper ends of a series: its heights where it has no spread. The band of a share
-    ends where shares do, at 0 and at 1."""
-    y = np.asarray(s.y, np.float64)
-    if s.spread is None:
-        return y, y
-    spread = np.nan_to_num(np.abs(np.asarray(s.spread, np.float64)))
-    low, high = y - spread, y + spread
-    if panel.percent and panel.top == 1:
-        low = np.maximum(low, np.minimum(y, 0))
-        high = np.minimum(high, np.maximum(y, 1))
-    return low, high
-
-
-def extremes(panel) -> tuple[float, float]:
-    """Lowest and highest of what is drawn: lines with their bands, bars and outlines with the 0
-    they stand on, the line across."""
-    ends = [end for s in panel.series for end in band(s, panel)]
-    values = finite(
-        np.concatenate([np.asarray(end, np.float64).ravel() for end in ends]) if ends else [])
-    values = values[values > 0] if panel.log else values
-    if panel.line and len(values) and (panel.line[0] > 0 or not panel.log):
-        values = np.append(values, panel.line[0])
-    if not panel.log and any(s.kind in ("bar", "steps", "stairs") for s in panel.series):
-        values = np.append(values, 0.0)
-    return (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
-
-
-def limits(panel) -> tuple[float, float]:
-    """Heights of an axis: all that is drawn, from 0 (up to ``top``, the natural maximum) where
-    that wastes less than half of it."""
-    if panel.heights:
-        return panel.heights
-    low, high = extremes(panel)
-    if panel.log:
-        return min(panel.bottom or low / 1.5, low), max(high, panel.top or high) * 1.5
-    natural = max(high, panel.top or high)
-    bottom, span = min(low, 0.0), high - low
-    if panel.whole:
-        return 1.05 * bottom, 1.05 * natural
-    standing = any(s.kind in ("bar", "steps", "stairs") for s in panel.series)
-    if not panel.free and panel.top and (standing or 2 * span >= natural - bottom):
-        return _roomy(bottom, natural)
-    if not panel.free and (standing or 2 * span >= max(high, 0) - bottom):
-        return _roomy(bottom, max(high, 0.0))
-    largest = max(abs(low), abs(high))
-    if span <= 1e-9 * largest and not panel.free:  # one value: from 0, or up to 0
-        return _roomy(bottom, max(natural, 0.0))
-    room = max(0.05 * span, (SAME * largest - span) / 2) or 0.5
-    return low - room, high + room
-
-
-def _roomy(low: float, high: float) -> tuple[float, float]:
-    if low == high:
-        return low, high + 1.0
-    room = 0.05 * (high - low)
-    return (low - room if low < 0 else low), (high + room if high > 0 else high)
-
-
-def common(panels: list) -> list:
-    """The panels with one scale of heights, that of all of them together."""
-    from dataclasses import replace
-
-    shown = [limits(panel) for panel in panels if not panel.empty and not panel.heat]
-    if not shown:
-        return list(panels)
-    ends = min(low for low, _ in shown), max(high for _, high in shown)
-    return [
-        panel if panel.empty or panel.heat else replace(panel, heights=ends) for panel in panels
-    ]
-
-
 def decimals(low: float, high: float) -> int:
     """Digits after the point that tell the ticks between two values apart, about five of them."""
     step = abs(high - low) / 6
@@ -211,3 +136,14 @@ def number(value: float, low: float, high: float) -> str:
         return "0"
     digits, power = f"{value:.{2 if high - low > 0.1 * largest else 4}e}".split("e")
     return f"{float(digits):g}e{int(power)}"
+
+
+def log_ticks(low: float, high: float, percent: bool) -> tuple[list[float], list[str]]:
+    """Ticks of a logarithmic axis and their texts: powers of ten, over less than two decades also
+    2 and 5 times those."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if math.log10(high / low) < 2 else (1,)
+    ticks = [step * 10.0 ** power for power in exponents for step in steps]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    ticks = ticks[::max(1, len(ticks) // 8)]
+    return ticks, [f"{100 * tick:g}%" if percent else f"{tick:g}" for tick in ticks]

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..components.controllers.guard import ACTIONS, ANSWERS
-from .drawing import Panel, Series, draw
+from .drawing import draw
+from .panel import HeatMap, Panel, Series
 
 HOW_TO_READ = {
     "guarding": "Points on the curve are actions of the guard, with a thin line through all "
@@ -43,11 +44,10 @@ def plot_guarding(numbers, backend: str = "matplotlib", ax=None):
               (Series(step, probability, "probability", 0, "path"), *points), percent=True, top=1.0,
               whole=True, marks=marks, height=2.6)
     ]
-    heat = ((edges, np.arange(len(ANSWERS) + 1) - 0.5, np.asarray(numbers["answered"], np.float64),
-             "share") if len(step) else None)
     panels.append(
-        Panel("Who answered", "", "", heat=heat, rows=ANSWERS if heat else (), percent=True,
-              marks=marks, height=1.9, note="The run has no steps."))
+        HeatMap("Who answered", "", "", values=np.asarray(numbers["answered"], np.float64),
+                name="share", rows=ANSWERS, x_edges=edges, percent=True, marks=marks, height=1.9,
+                note="The run has no steps."))
     if np.isfinite(numbers["error"]).any():
         line = (Series(step, np.asarray(numbers["error"]), "error", 3, "path"),)
         panels.append(

@@ -11,7 +11,10 @@ import numpy as np
 
 from ..analysis.probes import COSINES, summary
 from ..core.parts import LossMethod, Method
-from .drawing import COLOURS, FONT, GROUP_LABELS, GROUP_LOOKS, TITLE, Panel, Series, draw, draw_pictures, png
+from .drawing import draw, draw_pictures, engine
+from .looks import COLORS, FONT, GROUP_LABELS, GROUP_LOOKS, TITLE
+from .matplotlib_backend import new_figure
+from .panel import Panel, Series
 
 HOW_TO_READ = {
     "gradient_crowd": "Right of 0 a sample's gradient pulls the way of the others, left of 0 "
@@ -29,7 +32,7 @@ HOW_TO_READ = {
     "procedure": "Follow the arrows from the images: what the two models say decides who is "
                  "learned from, and the step moves only the adapted model.",
 }
-TINTS = {"wrong": COLOURS[1], "unknown": COLOURS[0]}
+TINTS = {"wrong": COLORS[1], "unknown": COLORS[0]}
 
 
 def _named(numbers) -> dict:
@@ -148,9 +151,9 @@ def plot_open_set_picture(numbers, backend: str = "matplotlib", ax=None):
                                                                    "images.")
 
 
-def _tinted(images: np.ndarray, mask: np.ndarray, colour: str,
+def _tinted(images: np.ndarray, mask: np.ndarray, color: str,
             strength: float = 0.75) -> np.ndarray:
-    rgb = np.array([int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)])[None, :, None, None]
+    rgb = np.array([int(color[i:i + 2], 16) / 255 for i in (1, 3, 5)])[None, :, None, None]
     return np.where(mask[:, None], (1 - strength) * images + strength * rgb, images)
 
 
@@ -202,19 +205,13 @@ def plot_procedure(recipe, backend: str = "matplotlib", ax=None, dark: bool = Fa
     size = max(box.right for box in boxes) + 0.15, max(
         max(box.bottom for box in boxes), max(y for line, _ in arrows for _, y in line)) + 0.15
     text, ground = ("#f0f0f0", "#14171c") if dark else ("#111111", "#ffffff")
+    engine(backend, ax)
     if backend == "plotly":
-        if ax is not None:
-            raise ValueError("ax is for backend='matplotlib'; plotly makes its own figure")
         return _plotly_procedure(boxes, arrows, size, text, ground, dark)
-    if backend != "matplotlib":
-        raise ValueError(f"backend must be 'matplotlib' or 'plotly', not {backend!r}")
-    from matplotlib.figure import Figure
     from matplotlib.patches import FancyArrowPatch, Rectangle
 
     if ax is None:
-        figure = Figure(figsize=size, facecolor=ground)
-        ax = figure.add_axes((0, 0, 1, 1))
-        figure._repr_png_ = lambda: png(figure)
+        ax = new_figure(size, facecolor=ground).add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="equal", facecolor=ground)
     ax.axis("off")
     for box in boxes:

@@ -9,7 +9,9 @@ import numpy as np
 
 from ..analysis import metrics
 from ..analysis.diagnose import GROUPS, RULES
-from .drawing import COLUMNS, FONT, GROUP_LABELS, GROUP_LOOKS, MANY, ROWS, Panel, Series, draw, matplotlib_images
+from .drawing import draw, draw_sheet
+from .looks import GROUP_LABELS, GROUP_LOOKS
+from .panel import COLUMNS, MANY, ROWS, HeatMap, Panel, Series
 
 HOW_TO_READ = {
     "images": "Every column is one image, clean at the top and under each shift below; right of "
@@ -137,13 +139,10 @@ def plot_entropy_histogram(numbers, backend: str = "matplotlib", ax=None):
     across = np.concatenate([first, last[-1:] + 1]).astype(np.float64)
     middle = (across[1:] + across[:-1]) / 2
     series = (Series(middle, np.asarray(numbers["median"]), "median", 1),) if len(middle) else ()
-    heat = ((across, np.asarray(numbers["edges"]), np.asarray(numbers["share"]),
-             "share of images") if len(middle) else None)
-    top = float(numbers["edges"][-1])
-    return draw([
-        Panel("Entropy of the predictions", "step (batches)", "entropy (nats)", series, top=top,
-              heat=heat)
-    ], backend, ax)
+    cells = HeatMap("Entropy of the predictions", "step (batches)", "entropy (nats)", series,
+                    values=np.asarray(numbers["share"]), name="share of images", x_edges=across,
+                    y_edges=numbers["edges"])
+    return draw([cells], backend, ax)
 
 
 def plot_selection_quality(numbers, backend: str = "matplotlib", ax=None):
@@ -238,9 +237,9 @@ def plot_stream(numbers, backend: str = "matplotlib", ax=None):
         counts = np.bincount(window * len(names) + row,
                              minlength=len(starts) * len(names)).reshape(-1, len(names))
         share = counts / counts.sum(axis=1, keepdims=True)
-        heat = (edges, np.arange(len(names) + 1) - 0.5, share, "share")
-        return Panel(title, "", y, heat=heat, rows=tuple(names), marks=marks, percent=True,
-                     height=0.9 + 0.26 * max(3, min(len(names), ROWS)))
+        return HeatMap(title, "", y, values=share, name="share", rows=tuple(names), x_edges=edges,
+                       marks=marks, percent=True,
+                       height=0.9 + 0.26 * max(3, min(len(names), ROWS)))
 
     unknown = ~known.astype(bool)
     unlabelled = known.astype(bool) & (label < 0)
@@ -293,21 +292,10 @@ def plot_images(numbers, backend: str = "matplotlib", ax=None):
         name if here else f"unknown:\n{name}"
         for name, here in zip(numbers["columns"], known, strict=True)
     ]
-    middles = left + (width - 1) / 2, top + (height - 1) / 2
-    if backend == "matplotlib":
-        return matplotlib_images(sheet, *middles, names, list(numbers["rows"]), ax)
-    if backend != "plotly":
-        raise ValueError(f"backend must be 'matplotlib' or 'plotly', not {backend!r}")
-    import plotly.graph_objects as go
+    columns = left + (width - 1) / 2, names
+    rows = top + (height - 1) / 2, list(numbers["rows"])
+    return draw_sheet(sheet, columns, rows, backend, ax)
 
-    figure = go.Figure(go.Image(z=sheet, hoverinfo="skip"))
-    figure.update_xaxes(tickvals=middles[0],
-                        ticktext=[name.replace("\n", "<br>") for name in names], side="top",
-                        ticks="")
-    figure.update_yaxes(tickvals=middles[1], ticktext=list(numbers["rows"]), ticks="")
-    figure.update_layout(template="plotly_white", height=120 + 75 * n_rows, font_size=FONT,
-                         margin={"l": 110, "r": 20, "t": 70, "b": 20})
-    return figure
 
 def _number(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")

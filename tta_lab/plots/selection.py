@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .drawing import Panel, Series, draw
+from .drawing import draw
+from .panel import Panel, Series
 
 HOW_TO_READ = {
     "regret": "Each bar is what a rule costs against the best candidate, which only labels can "

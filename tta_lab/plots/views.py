@@ -3,13 +3,14 @@ run over time, early against late, layers, features, images."""
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
 from ..analysis.timelines import GROUPS, KINDS
-from .drawing import COLUMNS, GROUP_LABELS, GROUP_LOOKS, ROWS, Panel, Series, draw, draw_frames, draw_pictures
-from .fitting import common
+from ..data.shift import Shift
+from .drawing import draw, draw_frames, draw_pictures
+from .looks import GROUP_LABELS, GROUP_LOOKS
+from .panel import COLUMNS, ROWS, HeatMap, Panel, Series, common
 
 HOW_TO_READ = {
     "entropy_frames": "Move the slider from left to right (in print: read the panels in order): "
@@ -134,15 +135,15 @@ def plot_class_shares(numbers, backend: str = "matplotlib", ax=None):
     panels = []
     for key, title in (("predicted", "Predicted classes"), ("true", "True classes")):
         values = np.asarray(numbers[key], np.float64)
-        heat = (edges, np.arange(len(names) + 1) - 0.5, values, "share") if len(middle) else None
+        bare = len(middle) and not np.isfinite(values).any()
         panels.append(
-            Panel(title, "", "class", heat=heat, rows=names if heat else (), percent=True,
-                  height=height, note=numbers["why"] if key == "true" else ""))
+            HeatMap(title, "", "class", values=values, name="share", rows=names, x_edges=edges,
+                    percent=True, height=1.6 if bare else height,
+                    note=numbers["why"] if key == "true" else ""))
     panels.append(
         Panel("Distance between the two", STEP, "total variation",
               (Series(middle, np.asarray(numbers["gap"]), "", 0),), percent=True, top=1.0,
               note=numbers["why"], height=2.2))
-    panels = [replace(p, height=1.6) if p.empty and p.heat else p for p in panels]
     return draw(panels, backend, ax, stacked=True)
 
 
@@ -150,7 +151,6 @@ def plot_confusion_over_time(numbers, backend: str = "matplotlib", ax=None):
     """Three maps of ``views.confusion_over_time``: early, late, late minus early; numbers in the
     cells are per cent."""
     rows, columns = tuple(numbers["rows"]), tuple(numbers["classes"])
-    edges = [np.arange(len(names) + 1) - 0.5 for names in (columns, rows)]
     cells = "{:.0f}" if len(columns) <= 12 else ""
     change = np.abs(np.asarray(numbers["difference"], np.float64))
     high = {
@@ -165,9 +165,9 @@ def plot_confusion_over_time(numbers, backend: str = "matplotlib", ax=None):
         values = np.asarray(numbers[key], np.float64).T
         name = "change (points)" if scale == "diverging" else "share of the true class"
         panels.append(
-            Panel(title, "predicted class", "true class" if key == "early" else "",
-                  heat=(*edges, values, name), rows=rows, columns=columns, scale=scale,
-                  top=high[scale], percent=True, cells=cells, note=numbers["why"]))
+            HeatMap(title, "predicted class", "true class" if key == "early" else "",
+                    values=values, name=name, rows=rows, columns=columns, scale=scale,
+                    top=high[scale], percent=True, cells=cells, note=numbers["why"]))
     return draw(panels, backend, ax, size=(19, 6.2))
 
 
@@ -213,8 +213,8 @@ def plot_gradient_norm(numbers, backend: str = "matplotlib", ax=None):
 # --- layers
 
 def _by_layer(numbers, key: str):
-    """(x edges, y edges, values (W, L)) of a map over steps and layers; neighbouring rows are
-    averaged where there are more than COLUMNS."""
+    """(x edges, values (W, L)) of a map over steps and layers; neighbouring steps are averaged
+    where there are more than COLUMNS."""
     step = np.asarray(numbers["step"], np.float64)
     values = np.asarray(numbers[key], np.float64)
     pieces = np.array_split(np.arange(len(step)), min(len(step), COLUMNS)) if len(step) else []
@@ -225,16 +225,16 @@ def _by_layer(numbers, key: str):
     ]).reshape(len(pieces), values.shape[1])
     between = float(np.median(np.diff(step))) if len(step) > 1 else 1.0
     edges = np.append([step[p[0]] for p in pieces], step[-1] + between if len(step) else 0.0)
-    return edges, np.arange(len(numbers["layers"]) + 1) - 0.5, means
+    return edges, means
 
 
-def _layer_panel(numbers, key: str, title: str, name: str, x: str = STEP, **more) -> Panel:
-    edges, upwards, values = _by_layer(numbers, key)
+def _layer_panel(numbers, key: str, title: str, name: str, x: str = STEP, **more) -> HeatMap:
+    edges, values = _by_layer(numbers, key)
     layers = tuple(numbers["layers"])
-    empty = not values.size or not np.isfinite(values).any()
-    return Panel(title, x, "layer", heat=None if empty else (edges, upwards, values, name),
-                 rows=() if empty else layers, note=numbers["why"],
-                 height=1.6 if empty else 1.5 + 0.26 * max(3, min(len(layers), ROWS)), **more)
+    empty = not np.isfinite(values).any()
+    return HeatMap(title, x, "layer", values=values, name=name, rows=layers, x_edges=edges,
+                   note=numbers["why"],
+                   height=1.6 if empty else 1.5 + 0.26 * max(3, min(len(layers), ROWS)), **more)
 
 
 def plot_layer_distance(numbers, backend: str = "matplotlib", ax=None):
@@ -368,7 +368,7 @@ def plot_changed_images(numbers, backend: str = "matplotlib", ax=None):
     for kind, found in numbers["kinds"].items():
         captions = [
             f"{s} {_two(a)}\n→ {t} {_two(b)}\n" + (f"true: {y}\n" if y else "") +
-            f"d {_two(d, '+')}, {shift.split(':')[0].replace('_', ' ')}"
+            f"d {_two(d, '+')}, {Shift.parse(shift).domain.replace('_', ' ')}"
             for s, a, t, b, y, d, shift in zip(*(found[k] for k in columns), strict=True)
         ]
         if captions:

@@ -6,7 +6,7 @@ import textwrap
 
 import numpy as np
 
-from ..plots.drawing import Panel, Series, draw, png
+from ..plots import Panel, Series, draw, new_figure
 
 SHORT = {
     "stream": "your stream", "shuffled": "shuffled", "recorded": "recorded",
@@ -48,12 +48,9 @@ def plot_safety(numbers, backend: str = "matplotlib", ax=None):
 def plot_safety_page(report):
     """The report on one A4 page in matplotlib: verdict, reasons, what to do, table, figures, cost
     and rule."""
-    from matplotlib.figure import Figure
+    from .wording import COLORS, PALE, SUMMARY, advice, cost, limits, rows, without_labels
 
-    from .wording import COLOURS, PALE, SAID, advice, cost, limits, rows, without_labels
-
-    figure = Figure(figsize=(8.27, 11.69))
-    figure._repr_png_ = lambda: png(figure)
+    figure = new_figure((8.27, 11.69))
     left, y = 0.06, 0.968
 
     def write(text, size=8.0, gap=0.004, width=128, **style):
@@ -69,8 +66,8 @@ def plot_safety_page(report):
         f"Images: {f['data']}; {f['labelled']} of {f['images']} "
         f"have a label, up to {f['limit'] or f['images']} were shown in each situation.", 8, 0.012)
     top = y
-    write(v.upper(), 15, 0.003, color=COLOURS[v], fontweight="bold")
-    write(SAID[v].split(": ", 1)[1].capitalize(), 9.5, 0.003)
+    write(v.upper(), 15, 0.003, color=COLORS[v], fontweight="bold")
+    write(SUMMARY[v].split(": ", 1)[1].capitalize(), 9.5, 0.003)
     for reason in (*report.why[:5], *([report.without] if report.without else ())):
         write(f"\u2022 {reason}", 8.5, 0.002)
     figure.patches.append(_box(figure, left - 0.015, y - 0.003, 0.91, top - y + 0.012, PALE[v]))
@@ -111,9 +108,9 @@ def plot_safety_page(report):
     return figure
 
 
-def _box(figure, x, y, width, height, colour):
+def _box(figure, x, y, width, height, color):
     from matplotlib.patches import Rectangle
-    return Rectangle((x, y), width, height, transform=figure.transFigure, facecolor=colour,
+    return Rectangle((x, y), width, height, transform=figure.transFigure, facecolor=color,
                      edgecolor="none", zorder=-1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import base64
 from html import escape
 
-from .wording import COLOURS, FINDINGS, PALE, SAID, SIGNS, advice, cost, limits, rows, without_labels
+from .wording import COLORS, FINDINGS, PALE, SIGNS, SUMMARY, advice, cost, limits, rows, without_labels
 
 STYLE = """
 .safety{font:13px/1.4 "Segoe UI",Helvetica,Arial,sans-serif;color:#1a1a1a;background:#fff;max-width:900px;margin:0 auto;padding:14px 18px}
@@ -24,7 +24,7 @@ print-color-adjust:exact}.safety .verdict b.big{font-size:15px}.safety table{fon
 def figure_png(report) -> bytes | None:
     """The two small figures as one picture, or None without matplotlib."""
     try:
-        from ..plots.drawing import png
+        from ..plots import png
         from .figures import plot_safety
         figure = plot_safety(report.to_dict())
     except ImportError:
@@ -46,7 +46,7 @@ def body(report) -> str:
     }
     cells = []
     for s, row in zip(report.situations, table, strict=True):
-        word, colour = FINDINGS[row["Finding"]]
+        word, color = FINDINGS[row["Finding"]]
         tds = [f"<td><b>{escape(row['Situation'])}</b><br><span "
                f"class='small'>{escape(s['note'])}</span></td>"]
         tds += [
@@ -54,7 +54,7 @@ def body(report) -> str:
         ]
         stretch = escape(row["Worst stretch"]).replace(" (", "<br>(")
         tds += [f"<td class='n'>{stretch}</td>", f"<td class='n' "
-                                                 f"style='color:{colour}'><b>{word}</b></td>"]
+                                                 f"style='color:{color}'><b>{word}</b></td>"]
         cells.append(f"<tr>{''.join(tds)}</tr>")
     head = "".join(f"<th>{heads.get(k, k)}</th>" for k in table[0])
 
@@ -69,8 +69,8 @@ def body(report) -> str:
     return f"""<div class="safety"><h1>May this model adapt itself while it works?</h1>
 <p class="quiet">Safety report of {escape(f['made'])}. Model: {escape(str(f['model']))}. Way of adapting: {escape(f['method'])}.
 Images: {escape(f['data'])}; {labels}, up to {f['limit'] or f['images']} were shown in each situation.</p>
-<div class="verdict" style="border-color:{COLOURS[v]};background:{PALE[v]}"><b class="big" style="color:{COLOURS[v]}">{SIGNS[v]} {v.upper()}</b>
-&nbsp; {escape(SAID[v].split(': ', 1)[1].capitalize())}{listed(report.why[:5])}{without}</div>
+<div class="verdict" style="border-color:{COLORS[v]};background:{PALE[v]}"><b class="big" style="color:{COLORS[v]}">{SIGNS[v]} {v.upper()}</b>
+&nbsp; {escape(SUMMARY[v].split(': ', 1)[1].capitalize())}{listed(report.why[:5])}{without}</div>
 <h2>What to do next</h2>{listed(advice(report))}
 <h2>The evidence</h2>
 <p class="small">Both models saw the same images. <b>Frozen</b>: the model as it was delivered. <b>Adapting</b>: the same model, learning from the

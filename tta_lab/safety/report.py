@@ -38,7 +38,7 @@ from ..experiments.runner import run
 from ..methods import make
 from ..models.doctor import _device, wilson
 from ..streams.orders import Recorded, Shuffled
-from ..streams.stream import Arrivals, Stream
+from ..streams.stream import AbstractStream, Stream
 from .intervals import WINDOW, effective, paired_difference, worst_window
 from .judging import FEWEST, Rule, _rule, judge, labels_needed
 
@@ -84,13 +84,13 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     if given is not None and not isinstance(given, dict):
         raise WrongKind(f"given must be what source.prepare(model, recipe, images) hands back, a dict, not {shown(given)}; images go "
                         "to source_images=")
-    _wanted(situations, isinstance(images, Arrivals), batch)
+    _wanted(situations, isinstance(images, AbstractStream), batch)
     model = model_of(model)
     device = "auto" if isinstance(device, str) and device == "auto" else _device(model, device)
     if source_images is not None and not all(hasattr(source_images, name) for name in ("images", "y")):
         source_images = images_of(source_images, "source_images")
     frozen = Adapter(model, make("source"), device=device)
-    stream = images if isinstance(images, Arrivals) else None
+    stream = images if isinstance(images, AbstractStream) else None
     data = stream.known_set if stream is not None else _with_all_classes(_as_set(images), frozen)
     other, made_up = _unknown(unknown, data, seed, limit)
     wanted = _wanted(situations, stream is not None, batch)
@@ -214,7 +214,7 @@ def scrambled(data, n: int, seed: int = 0) -> ImageSet:
     return ImageSet("scrambled images", (255 * y).round().to(torch.uint8), torch.zeros(n, dtype=torch.int64), ("scrambled",))
 
 
-def _stream(name, stream, data, other, limit, batch, singles, shifts, seed) -> Arrivals:
+def _stream(name, stream, data, other, limit, batch, singles, shifts, seed) -> AbstractStream:
     if name == "stream":
         return _first(stream, limit)
     if name == "recorded":
@@ -228,7 +228,7 @@ def _stream(name, stream, data, other, limit, batch, singles, shifts, seed) -> A
     return Stream(some, shifts if name == "corrupted" else CLEAN[:1], **usual)
 
 
-def _first(stream: Arrivals, limit):
+def _first(stream: AbstractStream, limit):
     """The first batches of a stream, up to the limit."""
     if limit is None or stream.n_images <= limit:
         return stream

@@ -3,14 +3,14 @@ from __future__ import annotations
 
 import math
 
-COLOURS = {"use": "#00694b", "do not use": "#a33c00", "cannot tell": "#5a4a00"}
+COLORS = {"use": "#00694b", "do not use": "#a33c00", "cannot tell": "#5a4a00"}
 PALE = {"use": "#e3f4ee", "do not use": "#fdeee6", "cannot tell": "#fbf4d9"}
 SIGNS = {"use": "&#10003;", "do not use": "&#10005;", "cannot tell": "?"}
 FINDINGS = {
     "harm": ("&#10005; harm", "#a33c00"), "gain": ("&#10003; gain", "#00694b"),
     "safe": ("&#10003; no harm", "#00694b"), "open": ("? open", "#5a4a00")
 }
-SAID = {"use": "Use it: adapting lowers errors on your images, and no harm was found.",
+SUMMARY = {"use": "Use it: adapting lowers errors on your images, and no harm was found.",
         "do not use": "Do not use it: adapting this model, in this way, is not safe on your "
                       "images.",
         "cannot tell": "Cannot tell: the images at hand do not settle whether adapting is safe."}

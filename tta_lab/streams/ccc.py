@@ -24,9 +24,10 @@ from ..core.files import write_text
 from ..core.hashing import digest
 from ..core.named import model_of
 from ..data.corruptions import check_name
+from ..data.shift import Shift
 from ..data.shipped import checked_bytes
 from .images import _image_set, make_images
-from .orders import Dice
+from .orders import KeyedGenerator
 from .shifts import as_shifts
 from .stream import Stream
 
@@ -63,7 +64,7 @@ class Calibration:
         try:
             values = json.loads(text)
             table = {
-                tuple(k.split("+")): np.array(v, np.float64)
+                Shift.parse(k).names: np.array(v, np.float64)
                 for k, v in values.pop("accuracy").items()
             }
             made = cls(tuple(values.pop("names")), tuple(values.pop("severities")), table, **values)
@@ -105,14 +106,14 @@ def calibrate(model, known="fashion_mnist_train_slice",
     severities = tuple(float(s) for s in np.arange(0, 5 + 1e-9, step))
     if severities[-1] != 5:
         raise ValueError(f"step must divide 5 evenly (0.25, 0.5, 1), got {step}")
-    rows = Dice(seed, "calibration").permutation(len(images))[:per_cell]
+    rows = KeyedGenerator(seed, "calibration").permutation(len(images))[:per_cell]
     table, done = {}, 0
     cells = len(names) * (len(names) - 1) * len(severities) ** 2
     for pair in itertools.permutations(names, 2):
         table[pair] = np.zeros((len(severities), len(severities)))
         for (i, first), (j, second) in itertools.product(enumerate(severities), repeat=2):
-            x = make_images(images, None, rows, f"{pair[0]}:{first:g}+{pair[1]}:{second:g}", 5,
-                            seed, device)
+            shift = Shift(((pair[0], first), (pair[1], second)))
+            x = make_images(images, None, rows, shift.text, 5, seed, device)
             with torch.no_grad():
                 hits = sum(
                     int((model(part).argmax(1).cpu() == images.y[at]).sum())
@@ -163,13 +164,14 @@ def walk(calibration: Calibration, target: float, points: int, seed: int = 0) ->
     """``points`` shifts, path after path: the second corruption of a path is the first of the
     next, the new one is drawn."""
     shifts: list[str] = []
-    first = calibration.names[int(Dice(seed, "ccc/first").permutation(len(calibration.names))[0])]
+    first = calibration.names[int(
+        KeyedGenerator(seed, "ccc/first").permutation(len(calibration.names))[0])]
     for turn in itertools.count():
         others = [name for name in calibration.names if name != first]
-        second = others[int(Dice(seed, "ccc").at(turn).permutation(len(others))[0])]
+        second = others[int(KeyedGenerator(seed, "ccc").at(turn).permutation(len(others))[0])]
         for i, j in path(calibration.accuracy[first, second], target):
-            shifts.append(
-                f"{first}:{calibration.severities[i]:g}+{second}:{calibration.severities[j]:g}")
+            shift = Shift(((first, calibration.severities[i]), (second, calibration.severities[j])))
+            shifts.append(shift.text)
             if len(shifts) == points:
                 return tuple(shifts)
         first = second

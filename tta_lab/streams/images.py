@@ -13,7 +13,7 @@ from ..data.embedded import EMBEDDED
 from ..data.image_set import BaseSet
 from ..data.load import load_kept
 from ..data.shipped import data_root
-from .shifts import own_domain, severity_of
+from .shifts import shift_of
 
 UNKNOWN_ID = 1_000_000_000  # ids of unknown images start here; a known set is always smaller
 
@@ -42,16 +42,17 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Arrival:
-    """A batch before its images are made: what ``plan`` yields. ``hand`` and ``slot`` say where
-    cached images lie."""
+class BatchPlan:
+    """A batch before its images are made: what ``plan`` yields. ``segment_ids`` holds (known,
+    unknown) ids of each segment and ``place`` the position of each image among those of its
+    segment."""
 
     ids: Tensor
     segment: Tensor
-    slot: Tensor
+    place: Tensor
     round: int
     new_domain: bool
-    hands: dict
+    segment_ids: dict
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,9 +80,10 @@ def make_images(known, unknown, ids: Tensor, shift: str, severity: float, seed: 
     for images, chosen, first in ((known, is_known, 0), (unknown, ~is_known, UNKNOWN_ID)):
         if not chosen.any():
             continue
-        rows, name = ids[chosen] - first, own_domain(images, shift)
-        if name is not None:
-            x = images.images(rows, device, domain=name, severity=severity_of(shift, severity))
+        rows = ids[chosen] - first
+        here = shift_of(images, shift)
+        if here.held:
+            x = images.images(rows, device, domain=here.domain, severity=here.severity(severity))
         else:
             x = corrupt(images.images(rows, device), shift, severity, ids[chosen], seed)
         parts.append((chosen, x))

@@ -1,8 +1,8 @@
 """Orders: in which order the images of a shift arrive. A stream takes one; each is a frozen value
 with its knobs.
 
-``arrange(labels, n, dice)`` gives n positions in a pool of images with these labels. Most orders
-are permutations (n is the size of the pool); those with ``replacement`` draw from the whole set.
+``arrange(labels, n, generator)`` gives n positions in a pool of images with these labels. Most
+orders are permutations (n is the size of the pool); those with ``replacement`` draw from the whole set.
 Random draws come from a counter-based generator: the same seed gives the same order on every
 machine and version.
 
@@ -26,16 +26,16 @@ from ..data.corruptions import Draws
 
 
 @dataclass(frozen=True)
-class Dice:
+class KeyedGenerator:
     """Random numbers named by (seed, purpose): nothing is stored, the order of asking does not
     matter."""
 
     seed: int
     purpose: str
 
-    def at(self, *position) -> Dice:
-        """Other dice for a place below this one."""
-        return Dice(self.seed, "/".join([self.purpose, *map(str, position)]))
+    def at(self, *position) -> KeyedGenerator:
+        """Other generator for a place below this one."""
+        return KeyedGenerator(self.seed, "/".join([self.purpose, *map(str, position)]))
 
     def _draws(self) -> Draws:
         return Draws(torch.zeros(1, dtype=torch.int64), self.seed, self.purpose)
@@ -77,7 +77,7 @@ class Order(Part):
     recorded: ClassVar[bool] = False     # True: no shuffling anywhere
     needs_labels: ClassVar[bool] = True
 
-    def arrange(self, labels: Tensor, n: int, dice: Dice) -> Tensor:
+    def arrange(self, labels: Tensor, n: int, generator: KeyedGenerator) -> Tensor:
         """Positions in the pool in order of arrival, int64 (n,); ``labels`` is int64 (size of the
         pool,)."""
         raise NotImplementedError
@@ -93,8 +93,8 @@ class Shuffled(Order):
 
     needs_labels: ClassVar[bool] = False
 
-    def arrange(self, labels, n, dice):
-        return dice.permutation(n)
+    def arrange(self, labels, n, generator):
+        return generator.permutation(n)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Recorded(Order):
     recorded: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
 
-    def arrange(self, labels, n, dice):
+    def arrange(self, labels, n, generator):
         return torch.arange(n)
 
 
@@ -116,11 +116,11 @@ class SortedByClass(Order):
 
     shuffle_classes: bool = knob(False, why="classes in random order instead of ascending")
 
-    def arrange(self, labels, n, dice):
+    def arrange(self, labels, n, generator):
         names = labels.unique()
-        rank = (dice.at("classes").permutation(len(names))
+        rank = (generator.at("classes").permutation(len(names))
                 if self.shuffle_classes else torch.arange(len(names)))
-        within = dice.permutation(n)
+        within = generator.permutation(n)
         return within[rank[torch.searchsorted(names, labels[within])].argsort(stable=True)]
 
 
@@ -157,13 +157,13 @@ class Dirichlet(Order):
             del values["slots"]
         return values
 
-    def arrange(self, labels, n, dice):
+    def arrange(self, labels, n, generator):
         members = [(labels == c).nonzero().flatten() for c in labels.unique()]
         slots = self.slots or (len(members) if self.rule == "note" else min(len(members), 100))
         # a small pool cannot fill its slots
         least = min(self.least, n // (5 * slots))
         for attempt in range(self.tries if self.rule == "note" else 1):
-            here = dice.at(attempt)
+            here = generator.at(attempt)
             sizes = self._sizes([len(rows) for rows in members], slots, here)
             if sizes.sum(0).min() >= least:
                 break
@@ -173,18 +173,20 @@ class Dirichlet(Order):
         ]
         order = []
         for s in range(slots):
-            order += [chunks[c][s] for c in dice.at("classes of slot", s).permutation(len(chunks))]
+            order += [
+                chunks[c][s] for c in generator.at("classes of slot", s).permutation(len(chunks))
+            ]
         return torch.cat(order)
 
-    def _sizes(self, counts: list[int], slots: int, dice: Dice) -> Tensor:
+    def _sizes(self, counts: list[int], slots: int, generator: KeyedGenerator) -> Tensor:
         """How many images of each class fall into each slot, int64 (classes, slots)."""
-        shares = dice.dirichlet(self.delta, len(counts), slots)
+        shares = generator.dirichlet(self.delta, len(counts), slots)
         filled = torch.zeros(slots)
         sizes = []
         n = sum(counts)
         for q, count in zip(shares, counts, strict=True):
             if self.rule == "note":
-                # some slot always has room: not all are dealt yet
+                # some slot always has room: not all are placed yet
                 room = (filled < n / slots).double()
                 q = q * room if (q * room).sum() > 0 else room
                 q = q / q.sum()
@@ -207,17 +209,17 @@ class LabelShift(Order):
 
     replacement: ClassVar[bool] = True
 
-    def arrange(self, labels, n, dice):
+    def arrange(self, labels, n, generator):
         names = labels.unique()
         count = len(names)
         # class that dominates at each time
-        peak = dice.at("classes").permutation(count)[torch.arange(n) * count // n]
-        other = (dice.at("other").uniform(n) * max(count - 1, 1)).long()
+        peak = generator.at("classes").permutation(count)[torch.arange(n) * count // n]
+        other = (generator.at("other").uniform(n) * max(count - 1, 1)).long()
         # any class but the peak
         other = other + (other >= peak).long() if count > 1 else peak
         chosen = torch.where(
-            dice.at("peak").uniform(n) < self.ratio / (self.ratio + count - 1), peak, other)
-        return _within(labels, names[chosen], dice)
+            generator.at("peak").uniform(n) < self.ratio / (self.ratio + count - 1), peak, other)
+        return _within(labels, names[chosen], generator)
 
 
 @dataclass(frozen=True)
@@ -232,33 +234,34 @@ class ClassImbalance(Order):
 
     replacement: ClassVar[bool] = True
 
-    def arrange(self, labels, n, dice):
+    def arrange(self, labels, n, generator):
         names = labels.unique()
         ranks = torch.arange(1, 100_001, dtype=torch.float64)
         law = (ranks ** -self.exponent).cumsum(0)
         # not nearly all in a tenth of the classes
         for attempt in range(1000):
-            counts = (1.0 +
-                      torch.searchsorted(law / law[-1],
-                                         dice.at("zipf", attempt).uniform(len(names))).double())
+            counts = (
+                1.0 +
+                torch.searchsorted(law / law[-1],
+                                   generator.at("zipf", attempt).uniform(len(names))).double())
             shares = counts / counts.sum()
             if shares.topk(max(1, len(names) // 10)).values.sum() < 0.9:
                 break
         ends = (shares.cumsum(0) * n).round().long()
         chosen = torch.searchsorted(ends, torch.arange(n), right=True).clamp(max=len(names) - 1)
-        chosen = names[dice.at("classes").permutation(len(names))][chosen]
+        chosen = names[generator.at("classes").permutation(len(names))][chosen]
         if not self.grouped:
-            chosen = chosen[dice.at("order").permutation(n)]
-        return _within(labels, chosen, dice)
+            chosen = chosen[generator.at("order").permutation(n)]
+        return _within(labels, chosen, generator)
 
 
-def _within(labels: Tensor, wanted: Tensor, dice: Dice) -> Tensor:
+def _within(labels: Tensor, wanted: Tensor, generator: KeyedGenerator) -> Tensor:
     """For each wanted label a random position that has it, with replacement, int64 (n,)."""
     by_class = labels.argsort(stable=True)
     names, counts = labels.unique(return_counts=True)
     starts = counts.cumsum(0) - counts
     k = torch.searchsorted(names, wanted)
-    return by_class[starts[k] + (dice.at("within").uniform(len(wanted)) *
+    return by_class[starts[k] + (generator.at("within").uniform(len(wanted)) *
                                  counts[k]).long().clamp(max=counts[k] - 1)]
 
 

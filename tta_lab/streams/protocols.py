@@ -13,13 +13,14 @@ import os
 from dataclasses import replace
 
 from ..core.arguments import WrongKind, choice, flag, nearest, number, shown, whole
-from ..data.corruptions import CLEAN, STANDARD_15
+from ..data.corruptions import STANDARD_15
 from ..data.image_set import BaseSet
+from ..data.shift import CLEAN, Shift
 from .images import _image_set
 from .orders import ClassImbalance, Dirichlet, LabelShift, Recorded, SortedByClass
 from .sampling import shuffled
 from .shifts import as_shifts
-from .stream import Arrivals, Stream
+from .stream import AbstractStream, Stream
 
 # CoTTA-style visiting order of RoTTA's CIFAR experiments (arXiv 2303.13899)
 ROTTA_ORDER = ("motion_blur", "snow", "fog", "shot_noise", "defocus_blur", "contrast", "zoom_blur",
@@ -61,10 +62,12 @@ def gradual(known="fashion_mnist", shifts=STANDARD_15, form: str = "rmt", **sett
         raise ValueError(f"form must be 'rmt' or 'cotta', not {form!r}")
     shifts = as_shifts(shifts)
     for name in shifts:
-        if ":" in name or "+" in name:
+        (_, severity), *more = Shift.parse(name).parts
+        if severity is not None or more:
             raise ValueError(f"gradual sets the severities itself, so a shift is one name without "
                              f"any, such as 'fog', not {name!r}")
-    ramps = [[name] if name in CLEAN else [f"{name}:{s}" for s in RAMP] for name in shifts]
+    ramps = [[name] if name in CLEAN else [Shift(((name, s),)).text for s in RAMP]
+             for name in shifts]
     if form == "cotta" and ramps:
         ramps[0] = ramps[0][len(ramps[0]) // 2:]
     return Stream(known, [step for ramp in ramps for step in ramp], **settings)
@@ -305,15 +308,14 @@ PROTOCOLS = {
 }
 
 
-def stream_of(value, name: str = "stream") -> Arrivals:
+def stream_of(value, name: str = "stream") -> AbstractStream:
     """A stream; an image set, or the text that names one, is shown in the order of its files
     (`protocols.recorded`)."""
     if isinstance(value, str | BaseSet):
         return recorded(value)
     names = ("batches", "shifts", "domains", "known_set", "n_images")
-    if isinstance(
-            value,
-            Arrivals) or not isinstance(value, type) and all(hasattr(value, n) for n in names):
+    if isinstance(value, AbstractStream) or not isinstance(value, type) and all(
+            hasattr(value, n) for n in names):
         return value
     hint = ""
     if hasattr(value, "dataset") and hasattr(value, "batch_size"):

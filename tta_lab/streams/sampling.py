@@ -1,4 +1,4 @@
-"""Which images come next: shuffles and decks, drawn from a seed and a purpose."""
+"""Which images come next: permutations and samples, drawn from a seed and a purpose."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
@@ -6,17 +6,17 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from .orders import Dice
-from .shifts import own_domain, own_rows
+from .orders import KeyedGenerator
+from .shifts import own_rows, shift_of
 
 
 def shuffled(n: int, seed: int, purpose: str, *position: int) -> Tensor:
     """A permutation of 0 .. n-1 that depends on (seed, purpose, position) only, int64 (n,)."""
-    return (Dice(seed, purpose).at(
-        *position).permutation(n) if position else Dice(seed, purpose).permutation(n))
+    generator = KeyedGenerator(seed, purpose)
+    return (generator.at(*position) if position else generator).permutation(n)
 
 
-def deck(labels: Tensor, seed: int, purpose: str, number: int,
+def balanced_permutation(labels: Tensor, seed: int, purpose: str, number: int,
          last: Tensor | None = None) -> Tensor:
     """All rows in a class-balanced random order: one row of each class in turn, as long as they
     last; the rows in ``last`` come at the end, in the same manner. Images without a label count as
@@ -37,54 +37,56 @@ def deck(labels: Tensor, seed: int, purpose: str, number: int,
     return order[torch.argsort(turn * (int(labels.max()) + 1) + classes)]
 
 
-def deal(labels: Tensor, needs: Iterable[int], seed: int, purpose: str) -> Iterator[Tensor]:
-    """Deal hands of the wanted sizes from one deck after another, each when it is asked for.
+def sample_without_replacement(labels: Tensor, sizes: Iterable[int], seed: int,
+                               purpose: str) -> Iterator[Tensor]:
+    """One sample of each wanted size, drawn when it is asked for.
 
-    Hands share no row until the set is used up; then a new deck is shuffled, and rows already in
-    the unfinished hand go to its end, so that a hand repeats a row only when it is larger than the
-    set.
+    Samples share no row until the set is used up; then a new balanced permutation is drawn, and
+    rows already in the unfinished sample go to its end, so that a sample repeats a row only when
+    it is larger than the set.
     """
-    left, number = labels.new_empty(0), 0
-    for need in needs:
-        hand = left[:need]
-        left = left[need:]
-        while len(hand) < need:
-            left = deck(labels, seed, purpose, number, last=hand)
+    left = labels.new_empty(0)
+    number = 0
+    for size in sizes:
+        sample = left[:size]
+        left = left[size:]
+        while len(sample) < size:
+            left = balanced_permutation(labels, seed, purpose, number, last=sample)
             number = number + 1
-            missing = need - len(hand)
-            hand = torch.cat([hand, left[:missing]])
+            missing = size - len(sample)
+            sample = torch.cat([sample, left[:missing]])
             left = left[missing:]
-        yield hand
+        yield sample
 
 
-class _Dealer:
-    """Hands of one image set, shift after shift; a domain that has rows of its own has a deck of
-    its own."""
+class Sampler:
+    """Samples of one image set, shift after shift; a domain that has rows of its own has
+    permutations of its own."""
 
     def __init__(self, images, seed: int, purpose: str, recorded: bool = False):
         self.images = images
         self.seed = seed
         self.purpose = purpose
         self.recorded = recorded
-        self.decks: dict = {}
+        self.domains: dict = {}  # name -> (sizes asked for, samples)
 
-    def hand(self, shift: str, need: int) -> Tensor:
+    def sample(self, shift: str, size: int) -> Tensor:
         rows = own_rows(self.images, shift)
-        place = None if rows is None else own_domain(self.images, shift)
-        if place not in self.decks:
+        domain = None if rows is None else shift_of(self.images, shift).domain
+        if domain not in self.domains:
             labels = self.images.y if rows is None else self.images.y[rows]
-            asked: list[int] = []  # filled below, one number for each hand
-            name = self.purpose if rows is None else f"{self.purpose}/{place}"
-            dealt = (_in_order(len(labels), asked) if self.recorded else deal(
-                labels, _given(asked), self.seed, name))
-            self.decks[place] = asked, dealt
-        asked, dealt = self.decks[place]
-        asked.append(need)
-        hand = next(dealt)
-        return hand if rows is None else rows[hand]
+            asked: list[int] = []
+            purpose = self.purpose if rows is None else f"{self.purpose}/{domain}"
+            self.domains[domain] = asked, (
+                _in_order(len(labels), asked) if self.recorded else sample_without_replacement(
+                    labels, _sizes(asked), self.seed, purpose))
+        asked, samples = self.domains[domain]
+        asked.append(size)
+        ids = next(samples)
+        return ids if rows is None else rows[ids]
 
 
-def _given(asked: list[int]) -> Iterator[int]:
+def _sizes(asked: list[int]) -> Iterator[int]:
     while True:
         yield asked.pop()
 
@@ -92,6 +94,6 @@ def _given(asked: list[int]) -> Iterator[int]:
 def _in_order(n: int, asked: list[int]) -> Iterator[Tensor]:
     """Rows in ascending order, from the start again when they are used up."""
     at = 0
-    for need in _given(asked):
-        yield torch.arange(at, at + need) % n
-        at = (at + need) % n
+    for size in _sizes(asked):
+        yield torch.arange(at, at + size) % n
+        at = (at + size) % n

@@ -1,4 +1,4 @@
-"""Shifts as texts, ``corruption``, ``corruption:severity`` or a domain of the set itself."""
+"""The shifts of a stream: a list of texts, and what an image set makes of one."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Set
 from torch import Tensor
 
 from ..core.arguments import WrongKind, shown
+from ..data.shift import Shift
 
 
 def as_shifts(shifts, name: str = "shifts") -> tuple[str, ...]:
@@ -24,39 +25,12 @@ def as_shifts(shifts, name: str = "shifts") -> tuple[str, ...]:
     return tuple(map(str, shifts))
 
 
-def tidy(shift: str, own=()) -> str:
-    """The shift without spaces around its names and numbers; ``own`` are the domains that an image
-    set holds itself."""
-    name, colon, rest = shift.partition(":")
-    name = name if name in own else name.strip()
-    if name in own and "+" not in rest:
-        return name + colon + rest.strip()
-    return "+".join(":".join(piece.strip() for piece in part.split(":"))
-                    for part in shift.split("+"))
+def shift_of(images, text: str) -> Shift:
+    """The shift that a text names for an image set, which may hold it itself."""
+    return Shift.parse(text, getattr(images, "domains", ()))
 
 
-def own_domain(images, shift: str) -> str | None:
-    """The domain that the set itself holds for this shift; None where it is made here, as every
-    composition is."""
-    name, _, rest = shift.partition(":")
-    return name if name in getattr(images, "domains", ()) and "+" not in rest else None
-
-
-def own_rows(images, shift: str) -> Tensor | None:
+def own_rows(images, text: str) -> Tensor | None:
     """Rows of the set that belong to a shift which the set itself holds; None for "all"."""
-    name = own_domain(images, shift)
-    return None if name is None else images.rows(name)
-
-
-def domain_of(shift: str) -> str:
-    """The name of a shift without its severities: "fog:3" is of the domain "fog",
-    "gaussian_noise:2+fog:1" of "gaussian_noise+fog"."""
-    return "+".join(part.split(":")[0] for part in shift.split("+"))
-
-
-def severity_of(shift: str, default: float) -> float:
-    """The severity of a shift; the largest of a composition, 0 for clean images."""
-    if shift in ("none", "clean"):
-        return 0.0
-    parts = [part.partition(":")[2] for part in shift.split("+")]
-    return max(float(part) if part else default for part in parts)
+    shift = shift_of(images, text)
+    return images.rows(shift.domain) if shift.held else None

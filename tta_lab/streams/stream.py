@@ -8,7 +8,6 @@ protocols of the literature are functions in ``protocols``.
 """
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -24,10 +23,11 @@ from ..core.arguments import WrongKind, flag, nearest, number, shown, whole
 from ..data.corruptions import CLEAN, CORRUPTIONS, STANDARD_SIX, check_severity, parameters, parse_shift
 from ..data.image_set import BaseSet
 from . import orders
-from .images import UNKNOWN_ID, Arrival, Batch, _image_set, make_images
-from .orders import Dice, Order, Shuffled
-from .sampling import _Dealer, shuffled
-from .shifts import as_shifts, domain_of, own_domain, own_rows, severity_of, tidy
+from .base import AbstractStream, Joined, Slice, hash_of
+from .images import UNKNOWN_ID, Batch, BatchPlan, _image_set, make_images
+from .orders import KeyedGenerator, Order, Shuffled
+from .sampling import Sampler, shuffled
+from .shifts import as_shifts, own_rows, shift_of
 
 CACHE_BYTES = 512 * 2**20   # corrupted images that one iteration may hold, as bytes per pixel value
 RESETS = ("never", "domain", "batch")
@@ -35,190 +35,8 @@ MIXING = ("batch", "shuffled", "burst")
 
 
 
-
-
-
-class Arrivals:
-    """What all streams can do. A subclass has ``plan()``, ``image_source`` and the properties
-    named below."""
-
-    # domains, classes, reset, seed, n_images, __len__, settings(), known_set, unknown_set,
-    # shifts, severity, ratio
-
-    def plan(self) -> Iterator[Arrival]:
-        raise NotImplementedError
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.batches()
-
-    def __add__(self, other) -> Joined:
-        if not isinstance(other, Arrivals):
-            return NotImplemented
-        parts = [s.parts if isinstance(s, Joined) else (s,) for s in (self, other)]
-        return Joined((*parts[0], *parts[1]))
-
-    def cut(self, start: int, stop: int | None = None) -> Cut:
-        """The batches ``start`` (inclusive) to ``stop`` (exclusive) as a stream of its own."""
-        return Cut(self, whole("start", start), len(self) if stop is None else whole("stop", stop))
-
-    @cached_property
-    def domains(self) -> tuple[str, ...]:
-        """Names of the domains in order of first appearance; a batch's ``domain`` is an index into
-        them."""
-        return tuple(dict.fromkeys(domain_of(shift) for shift in self.shifts))
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the known classes; their number K is the label of an unknown image."""
-        return self.known_set.classes
-
-    def labels(self, ids: Tensor) -> Tensor:
-        """Labels of these ids, int64 (B,); K for the unknown, -1 where the set has none."""
-        known = ids < UNKNOWN_ID
-        return torch.where(known, self.known_set.y[torch.where(known, ids, 0)], len(self.classes))
-
-    def _facts(self, arrival: Arrival) -> dict:
-        """What a batch says beside its images."""
-        domain = torch.tensor([self.domains.index(domain_of(shift)) for shift in self.shifts])
-        severity = torch.tensor([severity_of(shift, self.severity) for shift in self.shifts],
-                                dtype=torch.float64)
-        return {
-            "ids": arrival.ids, "label": self.labels(arrival.ids), "known": arrival.ids
-            < UNKNOWN_ID, "domain": domain[arrival.segment], "severity": severity[arrival.segment],
-            "segment": arrival.segment, "round": arrival.round, "new_domain": arrival.new_domain
-        }
-
-    def statistics(self) -> dict[str, float]:
-        """What the order is really like: ``classes_per_batch`` (mean number of distinct known
-        classes), ``run_length`` (mean length of runs of one class), ``domains_per_batch``,
-        ``unknown`` (share), ``unlabelled`` (share), ``images``, ``batches``."""
-        classes = 0
-        domains = 0
-        runs = 0
-        unknown = 0
-        unlabelled = 0
-        n = 0
-        batches = 0
-        last = None
-        for arrival in self.plan():
-            facts = self._facts(arrival)
-            label = facts["label"][facts["known"]]
-            classes += len(label.unique())
-            domains += len(facts["domain"].unique())
-            if len(label):
-                runs += int(
-                    (label[1:] != label[:-1]).sum()) + (last is None or last != int(label[0]))
-                last = int(label[-1])
-            unknown += int((~facts["known"]).sum())
-            unlabelled += int((facts["label"] < 0).sum())
-            n, batches = n + len(arrival), batches + 1
-        return {
-            "classes_per_batch": classes / batches, "run_length": (n - unknown) / max(runs, 1),
-            "domains_per_batch": domains / batches, "unknown": unknown / n,
-            "unlabelled": unlabelled / n, "images": n, "batches": batches
-        }
-
-    def picture(self, limit: int = 50_000) -> dict:
-        """Order, domains and classes over time as arrays, for ``plots.plot_stream``; the first
-        ``limit`` images."""
-        columns: dict[str, list] = {
-            name: [] for name in ("label", "known", "domain", "severity", "round", "batch")
-        }
-        n = 0
-        for i, arrival in enumerate(self.plan()):
-            facts = {**self._facts(arrival), "batch": i}
-            for name, values in columns.items():
-                value = facts[name]
-                values.append(
-                    value.numpy() if isinstance(value, Tensor) else np.full(len(arrival), value))
-            n += len(arrival)
-            if n >= limit:
-                break
-        arrays = {name: np.concatenate(values) for name, values in columns.items()}
-        return {
-            **arrays, "position": np.arange(n), "domains": list(self.domains),
-            "classes": list(self.classes), "images": self.n_images, "window": max(1, n // 100)
-        }
-
-    # --- records --------------------------------------------------------------------------------
-
-    def settings(self) -> dict:
-        """All settings as plain values, without the hash."""
-        raise NotImplementedError
-
-    def to_dict(self) -> dict:
-        """All settings as plain values, the sets by name, and the hash; for records. ``to_json``
-        also promises that the stream can be rebuilt."""
-        return {**self.settings(), "hash": self.hash}
-
-    def to_json(self) -> str:
-        """A text from which ``from_json`` rebuilds exactly this stream; needs sets that
-        ``datasets.load`` finds by name."""
-        self._check_rebuildable()
-        return json.dumps(self.to_dict(), indent=1)
-
-    @staticmethod
-    def from_json(text: str) -> Arrivals:
-        """Rebuild a stream from ``to_json``; raises ValueError when the text is damaged or the
-        images have changed."""
-        if not isinstance(text, str | bytes):
-            raise WrongKind(f"the JSON of a stream is a text, as Stream.to_json() writes it, not "
-                            f"{shown(text)}")
-        try:
-            values = json.loads(text)
-        except ValueError as why:
-            raise ValueError(f"this is not the JSON of a stream ({why}); write it with "
-                             f"Stream.to_json()") from why
-        return _rebuilt(values)
-
-
-def _rebuilt(values) -> Arrivals:
-    kinds = {"stream": Stream, "joined": Joined, "cut": Cut}
-    if not isinstance(values, dict) or values.get("kind") not in kinds:
-        found = sorted(values) if isinstance(values, dict) else type(values).__name__
-        raise ValueError(f"the JSON of a stream has an entry 'kind' ({', '.join(kinds)}) and its "
-                         f"settings, this one has {found}; "
-                         "write it again with Stream.to_json()")
-    kind = kinds[values["kind"]]
-    names = {f.name for f in fields(kind)} | {"hash", "kind"}
-    if set(values) != names:
-        raise ValueError(f"the JSON of a {values['kind']} has the entries {sorted(names)}, this "
-                         f"one has {sorted(values)}; "
-                         "write it again with Stream.to_json()")
-    given = {k: v for k, v in values.items() if k not in ("hash", "kind")}
-    if kind is Joined:
-        if not isinstance(given["parts"], list) or not given["parts"]:
-            raise ValueError("the JSON of a joined stream lists its 'parts'; write it again with "
-                             "Stream.to_json()")
-        given["parts"] = tuple(_rebuilt(part) for part in given["parts"])
-    if kind is Cut:
-        given["stream"] = _rebuilt(given["stream"])
-    stream = kind(**given)
-    as_written = (_hash_as_written(stream, values, which)
-                  for which in ("fingerprint", "old_fingerprint"))
-    if values["hash"] not in (stream.hash, stream.old_hash, *as_written):
-        raise ValueError(f"the stream rebuilt from JSON has hash {stream.hash}, the text says "
-                         f"{values['hash']}: settings were edited or "
-                         "the image files differ; build the stream anew with Stream(...)")
-    return stream
-
-
-def _hash_as_written(stream, values: dict, which: str) -> str:
-    """The hash of the settings as the text spells them: spaces within its shifts, which mean
-    nothing, once counted."""
-    if isinstance(stream, Joined):
-        return _digest([part["hash"] for part in values["parts"]])
-    if isinstance(stream, Cut):
-        return _digest([values["stream"]["hash"], stream.start, stream.stop])
-    return stream._hash(which, shifts=list(values["shifts"]))
-
-
-def _digest(values) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-
 @dataclass(frozen=True)
-class Stream(Arrivals):
+class Stream(AbstractStream):
     """Known images under one shift after another, for one or more rounds, with or without unknown
     images.
 
@@ -247,14 +65,14 @@ class Stream(Arrivals):
     reset          what the runner does: "never", at each "domain" start, or before each "batch"
     redraw         False: every round shows the same images again, in another order (the published
                    long-term protocol).
-                   True: every round is dealt new images, as long as the set lasts
+                   True: every round has new images, as long as the set lasts
     seed           of the choice, the order and the noise
 
-    Which images: a shuffled, class-balanced deck is dealt to the shifts one after another, so they
-    share no image while the set lasts; when it is used up, a new deck is shuffled. No shift shows
+    Which images: a class-balanced permutation is spread over the shifts one after another, so they
+    share no image while the set lasts; when it is used up, a new one is drawn. No shift shows
     a known image twice, but for orders that draw with replacement; unknown images repeat within a
-    shift only where more are wanted than there are. With ``redraw`` the dealing goes on from round
-    to round. Within a shift the order is made anew each round. ``Recorded`` order deals rows as
+    shift only where more are wanted than there are. With ``redraw`` this goes on from round
+    to round. Within a shift the order is made anew each round. ``Recorded`` order takes rows as
     they lie.
     """
 
@@ -279,7 +97,7 @@ class Stream(Arrivals):
         shifts = as_shifts(self.shifts, "Stream.shifts")
         known = self.known_set
         own = tuple(getattr(known, "domains", ()))
-        object.__setattr__(self, "shifts", tuple(tidy(shift, own) for shift in shifts))
+        object.__setattr__(self, "shifts", tuple(shift_of(known, text).text for text in shifts))
         if not self.shifts:
             raise ValueError(f"Stream.shifts is empty; name at least one of "
                              f"{', '.join(own or STANDARD_SIX)} or 'none'")
@@ -307,22 +125,19 @@ class Stream(Arrivals):
 
     def _check_shifts(self, known, own):
         for shift in self.shifts:
-            held = own_domain(known, shift)
-            if held is not None:  # "fog" of a set that holds fog; a composition is always made here
-                try:
-                    severity = severity_of(shift, self.severity)
-                except ValueError:
-                    raise ValueError(f"the severity of {held!r} must be a number from 0 to 5, got "
-                                     f"{shift!r}") from None
+            parsed = shift_of(known, shift)
+            if parsed.held:  # "fog" of a set that holds fog; a composition is always made here
+                severity = parsed.severity(self.severity)
                 check_severity(severity)
-                known.check_domain(held, severity)
+                known.check_domain(parsed.domain, severity)
             else:
-                self._check_names(known, own, shift)
+                self._check_names(known, own, parsed)
                 for name, severity in parse_shift(shift, self.severity):
                     if severity:
                         parameters(name, severity, min(known.shape[1:]))
             available = self._available(shift)
-            if self.per_shift is not None and self.per_shift > available and not self.order.replacement:
+            wanted = 0 if self.per_shift is None or self.order.replacement else self.per_shift
+            if wanted > available:
                 where = (known.name if available == len(known) else f"{known.name} in the domain "
                                                                     f"{shift}")
                 raise ValueError(f"Stream.per_shift is {self.per_shift}, but {where} has "
@@ -333,11 +148,11 @@ class Stream(Arrivals):
     @staticmethod
     def _check_names(known, own, shift):
         """Of a set that holds domains itself: an unknown name may be meant for one of those."""
-        for name in (part.partition(":")[0] for part in shift.split("+") if own):
+        for name in shift.names if own else ():
             if name not in CORRUPTIONS and name not in CLEAN:
-                holds = f"holds {name!r} itself, but a composition is made here" if name in own else (
-                    f"holds no domain {name!r}, only "
-                    f"{', '.join(own[:20])}{', ...' if len(own) > 20 else ''}")
+                others = f"{', '.join(own[:20])}{', ...' if len(own) > 20 else ''}"
+                holds = (f"holds {name!r} itself, but a composition is made here"
+                         if name in own else f"holds no domain {name!r}, only {others}")
                 raise ValueError(f"{known.name} {holds}, and there is no corruption {name!r} "
                                  f"either; there are: {', '.join(CORRUPTIONS)}, and "
                                  "'none' for clean images" +
@@ -452,7 +267,7 @@ class Stream(Arrivals):
 
     # --- who is shown when ----------------------------------------------------------------------
 
-    def _hands(self) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    def _segments(self) -> Iterator[tuple[int, int, Tensor, Tensor]]:
         """(round, segment, known ids, unknown ids) of each segment in turn, one at a time."""
         wanted = {}
         for pool, sizes in zip(self._pools, self._pool_sizes(), strict=True):
@@ -464,69 +279,71 @@ class Stream(Arrivals):
             wanted.update(zip(pool, share.astype(int).tolist(), strict=True))
         for round_ in range(self.rounds):
             if round_ == 0 or not self.redraw:
-                known = _Dealer(self.known_set, self.seed, "known", self.order.recorded)
-                unknown = _Dealer(self.unknown_set, self.seed, "unknown", self.order.recorded)
+                known = Sampler(self.known_set, self.seed, "known", self.order.recorded)
+                unknown = Sampler(self.unknown_set, self.seed, "unknown", self.order.recorded)
             for i, shift in enumerate(self.shifts):
                 if self.order.replacement:
                     rows = own_rows(self.known_set, shift)
-                    hand = torch.arange(len(self.known_set)) if rows is None else rows
+                    ids = torch.arange(len(self.known_set)) if rows is None else rows
                 else:
-                    hand = known.hand(shift, self.counts[i])
+                    ids = known.sample(shift, self.counts[i])
                 if self.same_order:
-                    hand = hand.sort().values
-                extra = unknown.hand(shift, wanted[i]) + UNKNOWN_ID if wanted[i] else hand[:0]
-                yield round_, i, hand, extra
+                    ids = ids.sort().values
+                extra = unknown.sample(shift, wanted[i]) + UNKNOWN_ID if wanted[i] else ids[:0]
+                yield round_, i, ids, extra
 
     @cached_property
-    def hands(self) -> list[list[Tensor]]:
+    def segment_ids(self) -> list[list[Tensor]]:
         """Ids of the images of each shift of each round, the known ones first:
-        ``hands[round][shift]``, int64. Held in memory all at once: for looking; ``plan`` goes
+        ``segment_ids[round][shift]``, int64. Held in memory all at once: for looking; ``plan`` goes
         through them one by one."""
         rounds: list[list[Tensor]] = [[] for _ in range(self.rounds)]
-        for round_, _, known, unknown in self._hands():
+        for round_, _, known, unknown in self._segments():
             rounds[round_].append(torch.cat([known, unknown]))
         return rounds
 
-    def plan(self) -> Iterator[Arrival]:
+    def plan(self) -> Iterator[BatchPlan]:
         """The batches in order, without their images."""
-        dealt = self._hands()
+        segments = self._segments()
         for round_ in range(self.rounds):
             last = None
             for pool in self._pools:
-                hands = {
+                segment_ids = {
                     i: (known, unknown)
-                    for _, i, known, unknown in itertools.islice(dealt, len(pool))
+                    for _, i, known, unknown in itertools.islice(segments, len(pool))
                 }
-                known, unknown = self._arranged(round_, pool, hands)
-                fresh = None if self.mixed else domain_of(self.shifts[pool[0]])
+                known, unknown = self._arranged(round_, pool, segment_ids)
+                fresh = None if self.mixed else self.segment_domains[pool[0]]
                 first = fresh != last or last is None
                 last = fresh
-                for segment, slot in self._batches(known, unknown, round_, pool):
-                    ids = torch.empty_like(slot)
+                for segment, place in self._batches(known, unknown, round_, pool):
+                    ids = torch.empty_like(place)
                     for i in segment.unique().tolist():
                         rows = segment == i
-                        ids[rows] = torch.cat(hands[i])[slot[rows]]
-                    yield Arrival(ids, segment, slot, round_, first, hands)
+                        ids[rows] = torch.cat(segment_ids[i])[place[rows]]
+                    yield BatchPlan(ids, segment, place, round_, first, segment_ids)
                     first = False
 
     def _arranged(self, round_: int, pool: list[int],
-                  hands: dict) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """(segment, slot) of the known and of the unknown images of a pool in order of arrival."""
-        dice = Dice(self.seed, "order")
-        segment = torch.cat([torch.full((len(hands[i][0]),), i) for i in pool])
-        slot = torch.cat([torch.arange(len(hands[i][0])) for i in pool])
-        labels = torch.cat([self.known_set.y[hands[i][0]] for i in pool])
+                  segment_ids: dict) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """(segment, place) of the known and of the unknown images of a pool in order of arrival."""
+        generator = KeyedGenerator(self.seed, "order")
+        segment = torch.cat([torch.full((len(segment_ids[i][0]),), i) for i in pool])
+        place = torch.cat([torch.arange(len(segment_ids[i][0])) for i in pool])
+        labels = torch.cat([self.known_set.y[segment_ids[i][0]] for i in pool])
         if self.mixed:
-            rows = self.order.arrange(labels, sum(self.counts), dice.at(round_, "mixed"))
+            rows = self.order.arrange(labels, sum(self.counts), generator.at(round_, "mixed"))
         else:
             rows = []
             for i in pool:
                 here = (segment == i).nonzero().flatten()
-                place = (round_,) if self.same_order else (round_, i)
-                rows.append(here[self.order.arrange(labels[here], self.counts[i], dice.at(*place))])
+                keyed = generator.at(round_) if self.same_order else generator.at(round_, i)
+                rows.append(here[self.order.arrange(labels[here], self.counts[i], keyed)])
             rows = torch.cat(rows)
-        other_segment = torch.cat([torch.full((len(hands[i][1]),), i) for i in pool])
-        other_slot = torch.cat([torch.arange(len(hands[i][1])) + len(hands[i][0]) for i in pool])
+        other_segment = torch.cat([torch.full((len(segment_ids[i][1]),), i) for i in pool])
+        other_place = torch.cat([
+            torch.arange(len(unknown)) + len(known) for known, unknown in map(segment_ids.get, pool)
+        ])
         others = []
         for i in pool:
             here = (other_segment == i).nonzero().flatten()
@@ -535,11 +352,11 @@ class Stream(Arrivals):
         others = torch.cat(others)
         if self.mixed:
             others = others[shuffled(len(others), self.seed, "order of unknown", round_, "mixed")]
-        return (segment[rows], slot[rows]), (other_segment[others], other_slot[others])
+        return (segment[rows], place[rows]), (other_segment[others], other_place[others])
 
     def _batches(self, known, unknown, round_: int,
                  pool: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """(segment, slot) of each batch of a pool."""
+        """(segment, place) of each batch of a pool."""
         if self.unknown_mode == "batch":
             for n, u in self._sizes(len(known[0])):
                 yield tuple(torch.cat([a[:n], b[:u]]) for a, b in zip(known, unknown, strict=True))
@@ -547,10 +364,11 @@ class Stream(Arrivals):
                 unknown = tuple(b[u:] for b in unknown)
             return
         n, u = len(known[0]), len(unknown[0])
-        dice = Dice(self.seed, "place of unknown").at(round_, pool[0])
+        generator = KeyedGenerator(self.seed, "place of unknown").at(round_, pool[0])
         anywhere = self.unknown_mode == "shuffled"
-        places = (dice.permutation(n + u)[:u] if anywhere else int(dice.uniform(1) * (n + 1)) +
-                  torch.arange(u))
+        places = (generator.permutation(n +
+                                        u)[:u] if anywhere else int(generator.uniform(1) *
+                                                                    (n + 1)) + torch.arange(u))
         is_unknown = torch.zeros(n + u, dtype=torch.bool)
         is_unknown[places] = True
         merged = []
@@ -568,6 +386,9 @@ class Stream(Arrivals):
         return make_images(self.known_set, self.unknown_set, ids, shift, self.severity, self.seed,
                            device)
 
+    def images_of(self, ids, segment, device="cpu"):
+        return self.images(ids, self.shifts[segment], device)
+
     def batches(self, device="cpu", start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """The batches in order (from number ``start`` to before ``stop``), corrupted on the device.
 
@@ -577,28 +398,28 @@ class Stream(Arrivals):
         """
         repeats = self.rounds > 1 and not self.redraw and not self.order.replacement
         kept, room = {}, CACHE_BYTES if repeats else 0
-        for arrival in itertools.islice(self.plan(), start, stop):
+        for planned in itertools.islice(self.plan(), start, stop):
             parts = []
-            for i in arrival.segment.unique().tolist():
-                rows = (arrival.segment == i).nonzero().flatten()
+            for i in planned.segment.unique().tolist():
+                rows = (planned.segment == i).nonzero().flatten()
                 if i not in kept and room:
-                    hand = torch.cat(arrival.hands[i])
-                    cost = len(hand) * math.prod(self.known_set.shape)
+                    ids = torch.cat(planned.segment_ids[i])
+                    cost = len(ids) * math.prod(self.known_set.shape)
                     if cost <= room:
                         made = [
-                            self.images(part, self.shifts[i], device) for part in hand.split(500)
+                            self.images(part, self.shifts[i], device) for part in ids.split(500)
                         ]
                         kept[i] = torch.cat([(part * 255).round().to(torch.uint8) for part in made])
                         room -= cost
-                made = kept[i][arrival.slot[rows].to(device)].float() / 255 if i in kept else None
-                parts.append((rows, self.images(arrival.ids[rows], self.shifts[i], device)
+                made = kept[i][planned.place[rows].to(device)].float() / 255 if i in kept else None
+                parts.append((rows, self.images(planned.ids[rows], self.shifts[i], device)
                               if made is None else made))
             x = parts[0][1]
             if len(parts) > 1:
-                x = torch.empty(len(arrival), *x.shape[1:], device=device)
+                x = torch.empty(len(planned), *x.shape[1:], device=device)
                 for rows, part in parts:
                     x[rows.to(device)] = part
-            yield Batch(x, **self._facts(arrival))
+            yield Batch(x, **self.facts(planned))
 
     # --- records --------------------------------------------------------------------------------
 
@@ -626,12 +447,12 @@ class Stream(Arrivals):
     def _hash(self, which: str, **spelt) -> str:
         known, unknown = (None if s is None else getattr(s, which, s.fingerprint)()
                           for s in (self.known_set, self.unknown_set))
-        return _digest({
+        return hash_of({
             **self.settings(), "known": known, "unknown_ratio": self.ratio, "unknown": unknown,
             **spelt
         })
 
-    def _check_rebuildable(self):
+    def check_rebuildable(self):
         for role in ("known", "unknown"):
             given = getattr(self, role)
             if given is not None and not isinstance(given, str):
@@ -646,172 +467,57 @@ class Stream(Arrivals):
                                      "('fashion_mnist[0,1]', 'folder:PATH'), or keep "
                                      "the set and the constructor call in your own script")
 
-
-@dataclass(frozen=True)
-class Joined(Arrivals):
-    """Streams one after another, over the same image sets and with one reset rule: ``a + b``."""
-
-    parts: tuple[Arrivals, ...]
-
-    def __post_init__(self):
-        first = self.parts[0]
-        for other in self.parts[1:]:
-            for what, mine, its in (("known images", first.known_set.fingerprint(),
-                                     other.known_set.fingerprint()),
-                                    ("unknown images",
-                                     *(s.unknown_set and s.unknown_set.fingerprint()
-                                       for s in (first, other))), ("reset", first.reset,
-                                                                   other.reset)):
-                if mine != its and not (what == "unknown images" and None in (mine, its)):
-                    names = ", ".join(
-                        str(getattr(s, "reset" if what == "reset" else "known_set"))
-                        for s in (first, other))
-                    raise ValueError(f"streams with different {what} cannot be joined ({names}); "
-                                     f"give both the same")
-
-    @property
-    def known_set(self):
-        return self.parts[0].known_set
-
-    @cached_property
-    def unknown_set(self):
-        return next((p.unknown_set for p in self.parts if p.unknown_set is not None), None)
-
-    @property
-    def reset(self) -> str:
-        return self.parts[0].reset
-
-    @property
-    def seed(self) -> int:
-        return self.parts[0].seed
-
-    @property
-    def ratio(self) -> float:
-        return max(p.ratio for p in self.parts)
-
-    @cached_property
-    def shifts(self) -> tuple[str, ...]:
-        return tuple(shift for part in self.parts for shift in part.shifts)
-
-    @cached_property
-    def domains(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for part in self.parts for name in part.domains))
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
-    @property
-    def n_images(self) -> int:
-        return sum(p.n_images for p in self.parts)
-
-    def _shifted(self):
-        """(part, its first segment, its domains as indices of the whole)."""
-        first = 0
-        for part in self.parts:
-            yield part, first, torch.tensor([self.domains.index(name) for name in part.domains])
-            first += len(part.shifts)
-
-    def plan(self):
-        for part, first, _ in self._shifted():
-            for a in part.plan():
-                yield Arrival(a.ids, a.segment + first, a.slot, a.round, a.new_domain, a.hands)
-
-    def _facts(self, arrival):
-        for part, first, where in self._shifted():
-            if first <= int(arrival.segment[0]) < first + len(part.shifts):
-                facts = part._facts(
-                    Arrival(arrival.ids, arrival.segment - first, arrival.slot, arrival.round,
-                            arrival.new_domain, arrival.hands))
-                return {**facts, "domain": where[facts["domain"]], "segment": arrival.segment}
-
-    def batches(self, device="cpu", start: int = 0, stop: int | None = None):
-        """The batches of one part after another."""
-        stop = len(self) if stop is None else stop
-        before = 0
-        border = None
-        for part, first, where in self._shifted():
-            low = max(start - before, 0)
-            high = min(stop - before, len(part))
-            before += len(part)
-            if low >= high:
-                continue
-            for batch in part.batches(device, low, high):
-                domain = where[batch.domain]
-                values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-                fresh = batch.new_domain and int(domain[0]) != border
-                border = int(domain[-1])
-                yield Batch(**{
-                    **values, "domain": domain, "segment": batch.segment +
-                    first, "new_domain": fresh
-                })
-
-    def settings(self):
-        return {"kind": "joined", "parts": [p.to_dict() for p in self.parts]}
-
-    @property
-    def hash(self):
-        return _digest([p.hash for p in self.parts])
-
-    @property
-    def old_hash(self):
-        return _digest([p.old_hash for p in self.parts])
-
-    def _check_rebuildable(self):
-        for part in self.parts:
-            part._check_rebuildable()
+    @staticmethod
+    def from_json(text: str) -> AbstractStream:
+        """Rebuild a stream from ``to_json``; raises ValueError when the text is damaged or the
+        images have changed."""
+        if not isinstance(text, str | bytes):
+            raise WrongKind(f"the JSON of a stream is a text, as Stream.to_json() writes it, not "
+                            f"{shown(text)}")
+        try:
+            values = json.loads(text)
+        except ValueError as why:
+            raise ValueError(f"this is not the JSON of a stream ({why}); write it with "
+                             f"Stream.to_json()") from why
+        return _rebuilt(values)
 
 
-@dataclass(frozen=True)
-class Cut(Arrivals):
-    """Some batches of a stream: ``stream.cut(start, stop)``."""
+def _rebuilt(values) -> AbstractStream:
+    kinds = {"stream": Stream, "joined": Joined, "cut": Slice}
+    if not isinstance(values, dict) or values.get("kind") not in kinds:
+        found = sorted(values) if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"the JSON of a stream has an entry 'kind' ({', '.join(kinds)}) and its "
+                         f"settings, this one has {found}; "
+                         "write it again with Stream.to_json()")
+    kind = kinds[values["kind"]]
+    names = {f.name for f in fields(kind)} | {"hash", "kind"}
+    if set(values) != names:
+        raise ValueError(f"the JSON of a {values['kind']} has the entries {sorted(names)}, this "
+                         f"one has {sorted(values)}; "
+                         "write it again with Stream.to_json()")
+    given = {k: v for k, v in values.items() if k not in ("hash", "kind")}
+    if kind is Joined:
+        if not isinstance(given["parts"], list) or not given["parts"]:
+            raise ValueError("the JSON of a joined stream lists its 'parts'; write it again with "
+                             "Stream.to_json()")
+        given["parts"] = tuple(_rebuilt(part) for part in given["parts"])
+    if kind is Slice:
+        given["stream"] = _rebuilt(given["stream"])
+    stream = kind(**given)
+    as_written = (_hash_as_written(stream, values, which)
+                  for which in ("fingerprint", "old_fingerprint"))
+    if values["hash"] not in (stream.hash, stream.old_hash, *as_written):
+        raise ValueError(f"the stream rebuilt from JSON has hash {stream.hash}, the text says "
+                         f"{values['hash']}: settings were edited or "
+                         "the image files differ; build the stream anew with Stream(...)")
+    return stream
 
-    stream: Arrivals
-    start: int
-    stop: int
 
-    def __post_init__(self):
-        if not 0 <= self.start < self.stop <= len(self.stream):
-            raise ValueError(f"the stream has {len(self.stream)} batches; cut({self.start}, "
-                             f"{self.stop}) must be a range within 0 and "
-                             f"{len(self.stream)} that is not empty")
-
-    def __getattr__(self, name):
-        if name in ("known_set", "unknown_set", "reset", "seed", "shifts", "severity", "ratio",
-                    "_check_rebuildable"):
-            return getattr(self.stream, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    @property
-    def domains(self):
-        return self.stream.domains
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    @cached_property
-    def n_images(self) -> int:
-        return sum(map(len, self.plan()))
-
-    def plan(self):
-        return itertools.islice(self.stream.plan(), self.start, self.stop)
-
-    def _facts(self, arrival):
-        return self.stream._facts(arrival)
-
-    def batches(self, device="cpu", start: int = 0, stop: int | None = None):
-        """The batches of this part; those before it are skipped without making their images."""
-        stop = len(self) if stop is None else min(stop, len(self))
-        return self.stream.batches(device, self.start + start, self.start + stop)
-
-    def settings(self):
-        return {
-            "kind": "cut", "stream": self.stream.to_dict(), "start": self.start, "stop": self.stop
-        }
-
-    @property
-    def hash(self):
-        return _digest([self.stream.hash, self.start, self.stop])
-
-    @property
-    def old_hash(self):
-        return _digest([self.stream.old_hash, self.start, self.stop])
+def _hash_as_written(stream, values: dict, which: str) -> str:
+    """The hash of the settings as the text spells them: spaces within its shifts, which mean
+    nothing, once counted."""
+    if isinstance(stream, Joined):
+        return hash_of([part["hash"] for part in values["parts"]])
+    if isinstance(stream, Slice):
+        return hash_of([values["stream"]["hash"], stream.start, stream.stop])
+    return stream._hash(which, shifts=list(values["shifts"]))

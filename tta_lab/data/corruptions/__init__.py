@@ -26,12 +26,13 @@ import torch
 from torch import Tensor
 
 from ...core.arguments import WrongKind, flag, nearest, whole
+from ..shift import CLEAN, Shift
 from .blurs import defocus_blur, disk_kernel, gaussian_blur, glass_blur, glass_sources, motion_blur, zoom_blur
 from .digital import box_matrix, brightness, contrast, elastic_transform, pixelate, saturate
 from .draws import Draws, precise
 from .jpeg import jpeg_compression, quantisation
 from .noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
-from .tables import ANCHORS, CLEAN, EXTRA_4, STANDARD_15, STANDARD_SIX, TABLES, at_severity, check_severity, table_side
+from .tables import ANCHORS, EXTRA_4, STANDARD_15, STANDARD_SIX, TABLES, at_severity, check_severity, table_side
 from .weather import fog, frost, snow, spatter
 
 __all__ = [
@@ -113,26 +114,14 @@ def parse_shift(text: str, severity: float = 5.0) -> tuple[tuple[str, float], ..
     "none" and "clean" give (). Raises ValueError for an unknown name, a severity that is not a
     number from 0 to 5, and "none" within a composition.
     """
-    if not isinstance(text, str):
-        raise WrongKind(f"a shift is a text such as 'fog:3' or 'gaussian_noise:2+fog:1', got "
-                        f"{text!r}")
-    if text.strip() in CLEAN:
-        return ()
-    steps = []
-    for part in text.split("+"):
-        name, colon, number = (piece.strip() for piece in part.partition(":"))
+    steps = Shift.parse(text).steps(severity)
+    for name, value in steps:
         check_name(name)
         if name in CLEAN:
             raise ValueError(f"{name!r} stands alone, without a severity and not within a "
                              f"composition, got {text!r}")
-        try:
-            value = float(number) if colon else severity
-        except ValueError:
-            raise ValueError(f"the severity of {name!r} must be a number from 0 to 5, got "
-                             f"{number!r} in {text!r}") from None
         check_severity(value)
-        steps.append((name, float(value)))
-    return tuple(steps)
+    return steps
 
 
 def _working(name: str, x: Tensor) -> torch.dtype:

@@ -10,7 +10,6 @@ STANDARD_15 = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", 
 EXTRA_4 = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 STANDARD_SIX = ("gaussian_noise", "defocus_blur", "contrast", "brightness", "pixelate",
                 "jpeg_compression")
-CLEAN = ("none", "clean")
 LARGEST_SMALL_SIDE, SMALLEST_LARGE_SIDE = 48, 112
 
 # side of the published images -> name -> parameters at severity 1, 2, 3, 4, 5

@@ -6,7 +6,7 @@ import io
 import numpy as np
 
 from ...components.controllers.guard import ACTIONS
-from ...plots.drawing import GROUP_LABELS, GROUP_LOOKS, Panel, Series, draw, png
+from ...plots import GROUP_LABELS, GROUP_LOOKS, Panel, Series, draw, png
 
 HOW_TO_READ = {
     "signals": "Left: the error of the last images beside source and BN-1; right: the probability of collapse, with the alarm's threshold (dotted) "
@@ -28,12 +28,12 @@ LOW = 0.03    # height at which actions stand, apart from the points of alarms
 ACTION_LOOKS = {name: (3, 2, 4, 5, 6, 2)[i] for i, name in enumerate(ACTIONS)}
 
 
-def compact(figure, colours: int = 128):
+def compact(figure, colors: int = 128):
     """Let a matplotlib figure show itself as a picture of so few colours, a third of the size in a stored notebook; returns it."""
     def small() -> bytes:
         from PIL import Image
         target = io.BytesIO()
-        Image.open(io.BytesIO(png(figure))).convert("RGB").quantize(colours).save(target, "png", optimize=True)
+        Image.open(io.BytesIO(png(figure))).convert("RGB").quantize(colors).save(target, "png", optimize=True)
         return target.getvalue()
 
     figure._repr_png_ = small

@@ -1,7 +1,7 @@
 """Figures of the composer: the composition beside its relatives while they run, from the numbers of `tta_lab.studies.compose.study`."""
 from __future__ import annotations
 
-from ...plots.drawing import Panel, Series, draw
+from ...plots import Panel, Series, draw
 
 HOW_TO_READ = {
     "composer_runs": "Left: the mean over all images up to there, so the end of each line is the result: does the composition end below its "

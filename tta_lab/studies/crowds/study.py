@@ -408,7 +408,7 @@ def examples(plan: Plan, known: int = 5, unknown: int = 4) -> dict:
     import torch
 
     stream, clean = getattr(plan, plan.settings[-1])(plan.first_seed), ["none"] if own.has_clean(own.images_of(plan.known)) else []
-    ids = stream.hands[0][0]
+    ids = stream.segment_ids[0][0]
     ids = torch.cat([ids[:known], ids[stream.per_shift:stream.per_shift + unknown]])
     rows, first = (*clean, *stream.shifts), ids < UNKNOWN_ID
     names = [stream.known_set.classes[int(stream.known_set.y[i])] for i in ids[first]]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...plots.drawing import GROUP_LABELS, GROUP_LOOKS, Panel, Series, draw, draw_pictures
+from ...plots import GROUP_LABELS, GROUP_LOOKS, HeatMap, Panel, Series, draw, draw_pictures
 from ...plots.views import _order, _steps
 from .study import KINDS, SCORES
 
@@ -53,12 +53,12 @@ def plot_explorer_predictions(numbers, backend: str = "matplotlib", ax=None):
     if outlines:
         outlines.append(Series(edges, entropy["first"], f"first {entropy['n']}, all", 3, "steps"))
     names = tuple(map(str, classes["classes"])) if classes else ()
-    where, _ = _steps(classes) if classes else (np.zeros(1), None)
-    heat = (where, np.arange(len(names) + 1) - 0.5, np.asarray(classes["predicted"], np.float64), "share") if len(where) > 1 else None
+    where, predicted = (_steps(classes)[0], classes["predicted"]) if classes else (None, ())
     title = f"Entropy, last {entropy['n']} images" if outlines else "Entropy"
     return draw([Panel(title, "entropy (nats)", "share of images", tuple(outlines), percent=True, log=True,
                        bottom=0.5 / max(entropy["n"], 1), note=entropy["why"]),
-                 Panel("Predicted classes", "step (batches)", "", heat=heat, rows=names if heat else (), percent=True, note="Nothing has run yet.")],
+                 HeatMap("Predicted classes", "step (batches)", "", values=np.asarray(predicted, np.float64), name="share", rows=names,
+                         x_edges=where, percent=True, note="Nothing has run yet.")],
                 backend, ax)
 
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...plots.drawing import Panel, Series, draw
-from ...plots.fitting import common
+from ...plots import Panel, Series, common, draw
 
 HOW_TO_READ = {
     "rounds": "Every round shows the same images in another order, so a line that falls has learned them and one that climbs is getting lost; BN-1, "

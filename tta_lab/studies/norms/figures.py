@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...plots.drawing import GROUP_LABELS, GROUP_LOOKS, Panel, Series, draw
+from ...plots import GROUP_LABELS, GROUP_LOOKS, HeatMap, Panel, Series, draw
 
 HOW_TO_READ = {
     "sources": "Bars of one colour are one source as it is, or with the statistics of each batch; compare along a colour, not across, since the "
@@ -35,10 +35,10 @@ def plot_differences(numbers, against_start, backend: str = "matplotlib", ax=Non
     """Two maps of ``norm_study.differences``: against the own source, and (``against_start``) against BN-1."""
     panels, top = [], 20.0
     for found, title in ((numbers, "against the own source"), (against_start, "against the own BN-1")):
-        rows, columns, values = found["rows"], found["columns"], np.asarray(found["values"], np.float64)
-        heat = (np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5, values.T, "points") if len(rows) else None
-        panels.append(Panel(title, "", "source: method", heat=heat, rows=tuple(rows), columns=tuple(columns) if len(rows) else (),
-                            scale="diverging", top=top, cells="{:+.1f}", note="No source with batch norm was run."))
+        panels.append(
+            HeatMap(title, "", "source: method", values=np.asarray(found["values"], np.float64).T, name="points",
+                    rows=tuple(found["rows"]), columns=tuple(found["columns"]), scale="diverging", top=top,
+                    cells="{:+.1f}", note="No source with batch norm was run."))
     return draw(panels, backend, ax, size=(12, 7))
 
 

@@ -26,7 +26,7 @@ from ...models.embedded import load_model
 from ...streams import ccc, protocols
 from ...streams.images import make_images
 from ...streams.orders import Dirichlet
-from ...streams.stream import Arrivals
+from ...streams.stream import AbstractStream
 from .. import own
 from ..report import paragraphs, points, write_numbers
 
@@ -97,7 +97,7 @@ class Plan:
         """The model with group norm beside that with batch norm; "" where there is none of the same images."""
         return GROUP_NORM if self.embedded else ""
 
-    def streams(self, seed: int) -> dict[str, Arrivals]:
+    def streams(self, seed: int) -> dict[str, AbstractStream]:
         """The protocols compared, on all shifts each; they show the same images where their rules allow it."""
         return {name: make_it() for name, make_it in self._makers(seed).items() if name not in self.without}
 
@@ -118,7 +118,7 @@ class Plan:
             "ccc": lambda: self._two_at_a_time(seed),
         }
 
-    def _two_at_a_time(self, seed: int) -> Arrivals:
+    def _two_at_a_time(self, seed: int) -> AbstractStream:
         if not self.embedded:
             raise ValueError("its severities were calibrated on the embedded model and images; ccc.calibrate makes a calibration of yours")
         return ccc.continually_changing(self.images, images=15 * self.per_shift, speed=self.batch, batch=self.batch, seed=seed)
@@ -251,7 +251,7 @@ def study(plan: Plan, cache=None, progress: bool = False, device="auto") -> Stud
     return result
 
 
-def one_run(stream: Arrivals, method: str = "tent", lr: float = FAST.lr, stop=None, each=None, device="auto", model: str = MODEL) -> Trace:
+def one_run(stream: AbstractStream, method: str = "tent", lr: float = FAST.lr, stop=None, each=None, device="auto", model: str = MODEL) -> Trace:
     """One of the three methods on a stream: what the panel calls, and you may too.
 
     ``stop()`` is asked before each batch and ends the run, ``each(trace)`` is called after each.

@@ -5,8 +5,9 @@ import io
 
 import numpy as np
 
-from ...plots.drawing import FONT, PIXELS, TITLE, Panel, Series, draw
+from ...plots import FONT, TITLE, Panel, Series, draw, engine, new_figure
 from ...plots.fitting import wrapped
+from ...plots.plotly_backend import PIXELS
 
 HOW_TO_READ = {
     "zoo": "Each row is a method, each column a kind of stream; blue cells err less than BN-1 there, orange cells more, grey hatched cells hold no "
@@ -28,10 +29,7 @@ def plot_zoo(numbers: dict, backend: str = "matplotlib", ax=None):
     Colours say how far a cell is from BN-1 on the same stream (for costs: how many times the source's). In plotly the reason for an empty cell
     is shown on hover. Raises ValueError for another backend, or ``ax`` with plotly.
     """
-    if backend not in ("matplotlib", "plotly"):
-        raise ValueError(f"backend must be 'matplotlib' or 'plotly', not {backend!r}")
-    if ax is not None and backend == "plotly":
-        raise ValueError("ax is for backend='matplotlib'; plotly makes its own figure")
+    engine(backend, ax)
     if not numbers["rows"] or not numbers["columns"] or not np.isfinite(numbers["value"]).any():
         return draw([Panel(numbers["title"], "", f"{numbers['name']}")], backend, ax)
     return _matplotlib(numbers, ax) if backend == "matplotlib" else _plotly(numbers)
@@ -58,20 +56,19 @@ def _range(numbers) -> tuple[float, float]:
 
 def _matplotlib(numbers, ax):
     from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
 
     rows, columns, shades = numbers["rows"], numbers["columns"], np.asarray(numbers["shade"], np.float64)
     if ax is None:
-        figure = Figure(figsize=(1.1 * len(columns) + 4.6, max(0.27 * len(rows), 2.6) + 1.7), layout="constrained")
+        figure = new_figure((1.1 * len(columns) + 4.6, max(0.27 * len(rows), 2.6) + 1.7), layout="constrained")
         ax = figure.subplots()
         figure._repr_png_ = lambda: small_png(figure)
-    colours = LinearSegmentedColormap.from_list("zoo", BETTER_TO_WORSE if numbers["diverging"] else MORE, 49)  # few levels: a small file
+    colors = LinearSegmentedColormap.from_list("zoo", BETTER_TO_WORSE if numbers["diverging"] else MORE, 49)  # few levels: a small file
     low, high = _range(numbers)
 
     def dark(place):
         return place < -0.7 if numbers["diverging"] else place > 0.7
 
-    picture = ax.imshow(np.ma.masked_invalid(shades), cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    picture = ax.imshow(np.ma.masked_invalid(shades), cmap=colors, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     for i, j in np.ndindex(len(rows), len(columns)):
         if numbers["reason"][i][j]:
             ax.fill((j - .5, j + .5, j + .5, j - .5), (i - .5, i - .5, i + .5, i + .5), facecolor=NOTHING, edgecolor=GAP, hatch="///", linewidth=0)
@@ -105,7 +102,7 @@ def _plotly(numbers):
     shades = np.asarray(numbers["shade"], np.float64)
     gaps = np.array([[bool(why) for why in line] for line in numbers["reason"]])
     (low, high), (places, labels, name) = _range(numbers), numbers["ticks"]
-    colours = BETTER_TO_WORSE if numbers["diverging"] else MORE
+    colors = BETTER_TO_WORSE if numbers["diverging"] else MORE
     y, x = np.arange(len(rows)), np.arange(len(columns))
     nothing = [[0.0 if gap else None for gap in line] for line in gaps]  # not NaN: it is no JSON, and a widget would stay empty
     places_of = [[None if gap else float(v) for v, gap in zip(*pair, strict=True)] for pair in zip(shades, gaps, strict=True)]
@@ -113,7 +110,7 @@ def _plotly(numbers):
               "xgap": 1, "ygap": 1}
     figure = go.Figure([
         go.Heatmap(z=nothing, colorscale=[[0, NOTHING], [1, NOTHING]], showscale=False, **common),
-        go.Heatmap(z=places_of, text=numbers["text"], texttemplate="%{text}", colorscale=[list(c) for c in colours], zmin=low,
+        go.Heatmap(z=places_of, text=numbers["text"], texttemplate="%{text}", colorscale=[list(c) for c in colors], zmin=low,
                    zmax=high, textfont={"size": FONT - 1},
                    colorbar={"tickvals": places, "ticktext": labels, "title": {"text": name, "side": "right"}, "thickness": 14}, **common),
         go.Scatter(x=np.nonzero(gaps)[1], y=np.nonzero(gaps)[0], mode="text", text=["╱╱╱"] * int(gaps.sum()), hoverinfo="skip", showlegend=False,
