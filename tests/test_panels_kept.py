@@ -21,7 +21,7 @@ pytest.importorskip("anywidget")
 pytest.importorskip("pandas")
 from tta_lab.panels import explorer as P  # noqa: E402
 from tta_lab.panels import explorer_state as state  # noqa: E402
-from tta_lab.panels import run_panel as P_run_panel  # noqa: E402
+from tta_lab.panels import controls  # noqa: E402
 from tta_lab.panels.collapse_panel import collapse_panel  # noqa: E402
 from tta_lab.panels.composer import composer  # noqa: E402
 from tta_lab.panels.composer import save as save_runs  # noqa: E402
@@ -114,8 +114,8 @@ def test_after_any_method_any_other_is_as_in_a_fresh_panel(light):
     for i, a in enumerate(names):
         panel.controls["method"].value = a
         for widget in panel.knobs.values():
-            widget.value = P_run_panel.other(widget)
-        panel.controls["form"].value = P_run_panel.other(panel.controls["form"])
+            widget.value = controls.other(widget)
+        panel.controls["form"].value = controls.other(panel.controls["form"])
         for b in names[i + 1:] if i < 3 else names[i + 1:i + 2]:
             panel.controls["method"].value = b
             assert said(panel) == fresh[b], (a, b)
@@ -127,7 +127,7 @@ def test_a_selector_does_not_take_over_the_knobs_of_another(light, way):
         panel = P.explorer(**SMALL, selectors=(a, "") if way == "first" else ("confidence_rise", a))
         for name, widget in panel.knobs.items():
             if name.startswith("select.0." if way == "first" else "select.1."):
-                widget.value = P_run_panel.other(widget)
+                widget.value = controls.other(widget)
         panel.knobs["update.lr"].value = 0.01
         for b in SELECTORS:
             if b != a:
@@ -150,7 +150,7 @@ def test_the_composer_begins_anew_with_each_method(monkeypatch):
         panel.controls["start"].value = a
         for widget in list(panel.knobs.values()):
             if widget in panel.knobs.values():
-                widget.value = P_run_panel.other(widget)
+                widget.value = controls.other(widget)
         panel.controls["start"].value = b
         assert compose.recognise(panel.recipe) == (b, []), (a, b)
     panel.knobs["update.lr"].value = 0.5

@@ -10,10 +10,23 @@ import html
 from dataclasses import replace
 
 from ..studies.collapse import figures as pictures
-from ..studies.collapse.study import FACTORS, GUARDS, LIGHTS, METHODS, STATISTICS, STREAMS, Bench, Setting, light, numbers_of, say_run
+from ..studies.collapse.study import (
+    FACTORS,
+    GUARDS,
+    LIGHTS,
+    METHODS,
+    STATISTICS,
+    STREAMS,
+    Bench,
+    Setting,
+    light,
+    numbers_of,
+    say_run,
+)
 from .controls import dropdown, steps, tick
+from .layout import column, own_keys
 from .live import live_figure, show, sized
-from .run_panel import NOTHING, Pace, StudyPanel, column, own_keys
+from .run_panel import NOTHING, Pace, StudyPanel
 
 
 def collapse_panel(setting: Setting | None = None, interactive: bool = True,

@@ -25,10 +25,20 @@ from ..methods.serialise import from_json, to_json
 from ..studies.compose import study as S
 from ..studies.compose.figures import plot_composer_runs
 from ..studies.report import signed, write_numbers
-from .controls import KnobFields, dropdown, rounded, seed_field, slider, tick
-from .inputs import GIVEN, IMAGES, USUAL_IMAGES, StreamNames, check_model, first_images, method_options, model_options, own_model
-from .picture_panel import picture
-from .run_panel import NOTHING, WIDTH, SessionPanel, block, code_block, column, div, line, move, other, own_keys, report_errors, table_html
+from .controls import KnobFields, dropdown, move, other, rounded, seed_field, slider, tick
+from .inputs import (
+    GIVEN,
+    IMAGES,
+    USUAL_IMAGES,
+    StreamNames,
+    check_model,
+    first_images,
+    method_options,
+    model_options,
+    own_model,
+)
+from .layout import WIDTH, block, code_block, column, div, line, own_keys, picture, table_html
+from .run_panel import NOTHING, SessionPanel, report_errors
 
 HEIGHT, INCHES = 320, (10.5, 4.2)
 SECOND = {"select 1": "learn from", "select 2": "and of these", "select 3": "and of these",

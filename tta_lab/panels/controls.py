@@ -180,3 +180,22 @@ def controls(recipe) -> dict:
 def values(widgets: dict) -> dict:
     """What the widgets say."""
     return {name: widget.value for name, widget in widgets.items()}
+
+
+def other(widget):
+    """A value that a control does not have now; the same where it has no other."""
+    if isinstance(widget.value, bool):
+        return not widget.value
+    if isinstance(widget.value, tuple):
+        return widget.value[:1]
+    if hasattr(widget, "options"):
+        return next((v for _, v in widget.options if v != widget.value), widget.value)
+    base = getattr(widget, "base", None)
+    ends = (widget.min, widget.max) if base is None else (base**widget.min, base**widget.max)
+    return next(end for end in ends if end != widget.value)
+
+
+def move(widget) -> None:
+    """Give a control another value and its own again, so that its callbacks are called."""
+    before, widget.value = widget.value, other(widget)
+    widget.value = before

@@ -10,8 +10,9 @@ from ..methods import make
 from ..plots import FONT, GROUP_LABELS, GROUP_LOOKS, look
 from ..studies.crowds import study as crowds
 from .controls import control, find, narrow
+from .layout import block, column, line
 from .live import live_figure
-from .run_panel import NOTHING, StudyPanel, block, column, line
+from .run_panel import NOTHING, StudyPanel
 
 FILTER = "filter: learn where d >= 0"
 WIDTH, HEIGHT = 400, 265  # two figures side by side beside JupyterLab's file list

@@ -19,10 +19,12 @@ from ..methods import METHODS
 from ..studies.explorer import study as E
 from ..studies.report import write_numbers
 from . import explorer_words as words
+from .controls import move
 from .explorer_state import FAST, FULL, ExplorerState, RunState, experiment_dict, nothing
 from .explorer_view import NO_IMAGE, ExplorerView
 from .inputs import check_images, check_model, check_stream
-from .run_panel import NOTHING, SessionPanel, block, code_block, div, move, report_errors
+from .layout import block, code_block, div
+from .run_panel import NOTHING, SessionPanel, report_errors
 
 
 def explorer(choice: Experiment | str | None = None, *, model=None, stream=None, images=None,

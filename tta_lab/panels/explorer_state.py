@@ -22,8 +22,26 @@ from ..streams import protocols
 from ..studies.explorer import study as E
 from . import explorer_words as words
 from .controls import check_option, rounded
-from .inputs import GIVEN, IMAGES, USUAL_IMAGES, StreamNames, first_images, method_options, model_options, own_model
-from .stream_settings import FIRST, SHIFTS, ByHand, applies, protocol_call, some_shifts, stream_knobs, stream_label
+from .inputs import (
+    GIVEN,
+    IMAGES,
+    USUAL_IMAGES,
+    StreamNames,
+    first_images,
+    method_options,
+    model_options,
+    own_model,
+)
+from .stream_settings import (
+    FIRST,
+    SHIFTS,
+    ByHand,
+    applies,
+    protocol_call,
+    some_shifts,
+    stream_knobs,
+    stream_label,
+)
 
 # own knobs of all that learns; among the expert ones
 PLUMBING = ("average", "when_empty", "answer")

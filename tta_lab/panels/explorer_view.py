@@ -12,9 +12,8 @@ from ..studies.streams.study import first_sentence
 from . import explorer_words as words
 from .controls import KnobFields, control, dropdown, seed_field, tick
 from .explorer_state import METHOD, ExplorerState
+from .layout import WIDTH, block, column, line, own_keys, picture
 from .live import sized
-from .picture_panel import picture
-from .run_panel import WIDTH, block, column, line, own_keys
 from .stream_panel import shifts_list
 
 SIMPLE_STREAM = ("protocol", "severity", "per_shift", "batch")

@@ -17,7 +17,7 @@ from ..models.embedded import checkpoints
 from ..models.names import parse
 from ..studies.explorer import study as E
 from ..studies.streams.study import first_sentence, say_statistics
-from .run_panel import table_html
+from .layout import table_html
 
 COLUMNS = {  # of the table of runs, with their titles
     "run": "run", "method": "method", "model": "model", "stream": "stream", "error": "error (%)",

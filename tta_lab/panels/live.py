@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 from ..plots import FONT, fit
-from .run_panel import WIDTH
+from .layout import WIDTH
 
 LIBRARY = "export default { render() {} };"
 VIEW = """

@@ -6,18 +6,8 @@ Its alternative text says what it shows.
 """
 from __future__ import annotations
 
-import base64
-import html
-
-from ..plots import png
-from .run_panel import NOTHING, WIDTH, Pace, StudyPanel, column, own_keys
-
-
-def picture(figure, alt: str, width: int = WIDTH) -> str:
-    """A matplotlib figure as HTML."""
-    content = base64.b64encode(png(figure)).decode()
-    return (f'<img alt="{html.escape(alt)}" style="width: {width}px; max-width: 100%" '
-            f'src="data:image/png;base64,{content}">')
+from .layout import column, own_keys, picture
+from .run_panel import NOTHING, Pace, StudyPanel
 
 
 class PicturePanel(StudyPanel):
@@ -56,7 +46,7 @@ class PicturePanel(StudyPanel):
         self._say("Nothing has run yet: choose, and press Run.")
 
     def _code(self, arguments: str, result: str) -> str:
-        """The lines that call ``one_run`` of the study with these arguments, and read ``result``."""
+        """The lines that call the study's ``one_run`` with these arguments and read ``result``."""
         folder, name = self.study.__name__.rpartition(".")[0], self.alias
         made, more = "", ""
         if self.plan is not None:

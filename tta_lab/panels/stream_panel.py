@@ -19,9 +19,19 @@ from ..streams.stream import AbstractStream
 from ..studies.streams.study import LOOKS, METHODS, MODEL, first_sentence, one_run, say_statistics
 from .controls import control
 from .crowd_panel import HEIGHT
+from .layout import WIDTH, block, column, details, div, own_keys, table_html
 from .live import live_figure, show, sized
-from .run_panel import NOTHING, WIDTH, Pace, StudyPanel, block, column, details, div, own_keys, table_html
-from .stream_settings import CLUMPED, FIRST, SHIFTS, ByHand, applies, protocol_call, some_shifts, stream_knobs
+from .run_panel import NOTHING, Pace, StudyPanel
+from .stream_settings import (
+    CLUMPED,
+    FIRST,
+    SHIFTS,
+    ByHand,
+    applies,
+    protocol_call,
+    some_shifts,
+    stream_knobs,
+)
 
 RESETS = {"never": "never reset", "domain": "reset at each new domain",
           "batch": "reset before every batch"}

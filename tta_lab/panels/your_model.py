@@ -19,7 +19,8 @@ from ..models.names import code_of, open_model, refuse_code
 from ..studies.your_model import study
 from .controls import dropdown, tick
 from .explorer import explorer
-from .run_panel import WIDTH, RunPanel, code_block, column, div, line, own_keys
+from .layout import WIDTH, code_block, column, div, line, own_keys
+from .run_panel import RunPanel
 
 # of what was typed; anything else is a failure
 EXPECTED = (DataError, InputError, ValueError, TypeError, ImportError, OSError)

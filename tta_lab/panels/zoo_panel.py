@@ -33,8 +33,9 @@ from ..studies.zoo.study import (
 )
 from ..studies.zoo.study import _stream as zoo_stream
 from .controls import dropdown, tick
+from .layout import WIDTH, block, column, details, own_keys
 from .live import live_figure, show, sized
-from .run_panel import NOTHING, WIDTH, Pace, StudyPanel, block, column, details, own_keys, report_errors
+from .run_panel import NOTHING, Pace, StudyPanel, report_errors
 
 PATIENCE = 15.0    # seconds: longer runs wait for the Run button
 BESIDE = {"BN-1": "batch_norm", "source": "source"}  # run once on each stream, for comparison
