@@ -80,7 +80,7 @@ def test_contract(name, chain, model, amp, batches):
         with pytest.raises(NeedsError, match=obstacle(name, model)):
             Adapter(net, recipe, device="cpu", source_info={**{name: {} for name in source_info_of(recipe)}, "posterior": around(net)})(batches[0])
         return
-    options = {"seed": 1, "device": "cpu", "amp": amp, "given": given(make(name), model)}
+    options = {"seed": 1, "device": "cpu", "amp": amp, "source_info": given(make(name), model)}
     before, global_rng = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     adapter = Adapter(net, recipe, **options, record="source")
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_nothing_kept_nothing_moves(model, rule, batches):
     adapter.optimizer.load_state_dict(warm.optimizer.state_dict())
     for x in batches[:2]:
         adapter(x)
-    assert all(torch.equal(v, adapter._start[k]) for k, v in adapter._owned.items())
+    assert all(torch.equal(v, adapter.state.start[k]) for k, v in adapter.state.tensors.items())
     assert adapter.trace.step("skipped").all() and not adapter.trace["kept"].any()
 
 
@@ -187,7 +187,7 @@ def test_tuned_parameters_are_those_declared(train, model, batches):
              for name, _ in m.named_parameters()}
     assert set(adapter.tuned) == (norms if train == NormAffine() else set(dict(net.named_parameters())))
     adapter(batches[0])
-    moved = {k for k, p in adapter.tuned.items() if not torch.equal(p.detach(), adapter._start[k])}
+    moved = {k for k, p in adapter.tuned.items() if not torch.equal(p.detach(), adapter.state.start[k])}
     assert moved, "nothing moved"
 
 

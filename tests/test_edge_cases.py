@@ -57,7 +57,7 @@ def images(at, n=8):
 
 def whole(adapter):
     """No number of the network's or of the optimiser's is NaN or infinite."""
-    values = [*adapter._owned.values(), *(v for s in (adapter.optimizer.state.values() if adapter.optimizer else ()) for v in s.values())]
+    values = [*adapter.state.tensors.values(), *(v for s in (adapter.optimizer.state.values() if adapter.optimizer else ()) for v in s.values())]
     return all(torch.isfinite(v).all() for v in values if isinstance(v, torch.Tensor) and v.is_floating_point())
 
 
@@ -167,9 +167,9 @@ def test_an_empty_selection_does_what_the_recipe_says(name):
     for x in easy.split(12):
         adapter(x)
     assert adapter.trace.step("lessons").sum() > 0, "nothing was offered to be learned"
-    grown = adapter._snapshot()
+    grown = adapter.state.take()
     grown["states"]["select"].append({})
-    empty._restore(grown)
+    empty.state.put(grown)
     before = {k: p.detach().clone() for k, p in empty.tuned.items()}
     momentum = packed(empty.optimizer.state_dict())
     z = empty(easy[:12])

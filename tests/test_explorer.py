@@ -22,7 +22,7 @@ from tta_lab.core.trace import Trace
 from tta_lab.experiments.experiment import Experiment, Session, explore
 from tta_lab.panels import explorer as P
 from tta_lab.panels import explorer_words as words
-from tta_lab.panels.inputs import GIVEN, first_images
+from tta_lab.panels.inputs import GIVEN
 from tta_lab.streams.protocols import continual
 from tta_lab.studies.explorer import figures as plots_figures
 from tta_lab.studies.explorer import study as N
@@ -148,7 +148,7 @@ def test_the_light_says_what_watch_says_in_pieces_and_at_once():
     whole = watch(trace, CollapseDetector(variant="source"))
     light = N.Light()
     for n in (10, 30, len(trace)):
-        lamp = light.see(first_images(trace, n))
+        lamp = light.see(trace.head(n))
     np.testing.assert_allclose(light.probability, whole["probability"])
     assert light.first == whole["first_alarm"] and lamp == ("alarm" if whole["alarm"][-1] else
                                                             lamp) and light.words
@@ -168,7 +168,7 @@ def test_a_paired_difference_by_hand_and_its_interval():
     assert "holds 0" in N.say_paired(found, "x", "y") and found["agreement"] == 75.0
     same = N.paired(a, a)
     assert same["difference"] == same["low"] == same["high"] == 0.0
-    short = N.paired(first_images(a, 12), b)
+    short = N.paired(a.head(12), b)
     assert short["images"] == 12 and short["k"] == 0 and np.isnan(
         short["low"]) and "too few" in N.say_paired(short, "x", "y")
     other = trace_of(label, label, label, np.zeros(n))

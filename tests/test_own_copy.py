@@ -284,11 +284,11 @@ def test_weights_that_are_not_finite_are_refused(spoil):
     ({"amp": "half"}, "amp must be None or torch.bfloat16"), ({"amp": torch.float16}, "losses scaled"), ({"amp": True}, "amp must be"),
     ({"record": "all"}, "record must be one of 'light', 'source', 'off'"), ({"record": True}, "record must be"),
     ({"on_error": "skip"}, "on_error must be"), ({"validate": "never"}, "validate must be"), ({"channels_last": "yes"}, "channels_last must be True"),
-    ({"given": [1]}, "given must be what"),
+    ({"source_info": [1]}, "source_info must be what"),
 ])
 def test_arguments_are_checked_with_a_sentence(given, message):
     arguments = {"model": net(), "recipe": make("tent"), "device": "cpu"} | given
-    with pytest.raises(ValueError, match=message) if "given" not in given else pytest.raises(TypeError, match=message):
+    with pytest.raises(ValueError, match=message) if "source_info" not in given else pytest.raises(TypeError, match=message):
         Adapter(arguments.pop("model"), arguments.pop("recipe"), **arguments)
 
 
@@ -527,11 +527,11 @@ def _average(state):
 def test_a_damaged_state_changes_nothing(spoil, message):
     adapter = Adapter(net(), make("tent"), device="cpu", seed=0)
     adapter(X)
-    before, rows = adapter._snapshot(), len(adapter.trace)
+    before, rows = adapter.state.take(), len(adapter.trace)
     with pytest.raises(ValueError, match=message):
         adapter.load_state_dict(state_of(spoil))
     assert all(before[k] == getattr(adapter, k) for k in ("steps", "was_reset", "cost")) and adapter.errors == []
-    after = adapter._snapshot()
+    after = adapter.state.take()
     assert all(torch.equal(after["tensors"][k], v) for k, v in before["tensors"].items()) and torch.equal(after["rng"], before["rng"])
     assert len(adapter.trace) == rows and after["seen"] == before["seen"]
     with pytest.raises(ValueError, match="expected what state_dict"):

@@ -91,7 +91,7 @@ class StepContext:
 
     features = torch.tensor([[2.0, 0.0], [3.0 ** 0.5, 1.0], [0.0, 5.0]])
     logits = torch.zeros(3, 3)
-    given = {
+    source_info = {
         "neighbours": {
             "features": torch.tensor([[3.0, 0.0], [0.0, 0.1], [1.0, 1.0]]),
             "labels": torch.tensor([0, 1, 2])

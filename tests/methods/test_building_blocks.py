@@ -241,11 +241,11 @@ def test_a_teacher_keeps_its_own_statistics(batches):
     from tta_lab.core.step_context import StepContext
     teacher = teachers.start(adapter.model)
     ctx = StepContext(adapter, batches[0], torch.arange(24))
-    before = {k: v.clone() for k, v in adapter._owned.items()}
+    before = {k: v.clone() for k, v in adapter.state.tensors.items()}
     with torch.no_grad():
         moved = ctx.forward(tensors=teacher, commit=True)
         assert not torch.equal(teacher["features.1.running_mean"], before["features.1.running_mean"])
-        assert all(torch.equal(v, before[k]) for k, v in adapter._owned.items()), "the student's did not move"
+        assert all(torch.equal(v, before[k]) for k, v in adapter.state.tensors.items()), "the student's did not move"
         assert torch.equal(ctx.forward(tensors=teacher), moved) and not torch.equal(ctx.forward(), moved)
 
 

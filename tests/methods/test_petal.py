@@ -135,7 +135,7 @@ def test_least_informative_by_hand():
 
 def test_penalty_by_hand():
     class StepContext:
-        given = {
+        source_info = {
             "posterior": {
                 "mean/a": torch.tensor([1.0, 2.0]), "variance/a": torch.tensor([0.5, 0.0])
             }

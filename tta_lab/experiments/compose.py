@@ -58,7 +58,7 @@ from ..methods.composed import (
     VotedAnswer,
 )
 from ..methods.recap import StableRegion
-from .experiment import Experiment, _choice, _references, incompatibilities, model_key, stream_code
+from .experiment import Experiment, experiment_of, incompatibilities, model_key, references_of, stream_code
 
 LOSS_OF = {  # whose loss is which objective
     **dict.fromkeys(("tent", "eta", "eata", "sar", "deyo", "rdumb", "wisdom_of_crowds", "shot_im", "unient", "unient_plus"), EntropyLoss),
@@ -507,7 +507,7 @@ def _kinds(part) -> set:
 
 def to_code(choice: Experiment, beside=("source", "batch_norm")) -> str:
     """A cell that makes the run of this choice beside the named methods, without a panel, and prints every error."""
-    recipe, known, beside = _choice(choice).recipe, recognise(choice.recipe), _references(beside)
+    recipe, known, beside = experiment_of(choice).recipe, recognise(choice.recipe), references_of(beside)
     guard = any(isinstance(c, Guard) for c in recipe.controllers)
     if known is not None and not known[1] and "[" not in known[0] and not guard:
         imports, text = ["from tta_lab.methods import make"], f"make({known[0]!r})"

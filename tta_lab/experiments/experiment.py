@@ -39,7 +39,7 @@ from ..streams.images import Batch
 from ..streams.orders import ClassImbalance, Dirichlet, LabelShift, Order, SortedByClass
 from ..streams.protocols import GROUPS, PROTOCOLS
 from ..streams.stream import Stream
-from .runner import _check_classes, row, run
+from .runner import check_classes, row, run
 
 REFERENCES = {"source": "source", "batch_norm": "BN-1"}
 SOURCE_IMAGES = "fashion_mnist_train_slice"  # of the embedded models
@@ -317,13 +317,13 @@ class Exploration:
         return pandas.DataFrame(self.rows)
 
 
-def _choice(value) -> Experiment:
+def experiment_of(value) -> Experiment:
     if not isinstance(value, Experiment):
         raise WrongKind(f"choice must be an Experiment, such as Experiment('fashion_resnet_bn', continual(), 'tent'), not {shown(value)}")
     return value
 
 
-def _references(names) -> tuple[str, ...]:
+def references_of(names) -> tuple[str, ...]:
     """Names of methods, checked before anything runs."""
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise WrongKind(f"references must list names of methods, such as ('source', 'batch_norm'), not {names!r}")
@@ -338,10 +338,10 @@ def _references(names) -> tuple[str, ...]:
 def incompatibilities(choice: Experiment) -> list[str]:
     """Why this choice cannot run, before it runs: one sentence each; none when it can. One image is shown to
     the model, so that a wrong size or another number of classes is said at once."""
-    found, choice = [], _choice(choice)
+    found, choice = [], experiment_of(choice)
     try:
         adapter = _adapter(choice, choice.recipe, "cpu", probe=True)
-        _check_classes(adapter, choice.stream, SimpleNamespace(x=one_image(choice.stream.known_set)))
+        check_classes(adapter, choice.stream, SimpleNamespace(x=one_image(choice.stream.known_set)))
     except (NeedsError, ValueError, TypeError, RuntimeError, ImportError) as why:  # DataError is a RuntimeError, as is what a network says of a size
         found.append(str(why))
     return found
@@ -397,8 +397,8 @@ def explore(choice: Experiment, references=tuple(REFERENCES), *, device="auto", 
     ``stop()`` is asked before each batch; ``each(name, trace)`` is called after each, name "choice" or a reference's. ``known`` keeps the
     traces of references between calls (a dict that this function fills), so that they run once for each stream and model.
     """
-    done, refused, known, references = {}, {}, {} if known is None else known, _references(references)
-    key = _key(_choice(choice))
+    done, refused, known, references = {}, {}, {} if known is None else known, references_of(references)
+    key = _key(experiment_of(choice))
     for name in references:
         if (key, name) not in known:
             try:
@@ -427,8 +427,8 @@ class Session:
     """
 
     def __init__(self, choice: Experiment, references=tuple(REFERENCES), *, device="auto", known: dict | None = None):
-        references = _references(references)
-        self.choice, self.refused, self.done, self.total = _choice(choice), {}, 0, len(choice.stream)
+        references = references_of(references)
+        self.choice, self.refused, self.done, self.total = experiment_of(choice), {}, 0, len(choice.stream)
         self._known, self._key = {} if known is None else known, _key(choice)
         self._keep = choice.stream.n_images * len(choice.stream.classes) <= KEPT_PROBABILITIES
         self._adapters, self._finished, self._answers, shared = {}, {}, {}, {}

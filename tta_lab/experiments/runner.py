@@ -76,7 +76,7 @@ def run(adapter: Adapter, stream: AbstractStream, reset: str | None = None, prog
             if stop is not None and stop():
                 break
             if not i:
-                _check_classes(adapter, stream, batch)
+                check_classes(adapter, stream, batch)
                 fresh = record.begin(batch)
             later = i or adapter.steps and not record.within
             if rule == "batch" and later or rule == "domain" and (batch.new_domain if i else fresh):
@@ -181,13 +181,13 @@ def _cut_record(record: dict, start: int, stop: int) -> dict:
     return {"kind": "cut", "stream": record, "start": start, "stop": stop, "hash": hash_of([record["hash"], start, stop])}
 
 
-def _check_classes(adapter: Adapter, stream: AbstractStream, batch) -> None:
+def check_classes(adapter: Adapter, stream: AbstractStream, batch) -> None:
     """Raise ValueError when the model does not answer in the classes that the labels are counted in; images without any label have none."""
     check_outputs(adapter, stream.known_set, batch.x[:1])
 
 
 def check_outputs(adapter: Adapter, images, x) -> None:
-    """`_check_classes` for an image set and one of its images, (1, C, H, W)."""
+    """`check_classes` for an image set and one of its images, (1, C, H, W)."""
     try:
         logits = adapter.predict_source(x)
     except torch.OutOfMemoryError:
@@ -256,7 +256,7 @@ def forgetting(adapter: Adapter, clean: AbstractStream) -> dict:
     clean, wrong, wrong_source, n = stream_of(clean, "clean"), 0, 0, 0
     for batch in clean.batches(adapter.device):
         if not n:
-            _check_classes(adapter, clean, batch)
+            check_classes(adapter, clean, batch)
         rows = batch.known & (batch.label >= 0)
         missed = [int((logits.argmax(1).cpu() != batch.label)[rows].sum())
                   for logits in (adapter.predict(batch.x, batch.ids), adapter.predict_source(batch.x))]
@@ -403,7 +403,7 @@ def _kept(path: Path, adapter: Adapter, stream: AbstractStream) -> Trace:
     except (ValueError, OSError) as why:
         raise ValueError(f"the cache holds a damaged run ({why}); {remedy}") from None
     lacking = [name for name in NEEDED if name not in trace or trace[name].dtype.kind not in "biuf"]
-    lacking += ["steps"] if not trace._length("steps") else []
+    lacking += ["steps"] if not trace.names("steps") else []
     if lacking:
         raise ValueError(f"the cache holds a damaged run ({path} lacks the numbers {', '.join(lacking)}); {remedy}")
     mine = {"recipe": repr(adapter.recipe), "seed": adapter.seed, "weights": adapter.fingerprint, "complete": True}

@@ -32,7 +32,6 @@ from .inputs import (
     USUAL_IMAGES,
     StreamNames,
     check_model,
-    first_images,
     method_options,
     model_options,
     own_model,
@@ -498,7 +497,7 @@ class ComposerPanel(SessionPanel):
         """Draw what the session has so far."""
         traces = S.named(self.session.traces)
         n = len(self.session.traces["choice"])
-        self.traces = {name: first_images(trace, n) for name, trace in traces.items()}
+        self.traces = {name: trace.head(n) for name, trace in traces.items()}
         self._lights.see(self.traces)
         self.table = S.table(self.traces, self._lights)
         self._draw()

@@ -145,10 +145,10 @@ def rounded(knob: Knob, value):
     if value == knob.value or isinstance(value, str | bool):
         return value
     whole = isinstance(knob.default, int) and not isinstance(knob.default, bool)
-    return int(value) if whole else short(value)
+    return int(value) if whole else three_digits(value)
 
 
-def short(value):
+def three_digits(value):
     """A number of a slider as one would write it."""
     return float(f"{value:.3g}") if isinstance(value, float) else value
 

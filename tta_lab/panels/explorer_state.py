@@ -27,7 +27,6 @@ from .inputs import (
     IMAGES,
     USUAL_IMAGES,
     StreamNames,
-    first_images,
     method_options,
     model_options,
     own_model,
@@ -442,7 +441,7 @@ class RunState:
 
     def _cut_references(self) -> dict:
         """The part of each reference that the choice has been shown too."""
-        return {name: first_images(t, len(self.trace)) for name, t in self.references.items()}
+        return {name: t.head(len(self.trace)) for name, t in self.references.items()}
 
     def finish(self) -> None:
         """A run ended or was held: its row, and the comparison with A."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from ..core.arguments import WrongKind, nearest
 from ..core.named import model_of
-from ..core.trace import Trace
 from ..data.embedded import EMBEDDED
 from ..data.load import images_of
 from ..experiments.experiment import SOURCE_IMAGES
@@ -89,15 +88,3 @@ class StreamNames:
 
     def of(self, stream) -> str:
         return self._names.get(stream.hash, "your stream")
-
-
-def first_images(trace, n: int):
-    """A trace of the first ``n`` images only (whole steps)."""
-    if len(trace) <= n:
-        return trace
-    samples = trace._columns("samples")
-    steps = trace._columns("steps")
-    seen = steps["step"] <= samples["step"][n - 1]
-    return Trace.from_columns({k: v[:n] for k, v in samples.items() if k != "correct"},
-                              {k: v[seen] for k, v in steps.items()},
-                              {**trace.meta, "complete": False})

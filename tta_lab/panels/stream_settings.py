@@ -13,7 +13,7 @@ from ..streams import protocols
 from ..streams.orders import ClassImbalance, Dirichlet, LabelShift
 from ..streams.stream import MIXING
 from ..studies.streams.study import FAST, clumps
-from .controls import check_option, find, narrow, short
+from .controls import check_option, find, narrow, three_digits
 
 SHIFTS = (*STANDARD_15, *EXTRA_4, "none")
 FIRST = ("gaussian_noise", "motion_blur", "fog", "pixelate")  # one of each group
@@ -98,9 +98,9 @@ def protocol_call(c: dict, seed: int, unknown: str = "digits") -> tuple[str, dic
         found["shifts"] = shifts
     for knob in ("ratio", "exponent", "batch"):
         if applies(name, knob):
-            found[knob] = short(c[knob])
+            found[knob] = three_digits(c[knob])
     if name in CLUMPED:
-        found["order"] = clumps(short(c["delta"]), "rotta" if name == "recurring" else "note")
+        found["order"] = clumps(three_digits(c["delta"]), "rotta" if name == "recurring" else "note")
     found[TIMES.get(name, "rounds")] = int(c["rounds"])
     if c["straddle"]:
         found["straddle"] = True

@@ -30,8 +30,8 @@ from ..studies.zoo.study import (
     numbers_of,
     say_source,
     split,
+    zoo_stream,
 )
-from ..studies.zoo.study import _stream as zoo_stream
 from .controls import dropdown, tick
 from .layout import WIDTH, block, column, details, own_keys
 from .live import live_figure, show, sized
