@@ -168,7 +168,7 @@ class CollapsePanel(StudyPanel):
     def widget(self):
         """Everything in one box."""
         controls = self._halves(("factor", "method", "stream", "statistics"),
-                                ("guard", "choose", "at_once", self._buttons(), self.progress))
+                                ("guard", "choose", "at_once", self.run_buttons(), self.progress))
         return column(controls, self.description, self.status, self.alarm_box,
                       *self._figure_widgets(), self.code, own_keys())
 

@@ -651,7 +651,7 @@ class ComposerPanel(SessionPanel):
         slots = line(column(*left), column(*right, c["guard"], self._fields.simple))
         return column(top, c["start"], slots, self.description,
                       line(fold["reasons"], fold["knobs"]), box["reasons"], box["knobs"],
-                      self._buttons(), self.progress, self.status, self.frame, self.table_box,
+                      self.run_buttons(), self.progress, self.status, self.frame, self.table_box,
                       self.judged, line(fold["json"], fold["code"]), box["json"], box["code"],
                       own_keys())
 

@@ -162,7 +162,7 @@ class CrowdPanel(StudyPanel):
     def widget(self):
         """Everything in one box."""
         controls = self._halves(("lr", "unknown_ratio", "rounds"),
-                                ("filtered", "diverse", self._buttons(), self.progress))
+                                ("filtered", "diverse", self.run_buttons(), self.progress))
         figures = line(*self._figure_widgets())
         return column(controls, self.description, self.status, figures)
 

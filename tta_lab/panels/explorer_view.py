@@ -158,7 +158,7 @@ class ExplorerView:
         left = column(c["model"], *(c[name] for name in SIMPLE_STREAM), fold["stream"])
         right = column(c["method"], c["first"], c["second"], c["guard"], self.knobs.simple,
                        fold["expert"])
-        buttons = panel._buttons(*self.buttons.values())
+        buttons = panel.run_buttons(*self.buttons.values())
         for button in buttons.children:
             button.layout.width = "128px"
         last = ("images", "unknown", "runs", "code")

@@ -113,7 +113,7 @@ class PicturePanel(StudyPanel):
         """Everything in one box."""
         names = list(self.controls)
         half = (len(names) + 1) // 2
-        return column(self._halves(names[:half], names[half:]), self._buttons(self.progress),
+        return column(self._halves(names[:half], names[half:]), self.run_buttons(self.progress),
                       self.description, self.status, self.frame, self.code, own_keys())
 
     def summary(self):

@@ -170,7 +170,7 @@ class RunPanel:
         self.fold_boxes[name].layout.display = None if opened else "none"
         self.folds[name].description = f"{'▾' if opened else '▸'} {label}"
 
-    def _buttons(self, *more):
+    def run_buttons(self, *more):
         """Run and Stop, and what stands beside them."""
         return line(self.run_button, self.stop_button, *more)
 

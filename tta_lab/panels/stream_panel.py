@@ -250,7 +250,7 @@ class StreamPanel(StudyPanel):
     def widget(self):
         """Everything in one box."""
         first = ("protocol", "shifts", "straddle")
-        controls = self._halves((*first, self._buttons(), self.progress),
+        controls = self._halves((*first, self.run_buttons(), self.progress),
                                 [name for name in self.controls if name not in first])
         figures = (self.stream_figure.widget, *self._figure_widgets())
         return column(controls, self.description, self.status, *figures, self.numbers, self.code,

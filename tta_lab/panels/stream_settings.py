@@ -100,7 +100,8 @@ def protocol_call(c: dict, seed: int, unknown: str = "digits") -> tuple[str, dic
         if applies(name, knob):
             found[knob] = three_digits(c[knob])
     if name in CLUMPED:
-        found["order"] = clumps(three_digits(c["delta"]), "rotta" if name == "recurring" else "note")
+        kind = "rotta" if name == "recurring" else "note"
+        found["order"] = clumps(three_digits(c["delta"]), kind)
     found[TIMES.get(name, "rounds")] = int(c["rounds"])
     if c["straddle"]:
         found["straddle"] = True

@@ -348,7 +348,7 @@ class ZooPanel(StudyPanel):
     def widget(self):
         """Everything in one box."""
         controls = self._halves(("source", "tuning", "metric", "order", "forms"),
-                                ("method", "stream", "at_once", self._buttons(), self.progress))
+                                ("method", "stream", "at_once", self.run_buttons(), self.progress))
         return column(controls, self.map.widget, self.description, self.status,
                       *self._figure_widgets(), self.code, own_keys())
 
