@@ -184,9 +184,8 @@ def drawn(error, worse, better, n, seed):
 
 
 def situation(name, *pair, **more):
-    return {
-        "name": name, "title": name.title(), "note": "", **paired_numbers(*traces(*pair, **more), family=2)
-    }
+    return {"name": name, "title": name.title(), "note": "",
+            **paired_numbers(*traces(*pair, **more), family=2)}
 
 
 def verdict(*situations):
@@ -263,7 +262,8 @@ def test_what_the_verdict_would_be_without_the_harmful_situation():
 
 
 def test_flips_and_errors_by_hand():
-    before, after = np.ones(400, bool), np.ones(400, bool)
+    before = np.ones(400, bool)
+    after = np.ones(400, bool)
     # 20 stay wrong, 20 turn right, 60 turn wrong
     before[:40], after[20:100] = False, False
     s = paired_numbers(*traces(before, after))
@@ -274,9 +274,11 @@ def test_flips_and_errors_by_hand():
 
 
 def test_unknown_images_and_missing_labels_do_not_count_as_errors():
-    before, after = np.ones(400, bool), np.ones(400, bool)
+    before = np.ones(400, bool)
+    after = np.ones(400, bool)
     after[200:] = False
-    label, known = np.arange(400) % 10, np.arange(400) < 300
+    label = np.arange(400) % 10
+    known = np.arange(400) < 300
     label[250:300], label[300:] = -1, CLASSES
     s = paired_numbers(*traces(before, after, label=label, known=known))
     assert s["labelled"] == 250 and s["unfamiliar"] == 100 and s["adapted_error"] == 20 and s[
@@ -373,7 +375,8 @@ def test_stricter_rule_over_the_same_numbers(report):
 @pytest.mark.parametrize("kind", ["tensors", "tensors without labels", "torch Dataset", "stream"])
 def test_other_kinds_of_images(images, kind):
     from tta_lab import recorded
-    x, y = images.images(), images.y
+    x = images.images()
+    y = images.y
     given = {
         "tensors": (x, y), "tensors without labels": (x, None),
         "torch Dataset": torch.utils.data.TensorDataset(x, y), "stream": recorded(images, batch=50)
@@ -404,7 +407,8 @@ def test_a_wild_learning_rate_is_refused(images):
 
 
 def test_a_run_that_stops_with_an_error_is_refused(images, monkeypatch):
-    run, calls = safety_runner.run, []
+    run = safety_runner.run
+    calls = []
 
     def breaking(adapter, stream, progress):
         calls.append(adapter)

@@ -30,8 +30,8 @@ def test_headless_panel_has_run_its_cell_and_agrees_with_the_table(headless, zoo
     assert headless.error is None and headless.result["same"] is True
     assert headless.result["error"] == float(
         f"{row(S.live(zoo_cells.SOURCES[0], 'batch_of_one', 'lame'))['error']:.5g}")
-    assert "Done, lame on batch of one" in headless.message and "reproduced" in headless.message and list(
-        headless.beside) == ["BN-1", "source"]
+    assert ("Done, lame on batch of one" in headless.message and "reproduced" in headless.message
+            and list(headless.beside) == ["BN-1", "source"])
     stored = zoo.cell(zoo_cells.SOURCES[0], "batch_of_one", "source")["errors"][0]
     # with its own statistics, not those of a batch
     assert f"source {stored:.2f} %" in headless.message

@@ -4,7 +4,18 @@ from __future__ import annotations
 import base64
 from html import escape
 
-from .wording import COLORS, FINDINGS, PALE, SIGNS, SUMMARY, advice, cost, limits, rows, without_labels
+from .wording import (
+    COLORS,
+    FINDINGS,
+    PALE,
+    SIGNS,
+    SUMMARY,
+    advice,
+    cost,
+    limits,
+    rows,
+    without_labels,
+)
 
 STYLE = """
 .safety{font:13px/1.4 "Segoe UI",Helvetica,Arial,sans-serif;color:#1a1a1a;background:#fff;
@@ -108,8 +119,8 @@ def html(report) -> str:
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' "
         "content='width=device-width'>"
-        f"<title>{escape(title)}</title><style>body{{margin:0;background:#fff}}{STYLE}</style></head>"
-        f"<body>{body(report)}</body></html>")
+        f"<title>{escape(title)}</title><style>body{{margin:0;background:#fff}}{STYLE}</style>"
+        f"</head><body>{body(report)}</body></html>")
 
 
 def framed(report) -> str:

@@ -80,7 +80,8 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     situations  names from ``SITUATIONS``; by default all that apply. Leave out what cannot happen:
                 every one named can stop the use
     shifts      corruptions for "corrupted"
-    source_info, source_images   what the recipe needs of the source domain, or images to take it from
+    source_info, source_images   what the recipe needs of the source domain, or images to take it
+                from
     progress    True: first an estimate of the seconds, then a line with the time left, on stderr
 
     Images come in fixed situations of limited length: what happens after more images than were

@@ -37,15 +37,15 @@ FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 STATISTICS = {"batch": "of the batch", "source": "of the source"}
 GUARDS = {"": "no guard", "smaller step": "roll back, then a smaller step",
           "roll back": "roll back", "reset": "reset to the source", "stop": "stop learning"}
-STREAMS = {  # name -> what it is called, protocol and its settings; six shifts, or as many images of one
-    "continual": ("one shift after another", protocols.continual, {}),
-    "mixed": ("all shifts mixed", protocols.mixed_domains, {}),
-    "noise": ("noise only", protocols.continual, {"shifts": "noise"}),
-    "clean": ("clean images", protocols.continual, {"shifts": "clean"}),
-    "correlated": ("clumps of one class", protocols.correlated, {}),
-    "sorted": ("class after class in each shift", protocols.correlated, {"delta": 0}),
-    "sorted_clean": ("class after class, clean", protocols.correlated, {"delta": 0, "shifts": "clean"}),
-}
+# name -> what it is called, protocol and its settings; six shifts, or as many images of one
+STREAMS = {"continual": ("one shift after another", protocols.continual, {}),
+           "mixed": ("all shifts mixed", protocols.mixed_domains, {}),
+           "noise": ("noise only", protocols.continual, {"shifts": "noise"}),
+           "clean": ("clean images", protocols.continual, {"shifts": "clean"}),
+           "correlated": ("clumps of one class", protocols.correlated, {}),
+           "sorted": ("class after class in each shift", protocols.correlated, {"delta": 0}),
+           "sorted_clean": ("class after class, clean", protocols.correlated,
+                            {"delta": 0, "shifts": "clean"})}
 RECENT = 300         # images over which errors and classes are counted
 
 

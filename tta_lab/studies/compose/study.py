@@ -37,7 +37,8 @@ from ..explorer import study as E
 from ..report import points, signed
 
 SHIFTS = ("gaussian_noise", "fog", "contrast", "pixelate")
-STREAMS = {  # name on the screen -> protocol and its settings
+# name on the screen -> protocol and its settings
+STREAMS = {
     "one shift after another": ("continual", {}),
     "all shifts mixed": ("mixed_domains", {}),
     "neighbours of the same class": ("correlated", {}),
@@ -274,18 +275,28 @@ def impossible(choice: Experiment, start: str, *changes: tuple) -> str:
 
 # --- the notebook
 
-GUIDED = {  # name -> (stream, what it is)
-    "filter": ("half of the images unknown", "The filter of the wisdom of crowds, on the likelihood ratio instead of the entropy"),
-    "statistics": ("one shift after another", "Tent without the statistics of the batch"),
-    "held": ("half of the images unknown", "Tent with a step thirty times too large, and weights blended with the source's after each step")}
-REFUSED = (  # (what, model, stream, start, changes): compositions that cannot be
-    ("A teacher that nobody asks", "fashion_resnet_bn", "one shift after another", "tent", (("teacher", "MeanTeacher"),)),
-    ("Tent that tunes nothing", "fashion_resnet_bn", "one shift after another", "tent", (("train", "NoParameters"),)),
-    ("PAF-KIP's filter on Tent", "fashion_resnet_bn", "one shift after another", "tent", (("select", "TwoFilters"),)),
-    ("RoTTA with another answer", "fashion_resnet_bn", "one shift after another", "rotta", (("reply", "NeighbourAnswer"),)),
-    ("A window over batches of 25", "fashion_resnet_bn", "one shift after another", "tent", (("cadence", "SlidingWindow"),)),
-    ("IABN in a transformer, which has no batch norm", "fashion_vit_ln", "one shift after another", "iabn", ()),
-    ("Tent on IABN in the same transformer", "fashion_vit_ln", "one shift after another", "tent", (("norm", "InstanceAware"),)))
+# name -> (stream, what it is)
+GUIDED = {"filter": ("half of the images unknown", "The filter of the wisdom of crowds, on the "
+                                                   "likelihood ratio instead of the entropy"),
+          "statistics": ("one shift after another", "Tent without the statistics of the batch"),
+          "held": ("half of the images unknown",
+                   "Tent with a step thirty times too large, and weights blended with the source's "
+                   "after each step")}
+# (what, model, stream, start, changes): compositions that cannot be
+REFUSED = (("A teacher that nobody asks", "fashion_resnet_bn", "one shift after another", "tent",
+            (("teacher", "MeanTeacher"),)),
+           ("Tent that tunes nothing", "fashion_resnet_bn", "one shift after another", "tent",
+            (("train", "NoParameters"),)),
+           ("PAF-KIP's filter on Tent", "fashion_resnet_bn", "one shift after another", "tent",
+            (("select", "TwoFilters"),)),
+           ("RoTTA with another answer", "fashion_resnet_bn", "one shift after another", "rotta",
+            (("reply", "NeighbourAnswer"),)),
+           ("A window over batches of 25", "fashion_resnet_bn", "one shift after another", "tent",
+            (("cadence", "SlidingWindow"),)),
+           ("IABN in a transformer, which has no batch norm", "fashion_vit_ln",
+            "one shift after another", "iabn", ()),
+           ("Tent on IABN in the same transformer", "fashion_vit_ln", "one shift after another",
+            "tent", (("norm", "InstanceAware"),)))
 
 
 FAST_STEP = 0.03

@@ -25,7 +25,17 @@ from ...models.embedded import checkpoints
 from ...streams.images import UNKNOWN_ID
 from ...streams.stream import Stream
 from .. import base, own
-from ..report import aligned, decimal, interval, nothing, paragraphs, points, several, share, with_spread
+from ..report import (
+    aligned,
+    decimal,
+    interval,
+    nothing,
+    paragraphs,
+    points,
+    several,
+    share,
+    with_spread,
+)
 
 SETTINGS = ("closed", "open")
 UNKNOWNS = {"digits": ("fashion_mnist", "digits", "fashion_resnet_bn"),

@@ -63,8 +63,8 @@ def plot_rounds(result, backend: str = "matplotlib", ax=None):
 
 def plot_forgetting(numbers, backend: str = "matplotlib", ax=None):
     """Bars of ``lifelong_study.forgetting_table``, and the source's error as a line."""
-    return draw([Panel("Clean images, after the stream", "", "error (%)",
-                       (Series(numbers["arms"], numbers["after"], "", 0, "bar", known(numbers["sd"])),),
+    after = Series(numbers["arms"], numbers["after"], "", 0, "bar", known(numbers["sd"]))
+    return draw([Panel("Clean images, after the stream", "", "error (%)", (after,),
                        line=(numbers["before"], "the source, before"))], backend, ax, size=(9, 5))
 
 

@@ -10,7 +10,17 @@ from ...models.embedded import checkpoints
 from ..collapse.study import ranks_agree
 from ..report import aligned, decimal, errors, interval, joined, nothing, signed
 from ..report import points as points_of
-from .study import ANCHORS, ARMS, CYCLIC, MODEL, STREAMS, Study, change, forgetting_table, second_visits
+from .study import (
+    ANCHORS,
+    ARMS,
+    CYCLIC,
+    MODEL,
+    STREAMS,
+    Study,
+    change,
+    forgetting_table,
+    second_visits,
+)
 
 
 def say_rounds(result: Study) -> list[str]:

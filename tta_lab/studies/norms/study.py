@@ -231,8 +231,8 @@ class Study(base.Study):
                  if (source, setting, method, self.plan.first_seed) in self.runs]
         return float(np.mean(found)) if found else math.nan
 
-    def against(self, source: str, setting: str, method: str, other: str = "source") -> tuple[float,
-                                                                                              float]:
+    def against(self, source: str, setting: str, method: str,
+                other: str = "source") -> tuple[float, float]:
         """Error minus that of ``other`` on the same source and images, in points, and its standard
         error over images."""
         if (source, setting, other, self.plan.first_seed) not in self.runs or (

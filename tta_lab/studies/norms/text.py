@@ -7,7 +7,22 @@ from functools import partial
 import numpy as np
 
 from ..report import aligned, decimal, errors, joined, listed, points, share, signed
-from .study import ARMS, HARM, KINDS, LEARN, METHODS, SETTINGS, SOURCES, Plan, Study, differences, harmed, kind_of, of_gradients, parts_sources
+from .study import (
+    ARMS,
+    HARM,
+    KINDS,
+    LEARN,
+    METHODS,
+    SETTINGS,
+    SOURCES,
+    Plan,
+    Study,
+    differences,
+    harmed,
+    kind_of,
+    of_gradients,
+    parts_sources,
+)
 
 
 def words_of(kind: str, plan: Plan | None = None) -> str:

@@ -283,16 +283,17 @@ def say_model(model: SourceModel) -> list[str]:
     size = ("any size" if model.card.size is None
             else f"{model.card.size[0]} x {model.card.size[1]} pixels")
     plain = not any(card.mean) and set(card.std) == {1.0}
-    told = ("taken as they are" if plain or model.normalisation == "in_data"
+    taken = ("taken as they are" if plain or model.normalisation == "in_data"
             else f"normalised with mean {', '.join(f'{v:g}' for v in card.mean)} and std "
                  f"{', '.join(f'{v:g}' for v in card.std)}")
     names = model.info.get("classes")
+    weights = model.info.get("trained_on")
+    weights = (model.info.get("weights") or "random") if weights is None else weights
     lines = [
         f"{model.info.get('architecture') or type(model.net).__name__}: "
         f"{sum(p.numel() for p in model.parameters()):,} weights, {listed}.",
-        "Weights: "
-        f"{model.info.get('weights') or 'random' if model.info.get('trained_on') is None else model.info['trained_on']}.",
-        f"Input: {'grey' if card.channels == 1 else 'colour'} images in 0 to 1, {size}, {told}."]
+        f"Weights: {weights}.",
+        f"Input: {'grey' if card.channels == 1 else 'colour'} images in 0 to 1, {size}, {taken}."]
     lines.append(f"Classes: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''} "
                  f"({len(names)})." if names else "The names of its classes are not known.")
     return [*lines, *([model.info["read"]] if model.info.get("read") else [])]
@@ -324,7 +325,8 @@ def report_html(report: Report, width: int = 820) -> str:
                    for t in ("", "looked at", "found", "what to do"))
     rest = "".join(f"<br>Not looked at: {html.escape(text)}." for text in report.unchecked)
     return (
-        f'<div style="max-width: {width}px; overflow-x: auto; line-height: 1.4"><table style="line-height: 1.3"><tr>{head}</tr>{rows}</table>'
+        f'<div style="max-width: {width}px; overflow-x: auto; line-height: 1.4">'
+        f'<table style="line-height: 1.3"><tr>{head}</tr>{rows}</table>'
         f"{rest}</div>")
 
 
