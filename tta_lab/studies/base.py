@@ -63,8 +63,8 @@ class Plan:
     def settings(self) -> str:
         """What differs from the full plan, as arguments of ``Plan``."""
         return ", ".join(f"{name}={getattr(self, name)!r}"
-                         for name, usual in self.defaults().items()
-                         if name != "notes" and getattr(self, name) != usual)
+                         for name, default in self.defaults().items()
+                         if name != "notes" and getattr(self, name) != default)
 
     @property
     def embedded(self) -> bool:

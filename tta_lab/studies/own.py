@@ -73,9 +73,9 @@ def images_of(text: str) -> BaseSet:
     return load_kept(text, data_root())
 
 
-def pair_of(model: str = "", images: str = "", trust: bool = False, usual: str = MODEL) -> Pair:
+def pair_of(model: str = "", images: str = "", trust: bool = False, default: str = MODEL) -> Pair:
     """The model and the images of these texts, opened and tried on one image; what is "" is the
-    embedded one (``usual``, and its images).
+    embedded one (``default``, and its images).
 
     A folder is read in the size, the colours and the classes of the model
     (`folders.images_text`). Raises ValueError or DataError in a sentence: for a text that
@@ -83,7 +83,7 @@ def pair_of(model: str = "", images: str = "", trust: bool = False, usual: str =
     the two do not fit.
     """
     named = bool(model.strip())
-    model = model.strip() or usual
+    model = model.strip() or default
     images = images.strip()
     if images.isdigit():
         raise ValueError(f"images={images}: images names an image set, as in "
@@ -157,9 +157,9 @@ def shifts_of(data: BaseSet, wanted, severity: float = 5.0) -> tuple[tuple[str, 
     if not found and not own:
         raise ValueError(f"{data.name} can show none of the shifts {', '.join(wanted)}: "
                          f"{why[missing[0]]}")
-    said = (f"Left out: {joined(m.replace('_', ' ') for m in missing)}, which these images do not "
+    note = (f"Left out: {joined(m.replace('_', ' ') for m in missing)}, which these images do not "
             "hold, and no clean ones to make it from.")
-    return tuple(found or own), [said if found else "These images hold none of the usual shifts; "
+    return tuple(found or own), [note if found else "These images hold none of the usual shifts; "
                                                     f"shown are {joined(own)}."]
 
 

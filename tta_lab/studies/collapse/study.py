@@ -138,12 +138,12 @@ class Setting:
     def arrivals(self) -> Stream:
         """The stream."""
         _, protocol, more = STREAMS[self.stream]
-        usual = {"shifts": self.shifts, "per_shift": self.per_shift, "batch": self.batch,
+        common = {"shifts": self.shifts, "per_shift": self.per_shift, "batch": self.batch,
                  "seed": self.seed}
         one = {"noise": self.shifts[0], "clean": self.clean}.get(more.get("shifts"))
         alone = {} if one is None else {"shifts": (one,),
                                         "per_shift": len(self.shifts) * self.per_shift}
-        return protocol(self.images, **usual | more | alone)
+        return protocol(self.images, **common | more | alone)
 
     @property
     def shown(self) -> str:

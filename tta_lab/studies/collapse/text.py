@@ -10,7 +10,7 @@ from ..explorer.study import say_beside
 from ..report import errors, nothing, share, signed
 from .study import GUARDS, batch_classes, inside
 
-SAID = {"broken_outputs": "broken outputs", "few_classes": "few classes",
+ALARM_NAMES = {"broken_outputs": "broken outputs", "few_classes": "few classes",
         "stuck_classes": "classes stuck", "overconfident": "overconfident",
         "drifting_weights": "weights drift", "gradients": "gradients",
         "unlike_source": "unlike the source"}
@@ -31,24 +31,24 @@ def light(numbers: dict) -> tuple[str, str]:
               f"{100 * numbers['threshold']:.0f} %")
     earlier = np.flatnonzero(numbers["alarm"] > 0)
     state = "calm"
-    said = f"no alarm; {chance}"
+    summary = f"no alarm; {chance}"
     if alarm:
         state = "alarm"
-        said = f"{SAID[ALARMS[alarm]]}; {chance}"
+        summary = f"{ALARM_NAMES[ALARMS[alarm]]}; {chance}"
     elif len(earlier):
         state = "doubtful"
-        said = f"first alarm in step {numbers['step'][earlier[0]]}, none now; {chance}"
+        summary = f"first alarm in step {numbers['step'][earlier[0]]}, none now; {chance}"
     elif numbers.get("cannot_judge"):
         state = "unsure"
-        said = numbers["cannot_judge"]
+        summary = numbers["cannot_judge"]
     elif p > 0.5:
         state = "doubtful"
-        said = f"no alarm yet; {chance}"
+        summary = f"no alarm yet; {chance}"
     errors = {"this run": numbers["error"][-1],
               **{name: e[-1] for name, e in numbers["errors"].items() if len(e)}}
     beside = say_beside({name: float(e) for name, e in errors.items()},
                         f"error of the last {numbers['recent']}").rstrip(".")
-    return state, said + (f"; {beside[0].lower()}{beside[1:]}" if beside else "")
+    return state, summary + (f"; {beside[0].lower()}{beside[1:]}" if beside else "")
 
 
 def say_run(numbers: dict, name: str = "This run") -> str:
@@ -59,7 +59,8 @@ def say_run(numbers: dict, name: str = "This run") -> str:
     text = (f"{name}: error {whole['']:.1f} %" + (f" ({others})" if others else "")
             + f", {numbers['error'][-1]:.1f} % at the end")
     text += (f"; first alarm in step {numbers['step'][alarms[0]]} of {len(numbers['step'])} "
-             f"({SAID[ALARMS[numbers['alarm'][alarms[0]]]]})" if len(alarms) else "; no alarm")
+             f"({ALARM_NAMES[ALARMS[numbers['alarm'][alarms[0]]]]})" if len(alarms)
+             else "; no alarm")
     if not len(alarms) and numbers.get("cannot_judge"):
         text += f", but the detector cannot judge: {numbers['cannot_judge']}"
     if numbers["actions"]:
@@ -142,11 +143,11 @@ def say_few_classes(shift: Trace, collapsed: Trace, part: float = 0.5) -> str:
         late = slice(int(len(trace.step("step")) * (1 - part)), None)
         alarms = int((np.nan_to_num(trace.step("alarm")) > 0).sum())
         facts.append((float(np.median(b["marginal"][late])), alarms))
-        said = f"alarm in {alarms} of {len(b['step'])} steps" if alarms else "no alarm"
+        summary = f"alarm in {alarms} of {len(b['step'])} steps" if alarms else "no alarm"
         lines.append(f"{name}: a batch holds {np.median(b['true'][late]):.1f} true classes and "
                      f"{np.median(b['predicted'][late]):.1f} predicted ones, exp of the entropy of "
                      f"its mean prediction {facts[-1][0]:.1f} (medians over the last "
-                     f"{100 * part:.0f} %); error {row(trace)['error']:.1f} %; {said}.")
+                     f"{100 * part:.0f} %); error {row(trace)['error']:.1f} %; {summary}.")
     (a, quiet), (b, loud) = facts
     lines.append(f"An alarm on the marginal entropy of batches {'cannot' if a <= b else 'could'} "
                  "tell the two apart here" + (": where it finds the collapse it also calls the "

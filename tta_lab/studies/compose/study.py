@@ -34,7 +34,7 @@ from ...methods.composed import LikelihoodRatio
 from ...streams import protocols
 from .. import own
 from ..explorer import study as E
-from ..report import points, signed
+from ..report import interval, points
 
 SHIFTS = ("gaussian_noise", "fog", "contrast", "pixelate")
 # name on the screen -> protocol and its settings
@@ -214,31 +214,27 @@ def _error(trace) -> float:
 def verdict(traces: dict) -> list[str]:
     """The composition against each relative and BN-1 on the same images, with an interval: a
     sentence each."""
-    found = []
     ours = traces["composition"]
-    for name, other in traces.items():
-        if name in ("composition", "source") or not len(other) or not len(ours):
-            continue
-        pair = E.paired(other, ours)
-        if not pair["n"]:
-            found.append(f"Beside {name}: the same class for {pair['agreement']:.1f} % of "
-                         f"{pair['images']} images; without labels neither is better.")
-            continue
-        other_error = round(pair["a"], 6)  # so that 28.75 is written alike however it was added up
-        if pair["agreement"] == 100:
-            found.append(f"Against {name} ({other_error:.1f} %): the same class for every image.")
-            continue
-        text = f"Against {name} ({other_error:.1f} %): {points(round(pair['difference'], 6))}"
-        if pair["k"]:
-            apart = pair["low"] > 0 or pair["high"] < 0
-            if pair["low"] == pair["high"] == 0:
-                found.append(f"{text}, as many errors in every one of {pair['k']} stretches.")
-                continue
-            text += f", 95 % interval {signed(pair['low'])} to {signed(pair['high'])}, so " + (
-                "it is " + ("worse" if pair["low"] > 0 else "better") + " on this stream" if apart
-                else "this stream does not tell them apart")
-        found.append(text + ".")
-    return found
+    return [_against(name, E.paired(other, ours)) for name, other in traces.items()
+            if name not in ("composition", "source") and len(other) and len(ours)]
+
+
+def _against(name: str, pair: dict) -> str:
+    if not pair["n"]:
+        return (f"Beside {name}: the same class for {pair['agreement']:.1f} % of {pair['images']} "
+                "images; without labels neither is better.")
+    text = f"Against {name} ({round(pair['a'], 6):.1f} %)"  # 28.75 alike however it was added up
+    if pair["agreement"] == 100:
+        return f"{text}: the same class for every image."
+    text += f": {points(round(pair['difference'], 6))}"
+    if not pair["k"]:
+        return f"{text}."
+    if pair["low"] == pair["high"] == 0:
+        return f"{text}, as many errors in every one of {pair['k']} stretches."
+    settled = ("it is worse on this stream" if pair["low"] > 0
+               else "it is better on this stream" if pair["high"] < 0
+               else "this stream does not tell them apart")
+    return f"{text}, {interval(pair)}, so {settled}."
 
 
 def say_rows(rows: list[dict]) -> str:
@@ -257,10 +253,10 @@ def say_rows(rows: list[dict]) -> str:
     alarmed = [f"{r['run']} (batch {r['alarm']})" for r in rows if r["alarm"]]
     unjudged = [r["run"] for r in rows if r["now"] == "cannot judge"]
     quiet = [r["run"] for r in rows if r["now"] and r["now"] != "cannot judge" and not r["alarm"]]
-    said = ([f"alarms for {', '.join(alarmed)}"] * bool(alarmed)
+    seen = ([f"alarms for {', '.join(alarmed)}"] * bool(alarmed)
             + [f"cannot judge {', '.join(unjudged)}"] * bool(unjudged))
-    said += ["sees no run that learns"] * (not said and not quiet)
-    return (f"{text} The detector of collapse {' and '.join(said)}." if said
+    seen += ["sees no run that learns"] * (not seen and not quiet)
+    return (f"{text} The detector of collapse {' and '.join(seen)}." if seen
             else f"{text} The detector of collapse is silent.")
 
 

@@ -17,7 +17,7 @@ from ...analysis.columns import column, ratio
 from ...components.controllers.collapse_detector import ALARMS, CollapseDetector, fitted, why_not
 from ...experiments.experiment import NO_LABELS
 from ..base import effective_number
-from ..report import points, signed
+from ..report import interval, points
 
 RECENT = 500      # images that "now" means
 STRETCHES = 20    # of the stream, over which paired differences are taken
@@ -320,9 +320,7 @@ def say_paired(found: dict, a: str, b: str) -> str:
         return text + "; too few for an interval."
     settled = ("it does not hold 0" if found["low"] > 0 or found["high"] < 0
                else "it holds 0, so this run does not tell them apart")
-    interval = (f"{100 * found['level']:.0f} % interval {signed(found['low'])} to "
-                f"{signed(found['high'])}")
-    return (f"{text}, {interval} over {found['k']} stretches of the stream; {settled}. Other "
+    return (f"{text}, {interval(found)} over {found['k']} stretches of the stream; {settled}. Other "
             "streams and seeds may differ by more.")
 
 
@@ -438,7 +436,7 @@ def say_picked(trace) -> str:
     return "The most confident wrong answers, and the images that have risen and fallen most."
 
 
-def told(trace, row: int, classes) -> dict:
+def image_summary(trace, row: int, classes) -> dict:
     """What a trace says of one image: classes by name, probabilities, d, entropy, energy, shift;
     ``true`` is "unknown", or "" without a label."""
     def at(name):
@@ -461,11 +459,12 @@ def told(trace, row: int, classes) -> dict:
 
 
 def pictures(trace, stream, rows, classes) -> dict:
-    """``rows`` of `picked` with their pictures: kind -> list of (image (C, H, W), `told`)."""
+    """``rows`` of `picked` with their pictures: kind -> list of (image (C, H, W),
+    `image_summary`)."""
     ids = column(trace, "id")
     segment = np.nan_to_num(column(trace, "segment"))
     return {kind: list(zip(views.pictures(stream, ids[chosen], segment[chosen]),
-                           [told(trace, row, classes) for row in chosen], strict=True))
+                           [image_summary(trace, row, classes) for row in chosen], strict=True))
             for kind, chosen in rows.items()}
 
 

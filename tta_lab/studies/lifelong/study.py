@@ -116,13 +116,14 @@ class Plan(base.Plan):
         """Rounds over the shifts, never reset: a name of STREAMS."""
         if name not in STREAMS:
             raise ValueError(f"stream must be one of {', '.join(STREAMS)}, not {name!r}")
-        usual = {"shifts": self.shifts, "per_shift": self.per_shift, "batch": self.batch,
+        common = {"shifts": self.shifts, "per_shift": self.per_shift, "batch": self.batch,
                  "seed": seed}
         if name == "correlated":
             return protocols.recurring(self.images, visits=min(self.rounds, 2),
-                                       order=Dirichlet(0.1, "rotta", least=1), redraw=True, **usual)
+                                       order=Dirichlet(0.1, "rotta", least=1), redraw=True,
+                                       **common)
         return protocols.long_term(self.images, rounds=self.rounds if name == "same" else 2,
-                                   redraw=name == "new", **usual)
+                                   redraw=name == "new", **common)
 
     def cyclic(self, seed: int) -> Stream:
         """Two groups of related shifts, each twice in a row, two times over."""

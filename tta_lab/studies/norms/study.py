@@ -126,12 +126,12 @@ class Plan(base.Plan):
         each shift, as SAR's protocol does."""
         if setting not in SETTINGS:
             raise ValueError(f"setting must be one of {', '.join(SETTINGS)}, not {setting!r}")
-        usual = {"known": self.images, "shifts": self.shifts, "per_shift": self.per_shift,
+        common = {"known": self.images, "shifts": self.shifts, "per_shift": self.per_shift,
                  "batch": batch or self.batch, "seed": seed}
         if setting == "single":
-            return protocols.batch_of_one(**usual | {"per_shift": self.alone, "batch": 1})
+            return protocols.batch_of_one(**common | {"per_shift": self.alone, "batch": 1})
         return {"mild": protocols.reset_each_shift, "mixed": protocols.mixed_domains,
-                "labels": protocols.label_shift}[setting](**usual)
+                "labels": protocols.label_shift}[setting](**common)
 
     def long_stream(self, seed: int):
         """Online label shift in small batches, never reset: here learning has the time to go

@@ -93,20 +93,20 @@ class Plan(base.Plan):
     def _makers(self, seed: int) -> dict:
         images = self.images
         shifts = self.shifts
-        usual = {"shifts": shifts, "per_shift": self.per_shift, "batch": self.batch,
+        common = {"shifts": shifts, "per_shift": self.per_shift, "batch": self.batch,
                  "severity": self.severity, "seed": seed}
         step = max(1, math.ceil(self.per_shift / len(protocols.RAMP)))
-        return {"reset_each_shift": lambda: protocols.reset_each_shift(images, **usual),
-                "continual": lambda: protocols.continual(images, **usual),
-                "gradual": lambda: protocols.gradual(images, **usual
+        return {"reset_each_shift": lambda: protocols.reset_each_shift(images, **common),
+                "continual": lambda: protocols.continual(images, **common),
+                "gradual": lambda: protocols.gradual(images, **common
                                                      | {"per_shift": step, "straddle": True}),
-                "mixed_domains": lambda: protocols.mixed_domains(images, **usual),
-                "correlated": lambda: protocols.correlated(images, order=clumps(), **usual),
-                "sorted": lambda: protocols.correlated(images, delta=0, **usual),
-                "label_shift": lambda: protocols.label_shift(images, **usual),
+                "mixed_domains": lambda: protocols.mixed_domains(images, **common),
+                "correlated": lambda: protocols.correlated(images, order=clumps(), **common),
+                "sorted": lambda: protocols.correlated(images, delta=0, **common),
+                "label_shift": lambda: protocols.label_shift(images, **common),
                 "batch_of_one": lambda: protocols.batch_of_one(
-                    images, **usual | {"per_shift": min(self.alone, self.per_shift), "batch": 1}),
-                "open_set": lambda: protocols.open_set(images, self.unknown, **usual),
+                    images, **common | {"per_shift": min(self.alone, self.per_shift), "batch": 1}),
+                "open_set": lambda: protocols.open_set(images, self.unknown, **common),
                 "ccc": lambda: self._two_at_a_time(seed),}
 
     def _two_at_a_time(self, seed: int) -> AbstractStream:

@@ -129,11 +129,11 @@ def _refuse_strangers(root: Path) -> None:
     code = root / "my_network.py"
     others = [root / "photos", root / "my_weights.safetensors"]
     if code.exists():
-        strange = [code] if not code.is_file() or code.read_bytes() != NETWORK.encode() else []
+        foreign = [code] if not code.is_file() or code.read_bytes() != NETWORK.encode() else []
     else:
-        strange = [p for p in others if p.is_file() or p.is_dir() and any(p.iterdir())]
-    if strange:
-        raise ValueError(f"{strange[0]} is there already and is not the example's, so nothing was "
+        foreign = [p for p in others if p.is_file() or p.is_dir() and any(p.iterdir())]
+    if foreign:
+        raise ValueError(f"{foreign[0]} is there already and is not the example's, so nothing was "
                          "written: name another folder for the example")
 
 
@@ -383,13 +383,13 @@ def reordered(data):
 
 def say_fault(found: dict) -> str:
     """One mistake and what the doctor made of it."""
-    said = next((f for f in found["report"].findings
+    finding = next((f for f in found["report"].findings
                  if f.severity != "ok" and f.check in found["expected"]), None)
-    if said is None:
+    if finding is None:
         return (f"{found['fault'].capitalize()}: NOT noticed (it found: "
                 f"{', '.join(found['found']) or 'nothing'}).")
-    return (f"{found['fault'].capitalize()}: {MARKS[said.severity]} {said.severity}, {said.what}. "
-            f"What to do: {said.remedy}.")
+    return (f"{found['fault'].capitalize()}: {MARKS[finding.severity]} {finding.severity}, "
+            f"{finding.what}. What to do: {finding.remedy}.")
 
 
 def possible(model, images) -> dict[str, list[str]]:
