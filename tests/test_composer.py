@@ -195,7 +195,7 @@ def test_conflicts_name_culprit_and_remedy():
             ({"objective": P.Nothing()}, "NormAffine names parameters", "train=NoParameters()"),
             ({"objective": P.Nothing(), "train": NoParameters(), "select": (EntropyThreshold(),)}, "EntropyThreshold has nothing to do", "leave it out"),
             ({"objective": P.Nothing(), "train": NoParameters(), "controllers": (Guard(),)}, "Guard has nothing to do", "an objective"),
-            ({"objective": P.Nothing(), "train": NoParameters(), "settle": WeightEnsembling()}, "Anchored could act", "AsStepped()")):
+            ({"objective": P.Nothing(), "train": NoParameters(), "settle": WeightEnsembling()}, "WeightEnsembling could act", "AsStepped()")):
         with pytest.raises(ValueError, match=re.escape(culprit)) as why:
             P.Composed(**settings)
         assert remedy in str(why.value)

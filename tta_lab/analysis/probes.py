@@ -119,13 +119,13 @@ def counterfactual_vote(adapter: Adapter, x: Tensor, labels: Tensor | None = Non
                 optimizer.load_state_dict(settings if moments == "kept" else settings | {"state": {}})
             looks = [(first, gradient)]
 
-            def look(keep=None):
-                loss_output, gradient = looks.pop() if looks else again(ctx.look_again(), keep)
+            def closure(keep=None):
+                loss_output, gradient = looks.pop() if looks else again(ctx.next_evaluation(), keep)
                 for p, g in zip(params, gradient, strict=True):
                     p.grad = None if g is None else g.clone()
                 return loss_output
 
-            rule(optimizer, look)
+            rule(optimizer, closure)
             with torch.no_grad():
                 changed = _probability(ctx.again(), source_class)
                 torch._foreach_copy_(params, start)
@@ -142,8 +142,9 @@ def counterfactual_vote(adapter: Adapter, x: Tensor, labels: Tensor | None = Non
 
         alone = []
         for some in batched(rows, max(1, GRADIENTS // sum(p.numel() for p in params))):
-            v = ctx.again()        # moving the weights makes a graph useless: the gradients of some rows come first, then their steps
-            v._once = ctx._once
+            # moving the weights makes a graph useless: the gradients of some rows come first, then
+            # their steps
+            v = ctx.next_evaluation()
             losses = recipe.losses(v, adapter.states["method"])
             first = [single(v, losses, i) for i in some]
             del v, losses

@@ -3,6 +3,7 @@ a teacher's logits carry none."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,11 +61,12 @@ def head_rows(model: nn.Module, who: str) -> Tensor:
 def projector(model: nn.Module, size: int) -> nn.Module:
     """Two layers on the features, D -> size -> size, with a ReLU between."""
     head = getattr(model, "head", None)
-    first = next((m for m in head.modules() if hasattr(m, "in_features")), None) if isinstance(head, nn.Module) else None
-    if first is None:
+    layers = head.modules() if isinstance(head, nn.Module) else ()
+    size_in: Any = next((m.in_features for m in layers if hasattr(m, "in_features")), None)
+    if size_in is None:
         raise NeedsError(f"a projector needs a model with 'features' and 'head', a linear layer; {type(model).__name__} has not: wrap it so that "
                          "logits = head(features(x))")
-    return nn.Sequential(nn.Linear(first.in_features, size), nn.ReLU(), nn.Linear(size, size))
+    return nn.Sequential(nn.Linear(size_in, size), nn.ReLU(), nn.Linear(size, size))
 
 
 @dataclass(frozen=True)

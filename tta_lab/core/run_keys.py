@@ -34,7 +34,8 @@ def described(model) -> str:
 
 def architecture(network: nn.Module) -> str:
     """Digest of what a network is beside its weights: modules and their settings, kinds of tensors, and the code of their classes."""
-    facts, kinds = [], {}
+    facts: list = []
+    kinds: dict[type, None] = {}
     for name, module in network.named_modules():
         kinds[type(module)] = None
         settings = {k: _plain(list(v.values()) if k in _OWN and isinstance(v, Mapping) else v) for k, v in sorted(vars(module).items())

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,8 @@ class Trace:
         self._done: dict[str, dict[str, list[np.ndarray]]] = {"samples": {}, "steps": {}}
         self._chunks: Chunks | None = None  # older rows, on disk
         # rows that make a chunk (None: nothing is written), rows since the last move
-        self._every, self._pending = None, 0
+        self._every: int | None = None
+        self._pending = 0
         self._read: dict[tuple[str, str], np.ndarray] = {}
 
     @classmethod
@@ -225,13 +227,13 @@ class Trace:
     def flush(self) -> None:
         """Write all rows and what is now in ``meta`` to the folder of ``spill``; without one,
         nothing happens."""
-        if self._every is not None:
+        if self._chunks and self._every is not None:
             self._write()
             self._chunks.write_meta(self.meta)
 
     def _write(self) -> None:
         self._move()
-        if any(self._in_memory(t) for t in TABLES):
+        if self._chunks and any(self._in_memory(t) for t in TABLES):
             self._chunks.append(
                 {t: {k: np.concatenate(v) for k, v in self._done[t].items()} for t in TABLES},
                 self.meta)
@@ -306,7 +308,7 @@ class Trace:
     def save(self, path: str | Path) -> Path:
         """Write the trace to one ``.npz`` file; an interrupted write leaves no half file."""
         path = path_of("path", path)
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{t}/{k}": v for t in TABLES for k, v in self.columns(t).items() if k != "correct"
         }
         if path.is_dir():

@@ -9,7 +9,7 @@ from ..components.norms.batch_norm import SourceStatistics
 from ..components.objectives import of_this_model
 from ..components.source.prepare import neighbours
 from ..core.knobs import knob
-from ..core.parts import Method, NeedsError, Part
+from ..core.parts import Method, NeedsError, Norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Adanpc(Method):
     Paper: AdaNPC: Exploring Non-Parametric Classifier for Test-Time Adaptation (2304.12566); from the authors' code.
     """
 
-    norm: Part = SourceStatistics()
+    norm: Norm = SourceStatistics()
     k: int = knob(100, (1, 100_000), "neighbours that vote", paper="AdaNPC: chosen of 1 to 200", unit="features")
     temperature: float = knob(0.1, (1e-4, 100.0, "log"), "T, of the vote", paper="AdaNPC: chosen of 0.01 to 0.5")
     sure: float = knob(0.1, (0.0, 1.1), "confidence from which an image joins; above 1 none does", paper="AdaNPC: chosen of 0, 0.25, 0.75, 1.1")

@@ -1,30 +1,56 @@
-"""A method put together from slots: an objective, a teacher, an answer, what happens after a step, beside the parts that every method has.
+"""A method put together from slots: an objective, a teacher, an answer, what happens after a step,
+beside the parts that every method has.
 
-Where a slot's content is that of a published method, the part borrows the method itself (``of``): its code runs, so that composing a
-method's own parts gives that method's bits (tested).
+Where a slot's content is that of a published method, the part borrows the method itself (``of``):
+its code runs, so that composing a method's own parts gives that method's bits (tested), and its
+knobs are the method's (`lent`).
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..components import teachers
-from ..components.augment import ColorAffine
 from ..components.norms.batch_norm import BatchStatistics, SourceStatistics
 from ..components.objectives import cross_entropy
 from ..components.updates import restore_
 from ..core import scores
 from ..core.knobs import knob
-from ..core.parts import LossMethod, Method, NoParameters, NormAffine, Part, Step
+from ..core.parts import (
+    LossMethod,
+    Method,
+    NoParameters,
+    Norm,
+    NormAffine,
+    Part,
+    Step,
+    Train,
+    Update,
+)
+from ..core.step_context import StepContext
+from . import METHODS
+from .adanpc import Adanpc
+from .conjugate import Conjugate
+from .cotta import Cotta
+from .domain_adaptor import Gem
+from .lame import Lame
+from .recap import Recap
+from .rpl import Rpl
+from .t3a import T3a
+
+
+def lent(method: type[Method], name: str) -> Any:
+    """The field of this name of a method, for a part that borrows it: one declaration."""
+    found = next(f for f in fields(method) if f.name == name)
+    return field(default=found.default, metadata=found.metadata)
 
 
 @lru_cache(maxsize=512)
 def _lender(part: _Borrowed) -> Method:
-    from . import METHODS  # which imports this module, so that from_json knows its parts
     return METHODS[part.of](**{f.name: getattr(part, f.name) for f in fields(part)})
 
 
@@ -36,19 +62,19 @@ class _Borrowed(Part):
     asks_teacher: ClassVar[bool] = False
 
     @property
-    def lender(self) -> Method | None:
-        """The method that it is borrowed from, or None."""
-        return _lender(self) if self.of else None
+    def lender(self) -> Method:
+        """The method that it is borrowed from; only where ``of`` names one."""
+        return _lender(self)
 
     @property
-    def needs(self):
+    def needs(self) -> frozenset[str]:  # type: ignore[override]  # of the settings, not the class
         """What the borrowed code needs."""
         return self.lender.needs if self.of else frozenset()
 
-    def takes(self):
+    def takes(self) -> tuple:
         return self.lender.takes() if self.of else ()
 
-    def init(self, model, source):
+    def init(self, model: nn.Module, source: nn.Module) -> dict:
         return self.lender.init(model, source) if self.of else {}
 
 
@@ -56,9 +82,9 @@ class _Borrowed(Part):
 
 @dataclass(frozen=True)
 class _Objective(_Borrowed):
-    def losses(self, ctx, state: dict, target: Tensor | None) -> Tensor:
+    def losses(self, ctx: StepContext, state: dict, target: Tensor | None) -> Tensor:
         """Loss per sample, (B, *S); ``target`` are the teacher's logits where there is one."""
-        return self.lender.losses(ctx, state)
+        return cast(LossMethod, self.lender).losses(ctx, state)
 
 
 @dataclass(frozen=True)
@@ -95,7 +121,7 @@ class ForgivingLabels(_Objective):
     """Learn the predicted class, forgiving wrong ones: (1 - p_i[y_i]^q) / q. RPL (2104.12928)."""
 
     of = "rpl"
-    q: float = knob(0.8, (1e-3, 1.0), "0: cross-entropy, 1: one minus the probability", paper="2104.12928: 0.8")
+    q: float = lent(Rpl, "q")
 
 
 @dataclass(frozen=True)
@@ -103,8 +129,8 @@ class ConjugateLabels(_Objective):
     """The conjugate of the loss that the source model was trained with (PolyLoss); for cross-entropy it is the entropy. 2207.09640."""
 
     of = "conjugate"
-    eps: float = knob(0.0, (0.0, 100.0), "of the PolyLoss that the source model was trained with", paper="2207.09640: 6 (CIFAR)")
-    temperature: float = knob(1.0, (1e-2, 100.0, "log"), "divides the logits in the loss")
+    eps: float = lent(Conjugate, "eps")
+    temperature: float = lent(Conjugate, "temperature")
 
 
 @dataclass(frozen=True)
@@ -112,10 +138,10 @@ class TemperedEntropy(_Objective):
     """An entropy whose temperature follows the spread of each image's logits. GEM of DomainAdaptor (2308.10297)."""
 
     of = "gem"
-    target: str = knob("itself", choices=("itself", "prediction", "views"), why="what the tempered prediction learns: GEM-T, GEM-SKD, GEM-Aug")
-    scale: str = knob("batch", choices=("batch", "image"), why="T^2 is averaged over the batch, as in the authors' code, or each image's own")
-    augment: Part = ColorAffine()
-    views: int = knob(3, (1, 256), "augmentations, for target 'views'", paper="authors' code: 3")
+    target: str = lent(Gem, "target")
+    scale: str = lent(Gem, "scale")
+    augment: Part = lent(Gem, "augment")
+    views: int = lent(Gem, "views")
 
 
 @dataclass(frozen=True)
@@ -123,9 +149,9 @@ class RegionEntropy(_Objective):
     """The entropy of a region around each image's features, and how unstable the prediction is in it. ReCAP (2505.20704)."""
 
     of = "recap"
-    tau: float = knob(1.2, (0.0, 100.0), "spread of the region", paper="authors' code: 1.2 (ImageNet)")
-    size: float = knob(0.1, (1e-3, 10.0, "log"), "s", paper="authors' code: 0.1")
-    instability: float = knob(0.5, (0.0, 100.0), "lambda", paper="authors' code: 0.5")
+    tau: float = lent(Recap, "tau")
+    size: float = lent(Recap, "size")
+    instability: float = lent(Recap, "instability")
 
 
 @dataclass(frozen=True)
@@ -148,13 +174,24 @@ class Agreement(_Objective):
 # --- teachers: whom to ask -------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
-class NoTeacher(_Borrowed):
+class _Teacher(_Borrowed):
+    def logits(self, ctx: StepContext, state: dict) -> Tensor:
+        """The teacher's logits of the batch, (B, K, *S), no gradient."""
+        raise NotImplementedError
+
+    def follow_(self, ctx: StepContext, state: dict) -> None:
+        """One step of the teacher towards the model; it stays unless it says otherwise."""
+
+
+@dataclass(frozen=True)
+class NoTeacher(_Teacher):
     """Nobody: the model learns from itself."""
 
 
 @dataclass(frozen=True)
-class MeanTeacher(_Borrowed):
-    """A second set of tuned weights that follows slowly after each step: theta' <- m theta' + (1 - m) theta.
+class MeanTeacher(_Teacher):
+    """A second set of tuned weights that follows slowly after each step: theta' <- m theta' +
+    (1 - m) theta.
 
     It uses the statistics of the model's own normalisation layers. Mean teacher (1703.01780).
     """
@@ -164,12 +201,10 @@ class MeanTeacher(_Borrowed):
     def init(self, model, source):
         return {"teacher": {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}}
 
-    def logits(self, ctx, state: dict) -> Tensor:
-        """The teacher's logits of the batch, no gradient."""
+    def logits(self, ctx, state):
         return ctx.forward(tensors=state["teacher"])
 
-    def follow_(self, ctx, state: dict) -> None:
-        """One step of the teacher towards the model."""
+    def follow_(self, ctx, state):
         teachers.follow_(state["teacher"], ctx, self.follow)
 
 
@@ -181,9 +216,9 @@ class AugmentedTeacher(MeanTeacher):
     """
 
     of = "cotta"
-    augment: Part = ColorAffine()
-    views: int = knob(32, (1, 256), "augmentations", paper="CoTTA: 32")
-    sure: float = knob(0.92, (0.0, 1.1), "mean source confidence from which the plain teacher is asked", paper="CoTTA: 0.92, 0.72, 0.1")
+    augment: Part = lent(Cotta, "augment")
+    views: int = lent(Cotta, "views")
+    sure: float = lent(Cotta, "sure")
 
     def init(self, model, source):
         return self.lender.init(model, source)
@@ -193,7 +228,7 @@ class AugmentedTeacher(MeanTeacher):
 
 
 @dataclass(frozen=True)
-class FrozenTeacher(_Borrowed):
+class FrozenTeacher(_Teacher):
     """The source model, which never moves."""
 
     needs = frozenset({"source_logits"})
@@ -202,15 +237,12 @@ class FrozenTeacher(_Borrowed):
     def logits(self, ctx, state):
         return ctx.source_logits(self.statistics)
 
-    def follow_(self, ctx, state):
-        """It stays."""
-
 
 # --- answers: what is returned ------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class _Answer(_Borrowed):
-    def logits(self, ctx, state: dict, target: Tensor | None) -> Tensor:
+    def logits(self, ctx: StepContext, state: dict, target: Tensor | None) -> Tensor:
         """The logits to return, (B, C, *S)."""
         return self.lender.output(ctx, state)
 
@@ -255,12 +287,12 @@ class NeighbourAnswer(_Answer):
     """Alike images of a batch agree on their labels. LAME (2201.05718)."""
 
     of = "lame"
-    affinity: str = knob("rbf", choices=("knn", "rbf", "linear"), why="how alike two images are", paper="2201.05718: chosen of three")
-    k: int = knob(5, (1, 1000), "neighbours", paper="2201.05718: 1, 3 or 5")
-    strength: float = knob(1.0, (0.0, 100.0), "lambda, the pull of the neighbours", paper="2201.05718: 1")
-    symmetric: bool = knob(False, why="use (W + W^T) / 2")
-    drop: str = knob("self", choices=("self", "nearest"), why="who is no neighbour: the image itself, or the nearest, which may be a twin")
-    steps: int = knob(100, (1, 10000), "most iterations", paper="authors' code: 100")
+    affinity: str = lent(Lame, "affinity")
+    k: int = lent(Lame, "k")
+    strength: float = lent(Lame, "strength")
+    symmetric: bool = lent(Lame, "symmetric")
+    drop: str = lent(Lame, "drop")
+    steps: int = lent(Lame, "steps")
 
 
 @dataclass(frozen=True)
@@ -268,7 +300,7 @@ class PrototypeAnswer(_Answer):
     """The class whose most certain features seen so far are nearest, in the place of the classifier. T3A (NeurIPS 2021)."""
 
     of = "t3a"
-    keep: int = knob(20, (-1, 10**6), "supports kept of each class", paper="T3A: chosen of 1, 5, 20, 50, 100, all", unit="features")
+    keep: int = lent(T3a, "keep")
 
 
 @dataclass(frozen=True)
@@ -276,10 +308,10 @@ class VotedAnswer(_Answer):
     """A vote among the nearest features of labelled source images and of the stream. AdaNPC (2304.12566)."""
 
     of = "adanpc"
-    k: int = knob(100, (1, 100_000), "neighbours that vote", paper="AdaNPC: chosen of 1 to 200", unit="features")
-    temperature: float = knob(0.1, (1e-4, 100.0, "log"), "T, of the vote", paper="AdaNPC: chosen of 0.01 to 0.5")
-    sure: float = knob(0.1, (0.0, 1.1), "confidence from which an image joins; above 1 none does", paper="AdaNPC: chosen of 0, 0.25, 0.75, 1.1")
-    confidence: str = knob("softmax", choices=("softmax", "vote"), why="how sure an answer is")
+    k: int = lent(Adanpc, "k")
+    temperature: float = lent(Adanpc, "temperature")
+    sure: float = lent(Adanpc, "sure")
+    confidence: str = lent(Adanpc, "confidence")
 
 
 # --- after a step ---------------------------------------------------------------------------------------------------------
@@ -288,7 +320,7 @@ class VotedAnswer(_Answer):
 class AsStepped(Part):
     """The weights stay where the step has put them."""
 
-    def blend_(self, ctx) -> None:
+    def blend_(self, ctx: StepContext) -> None:
         """Nothing happens."""
 
 
@@ -296,9 +328,10 @@ class AsStepped(Part):
 class Restored(Part):
     """After a step each weight returns to the source with a small probability. CoTTA (2203.13591)."""
 
-    share: float = knob(0.01, (0.0, 1.0), "share of weights put back in each step", paper="CoTTA: 0.01 (CIFAR), 0.001 (ImageNet)")
+    share: float = knob(0.01, (0.0, 1.0), "share of weights put back in each step",
+                        paper="CoTTA: 0.01 (CIFAR), 0.001 (ImageNet)")
 
-    def blend_(self, ctx) -> None:
+    def blend_(self, ctx: StepContext) -> None:
         """Put a random share of the tuned parameters back."""
         restore_(ctx, self.share)
 
@@ -315,13 +348,13 @@ class Composed(LossMethod):
     method unless `compose.recognise` says so.
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine()
-    objective: Part = EntropyLoss()
-    update: Part = Step(rule="adam", lr=1e-3)
-    teacher: Part = NoTeacher()
-    reply: Part = OwnAnswer()
-    settle: Part = AsStepped()
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine()
+    objective: _Objective = EntropyLoss()
+    update: Update = Step(rule="adam", lr=1e-3)
+    teacher: _Teacher = NoTeacher()
+    reply: _Answer = OwnAnswer()
+    settle: Any = AsStepped()  # or whatever can ``blend_``, as WeightEnsembling
     family, verified = "composed", "by identity: the parts of a published method give its bits"
 
     def __post_init__(self):
@@ -362,7 +395,8 @@ class Composed(LossMethod):
 
     def _begins_alike(self) -> bool:
         """Whether teacher and model predict the same at the start of a stream."""
-        own = {BatchStatistics: "batch", SourceStatistics: "running"}.get(type(self.norm))
+        kinds: dict[type[Norm], str] = {BatchStatistics: "batch", SourceStatistics: "running"}
+        own = kinds.get(type(self.norm))
         return type(self.teacher) is MeanTeacher or isinstance(self.teacher, FrozenTeacher) and self.teacher.statistics == own
 
     @property
@@ -409,6 +443,5 @@ class Composed(LossMethod):
 
     def after(self, ctx, loss_output, state):
         if loss_output.move:
-            if not isinstance(self.teacher, NoTeacher):
-                self.teacher.follow_(ctx, state["teacher"])
+            self.teacher.follow_(ctx, state["teacher"])
             self.settle.blend_(ctx)

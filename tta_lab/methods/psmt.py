@@ -12,7 +12,7 @@ from ..components.source.prepare import fisher
 from ..components.updates import least_informative, restore_where_
 from ..core import scores
 from ..core.knobs import knob
-from ..core.parts import AllParameters, LossMethod, Part, Step
+from ..core.parts import AllParameters, LossMethod, Norm, Part, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class Psmt(LossMethod):
     Paper: Parameter-Selective Continual Test-Time Adaptation (2407.02253); from the authors' code.
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = AllParameters(free=False)
-    update: Part = Step(rule="adam", lr=1e-3)
+    norm: Norm = BatchStatistics()
+    train: Train = AllParameters(free=False)
+    update: Update = Step(rule="adam", lr=1e-3)
     penalties: tuple = (FisherAnchor(500.0),)
     augment: Part = Unchanged()
     follow: float = knob(0.999, (0.0, 1.0), "momentum of the teacher, applied twice a step", paper="2407.02253, authors' code: 0.999")

@@ -12,7 +12,7 @@ from ..components.objectives import head_rows, of_this_model
 from ..components.selectors.plpd_filter import PLPDFilter
 from ..components.source.prepare import moments
 from ..core.knobs import knob
-from ..core.parts import LossMethod, NeedsError, NormAffine, Part, Selector, Step
+from ..core.parts import LossMethod, NeedsError, Norm, NormAffine, Selector, Step, Train, Update
 
 
 def regional(logits: Tensor, log_a: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,9 +55,9 @@ class Recap(LossMethod):
     Paper: Beyond Entropy: Region Confidence Proxy for Wild Test-Time Adaptation (2505.20704).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine(drop_top=True)
-    update: Part = Step(rule="sgd", lr=2.5e-4)
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine(drop_top=True)
+    update: Update = Step(rule="sgd", lr=2.5e-4)
     controllers: tuple = (CollapseRecovery(threshold=0.4),)
     tau: float = knob(1.2, (0.0, 100.0), "spread of the region", paper="authors' code: 1.2 (ImageNet)")
     size: float = knob(0.1, (1e-3, 10.0, "log"), "s", paper="authors' code: 0.1")

@@ -12,7 +12,7 @@ from ..components.source.prepare import prototypes
 from ..components.teachers import follow_, start
 from ..core import scores
 from ..core.knobs import knob
-from ..core.parts import AllParameters, LossMethod, Part, Step
+from ..core.parts import AllParameters, LossMethod, Norm, Part, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class Rmt(LossMethod):
     Paper: Robust Mean Teacher for Continual and Gradual Test-Time Adaptation (2211.13081); from the authors' code.
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = AllParameters()
-    update: Part = Step(rule="adam", lr=1e-3)
+    norm: Norm = BatchStatistics()
+    train: Train = AllParameters()
+    update: Update = Step(rule="adam", lr=1e-3)
     penalties: tuple = (SourceReplay(1.0),)
     augment: Part = ColorAffine()
     momentum: float = knob(0.999, (0.0, 1.0), "share of the teacher that stays", paper="2211.13081: 0.999")

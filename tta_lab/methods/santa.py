@@ -9,7 +9,7 @@ from ..components.norms.batch_norm import BatchStatistics
 from ..components.objectives import contrast, cross_entropy, nearest_prototype, projector
 from ..components.source.prepare import prototypes
 from ..core.knobs import knob
-from ..core.parts import LossMethod, NormAffine, Part, Step
+from ..core.parts import LossMethod, Norm, NormAffine, Part, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,9 @@ class Santa(LossMethod):
     Paper: SANTA: Source Anchoring Network and Target Alignment for Continual Test Time Adaptation (TMLR 2023).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine()
-    update: Part = Step(rule="adam", lr=1e-3)
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine()
+    update: Update = Step(rule="adam", lr=1e-3)
     augment: Part = ColorAffine()
     contrast_weight: float = knob(1.0, (0.0, 100.0), "w, of the contrastive term")
     temperature: float = knob(0.1, (1e-3, 100.0, "log"), "of the contrastive term")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from ...core.files import written
 from ...core.hashing import digest
 from ...core.named import model_of, recipe_of
 from ...core.needs import check_needs
-from ...core.parts import LossMethod, Part
+from ...core.parts import LossMethod, Norm, Part
 from ...core.run_keys import described, foreign, maker_code
 from ...core.source_info import Made, SourceInfo, source_info, source_info_of
 from ...core.step_context import StepContext, as_logits, undisturbed
@@ -34,7 +35,7 @@ from ...data.shipped import DataError
 class Images:
     """Source images in memory (N, C, H, W) or as an image set, labels (N,) or None, at most ``limit`` of them (None: all), in stored order."""
 
-    images: object
+    images: Any  # a tensor, or an image set
     labels: Tensor | None
     batch: int
     limit: int | None
@@ -79,7 +80,7 @@ class Images:
 class _Probe(LossMethod):
     """The network as a recipe starts with it: its norm, its tuned parameters, no step."""
 
-    norm: Part
+    norm: Norm
 
     def losses(self, ctx, state):
         return ctx.logits[:, 0] * 0
@@ -212,8 +213,8 @@ def posterior(probe, data: Images) -> dict[str, Tensor]:
         if epoch:
             places.append([p.detach().clone() for p in params])
     probe.reset()  # others use it too
-    found = {}
-    for name, *values in zip(probe.tuned, *places, strict=True):
-        values = torch.stack(values)
+    found: dict[str, Tensor] = {}
+    for name, *each in zip(probe.tuned, *places, strict=True):
+        values = torch.stack(each)
         found |= {f"mean/{name}": values.mean(0), f"variance/{name}": values.var(0, correction=0)}
     return found
