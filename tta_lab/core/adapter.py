@@ -260,8 +260,8 @@ class Adapter:
         """The loss as a step takes it: losses, the selection chain, the average, the penalties.
 
         ``keep`` (B, *S): weights of those to choose among (None: all, with weight 1). Asks the
-        host once: was anything kept? Raises AdaptationError where the loss is not finite, ValueError
-        for a method without a loss."""
+        host once: was anything kept? Raises AdaptationError where the loss is not finite,
+        ValueError for a method without a loss."""
         recipe, state = self._learning(), self.states["method"]
         losses = recipe.losses(ctx, state)
         with torch.no_grad():
@@ -425,8 +425,10 @@ class Adapter:
                 if recipe.answer == "before" and turn == repeats - 1:
                     logits = self._output(ctx, loss_outputs)
                 if learn:
-                    loss_outputs += [self._learn(batch) for batch in self._learning().learning_batches(
-                        ctx, self.states["method"])]
+                    loss_outputs += [
+                        self._learn(batch)
+                        for batch in self._learning().learning_batches(ctx, self.states["method"])
+                    ]
         with torch.no_grad():
             if recipe.answer == "after":
                 logits = self._output(ctx.again() if loss_outputs else ctx, loss_outputs)

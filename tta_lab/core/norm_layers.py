@@ -21,8 +21,10 @@ from .scores import upcast
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 BATCH_NORM_CALLS = {  # function of torch -> its arguments in order
-    F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
-    torch.batch_norm: ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled"),
+    F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum",
+                   "eps"),
+    torch.batch_norm: ("input", "weight", "bias", "running_mean", "running_var", "training",
+                       "momentum", "eps", "cudnn_enabled"),
 }
 
 

@@ -105,7 +105,9 @@ def _of_logits(logits: Tensor) -> dict[str, Tensor]:
     return {"prediction": logits.argmax(1), **columns} if logits.ndim == 2 else columns
 
 
-def _of_losses(n: int, device: torch.device, loss_outputs: Iterable[LossOutput]) -> dict[str, Tensor]:
+def _of_losses(
+    n: int, device: torch.device, loss_outputs: Iterable[LossOutput]
+) -> dict[str, Tensor]:
     """Per-image columns of what was learned: NaN and 0 for images that no loss was taken of."""
     columns = {"loss": torch.full((n,), torch.nan, device=device),
                "weight": torch.zeros(n, device=device),

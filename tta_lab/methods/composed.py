@@ -78,7 +78,7 @@ class _Borrowed(Part):
         return self.lender.init(model, source) if self.of else {}
 
 
-# --- objectives: what is learned -----------------------------------------------------------------------------------
+# --- objectives: what is learned -----------------------------------------------------------------
 
 @dataclass(frozen=True)
 class _Objective(_Borrowed):
@@ -104,7 +104,8 @@ class EntropyLoss(_Objective):
 
 @dataclass(frozen=True)
 class LikelihoodRatio(_Objective):
-    """Be sure, also where the entropy is flat: the soft likelihood ratio -sum_k p_ik ln(p_ik / (1 - p_ik)). SLR (2106.14999)."""
+    """Be sure, also where the entropy is flat: the soft likelihood ratio -sum_k p_ik ln(p_ik / (1 -
+    p_ik)). SLR (2106.14999)."""
 
     of = "slr"
 
@@ -126,7 +127,8 @@ class ForgivingLabels(_Objective):
 
 @dataclass(frozen=True)
 class ConjugateLabels(_Objective):
-    """The conjugate of the loss that the source model was trained with (PolyLoss); for cross-entropy it is the entropy. 2207.09640."""
+    """The conjugate of the loss that the source model was trained with (PolyLoss); for
+    cross-entropy it is the entropy. 2207.09640."""
 
     of = "conjugate"
     eps: float = lent(Conjugate, "eps")
@@ -135,7 +137,8 @@ class ConjugateLabels(_Objective):
 
 @dataclass(frozen=True)
 class TemperedEntropy(_Objective):
-    """An entropy whose temperature follows the spread of each image's logits. GEM of DomainAdaptor (2308.10297)."""
+    """An entropy whose temperature follows the spread of each image's logits. GEM of DomainAdaptor
+    (2308.10297)."""
 
     of = "gem"
     target: str = lent(Gem, "target")
@@ -146,7 +149,8 @@ class TemperedEntropy(_Objective):
 
 @dataclass(frozen=True)
 class RegionEntropy(_Objective):
-    """The entropy of a region around each image's features, and how unstable the prediction is in it. ReCAP (2505.20704)."""
+    """The entropy of a region around each image's features, and how unstable the prediction is in
+    it. ReCAP (2505.20704)."""
 
     of = "recap"
     tau: float = lent(Recap, "tau")
@@ -156,22 +160,27 @@ class RegionEntropy(_Objective):
 
 @dataclass(frozen=True)
 class Agreement(_Objective):
-    """Agree with the teacher z': the cross-entropy CE(softmax z', z), half of it and half of CE(softmax z, z'), or that with the teacher's class.
+    """Agree with the teacher z': the cross-entropy CE(softmax z', z), half of it and half of
+    CE(softmax z, z'), or that with the teacher's class.
 
-    The first is that of CoTTA (2203.13591), the second that of RMT (2211.13081) without its other terms. The gradient of the first is zero where
-    both predict the same, so it never leaves a start at which they do.
+    The first is that of CoTTA (2203.13591), the second that of RMT (2211.13081) without its other
+    terms. The gradient of the first is zero where both predict the same, so it never leaves a start
+    at which they do.
     """
 
     asks_teacher = True
-    loss: str = knob("symmetric", choices=("symmetric", "cross_entropy", "classes"), why="which cross-entropy to the teacher")
+    loss: str = knob("symmetric", choices=("symmetric", "cross_entropy", "classes"),
+                     why="which cross-entropy to the teacher")
 
     def losses(self, ctx, state, target):
         if self.loss == "classes":
             return F.cross_entropy(ctx.logits, target.argmax(1), reduction="none")
-        return cross_entropy(ctx.logits, target) if self.loss == "cross_entropy" else scores.symmetric_cross_entropy(ctx.logits, target)
+        if self.loss == "cross_entropy":
+            return cross_entropy(ctx.logits, target)
+        return scores.symmetric_cross_entropy(ctx.logits, target)
 
 
-# --- teachers: whom to ask -------------------------------------------------------------------------------------------
+# --- teachers: whom to ask -----------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class _Teacher(_Borrowed):
@@ -199,7 +208,8 @@ class MeanTeacher(_Teacher):
     follow: float = knob(0.999, (0.0, 1.0), "momentum of the teacher", paper="CoTTA, RMT: 0.999")
 
     def init(self, model, source):
-        return {"teacher": {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}}
+        return {"teacher": {name: p.detach().clone() for name, p in model.named_parameters()
+                            if p.requires_grad}}
 
     def logits(self, ctx, state):
         return ctx.forward(tensors=state["teacher"])
@@ -210,7 +220,8 @@ class MeanTeacher(_Teacher):
 
 @dataclass(frozen=True)
 class AugmentedTeacher(MeanTeacher):
-    """A mean teacher that is asked about many augmentations of each image where the frozen source is unsure of the batch. CoTTA (2203.13591).
+    """A mean teacher that is asked about many augmentations of each image where the frozen source
+    is unsure of the batch. CoTTA (2203.13591).
 
     As there, it keeps the statistics that its normalisation layers had at the start.
     """
@@ -232,13 +243,14 @@ class FrozenTeacher(_Teacher):
     """The source model, which never moves."""
 
     needs = frozenset({"source_logits"})
-    statistics: str = knob("batch", choices=("batch", "running"), why="statistics in the batch-norm layers of the frozen copy")
+    statistics: str = knob("batch", choices=("batch", "running"),
+                           why="statistics in the batch-norm layers of the frozen copy")
 
     def logits(self, ctx, state):
         return ctx.source_logits(self.statistics)
 
 
-# --- answers: what is returned ------------------------------------------------------------------------------------------
+# --- answers: what is returned -------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class _Answer(_Borrowed):
@@ -267,7 +279,8 @@ class TeacherAnswer(_Answer):
 
 @dataclass(frozen=True)
 class MeanAnswer(_Answer):
-    """The mean of the model's and the teacher's logits; RMT and PSMT return their sum, which names the same classes."""
+    """The mean of the model's and the teacher's logits; RMT and PSMT return their sum, which names
+    the same classes."""
 
     asks_teacher = True
 
@@ -297,7 +310,8 @@ class NeighbourAnswer(_Answer):
 
 @dataclass(frozen=True)
 class PrototypeAnswer(_Answer):
-    """The class whose most certain features seen so far are nearest, in the place of the classifier. T3A (NeurIPS 2021)."""
+    """The class whose most certain features seen so far are nearest, in the place of the
+    classifier. T3A (NeurIPS 2021)."""
 
     of = "t3a"
     keep: int = lent(T3a, "keep")
@@ -305,7 +319,8 @@ class PrototypeAnswer(_Answer):
 
 @dataclass(frozen=True)
 class VotedAnswer(_Answer):
-    """A vote among the nearest features of labelled source images and of the stream. AdaNPC (2304.12566)."""
+    """A vote among the nearest features of labelled source images and of the stream. AdaNPC
+    (2304.12566)."""
 
     of = "adanpc"
     k: int = lent(Adanpc, "k")
@@ -314,7 +329,7 @@ class VotedAnswer(_Answer):
     confidence: str = lent(Adanpc, "confidence")
 
 
-# --- after a step ---------------------------------------------------------------------------------------------------------
+# --- after a step --------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class AsStepped(Part):
@@ -326,7 +341,8 @@ class AsStepped(Part):
 
 @dataclass(frozen=True)
 class Restored(Part):
-    """After a step each weight returns to the source with a small probability. CoTTA (2203.13591)."""
+    """After a step each weight returns to the source with a small probability. CoTTA
+    (2203.13591)."""
 
     share: float = knob(0.01, (0.0, 1.0), "share of weights put back in each step",
                         paper="CoTTA: 0.01 (CIFAR), 0.001 (ImageNet)")
@@ -336,16 +352,17 @@ class Restored(Part):
         restore_(ctx, self.share)
 
 
-# --- the method -------------------------------------------------------------------------------------------------------------
+# --- the method ----------------------------------------------------------------------------------
 
 @dataclass(frozen=True, kw_only=True)
 class Composed(LossMethod):
     """A method of your own: every slot chosen by itself.
 
-    L = mean over the images that ``select`` keeps of the ``objective`` (which may ask the ``teacher``), plus ``penalties``; one ``update``
-    of the parameters that ``train`` names; then the teacher follows and ``settle`` may move weights back. ``reply`` says what is returned. Slots that
-    cannot go together raise ValueError here, with the remedy; what the model lacks is said by `Adapter`. Not in the catalogue: it is no published
-    method unless `compose.recognise` says so.
+    L = mean over the images that ``select`` keeps of the ``objective`` (which may ask the
+    ``teacher``), plus ``penalties``; one ``update`` of the parameters that ``train`` names; then
+    the teacher follows and ``settle`` may move weights back. ``reply`` says what is returned. Slots
+    that cannot go together raise ValueError here, with the remedy; what the model lacks is said by
+    `Adapter`. Not in the catalogue: it is no published method unless `compose.recognise` says so.
     """
 
     norm: Norm = BatchStatistics()
@@ -359,45 +376,64 @@ class Composed(LossMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, has in (("objective", "losses"), ("teacher", "init"), ("reply", "logits"), ("settle", "blend_")):
-            if not isinstance(getattr(self, name), Part) or not hasattr(getattr(self, name), has):
-                raise TypeError(f"Composed.{name} takes a part of tta_lab.methods.composed, got {getattr(self, name)!r}")
+        for name, has in (("objective", "losses"), ("teacher", "init"), ("reply", "logits"),
+                          ("settle", "blend_")):
+            value = getattr(self, name)
+            if not isinstance(value, Part) or not hasattr(value, has):
+                raise TypeError(f"Composed.{name} takes a part of tta_lab.methods.composed, got "
+                                f"{value!r}")
         if self.conflicts():
             raise ValueError(". ".join(self.conflicts()))
 
     def conflicts(self) -> list[str]:
         """Why these slots cannot go together, one sentence each, naming culprit and remedy."""
-        objective, teacher, reply, settle, train = (type(getattr(self, n)).__name__ for n in ("objective", "teacher", "reply", "settle", "train"))
-        some, found = not isinstance(self.teacher, NoTeacher), []
-        teach, learn = "choose teacher=MeanTeacher() or FrozenTeacher()", "choose an objective"
+        objective, teacher, reply, settle, train = (
+            type(getattr(self, slot)).__name__
+            for slot in ("objective", "teacher", "reply", "settle", "train"))
+        some = not isinstance(self.teacher, NoTeacher)
+        teach = "choose teacher=MeanTeacher() or FrozenTeacher()"
+        found = []
         if not self.learns:
+            nothing, learn = "the objective is Nothing, so", "choose an objective"
             if not isinstance(self.train, NoParameters):
-                found.append(f"the objective is Nothing, so {train} names parameters that nothing would move: {learn}, or train=NoParameters()")
-            for name, parts in (("selector", self.select), ("penalty", self.penalties), ("controller", self.controllers)):
-                found += [f"the objective is Nothing, so the {name} {type(p).__name__} has nothing to do: {learn}, or leave it out" for p in parts]
+                found.append(f"{nothing} {train} names parameters that nothing would move: "
+                             f"{learn}, or train=NoParameters()")
+            for name, parts in (("selector", self.select), ("penalty", self.penalties),
+                                ("controller", self.controllers)):
+                found += [f"{nothing} the {name} {type(p).__name__} has nothing to do: {learn}, or "
+                          f"leave it out" for p in parts]
             if isinstance(self.teacher, MeanTeacher):
-                found.append(f"the objective is Nothing, so {teacher} follows a model that never moves: {learn}, or teacher=FrozenTeacher()")
+                found.append(f"{nothing} {teacher} follows a model that never moves: {learn}, or "
+                             f"teacher=FrozenTeacher()")
             if not isinstance(self.settle, AsStepped):
-                found.append(f"the objective is Nothing, so there is no step after which {settle} could act: {learn}, or settle=AsStepped()")
+                found.append(f"{nothing} there is no step after which {settle} could act: {learn}, "
+                             f"or settle=AsStepped()")
         elif isinstance(self.train, NoParameters):
-            found.append(f"{objective} has nothing to move, because train=NoParameters() tunes nothing: choose train=NormAffine(), or "
-                         "objective=Nothing()")
+            found.append(f"{objective} has nothing to move, because train=NoParameters() tunes "
+                         f"nothing: choose train=NormAffine(), or objective=Nothing()")
         if self.objective.asks_teacher and not some:
-            found.append(f"{objective} learns from a teacher, but there is none: {teach}, or another objective")
+            found.append(f"{objective} learns from a teacher, but there is none: {teach}, or "
+                         f"another objective")
         if self.reply.asks_teacher and not some:
-            found.append(f"{reply} returns what a teacher says, but there is none: {teach}, or reply=OwnAnswer()")
+            found.append(f"{reply} returns what a teacher says, but there is none: {teach}, or "
+                         f"reply=OwnAnswer()")
         if some and not (self.objective.asks_teacher or self.reply.asks_teacher):
-            found.append(f"{teacher} is asked by nobody: choose objective=Agreement(), reply=TeacherAnswer() or teacher=NoTeacher()")
-        if self.learns and getattr(self.objective, "loss", "") == "cross_entropy" and not self.penalties and self._begins_alike():
-            found.append(f"{teacher} begins with the model's own predictions, where the gradient of Agreement with loss='cross_entropy' is zero, so "
-                         "nothing would ever move: choose loss='symmetric' or 'classes', teacher=AugmentedTeacher(), or a penalty")
+            found.append(f"{teacher} is asked by nobody: choose objective=Agreement(), "
+                         f"reply=TeacherAnswer() or teacher=NoTeacher()")
+        if (self.learns and getattr(self.objective, "loss", "") == "cross_entropy"
+                and not self.penalties and self._begins_alike()):
+            found.append(f"{teacher} begins with the model's own predictions, where the gradient "
+                         f"of Agreement with loss='cross_entropy' is zero, so nothing would ever "
+                         f"move: choose loss='symmetric' or 'classes', teacher=AugmentedTeacher(), "
+                         f"or a penalty")
         return found
 
     def _begins_alike(self) -> bool:
         """Whether teacher and model predict the same at the start of a stream."""
         kinds: dict[type[Norm], str] = {BatchStatistics: "batch", SourceStatistics: "running"}
-        own = kinds.get(type(self.norm))
-        return type(self.teacher) is MeanTeacher or isinstance(self.teacher, FrozenTeacher) and self.teacher.statistics == own
+        if isinstance(self.teacher, FrozenTeacher):
+            return self.teacher.statistics == kinds.get(type(self.norm))
+        return type(self.teacher) is MeanTeacher
 
     @property
     def learns(self):
@@ -406,18 +442,23 @@ class Composed(LossMethod):
 
     @property
     def needs(self):
-        """What objective, teacher and answer need; and batch norm, where its statistics are all that changes."""
-        only = not self.learns and isinstance(self.reply, OwnAnswer) and type(self.norm) is not SourceStatistics
-        return frozenset().union(self.objective.needs, self.teacher.needs, self.reply.needs, {"batch_norm"} if only else ())
+        """What objective, teacher and answer need; and batch norm, where its statistics are all
+        that changes."""
+        only = (not self.learns and isinstance(self.reply, OwnAnswer)
+                and type(self.norm) is not SourceStatistics)
+        return frozenset().union(self.objective.needs, self.teacher.needs, self.reply.needs,
+                                 {"batch_norm"} if only else ())
 
     def takes(self):
-        return tuple(dict.fromkeys((*self.objective.takes(), *self.teacher.takes(), *self.reply.takes())))
+        return tuple(dict.fromkeys((*self.objective.takes(), *self.teacher.takes(),
+                                    *self.reply.takes())))
 
     @property
     def tasks(self):
         """What every borrowed part can do."""
         lenders = [p.lender for p in (self.objective, self.teacher, self.reply) if p.of]
-        return tuple(task for task in Method.tasks if all(task in lender.tasks for lender in lenders))
+        return tuple(task for task in Method.tasks
+                     if all(task in lender.tasks for lender in lenders))
 
     @property
     def kind(self):
@@ -425,21 +466,26 @@ class Composed(LossMethod):
         return self.reply.lender.kind if self.reply.of else "logits"
 
     def init(self, model, source):
-        return {name: getattr(self, name).init(model, source) for name in ("objective", "teacher", "reply")}
+        return {name: getattr(self, name).init(model, source)
+                for name in ("objective", "teacher", "reply")}
 
     def _target(self, ctx, state) -> Tensor | None:
         """The teacher's logits, once for each batch."""
         if isinstance(self.teacher, NoTeacher):
             return None
-        ctx.logits  # noqa: B018  first, with gradient: what the teacher says is asked without, and after the statistics have moved
+        # first, with gradient: what the teacher says is asked without, and after the statistics
+        # have moved
+        ctx.logits  # noqa: B018
         return ctx.once(state["teacher"], lambda: self.teacher.logits(ctx, state["teacher"]))
 
     def losses(self, ctx, state):
-        return self.objective.losses(ctx, state["objective"], self._target(ctx, state) if self.objective.asks_teacher else None)
+        target = self._target(ctx, state) if self.objective.asks_teacher else None
+        return self.objective.losses(ctx, state["objective"], target)
 
     def output(self, ctx, state):
         ctx.logits  # noqa: B018  first, with gradient: answers are made without
-        return self.reply.logits(ctx, state["reply"], self._target(ctx, state) if self.reply.asks_teacher else None)
+        target = self._target(ctx, state) if self.reply.asks_teacher else None
+        return self.reply.logits(ctx, state["reply"], target)
 
     def after(self, ctx, loss_output, state):
         if loss_output.move:

@@ -15,7 +15,15 @@ import torch
 from torch import nn
 
 from ...core.knobs import knob
-from ...core.norm_layers import BATCH_NORM, BatchRule, TestTimeNorm, batch_norms, become_, lone, moments
+from ...core.norm_layers import (
+    BATCH_NORM,
+    BatchRule,
+    TestTimeNorm,
+    batch_norms,
+    become_,
+    lone,
+    moments,
+)
 from ...core.parts import NeedsError, Norm
 
 
