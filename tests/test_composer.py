@@ -432,7 +432,7 @@ def test_lists_say_what_cannot_be_chosen_and_what_would_help(fired):
     assert any("PAF-KIP" not in why and "paf_kip" in why for _, why in fired.reasons_rows())
     before = fired.slots
     fired.controls["objective"].value = "Agreement"
-    assert "learns from a teacher" in fired.refusal and "&quot;mean teacher&quot;" in fired.words.value and fired.recipe is None
+    assert "learns from a teacher" in fired.refusal and "&quot;mean teacher&quot;" in fired.description.value and fired.recipe is None
     assert text("teacher", "MeanTeacher") == "→ mean teacher (would make it possible)"
     with pytest.raises(ValueError, match="no recipe to write down"):
         fired.to_json()
@@ -454,7 +454,7 @@ def test_whole_methods_guard_and_knobs_in_the_panel(fired, monkeypatch):
     fired.controls["start"].value = "tent"
     assert "its own" not in dict(fired.controls["teacher"].options)
     fired.knobs["update.lr"].value = 0.01
-    assert fired.recipe.update.lr == 0.01 and "lr 0.01, not 0.001" in fired.words.value
+    assert fired.recipe.update.lr == 0.01 and "lr 0.01, not 0.001" in fired.description.value
     fired.controls["guard"].value = True
     assert fired.recipe.controllers == (Guard(),) and fired.controls["controllers"].value == ""
     fired.controls["controllers"].value = "ResetEvery"
@@ -517,7 +517,7 @@ def test_given_model_stream_and_mistakes():
     panel = composer(model=net, stream=STREAM, device="cpu", start="source", relatives=0)
     assert panel.choice.network is net and panel.choice.stream is STREAM and not panel.refusal
     panel.controls["start"].value = "tent"
-    assert "normalisation layers" in panel.refusal and "parameters &quot;all parameters&quot;" in panel.words.value
+    assert "normalisation layers" in panel.refusal and "parameters &quot;all parameters&quot;" in panel.description.value
     panel.controls["train"].value = "AllParameters"
     assert not panel.refusal
     assert panel.to_code().count("# model: your own network") == 1

@@ -405,7 +405,7 @@ def test_the_panel_without_labels_and_another_number_of_classes(panel, example, 
     assert e.controls["protocol"].value == "recorded" and e.controls["per_shift"].max == 120 and not e.choice.labelled
     e.run_button.click()
     assert e.wait(120) and "no labels: it answers like the source for" in e.message and "error" not in e.results
-    assert "not known which classes come when" in e.in_words() and "no labels" in e.sentence.value
+    assert "not known which classes come when" in e.describe() and "no labels" in e.view.sentence.value
     picture(tmp_path / "one" / "x" / "1.png")
     panel.controls["images"].value, panel.controls["labelled"].value = str(tmp_path / "one"), True
     assert "has 1 class folders" in check(panel) and panel.explorer is None

@@ -27,7 +27,7 @@ def of_this_model(given: Tensor, features: Tensor, what: str) -> Tensor:
     if given.shape[1] != features.shape[1]:
         raise NeedsError(f"the {what} were made of features of {given.shape[1]} numbers, but this "
                          f"model's have {features.shape[1]}; make them with "
-                         "this model: given = tta_lab.prepare(model, recipe, images, labels)")
+                         "this model: source_info = tta_lab.prepare(model, recipe, images, labels)")
     return given
 
 
