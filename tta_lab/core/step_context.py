@@ -170,6 +170,7 @@ class StepContext:
 
     def _answer(self, commit: bool) -> Tensor:
         names = (*self.adapter.observed_layers, *self._wanted)
+        self._wanted = ()  # a forward that fails leaves no wish behind
         with kept_outputs(self.model, names) as found:
             if "features" in self.adapter.needs:
                 self._features, logits = self.forward_features(self.model, commit=commit)
