@@ -320,8 +320,8 @@ def say_paired(found: dict, a: str, b: str) -> str:
         return text + "; too few for an interval."
     settled = ("it does not hold 0" if found["low"] > 0 or found["high"] < 0
                else "it holds 0, so this run does not tell them apart")
-    return (f"{text}, {interval(found)} over {found['k']} stretches of the stream; {settled}. Other "
-            "streams and seeds may differ by more.")
+    return (f"{text}, {interval(found)} over {found['k']} stretches of the stream; {settled}. "
+            "Other streams and seeds may differ by more.")
 
 
 # --- unknown images
