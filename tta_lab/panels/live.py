@@ -157,6 +157,21 @@ def live_figure(figure=None, interactive: bool = True):
     return (_live_figure() if interactive else go.Figure)(figure)
 
 
+def empty_figure(traces, title: str, x: str, y: str, size: tuple[int, int], bottom: int, **layout):
+    """A plotly figure of some curves or bars under a title, with room below for ``bottom``
+    pixels."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure(traces)
+    figure.update_layout(
+        template="plotly_white", width=size[0], height=size[1], font_size=FONT - 1,
+        margin={"l": 58, "r": 10, "t": 32, "b": bottom}, showlegend=True,
+        title={"text": title, "font_size": FONT + 1, "x": 0.02, "y": 0.97}, **layout)
+    figure.update_xaxes(title={"text": x, "standoff": 4})
+    figure.update_yaxes(title={"text": y, "standoff": 4})
+    return figure
+
+
 def show(figure, drawn) -> None:
     """Put what was drawn in place of what a live figure shows."""
     with figure.batch_update():
