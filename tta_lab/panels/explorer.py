@@ -272,18 +272,6 @@ class ExplorerPanel(SessionPanel):
         it has a name."""
         return experiment_dict(self.choice)
 
-    def label_free(self) -> dict:
-        """`explorer_numbers.label_free` of the run shown; {} before a run."""
-        return self.runs.label_free()
-
-    def changed(self) -> dict:
-        """The knobs that differ from the paper's (or the given) values: name -> value."""
-        return self.chosen.changed()
-
-    def stream_name(self, choice: Experiment | None = None) -> str:
-        """What the stream of a choice (that of the controls) is called."""
-        return self.chosen.stream_name(choice)
-
     def describe(self, choice: Experiment | None = None) -> str:
         """What a choice does and needs; without one, what the controls say would be run."""
         return self.chosen.describe(choice)

@@ -207,7 +207,7 @@ def figure_text(name: str, numbers: dict) -> str:
                                        zip(numbers["classes"], values, strict=True))
                 for run, values in numbers["values"].items())
         return "; ".join(runs) or "No image is chosen."
-    return "Pictures of images, listed in the list below them."
+    return "Pictures of images, listed in the list below them." if numbers else "No pictures yet."
 
 
 def results_html(rows) -> str:
