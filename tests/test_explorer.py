@@ -451,7 +451,7 @@ def test_a_model_and_images_of_ones_own_without_labels():
     assert "like the source for" in panel.message
     assert panel.drawn["errors"]["so_far"][
         "what"] == "same answer so far (%)" and "error" not in panel.results
-    assert panel.results["like source"][0] == panel.runs.label_free()["like source"]
+    assert panel.results["like source"][0] == panel.label_free()["like source"]
     assert "no labels" in panel.view.sentence.value and "no labels" in panel.view.table.value
     assert "nan" not in panel.view.table.value.lower()
     assert "like source" in panel.view.frames["errors"].value

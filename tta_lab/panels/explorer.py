@@ -272,6 +272,10 @@ class ExplorerPanel(SessionPanel):
         it has a name."""
         return experiment_dict(self.choice)
 
+    def label_free(self) -> dict:
+        """`explorer_numbers.label_free` of the run shown; {} before a run."""
+        return self.runs.label_free()
+
     def describe(self, choice: Experiment | None = None) -> str:
         """What a choice does and needs; without one, what the controls say would be run."""
         return self.chosen.describe(choice)
