@@ -3,7 +3,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..components.controllers.collapse_detector import SIGNALS, CollapseDetector, evidence_of, fitted, trace_of, why_not
+from ..components.controllers.collapse_detector import (
+    SIGNALS,
+    CollapseDetector,
+    evidence_of,
+    fitted,
+    trace_of,
+    why_not,
+)
 from ..core import arguments
 
 

@@ -15,8 +15,16 @@ import torch
 from torch import nn
 
 from ...core.knobs import knob
-from ...core.norm_layers import BATCH_NORM, BatchRule, TestTimeNorm, batch_norms, become_, lone, moments
-from ...core.parts import NeedsError, Part
+from ...core.norm_layers import (
+    BATCH_NORM,
+    BatchRule,
+    TestTimeNorm,
+    batch_norms,
+    become_,
+    lone,
+    moments,
+)
+from ...core.parts import NeedsError, Norm
 
 
 class _Mixed(TestTimeNorm):
@@ -45,10 +53,8 @@ class _Running(TestTimeNorm):
 
 
 @dataclass(frozen=True)
-class SourceStatistics(Part):
+class SourceStatistics(Norm):
     """BN-0: normalise with the running statistics of the source model; the model stays as it is."""
-
-    passes = 1
 
     def apply_(self, model: nn.Module) -> None:
         """Change the batch-norm layers of the adapter's copy."""
