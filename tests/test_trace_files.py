@@ -53,7 +53,9 @@ def test_a_trace_that_holds_code_is_refused_in_words_of_our_own(tmp_path):
             Trace.load(path)
         told = str(why.value)
         assert "allow_pickle" not in told and why.value.__cause__ is None
-        assert why.value.__context__ is None or why.value.__suppress_context__, "numpy's advice does not stand above it either"
+        assert why.value.__context__ is None or why.value.__suppress_context__, ("numpy's advice "
+                                                                                 "does not stand "
+                                                                                 "above it either")
     for content in (pickle.dumps(Code()), evil):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="holds Python objects") as why:

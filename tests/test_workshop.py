@@ -19,7 +19,19 @@ from torch.nn.functional import cross_entropy, softmax
 from tta_lab.cli import headless
 from tta_lab.cli.bootstrap import Problem
 from tta_lab.core import scores as entropy_check_scores
-from tta_lab.workshop import EXERCISES, MODULES, entropy_check, filter_check, judge, judging, lists_check, resets_check, steps_check, study, words
+from tta_lab.workshop import (
+    EXERCISES,
+    MODULES,
+    entropy_check,
+    filter_check,
+    judge,
+    judging,
+    lists_check,
+    resets_check,
+    steps_check,
+    study,
+    words,
+)
 from tta_lab.workshop import checks as workshop
 from tta_lab.workshop import day as workshop_day
 from tta_lab.workshop.judging import same
@@ -1419,7 +1431,9 @@ def test_no_slide_shows_the_answer_to_its_question(path):
 def test_a_deck_needs_no_network_and_shows_neither_code_nor_hints():
     notebook = nbformat.read(workshop_day.solutions()[0], as_version=4)
     page = workshop_day.deck(notebook, "module 1")
-    assert "with solutions" not in page and "log_softmax(1)" not in page and "Hint 1" not in page and "Tent in twenty lines" in page
+    assert "with solutions" not in page and "log_softmax(1)" not in page and "Hint 1" not in page and (
+        "Tent in twenty "
+        "lines") in page
     assert not re.findall(r'(?:src|href)="https?:', page) and "STARTS" not in page
 
 

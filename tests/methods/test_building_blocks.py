@@ -15,7 +15,15 @@ from tta_lab.components.updates import Sam
 from tta_lab.core import hashing as source_hashing
 from tta_lab.core import scores
 from tta_lab.core.adapter import Adapter
-from tta_lab.core.parts import AllParameters, Controller, LossMethod, NeedsError, NormAffine, Selector, Step
+from tta_lab.core.parts import (
+    AllParameters,
+    Controller,
+    LossMethod,
+    NeedsError,
+    NormAffine,
+    Selector,
+    Step,
+)
 from tta_lab.methods import make
 from tta_lab.methods.tent import Tent
 
@@ -41,7 +49,7 @@ class Quadratic(nn.Module):
         return torch.cat([(x * self.w).sum(1, keepdim=True), torch.zeros(len(x), 1)], 1)
 
 
-# --- sharpness-aware minimisation ---------------------------------------------------------------------------------
+# --- sharpness-aware minimisation ---------------------------------------------------------------
 
 def test_sam_steps_with_the_gradient_of_the_neighbour():
     x = torch.tensor([[1.0, 0.5], [0.2, -1.0]])
@@ -103,7 +111,7 @@ def test_a_failure_within_sam_leaves_no_perturbation(batches):
     assert all(torch.equal(p, adapter.origin[k]) for k, p in adapter.tuned.items())
 
 
-# --- controllers ---------------------------------------------------------------------------------------------------
+# --- controllers --------------------------------------------------------------------------------
 
 def test_reset_every_makes_the_next_answers_those_of_a_fresh_model(batches):
     recipe = make("tent", lr=1e-2, controllers=(ResetEvery(2),))
@@ -176,7 +184,7 @@ def test_collapse_recovery_by_hand():
     assert CollapseRecovery().decide([], low) == "reset"
 
 
-# --- which parameters -----------------------------------------------------------------------------------------------
+# --- which parameters ---------------------------------------------------------------------------
 
 def test_the_top_of_the_network_can_be_left_out():
     from torchvision.models import resnet18
@@ -197,7 +205,7 @@ def test_all_parameters_but_the_head():
         AllParameters(head=False)(tiny("tinyseg"))
 
 
-# --- teachers, restores, memories, episodes, extra modules ---------------------------------------------------------
+# --- teachers, restores, memories, episodes, extra modules --------------------------------------
 
 @dataclass(frozen=True, kw_only=True)
 class _Taught(LossMethod):
@@ -337,7 +345,7 @@ def test_features_are_the_input_of_the_head(model, batches):
         assert torch.equal(features, tiny(model).features(batches[0])) and torch.equal(tiny(model).head(features), logits)
 
 
-# --- augmentations ---------------------------------------------------------------------------------------------------
+# --- augmentations ------------------------------------------------------------------------------
 
 PARTS = [augment.ColorAffine(), augment.ColorAffine(blur_and_noise=False, padding="reflect"), augment.AugMix(), augment.ShufflePatches(),
          augment.ShufflePatches(3), augment.ShufflePixels(), augment.Occlude(), augment.Unchanged()]
@@ -376,7 +384,7 @@ def test_colour_affine_uses_one_draw_for_the_batch_but_noise():
     assert not torch.equal(noisy[0], noisy[1]) and (noisy[0] - noisy[1]).abs().max() < 0.06
 
 
-# --- source statistics -------------------------------------------------------------------------------------------------
+# --- source statistics --------------------------------------------------------------------------
 
 SHARED = (source.fisher, source.moments, source.neighbours, source.posterior, source.prototypes, source.replay)
 

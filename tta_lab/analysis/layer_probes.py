@@ -54,7 +54,7 @@ class LayerWatch:
         self._handles = [adapter.model.register_forward_pre_hook(self._begin)]
         self._handles += [modules[name].register_forward_hook(self._hook(name)) for name in self.norms]
 
-    # --- while it runs ------------------------------------------------------------------------------------------
+    # --- while it runs ---------------------------------------------------------------------------
 
     def _due(self, step: int) -> bool:
         return step % self.every == 0
@@ -120,7 +120,7 @@ class LayerWatch:
     def __exit__(self, *what) -> None:
         self.close()
 
-    # --- afterwards ---------------------------------------------------------------------------------------------
+    # --- afterwards ------------------------------------------------------------------------------
 
     @property
     def columns(self) -> dict[str, np.ndarray]:

@@ -100,7 +100,7 @@ class CropFlip(Augmentation):
         return padded[image, :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
-# --- destroying the object, keeping everything else (DeYO, 2403.07366) ---------------------------------------------
+# --- destroying the object, keeping everything else (DeYO, 2403.07366) --------------------------
 
 @dataclass(frozen=True)
 class ShufflePatches(Augmentation):
@@ -148,7 +148,7 @@ class Occlude(Augmentation):
         return out
 
 
-# --- one image, many views (MEMO, 2110.09506) ------------------------------------------------------------------------
+# --- one image, many views (MEMO, 2110.09506) ---------------------------------------------------
 
 @dataclass(frozen=True)
 class AugMix(Augmentation):

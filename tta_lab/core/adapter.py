@@ -148,7 +148,7 @@ class Adapter:
         self.trace = Trace()
         self.reset()
 
-    # --- using it -----------------------------------------------------------------------------------------------
+    # --- using it --------------------------------------------------------------------------------
 
     @undisturbed
     def __call__(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
@@ -266,7 +266,7 @@ class Adapter:
     def __repr__(self) -> str:
         return f"Adapter({type(self.source).__name__}(...), {self.recipe!r}, seed={self.seed}, device={str(self.device)!r})"
 
-    # --- saving -------------------------------------------------------------------------------------------------
+    # --- saving ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict:
         """Everything that a stream needs to go on bit-identically, as tensors, numbers, strings, lists and dicts
@@ -364,7 +364,7 @@ class Adapter:
             group["lr"] *= factor
             group["scale"] *= factor
 
-    # --- one step -----------------------------------------------------------------------------------------------
+    # --- one step --------------------------------------------------------------------------------
 
     @staticmethod
     def _ids(x, ids) -> Tensor | None:
@@ -501,7 +501,7 @@ class Adapter:
                 self.reset(keep_trace=True, what=SCOPES if action == "reset" else action)
                 return
 
-    # --- when things go wrong, and the record of it all -----------------------------------------------------------
+    # --- when things go wrong, and the record of it all ------------------------------------------
 
     def _answer_with_source(self, x: Tensor, ids: Tensor | None, why: Exception) -> Tensor:
         """With on_error="source": the source's prediction; shapes that it cannot take raise all the same."""

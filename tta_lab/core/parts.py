@@ -98,7 +98,7 @@ class Controller(Part):
         return logits
 
 
-# --- which parameters are tuned --------------------------------------------------------------------------------
+# --- which parameters are tuned -----------------------------------------------------------------
 
 @dataclass(frozen=True)
 class NormAffine(Part):
@@ -165,7 +165,7 @@ class NoParameters(Part):
         return {}
 
 
-# --- update rules ------------------------------------------------------------------------------------------------
+# --- update rules -------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Step(Part):
@@ -197,7 +197,7 @@ class Step(Part):
         return loss_output
 
 
-# --- which images a step sees ------------------------------------------------------------------------------------
+# --- which images a step sees -------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class EveryBatch(Part):
@@ -237,7 +237,7 @@ class SlidingWindow(EveryBatch):
         return ctx.again(state["images"].clone(), state["ids"].clone()), slice(at, at + 1), at == self.length - 1
 
 
-# --- what fits where ---------------------------------------------------------------------------------------------
+# --- what fits where ----------------------------------------------------------------------------
 
 SEATS = {  # field of a method -> (what a part there can do, an example)
     "norm": ("apply_", "norm=BatchStatistics()"), "train": ("__call__", "train=NormAffine()"),
@@ -272,7 +272,7 @@ def _named(value) -> str:
     return f"the class {value.__name__} (write {value.__name__}(...))" if isinstance(value, type) else repr(value)
 
 
-# --- the method --------------------------------------------------------------------------------------------------
+# --- the method ---------------------------------------------------------------------------------
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Part):

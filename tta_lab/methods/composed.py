@@ -52,7 +52,7 @@ class _Borrowed(Part):
         return self.lender.init(model, source) if self.of else {}
 
 
-# --- objectives: what is learned -----------------------------------------------------------------------------------
+# --- objectives: what is learned ----------------------------------------------------------------
 
 @dataclass(frozen=True)
 class _Objective(_Borrowed):
@@ -145,7 +145,7 @@ class Agreement(_Objective):
         return cross_entropy(ctx.logits, target) if self.loss == "cross_entropy" else scores.symmetric_cross_entropy(ctx.logits, target)
 
 
-# --- teachers: whom to ask -------------------------------------------------------------------------------------------
+# --- teachers: whom to ask ----------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class NoTeacher(_Borrowed):
@@ -206,7 +206,7 @@ class FrozenTeacher(_Borrowed):
         """It stays."""
 
 
-# --- answers: what is returned ------------------------------------------------------------------------------------------
+# --- answers: what is returned ------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class _Answer(_Borrowed):
@@ -282,7 +282,7 @@ class VotedAnswer(_Answer):
     confidence: str = knob("softmax", choices=("softmax", "vote"), why="how sure an answer is")
 
 
-# --- after a step ---------------------------------------------------------------------------------------------------------
+# --- after a step -------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class AsStepped(Part):
@@ -303,7 +303,7 @@ class Restored(Part):
         restore_(ctx, self.share)
 
 
-# --- the method -------------------------------------------------------------------------------------------------------------
+# --- the method ---------------------------------------------------------------------------------
 
 @dataclass(frozen=True, kw_only=True)
 class Composed(LossMethod):
