@@ -1,6 +1,5 @@
-"""What is wrong with a figure, in sentences: texts that are cut off or touch, things of one style,
-data outside the axes, names of what holds no number, axes of lines that are mostly empty. `faults`
-takes a figure of matplotlib or plotly; `watch` has a kernel keep what its notebook draws."""
+"""What is wrong with a figure, in sentences: texts that are cut off or touch, things of one style, data outside the axes, names of what holds no
+number, axes of lines that are mostly empty. `faults` takes a figure of matplotlib or plotly; `watch` has a kernel keep what its notebook draws."""
 
 import functools
 import math
@@ -16,8 +15,7 @@ ROOM = 1.5  # pixels that texts may reach over each other or the border
 
 
 def faults(figure, panels=None) -> list[str]:
-    """Sentences; ``panels`` (`plots.panel`) say which scales are declared. Nothing for a figure
-    without faults."""
+    """Sentences; ``panels`` (`plots.panel`) say which scales are declared. Nothing for a figure without faults."""
     found = _of_plotly(figure) if hasattr(figure, "to_plotly_json") else _of_matplotlib(figure)
     return found + (_wasted(figure, panels) if panels else [])
 
@@ -40,10 +38,7 @@ def _alike(looks, where) -> list[str]:
     styles: dict = {}
     for name, style in looks:
         styles.setdefault(name, set()).add(style[0])
-    return found + [
-        f"{where}: {name!r} has two colours"
-        for name, seen in styles.items() if name and len(seen) > 1
-    ]
+    return found + [f"{where}: {name!r} has two colours" for name, seen in styles.items() if name and len(seen) > 1]
 
 
 # --- matplotlib
@@ -64,8 +59,7 @@ def _of_matplotlib(figure) -> list[str]:
 
 
 def _name(axis) -> str:
-    return (axis.get_title() or axis.get_ylabel() or axis.get_xlabel() or
-            "an axis").replace("\n", " ")
+    return (axis.get_title() or axis.get_ylabel() or axis.get_xlabel() or "an axis").replace("\n", " ")
 
 
 def _corners(text, renderer) -> np.ndarray:
@@ -89,8 +83,7 @@ def _corners(text, renderer) -> np.ndarray:
 
 
 def touch(one: np.ndarray, other: np.ndarray, room: float = ROOM) -> bool:
-    """Whether two convex polygons share more than ``room`` pixels in every direction (separating
-    axes)."""
+    """Whether two convex polygons share more than ``room`` pixels in every direction (separating axes)."""
     for polygon in (one, other):
         for a, b in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
             normal = np.array([a[1] - b[1], b[0] - a[0]])
@@ -120,13 +113,8 @@ def _texts(figure, axes, renderer) -> list[str]:
             for line in (axis.xaxis, axis.yaxis):
                 if line.get_visible():
                     seen.append(line.label)
-                    seen += [
-                        label for tick in line._update_ticks()
-                        for label in (tick.label1, tick.label2)
-                    ]
-    texts = {
-        id(t): t for t in seen if t.get_visible() and t.get_text().strip() and t.get_alpha() != 0
-    }.values()
+                    seen += [label for tick in line._update_ticks() for label in (tick.label1, tick.label2)]
+    texts = {id(t): t for t in seen if t.get_visible() and t.get_text().strip() and t.get_alpha() != 0}.values()
     corners = [(t.get_text().replace("\n", " "), _corners(t, renderer)) for t in texts]
     found = [
         f"{text!r} is cut off"
@@ -136,8 +124,7 @@ def _texts(figure, axes, renderer) -> list[str]:
         or c[:, 0].max() > width + ROOM
         or c[:, 1].max() > height + ROOM
     ]
-    low, high = (np.array([f(c, axis=0) for _, c in corners]).reshape(-1, 2)
-                 for f in (np.min, np.max))
+    low, high = (np.array([f(c, axis=0) for _, c in corners]).reshape(-1, 2) for f in (np.min, np.max))
     near = (np.minimum(high[:, None], high) - np.maximum(low[:, None], low) > ROOM).all(-1)
     found += [
         f"{corners[i][0]!r} and {corners[j][0]!r} overlap"
@@ -154,8 +141,7 @@ def _outside(axis) -> list[str]:
     x, y = [], []
     whole = axis.transData
     for line in axis.lines:
-        data = np.asarray(line.get_xydata(), float) if line.get_transform() == whole else np.zeros(
-            (0, 2))
+        data = np.asarray(line.get_xydata(), float) if line.get_transform() == whole else np.zeros((0, 2))
         data = data[np.isfinite(data).all(1)]
         x, y = x + list(data[:, 0]), y + list(data[:, 1])
         if line.get_transform() == axis.get_xaxis_transform(which="grid"):
@@ -178,10 +164,10 @@ def _outside(axis) -> list[str]:
             points = collection.get_coordinates().reshape(-1, 2)
         elif isinstance(collection, PathCollection):
             points = np.asarray(collection.get_offsets(), float)
-        elif isinstance(collection, PolyCollection
-                        | LineCollection) and collection.get_transform().contains_branch(whole):
-            points = np.concatenate([p.vertices for p in collection.get_paths()] or
-                                    [np.zeros((0, 2))])
+        elif isinstance(collection, PolyCollection | LineCollection) and collection.get_transform().contains_branch(
+            whole
+        ):
+            points = np.concatenate([p.vertices for p in collection.get_paths()] or [np.zeros((0, 2))])
         else:
             continue
         points = points[np.isfinite(points).all(1)]
@@ -196,8 +182,7 @@ def _outside(axis) -> list[str]:
         room = 1e-3 * (high - low)
         if len(values) and (values.min() < low - room or values.max() > high + room):
             found.append(
-                f"{_name(axis)!r}: data from {values.min():.4g} to {values.max():.4g} {what}, but "
-                f"the axis from {low:.4g} to {high:.4g}"
+                f"{_name(axis)!r}: data from {values.min():.4g} to {values.max():.4g} {what}, but the axis from {low:.4g} to {high:.4g}"
             )
     return found
 
@@ -210,8 +195,7 @@ def _artists(axis):
         if line.get_transform() == axis.transData and not line.get_label().startswith("_child"):
             dash = tuple(line._dash_pattern[1] or ()) if line.get_linestyle() != "None" else "none"
             y = np.asarray(line.get_ydata(), float)
-            yield line.get_label(), (to_hex(line.get_color()), dash,
-                                     line.get_marker()), np.isfinite(y).any()
+            yield line.get_label(), (to_hex(line.get_color()), dash, line.get_marker()), np.isfinite(y).any()
     for bars in axis.containers:
         if hasattr(bars, "patches") and bars.patches:
             bar = bars.patches[0]
@@ -231,15 +215,14 @@ def _artists(axis):
 
 
 def _styles(figure, axes) -> list[str]:
-    """Things of different names that look alike: in a panel, and where one legend serves several
-    panels, in all of them."""
+    """Things of different names that look alike: in a panel, and where one legend serves several panels, in all of them."""
     found = []
     for axis in axes:
-        found += _alike([(label, style) for label, style, there in _artists(axis) if there],
-                        repr(_name(axis)))
+        found += _alike([(label, style) for label, style, there in _artists(axis) if there], repr(_name(axis)))
     if figure.legends and not found:
-        found += _alike([(label, style) for axis in axes
-                         for label, style, there in _artists(axis) if there], "the legend")
+        found += _alike(
+            [(label, style) for axis in axes for label, style, there in _artists(axis) if there], "the legend"
+        )
     return found
 
 
@@ -271,29 +254,23 @@ def _em(text: str) -> float:
 def _of_plotly(figure, width: float = 820) -> list[str]:
     """Places of texts are estimated; `tests/test_browser_figures.py` measures them in a browser."""
     found, layout = [], figure.layout
-    width = layout.width or width
-    height = layout.height or 450
-    size = layout.font.size or 12
+    width, height, size = layout.width or width, layout.height or 450, layout.font.size or 12
     margin = layout.margin
     plain = width - (margin.l or 80) - (margin.r or 80)
     for note in layout.annotations:
         if note.xref == "paper" and note.yanchor == "bottom" and note.text:
-            here = [
-                x for x in figure.select_xaxes()
-                if x.domain and x.domain[0] - 1e-6 <= note.x <= x.domain[1] + 1e-6
-            ]
+            here = [x for x in figure.select_xaxes() if x.domain and x.domain[0] - 1e-6 <= note.x <= x.domain[1] + 1e-6]
             share = min((x.domain[1] - x.domain[0] for x in here), default=1)
             if _em(note.text) * (note.font.size or size) > share * plain + 60:
                 found.append(f"{note.text!r} is wider than its panel")
-            if note.y > 0.99 and (note.text.count("<br>") + 1) * 1.25 * (note.font.size or size) > (
-                    margin.t or 100):
+            if note.y > 0.99 and (note.text.count("<br>") + 1) * 1.25 * (note.font.size or size) > (margin.t or 100):
                 found.append(f"{note.text!r} is cut off at the top")
-    names = (list(
-        dict.fromkeys(t.name for t in (*figure.data, *layout.shapes)
-                      if t.name and t.showlegend is not False)) if layout.showlegend else [])
-    found += [
-        f"{name!r} is cut off in the legend" for name in names if _em(name) * size + 40 > width
-    ]
+    names = (
+        list(dict.fromkeys(t.name for t in (*figure.data, *layout.shapes) if t.name and t.showlegend is not False))
+        if layout.showlegend
+        else []
+    )
+    found += [f"{name!r} is cut off in the legend" for name in names if _em(name) * size + 40 > width]
     for axis in (*figure.select_xaxes(), *figure.select_yaxes()):
         room = height if axis.plotly_name.startswith("y") else width
         if axis.title.text and _em(axis.title.text) * size > room:
@@ -336,8 +313,7 @@ def _plotly_style(t):
     if t.mode == "markers":
         return t.marker.color, "none", t.marker.symbol
     sizes = np.atleast_1d(t.marker.size if t.marker.size is not None else 6)
-    return t.line.color, t.line.dash, t.marker.symbol if "markers" in t.mode and sizes.any(
-    ) else "lines"
+    return t.line.color, t.line.dash, t.marker.symbol if "markers" in t.mode and sizes.any() else "lines"
 
 
 def _plotly_outside(across, upwards, traces) -> list[str]:
@@ -364,8 +340,7 @@ def _plotly_outside(across, upwards, traces) -> list[str]:
         room = 1e-3 * (high - low)
         if len(values) and (values.min() < low - room or values.max() > high + room):
             found.append(
-                f"{axis.plotly_name}: data from {values.min():.4g} to {values.max():.4g}, but the "
-                f"axis from {low:.4g} to {high:.4g}"
+                f"{axis.plotly_name}: data from {values.min():.4g} to {values.max():.4g}, but the axis from {low:.4g} to {high:.4g}"
             )
     return found
 
@@ -374,8 +349,7 @@ def _plotly_outside(across, upwards, traces) -> list[str]:
 
 
 def _wasted(figure, panels) -> list[str]:
-    """Line charts whose lines use less than half of their axis; probabilities declare the whole
-    scale, panels of one scale count together."""
+    """Line charts whose lines use less than half of their axis; probabilities declare the whole scale, panels of one scale count together."""
     from tta_lab.plots import HeatMap
 
     found = []
@@ -400,16 +374,14 @@ def _wasted(figure, panels) -> list[str]:
             spread = 0 if s.spread is None else np.nan_to_num(s.spread)
             values += [*_finite(y - spread), *_finite(y + spread)]
         values += [panel.line[0]] if panel.line else []
-        used.setdefault(tuple(limits) if panel.heights else (panel.title, *limits), []).append(
-            (panel, values, limits))
+        used.setdefault(tuple(limits) if panel.heights else (panel.title, *limits), []).append((panel, values, limits))
     for group in used.values():
         values = np.concatenate([v for _, v, _ in group])
         low, high = group[0][2]
         span, largest = np.ptp(values), np.abs(values).max()
         if span > 1e-9 * largest and span < FULL * (high - low) and high - low > 0.1 * largest:
             found.append(
-                f"{group[0][0].title!r}: lines from {values.min():.4g} to {values.max():.4g} on "
-                f"an axis from {low:.4g} to {high:.4g}"
+                f"{group[0][0].title!r}: lines from {values.min():.4g} to {values.max():.4g} on an axis from {low:.4g} to {high:.4g}"
             )
     return found
 
@@ -418,8 +390,7 @@ def _wasted(figure, panels) -> list[str]:
 
 
 def watch(folder) -> None:
-    """Keep what is drawn from now on: what `drawing` is asked for as files of ``folder``, and the
-    faults of pictures as they are saved."""
+    """Keep what is drawn from now on: what `drawing` is asked for as files of ``folder``, and the faults of pictures as they are saved."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     import tta_lab.studies.zoo.figures
@@ -429,8 +400,7 @@ def watch(folder) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
     def keep(kind, content):
-        (folder / f"{os.getpid()}-{next(count):04d}-{kind}.pickle").write_bytes(
-            pickle.dumps((caller(), kind, content)))
+        (folder / f"{os.getpid()}-{next(count):04d}-{kind}.pickle").write_bytes(pickle.dumps((caller(), kind, content)))
 
     def recorded(module, name):
         real = getattr(module, name)
@@ -483,18 +453,18 @@ def drawn_again(kept):
         own = list(args)
         place = 2 if kind == "draw_frames" else 1
         own[place : place + 2] = [backend, None]
-        panels = (drawing.distinct(
-            drawing.common(own[0]) if more.get("columns") or kind == "draw_frames" else own[0])
-                  if kind != "draw_pictures" else None)
+        panels = (
+            drawing.distinct(drawing.common(own[0]) if more.get("columns") or kind == "draw_frames" else own[0])
+            if kind != "draw_pictures"
+            else None
+        )
         yield f"{who or kind}, {backend}", getattr(drawing, kind)(*own, **more), panels
 
 
 def records(folder):
-    """The records of `watch`; of the many states of a figure the first two and the last four, of
-    whatever notebook."""
+    """The records of `watch`; of the many states of a figure the first two and the last four, of whatever notebook."""
     kept: dict = {}
-    for path in sorted(
-            Path(folder).rglob("*.pickle"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
+    for path in sorted(Path(folder).rglob("*.pickle"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
         record = pickle.loads(path.read_bytes())
         kept.setdefault(record[:2], []).append(record)
     return [
@@ -505,24 +475,19 @@ def records(folder):
 
 
 def faults_of(record) -> list[str]:
-    """What is wrong with a recorded figure, in both engines; of a picture, what was wrong when it
-    was saved."""
+    """What is wrong with a recorded figure, in both engines; of a picture, what was wrong when it was saved."""
     if record[1] == "picture":
         return [f"{record[0] or 'a picture'}, as shown: {fault}" for fault in record[2]]
-    return [
-        f"{who}: {fault}" for who, figure, panels in drawn_again(record)
-        for fault in faults(figure, panels)
-    ]
+    return [f"{who}: {fault}" for who, figure, panels in drawn_again(record) for fault in faults(figure, panels)]
 
 
 def hooked(folder) -> str:
-    """The IPYTHONDIR in which every kernel watches what its notebook draws and keeps it in
-    ``folder``."""
+    """The IPYTHONDIR in which every kernel watches what its notebook draws and keeps it in ``folder``."""
     startup = Path(folder) / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
     here = str(Path(__file__).resolve().parent)
     (startup / "00-figures.py").write_text(
-        f"import sys\nsys.path.append({here!r})\nimport "
-        f"figure_check\nfigure_check.watch({str(folder)!r})\n"
-        "del sys, figure_check\n")
+        f"import sys\nsys.path.append({here!r})\nimport figure_check\nfigure_check.watch({str(folder)!r})\n"
+        "del sys, figure_check\n"
+    )
     return str(startup.parents[1])

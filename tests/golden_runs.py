@@ -247,12 +247,12 @@ def glance(adapter):
 def changes(adapter):
     """Name -> L2 norm of what a tuned parameter or statistic, and a teacher's ("ema:..."), has changed by."""
     now = tensors(adapter)
-    return {k: (v.detach() - adapter._start[k.removeprefix("ema:")]).norm().item() for k, v in now.items() if v.is_floating_point()}
+    return {k: (v.detach() - adapter.state.start[k.removeprefix("ema:")]).norm().item() for k, v in now.items() if v.is_floating_point()}
 
 
 def tensors(adapter):
     """Name -> tuned parameters and statistics now, and a teacher's ("ema:...")."""
-    return adapter._owned | {f"ema:{k}": v for k, v in adapter.states["method"].get("teacher", {}).items()}
+    return adapter.state.tensors | {f"ema:{k}": v for k, v in adapter.states["method"].get("teacher", {}).items()}
 
 
 def deviations(run, outputs, adapter, certain):
@@ -261,4 +261,4 @@ def deviations(run, outputs, adapter, certain):
     seen = adapter.seen_on_the_way | {"info/n_reliable": certain}
     found = adapter.last if row["method"].startswith("memo") else None
     return (differences(row, expected, outputs, stream(row["stream"])[1].numpy(), seen)
-            + ending(row, expected, tensors(adapter), adapter._start, adapter.tuned, found))
+            + ending(row, expected, tensors(adapter), adapter.state.start, adapter.tuned, found))

@@ -39,8 +39,7 @@ def test_what_it_shows_works(i, space, tmp_path, monkeypatch):
 
 
 def test_every_file_it_names_is_there():
-    """Paths in the text, from the root or from the package; in the table, from the row's
-    package."""
+    """Paths in the text, from the root or from the package; in the table, from the row's package."""
     text = re.sub(r"^```.*?^```$", "", PAGE, flags=re.M | re.S)
     missing = []
     for line in text.splitlines():

@@ -122,8 +122,8 @@ def test_another_stream_is_refused_and_a_run_that_broke_off_is_compared_as_far_a
     source = trace_of(np.zeros(3000))
     bad = np.append(np.zeros(500, int), np.ones(700, int))
     assert collapse(trace_of(bad), source)["outcome"] == "collapse"
-    other = Trace.from_columns({**source._columns("samples"), "label": np.ones(3000, int)},
-                               source._columns("steps"))
+    other = Trace.from_columns({**source.columns(), "label": np.ones(3000, int)},
+                               source.columns("steps"))
     with pytest.raises(ValueError, match="same stream"):
         collapse(trace_of(bad), other)
 
@@ -328,8 +328,8 @@ def test_step_by_step_with_a_saved_state_is_the_same_as_watching_the_trace(trace
     adapter = Adapter(load_model("fashion_resnet_bn"), make("tent"), device="cpu")
     state = detector.init(adapter.model, adapter.source)
     assert state["length"] == pytest.approx(trace.meta["tuned_length"]) and state["test_statistics"]
-    samples = trace._columns("samples")
-    steps = trace._columns("steps")
+    samples = trace.columns()
+    steps = trace.columns("steps")
     for t in range(len(steps["step"])):
         rows = samples["step"] == t
         seen = {

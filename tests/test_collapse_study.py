@@ -212,7 +212,7 @@ def test_headless_panel_has_run_and_shows_plain_figures(bench):
     panel = P.collapse_panel(replace(TINY, factor=100.0), interactive=False, bench=bench)
     assert panel.error is None and "Done, tent at x 100: error" in panel.message and panel.trace is bench.run(panel.setting)
     assert type(panel.signals) is go.Figure and np.allclose(panel.signals.data[0].y, panel.result["error"])
-    assert panel.state == S.light(panel.result)[0] and S.LIGHTS[panel.state][0] in panel.lamp.value
+    assert panel.state == S.light(panel.result)[0] and S.LIGHTS[panel.state][0] in panel.alarm_box.value
     assert panel.evidence() and panel.to_code() == panel.setting.to_code()
 
 
@@ -226,7 +226,7 @@ def test_a_control_starts_a_run_and_the_next_one_follows_it(bench):
     assert "Done, tent at x 300" in panel.message and panel.trace is bench.run(replace(TINY, factor=300.0))
     panel.controls["at_once"].value = False
     panel.controls["guard"].value = "stop"
-    assert not panel.running and panel.trace is bench.run(replace(TINY, factor=300.0)) and "stop learning" in panel.words.value
+    assert not panel.running and panel.trace is bench.run(replace(TINY, factor=300.0)) and "stop learning" in panel.description.value
     for figure in (panel.signals, panel.predictions):
         json.dumps(figure.to_plotly_json(), default=lambda a: np.asarray(a).tolist())
 

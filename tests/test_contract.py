@@ -1,5 +1,4 @@
-"""One contract for every method and every selector found, on classifiers in three normalisations
-and a segmenter."""
+"""One contract for every method and every selector found, on classifiers in three normalisations and a segmenter."""
 import copy
 import io
 import itertools
@@ -20,16 +19,12 @@ from tta_lab.methods.serialise import PARTS, from_json, to_json
 
 MODELS = ("tinybn", "tinygn", "tinyvit", "tinyseg")
 ENDS_AT_THE_SOURCE = {"memo"}       # every image is an episode of its own
-CHAINS = [(), *[(kind(), ) for kind in SELECTORS.values()],
-          tuple(kind() for kind in SELECTORS.values())]
-ALL = [(name, chain, model, amp)
-       for name, chain, model, amp in itertools.product(METHODS, CHAINS, MODELS, (None,
-                                                                                  torch.bfloat16))
+CHAINS = [(), *[(kind(),) for kind in SELECTORS.values()], tuple(kind() for kind in SELECTORS.values())]
+ALL = [(name, chain, model, amp) for name, chain, model, amp in itertools.product(METHODS, CHAINS, MODELS, (None, torch.bfloat16))
        if METHODS[name]().learns or not chain]
 
 
-# dear ones at less than their published size
-SETTINGS = {name: {"views": 2} for name in ("memo", "cotta", "stamp", "petal")}
+SETTINGS = {name: {"views": 2} for name in ("memo", "cotta", "stamp", "petal")}        # dear ones at less than their published size
 ROWS = {"memo": 5}
 
 
@@ -63,8 +58,7 @@ def obstacle(name, model):
         return "batch-norm"
     if "features" in needs and model == "tinyseg":
         return "'features' and 'head'"
-    return "takes classifiers" if model == "tinyseg" and "segmentation" not in METHODS[
-        name].tasks else None
+    return "takes classifiers" if model == "tinyseg" and "segmentation" not in METHODS[name].tasks else None
 
 
 @pytest.fixture(scope="module")
@@ -84,18 +78,14 @@ def test_contract(name, chain, model, amp, batches):
     batches = [x[:rows] for x in batches]
     if obstacle(name, model):
         with pytest.raises(NeedsError, match=obstacle(name, model)):
-            Adapter(
-                net, recipe, device="cpu", source_info={
-                    **{name: {} for name in source_info_of(recipe)}, "posterior": around(net)
-                })(batches[0])
+            Adapter(net, recipe, device="cpu", source_info={**{name: {} for name in source_info_of(recipe)}, "posterior": around(net)})(batches[0])
         return
-    options = {"seed": 1, "device": "cpu", "amp": amp, "given": given(make(name), model)}
+    options = {"seed": 1, "device": "cpu", "amp": amp, "source_info": given(make(name), model)}
     before, global_rng = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     adapter = Adapter(net, recipe, **options, record="source")
     with torch.no_grad():
         first = [adapter(x) for x in batches]
-    assert all(z.shape[:2] == (rows, 5 if model == "tinyseg" else 10) and z.dtype == torch.float32
-               for z in first)
+    assert all(z.shape[:2] == (rows, 5 if model == "tinyseg" else 10) and z.dtype == torch.float32 for z in first)
     assert all(torch.isfinite(z).all() and not z.requires_grad for z in first)
 
     # the caller's model, its gradients and the global generator are untouched
@@ -104,8 +94,7 @@ def test_contract(name, chain, model, amp, batches):
     assert torch.equal(torch.get_rng_state(), global_rng)
 
     # only declared parameters move, and they do
-    frozen = dict(adapter.source.named_parameters())
-    tuned = {k for k in adapter.tuned if not k.startswith("extra.")}
+    frozen, tuned = dict(adapter.source.named_parameters()), {k for k in adapter.tuned if not k.startswith("extra.")}
     shared = {k for k, p in adapter.model.named_parameters() if p is frozen.get(k)}
     assert shared.isdisjoint(tuned) and shared | tuned == set(frozen)
     assert all(torch.equal(frozen[k], before[k]) for k in frozen)
@@ -129,8 +118,7 @@ def test_contract(name, chain, model, amp, batches):
     resumed = Adapter(net, recipe, **options, record="source")
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert same(answers + [resumed(x) for x in batches[2:]], first)
-    for column in ("id", "entropy", "kept",
-                   "rise_source") if model != "tinyseg" else ("id", "entropy", "kept"):
+    for column in ("id", "entropy", "kept", "rise_source") if model != "tinyseg" else ("id", "entropy", "kept"):
         assert (resumed.trace[column] == adapter.trace[column]).all()
 
 
@@ -165,8 +153,7 @@ def test_every_knob_is_described_and_guarded(part):
         assert k.choices is not None or isinstance(k.default, bool) or k.low < k.high
         assert k.choices is None or k.default in k.choices
         if "." not in k.name:
-            outside = "no such value" if k.choices or isinstance(k.default,
-                                                                 bool) else k.high * 2 + 1
+            outside = "no such value" if k.choices or isinstance(k.default, bool) else k.high * 2 + 1
             with pytest.raises(ValueError, match=k.name):
                 part(**{k.name: outside})
             with pytest.raises(ValueError, match=k.name):
@@ -188,28 +175,23 @@ def test_nothing_kept_nothing_moves(model, rule, batches):
     adapter.optimizer.load_state_dict(warm.optimizer.state_dict())
     for x in batches[:2]:
         adapter(x)
-    assert all(torch.equal(v, adapter._start[k]) for k, v in adapter._owned.items())
+    assert all(torch.equal(v, adapter.state.start[k]) for k, v in adapter.state.tensors.items())
     assert adapter.trace.step("skipped").all() and not adapter.trace["kept"].any()
 
 
-@pytest.mark.parametrize(("train", "model"),
-                         list(itertools.product((NormAffine(), AllParameters()), MODELS)))
+@pytest.mark.parametrize(("train", "model"), list(itertools.product((NormAffine(), AllParameters()), MODELS)))
 def test_tuned_parameters_are_those_declared(train, model, batches):
     net = tiny(model)
     adapter = Adapter(net, make("tent", train=train), device="cpu")
-    norms = {
-        f"{path}.{name}" for path, m in net.named_modules()
-        if isinstance(m, (torch.nn.BatchNorm2d, torch.nn.GroupNorm, torch.nn.LayerNorm))
-        for name, _ in m.named_parameters()
-    }
-    assert set(
-        adapter.tuned) == (norms if train == NormAffine() else set(dict(net.named_parameters())))
+    norms = {f"{path}.{name}" for path, m in net.named_modules() if isinstance(m, (torch.nn.BatchNorm2d, torch.nn.GroupNorm, torch.nn.LayerNorm))
+             for name, _ in m.named_parameters()}
+    assert set(adapter.tuned) == (norms if train == NormAffine() else set(dict(net.named_parameters())))
     adapter(batches[0])
-    moved = {k for k, p in adapter.tuned.items() if not torch.equal(p.detach(), adapter._start[k])}
+    moved = {k for k, p in adapter.tuned.items() if not torch.equal(p.detach(), adapter.state.start[k])}
     assert moved, "nothing moved"
 
 
-# --- edges: every method takes them or says why not ---------------------------------------------
+# --- edges: every method takes them or says why not -----------------------------------------------------------------
 
 class _Wide(torch.nn.Module):
     """The tiny network with another number of classes."""
@@ -231,8 +213,7 @@ def edge(name, net, images, **options):
     if "posterior" in needs_of(recipe):
         taken = {"posterior": around(net)}
     elif needs_of(recipe) & {"fisher", "neighbours"}:
-        taken = source.prepare(net, recipe, x[:64],
-                               torch.arange(64) % net.head.out_features, device="cpu")
+        taken = source.prepare(net, recipe, x[:64], torch.arange(64) % net.head.out_features, device="cpu")
     else:
         taken = given(recipe, "tinybn")
     adapter = Adapter(net, recipe, device="cpu", source_info=taken, **options)
@@ -245,16 +226,13 @@ def test_edges(name, batches):
     x, y = source_images()
     for images in ([constant] * 2, [x[y == 3][:24]] * 2, [batches[0][:2]] * 2, [batches[0]]):
         answers, adapter = edge(name, tiny("tinybn"), images)
-        assert all(torch.isfinite(z).all()
-                   for z in answers) and len(adapter.trace.step("loss")) == len(images)
-    # single images
-    answers, _ = edge(name, tiny("tinybn"), [v[None] for v in batches[0][:3]])
+        assert all(torch.isfinite(z).all() for z in answers) and len(adapter.trace.step("loss")) == len(images)
+    answers, _ = edge(name, tiny("tinybn"), [v[None] for v in batches[0][:3]])                 # single images
     assert all(z.shape == (1, 10) and torch.isfinite(z).all() for z in answers)
 
 
 @pytest.mark.parametrize("classes", [2, 1000])
-@pytest.mark.parametrize(
-    "name", [name for name in METHODS if not needs_of(METHODS[name]()) & {"prototypes", "replay"}])
+@pytest.mark.parametrize("name", [name for name in METHODS if not needs_of(METHODS[name]()) & {"prototypes", "replay"}])
 def test_few_and_many_classes(name, classes, batches):
     answers, _ = edge(name, _Wide(classes), batches[:2])
     assert all(z.shape[1] == classes and torch.isfinite(z).all() for z in answers)
@@ -275,8 +253,7 @@ def test_bad_images_touch_nothing_and_are_named(name, batches):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_predicting_changes_nothing(name, batches):
-    """predict() answers as the next call would where that answers before it learns, and leaves no
-    mark: memories, draws, statistics."""
+    """predict() answers as the next call would where that answers before it learns, and leaves no mark: memories, draws, statistics."""
     (_, expected), _ = edge(name, tiny("tinybn"), batches[:2])
     _, adapter = edge(name, tiny("tinybn"), batches[:1])
     x = batches[1][:ROWS.get(name, 24)]
@@ -292,5 +269,4 @@ def test_an_empty_selection_moves_nothing_unless_declared(name, batches):
     adapter = Adapter(tiny("tinybn"), recipe, device="cpu", source_info=given(make(name), "tinybn"))
     for x in batches[:2]:
         assert torch.isfinite(adapter(x[:ROWS.get(name, 24)])).all()
-    assert all(torch.equal(p, adapter.origin[k])
-               for k, p in adapter.tuned.items()) and adapter.trace.step("skipped").all()
+    assert all(torch.equal(p, adapter.origin[k]) for k, p in adapter.tuned.items()) and adapter.trace.step("skipped").all()

@@ -174,8 +174,8 @@ def test_running_statistics_move_by_momentum_times_the_difference():
     net = nn.Sequential(nn.BatchNorm1d(1, affine=False), nn.Linear(1, 2)).eval()
     adapter = Adapter(net, make("bn_ema", momentum=0.25), device="cpu")
     adapter(torch.tensor([[2.0], [6.0]]))           # mean 4, unbiased variance 8; stored 0 and 1
-    assert adapter._owned["0.running_mean"].item() == 1.0
-    assert adapter._owned["0.running_var"].item() == pytest.approx(0.75 * 1 + 0.25 * 8)
+    assert adapter.state.tensors["0.running_mean"].item() == 1.0
+    assert adapter.state.tensors["0.running_var"].item() == pytest.approx(0.75 * 1 + 0.25 * 8)
 
 
 def test_source_method_keeps_running_statistics_and_equals_the_model(batches):
@@ -222,7 +222,7 @@ def test_weights_scale_the_loss_but_not_the_count(batches):
         make("tent", update=Step(rule="sgd", lr=1.0, momentum=0.0)).where(_Half()), batches[:1])
     _, whole = play(make("tent", update=Step(rule="sgd", lr=1.0, momentum=0.0)), batches[:1])
     moved = [(a - o, b - o)
-             for a, b, o in zip(adapter._params, whole._params, adapter._origin, strict=True)]
+             for a, b, o in zip(adapter.tuned.values(), whole.tuned.values(), adapter.origin.values(), strict=True)]
     for half, full in moved:
         torch.testing.assert_close(2 * half, full, rtol=1e-4, atol=1e-6)
     assert adapter.trace.step("n_kept")[0] == 64
@@ -234,7 +234,7 @@ def test_average_kept_and_all_differ_by_the_share_kept(batches):
     _, b = play(make("tent", update=rule, average="all").where(EntropyThreshold(0.2)), batches[:1])
     share = a.trace.step("n_kept")[0] / 64
     assert 0 < share < 1
-    for p, q, o in zip(a._params, b._params, a._origin, strict=True):
+    for p, q, o in zip(a.tuned.values(), b.tuned.values(), a.origin.values(), strict=True):
         torch.testing.assert_close((p - o) * share, q - o, rtol=1e-3, atol=1e-6)
 
 
@@ -430,14 +430,14 @@ def test_images_the_card_does_not_allow_are_refused_before_anything_moves(spoil,
     x[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
     model = with_input_card(tiny("tinybn"), channels=3, size=(16, 16), mean=(0.5,), std=(0.5,))
     adapter = Adapter(model, make("tent"), device="cpu")
-    before = {k: v.clone() for k, v in adapter._owned.items()}
+    before = {k: v.clone() for k, v in adapter.state.tensors.items()}
     with pytest.raises(InputError, match=message):
         adapter(spoil(x))
     if len(spoil(x)):
         with pytest.raises(InputError, match=message):
             model(spoil(x))
     assert all(torch.equal(v, before[k])
-               for k, v in adapter._owned.items()) and adapter.steps == 0 and len(
+               for k, v in adapter.state.tensors.items()) and adapter.steps == 0 and len(
                    adapter.trace) == 0
 
 
@@ -475,7 +475,7 @@ def test_a_loss_that_is_not_finite_raises_before_weights_move(batches):
     with pytest.raises(AdaptationError, match="answers with NaN or infinity for 64 of 64 "
                                               "images.*in step 0 of Tent; no weight was moved"):
         adapter(batches[0])
-    assert all(torch.equal(v, adapter._start[k]) for k, v in adapter._owned.items())
+    assert all(torch.equal(v, adapter.state.start[k]) for k, v in adapter.state.tensors.items())
 
 
 def test_a_state_of_another_recipe_is_refused(batches):

@@ -73,10 +73,7 @@ class Given:
     """A set that hands out what it is given, which the package's own sets would refuse."""
 
     def __init__(self, x, y, classes, name="given"):
-        self.x = x
-        self.y = y
-        self.classes = tuple(classes)
-        self.name = name
+        self.x, self.y, self.classes, self.name = x, y, tuple(classes), name
 
     def __len__(self):
         return len(self.x)
@@ -290,8 +287,7 @@ def test_a_model_at_chance_is_noticed(labelled, model, data):
         untrained = SourceModel(ARCHITECTURES["resnet_bn"](classes=10), model.card).eval()
     images = data if labelled else replace(data, y=torch.full_like(data.y, -1))
     found = finding(check(untrained, images), "accuracy" if labelled else "information")
-    assert found.severity == "error" and "at chance" in found.what and ("weights were not "
-                                                                        "loaded") in found.remedy
+    assert found.severity == "error" and "at chance" in found.what and "weights were not loaded" in found.remedy
     # always the class that nine in ten images have: 90 % are right, and nothing is recognised
     if labelled:
         many = data.take(
@@ -315,17 +311,12 @@ def test_images_of_other_channels_and_sizes_are_findings_and_no_crash(data):
                                                                   colour, 3, 1, "mode=L")):
         report = check(model, images)
         found = finding(report, "shape")
-        assert found.severity == "error" and (f"have {channels} "
-                                              "channel") in found.what and (
-                                                  "first convolution "
-                                                  f"takes {takes}") in found.what
+        assert found.severity == "error" and f"have {channels} channel" in found.what and f"first convolution takes {takes}" in found.what
         assert remedy in found.remedy and any("does not take these images" in u
                                               for u in report.unchecked)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(100, 10)).eval()
     found = finding(check(flat, grey), "shape")
-    assert found.severity == "error" and (
-        "fails on images of "
-        "1x28x28") in found.what and "with_input_card" in found.remedy
+    assert found.severity == "error" and "fails on images of 1x28x28" in found.what and "with_input_card" in found.remedy
 
 
 def test_batch_norm_that_cannot_adapt_is_named(model, data):
@@ -377,8 +368,7 @@ def test_report_is_readable(model, data):
         isinstance(v, str) for row in rows for v in row.values())
     text = str(report)
     assert "1 error" in text.splitlines(
-    )[0] and "[error] normalisation" in text and ("-> give the model a card with "
-                                                  "mean=(0.286,)") in text
+    )[0] and "[error] normalisation" in text and "-> give the model a card with mean=(0.286,)" in text
     assert "[not checked] accuracy" in text and module.doctor is check_up
     assert str(check(card(model, 0.0, 1.0), data, n=200)) == text
 

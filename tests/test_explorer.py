@@ -21,6 +21,8 @@ from tta_lab.core import knobs as P_knobs
 from tta_lab.core.trace import Trace
 from tta_lab.experiments.experiment import Experiment, Session, explore
 from tta_lab.panels import explorer as P
+from tta_lab.panels import explorer_words as words
+from tta_lab.panels.inputs import GIVEN
 from tta_lab.streams.protocols import continual
 from tta_lab.studies.explorer import figures as plots_figures
 from tta_lab.studies.explorer import study as N
@@ -117,8 +119,8 @@ def test_what_is_missing_without_labels_is_said_and_not_a_number():
                                pair, "a", "b")
     rows = [{"run": 1, "labelled": False, "like source": 50.0},
             {"run": 2, "labelled": True, "error": 10.0}]
-    assert "error" not in P.results_html(rows[:1]) and "nan" not in P.results_html(rows)
-    both = P.results_html(rows)
+    assert "error" not in words.results_html(rows[:1]) and "nan" not in words.results_html(rows)
+    both = words.results_html(rows)
     assert "no labels" in both and "10.0" in both
     unknown = trace_of([-1, -1, 4, 4], [0, 0, 1, 1], [0] * 4, [0.1] * 4,
                        known=[True, True, False, False])
@@ -146,7 +148,7 @@ def test_the_light_says_what_watch_says_in_pieces_and_at_once():
     whole = watch(trace, CollapseDetector(variant="source"))
     light = N.Light()
     for n in (10, 30, len(trace)):
-        lamp = light.see(P.first_images(trace, n))
+        lamp = light.see(trace.head(n))
     np.testing.assert_allclose(light.probability, whole["probability"])
     assert light.first == whole["first_alarm"] and lamp == ("alarm" if whole["alarm"][-1] else
                                                             lamp) and light.words
@@ -166,7 +168,7 @@ def test_a_paired_difference_by_hand_and_its_interval():
     assert "holds 0" in N.say_paired(found, "x", "y") and found["agreement"] == 75.0
     same = N.paired(a, a)
     assert same["difference"] == same["low"] == same["high"] == 0.0
-    short = N.paired(P.first_images(a, 12), b)
+    short = N.paired(a.head(12), b)
     assert short["images"] == 12 and short["k"] == 0 and np.isnan(
         short["low"]) and "too few" in N.say_paired(short, "x", "y")
     other = trace_of(label, label, label, np.zeros(n))
@@ -250,7 +252,7 @@ def test_headless_panel_has_stepped_and_run_and_agrees_with_explore(headless):
     assert headless.results["error of source"][0] == direct.rows[1]["error"]
     assert f"error {direct.rows[0]['error']:.1f} %" in headless.message and "tent + confidence rise + guard lr 0.01" in headless.message
     assert {type(f) for f in headless.figures.values()
-            } == {go.Figure} and headless.figures.keys() == headless.frames.keys()
+            } == {go.Figure} and headless.figures.keys() == headless.view.frames.keys()
     assert headless.figures["errors"].data[0].y[-1] == pytest.approx(
         100 * (1 - np.mean(headless.trace["correct"])))
 
@@ -273,7 +275,7 @@ def test_a_choice_as_text_sets_every_control(headless):
     assert panel.choice.recipe == headless.ran.recipe and panel.choice.stream.hash == headless.ran.stream.hash
     c = panel.controls
     assert (c["method"].value, c["first"].value, c["guard"].value,
-            c["protocol"].value) == ("tent", "confidence_rise", True, P.GIVEN)
+            c["protocol"].value) == ("tent", "confidence_rise", True, GIVEN)
     assert panel.knobs["update.lr"].value == 1e-2
 
 
@@ -284,10 +286,10 @@ def test_a_choice_as_text_sets_every_control(headless):
     make("cotta", form="reference")
 ], ids=lambda r: type(r).__name__)
 def test_recipes_are_taken_apart_and_put_together(recipe):
-    found = P.decomposed(recipe)
-    assert P_knobs.with_knobs(P.composed(found), **found["values"]) == recipe
+    found = words.split_recipe(recipe)
+    assert P_knobs.with_knobs(words.join_recipe(found), **found["values"]) == recipe
     # the panel has room for two
-    assert P.decomposed(make("tent").where(*[EntropyThreshold()] * 3)) is None
+    assert words.split_recipe(make("tent").where(*[EntropyThreshold()] * 3)) is None
 
 
 @pytest.fixture
@@ -298,13 +300,13 @@ def panel():
 
 
 def press(panel, button):
-    getattr(panel, f"{button}_button").click()
+    (panel.run_button if button == "run" else panel.view.buttons[button]).click()
     assert panel.wait(120)
 
 
 def test_sliders_follow_the_method_and_paper_defaults_come_back(panel):
     assert set(panel.knobs) == {k.name for k in P_knobs.knobs(make("tent"))} and len(
-        panel._simple.children) == 1
+        panel.view.knobs.simple.children) == 1
     assert isinstance(panel.knobs["update.lr"],
                       W.FloatLogSlider) and "paper" in panel.knobs["update.lr"].tooltip
     panel.knobs["update.lr"].value = 0.0123456
@@ -319,14 +321,14 @@ def test_sliders_follow_the_method_and_paper_defaults_come_back(panel):
     assert panel.choice.recipe == make("lame") and panel.refusal == ""
     panel.controls["method"].value = "tent"
     assert panel.choice.recipe == make("tent", lr=0.0123)
-    panel.paper_button.click()
+    panel.view.buttons["paper"].click()
     assert panel.choice.recipe == make("tent") and panel.changed() == {}
 
 
 def test_an_impossible_choice_says_why_and_run_refuses_with_that_sentence(panel):
     panel.controls["model"].value = "fashion_resnet_gn"
     panel.controls["method"].value = "rotta"
-    assert "batch-norm" in panel.refusal and "batch-norm" in panel.words.value
+    assert "batch-norm" in panel.refusal and "batch-norm" in panel.description.value
     press(panel, "run")
     assert panel.refusal in panel.message and panel.trace is None and len(panel.results) == 0
     panel.controls["model"].value = "fashion_resnet_bn"
@@ -335,7 +337,7 @@ def test_an_impossible_choice_says_why_and_run_refuses_with_that_sentence(panel)
     assert "holds no domains" in panel.message and panel.choice is None and panel.state == {}
     panel.controls["protocol"].value = "continual"
     panel.controls["method"].value = "eata"
-    assert panel.refusal == "" and "Fisher" in panel.words.value
+    assert panel.refusal == "" and "Fisher" in panel.description.value
 
 
 def test_step_hold_go_on_and_reset(panel):
@@ -361,8 +363,8 @@ def test_step_hold_go_on_and_reset(panel):
         panel.trace) == 10 and panel.results["run"].tolist() == [1, 2]
     panel.knobs["update.lr"].value = 0.01
     assert panel.run_button.description == "Run anew"
-    panel.reset_button.click()
-    assert panel.trace is None and panel.session is None and "no run yet" in panel.lamp_box.value and len(
+    panel.view.buttons["reset"].click()
+    assert panel.trace is None and panel.session is None and "no run yet" in panel.view.alarm_box.value and len(
         panel.results) == 2
     press(panel, "run")
     assert panel.results["complete"].tolist() == [True, False, True]
@@ -384,7 +386,7 @@ def test_stop_is_heard_after_one_batch(panel, monkeypatch):
     assert begun.wait(60)
     panel.run_button.click()
     assert "ignored" in panel.message
-    panel.reset_button.click()
+    panel.view.buttons["reset"].click()
     assert "press Stop first" in panel.message
     panel.stop_button.click()
     go_on.set()
@@ -393,10 +395,10 @@ def test_stop_is_heard_after_one_batch(panel, monkeypatch):
 
 @pytest.mark.slow
 def test_runs_are_compared_on_one_stream(panel):
-    panel.keep_button.click()
+    panel.view.buttons["keep"].click()
     assert "no run to keep" in panel.message
     press(panel, "run")
-    panel.keep_button.click()
+    panel.view.buttons["keep"].click()
     a = panel.trace
     panel.knobs["update.lr"].value = 0.1
     press(panel, "run")
@@ -404,7 +406,7 @@ def test_runs_are_compared_on_one_stream(panel):
                                         panel.trace) and "A (run 1, tent)" in panel.compared_words
     assert set(panel.drawn["errors"]["so_far"]["lines"]) == {"this run", "source", "BN-1", "A"}
     # said to those who cannot see the picture
-    assert f"A {100 * (1 - np.mean(a['correct'])):.1f}" in panel.frames["errors"].value
+    assert f"A {100 * (1 - np.mean(a['correct'])):.1f}" in panel.view.frames["errors"].value
     panel.controls["severity"].value = 1.0
     press(panel, "run")
     assert panel.comparison == {} and "not shown the same images" in panel.compared_words
@@ -418,19 +420,19 @@ def test_images_threshold_and_details(panel):
         fold.value = True
     assert panel.drawn["images"] is panel._pictures and "accepted" in panel._pictures
     assert all(0 < len(found) <= 6 for found in panel._pictures.values())
-    panel.pick.value = panel.pick.options[-1][1]
-    kind, i = panel.pick.value
+    panel.view.pick.value = panel.view.pick.options[-1][1]
+    kind, i = panel.view.pick.value
     t = panel._pictures[kind][i][1]
-    assert f"Image {t['id']} " in panel.details.value and "unknown image" in panel.details.value
+    assert f"Image {t['id']} " in panel.view.details.value and "unknown image" in panel.view.details.value
     assert list(panel.drawn["probabilities"]["values"]) == ["source", "BN-1", "this run"]
     assert max(panel.drawn["probabilities"]["values"]["this run"]) == pytest.approx(
         t["confidence"], abs=1e-5)
-    before = panel.judged.value
-    panel.rejected.value = 0.9
-    assert panel.judged.value != before and "AUROC" in panel.judged.value
+    before = panel.view.judged.value
+    panel.view.rejected.value = 0.9
+    assert panel.view.judged.value != before and "AUROC" in panel.view.judged.value
     assert panel.drawn["threshold"]["threshold"] == N.threshold_at(panel.trace, "confidence",
                                                                    0.9)["threshold"]
-    for frame in panel.frames.values():
+    for frame in panel.view.frames.values():
         content = base64.b64decode(re.search(r"base64,([^\"]+)", frame.value)[1])
         assert content.startswith(b"\x89PNG") and len(content) < 300_000 and "alt=" in frame.value
 
@@ -446,12 +448,12 @@ def test_a_model_and_images_of_ones_own_without_labels():
     assert panel.drawn["errors"]["so_far"][
         "what"] == "same answer so far (%)" and "error" not in panel.results
     assert panel.results["like source"][0] == panel.label_free()["like source"]
-    assert "no labels" in panel.sentence.value and "no labels" in panel.table.value
-    assert "nan" not in panel.table.value.lower() and "like source" in panel.frames["errors"].value
+    assert "no labels" in panel.view.sentence.value and "no labels" in panel.view.table.value
+    assert "nan" not in panel.view.table.value.lower() and "like source" in panel.view.frames["errors"].value
     panel.folds["images"].value = True
     assert {"confident", "rise", "fall"} <= set(
         panel._pictures
-    ) and "no label" in panel.details.value and "needs labels" in panel.chosen.value
+    ) and "no label" in panel.view.details.value and "needs labels" in panel.view.picked.value
     assert panel.to_parameters().startswith(
         "# ") and panel.state["model"] is None and "your own" in panel.to_code()
     panel.controls["method"].value = "eata"

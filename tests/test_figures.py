@@ -188,9 +188,7 @@ HARD = {
     "long names": lines(6, name=LONG + "{}"),
     "very long names": lines(3, name=2 * LONG + " {}" + LONG),
     "names of many words": lines(
-        4,
-        name="Tent(lr=0.001).where(ConfidenceRise(), EntropyThreshold({})) with a diversity "
-             "term of "
+        4, name="Tent(lr=0.001).where(ConfidenceRise(), EntropyThreshold({})) with a diversity term of "
         "weight 0.5, no reset"),
     "one value": lines(3, lambda i: 14 + 0.0 * T),
     "zero": lines(2, lambda i: 0.0 * T),
@@ -212,12 +210,12 @@ HARD = {
         Series([f"shift {j}" for j in range(4)], np.array([3, -1, 0, 9.0]), f"run {i}", i, "bar",
                np.full(4, 4.0)) for i in range(3)),
     "two classes": (Series(["Ankle boot or sandal", "T-shirt"], np.array([0.3, 0.7]), "share", 0,
-                           "bar"), ),
+                           "bar"),),
     "a hundred classes": tuple(
         Series([f"class {j}"
                 for j in range(100)], np.full(100, 0.01 * (1 + i)), f"run {i}", i, "bar")
         for i in range(3)),
-    "long bars": (Series([LONG + str(j) for j in range(12)], np.arange(12.0), "", 0, "bar"), ),
+    "long bars": (Series([LONG + str(j) for j in range(12)], np.arange(12.0), "", 0, "bar"),),
     "outlines": tuple(
         Series(np.linspace(0, 1, 9), np.abs(np.sin(T + i)), f"group {i}", i, "steps")
         for i in range(4)),

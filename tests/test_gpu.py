@@ -27,8 +27,8 @@ def test_device_agrees_with_the_cpu_and_resets(name, amp):
     recipe = make(name, **settings)
 
     def adapter(device, seed=0, **more):
-        return Adapter(tiny("tinybn"), recipe, seed, device=device,
-                       source_info=given(recipe, "tinybn"), **more)
+        return Adapter(tiny("tinybn"), recipe, seed, device=device, source_info=given(recipe, "tinybn"),
+                       **more)
 
     device = adapter("cuda", amp=amp, record="source")
     first = [device(x.cuda()) for x in batches]

@@ -72,7 +72,7 @@ def adapter_of(*controllers, name="tent", model="tinybn", record="light", **sett
 
 
 def weights(adapter):
-    return {k: v.detach().clone() for k, v in adapter._owned.items()}
+    return {k: v.detach().clone() for k, v in adapter.state.tensors.items()}
 
 
 def same(a, b):
@@ -230,7 +230,7 @@ def test_the_number_of_states_and_their_bytes_are_bounded(batches, snapshots):
         adapter(x)
         sizes.append(len(adapter.states["controllers"][0]["memories"]))
     assert sizes == [min(i + 1, snapshots) for i in range(6)]
-    one = sum(v.numel() * v.element_size() for v in adapter._owned.values())
+    one = sum(v.numel() * v.element_size() for v in adapter.state.tensors.values())
     tuned = sum(p.numel() * 4 for p in adapter.tuned.values())
     # two moments and a step counter for each tensor
     adam = 2 * tuned + 4 * len(adapter.tuned)
@@ -455,7 +455,7 @@ def test_contract(name, batches):
     rows = 4 if name == "memo" else 16
     recipe = make(name, **settings)
     some = [x[:rows] for x in batches[:6]]
-    options = {"seed": 1, "device": "cpu", "given": given(recipe, "tinybn")}
+    options = {"seed": 1, "device": "cpu", "source_info": given(recipe, "tinybn")}
 
     def made(*more, **kind):
         return Adapter(tiny("tinybn"), replace(recipe, controllers=(*recipe.controllers, *more)),

@@ -1,5 +1,4 @@
-"""What older versions wrote keeps loading: recipes, streams, experiments, traces, states
-(`tests/kept`)."""
+"""What older versions wrote keeps loading: recipes, streams, experiments, traces, states (`tests/kept`)."""
 import json
 from pathlib import Path
 

@@ -173,7 +173,7 @@ def test_bfloat16_outputs_are_float32():
     )
 
 
-# --- moments under weights ----------------------------------------------------------------------
+# --- moments under weights ------------------------------------------------------------------------
 
 
 def test_moments_of_those_kept():
@@ -205,7 +205,7 @@ def test_moments_of_one_sample_or_none_are_finite(kept):
     assert torch.isfinite(x.grad).all() and (x.grad[1:] == 0).all()
 
 
-# --- losses of the whole batch ------------------------------------------------------------------
+# --- losses of the whole batch --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

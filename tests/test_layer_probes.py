@@ -81,7 +81,8 @@ def moved(a, watch, *changes):
         with torch.no_grad():
             for p in a.tuned.values():
                 p += change
-        a.steps, a.was_reset = a.steps + 1, False
+        a.state.steps += 1
+        a.state.was_reset = False
         watch(a.trace)
     return watch.columns["alignment"][:, 0]
 

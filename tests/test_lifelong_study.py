@@ -184,9 +184,9 @@ def test_panel_stops_and_keeps_failures(headless, monkeypatch):
     from tta_lab.panels import lifelong_panel as P
 
     panel = P.lifelong_panel(rate=40.0, rounds=2)
-    assert "img" in panel.frame.value and panel.widget.children and "held by nothing" in panel.in_words()
+    assert "img" in panel.frame.value and panel.widget.children and "held by nothing" in panel.describe()
     panel.controls["anchor"].value = "guard"
-    assert "held by guard" in panel.words.value
+    assert "held by guard" in panel.description.value
     panel._known["same", 2] = headless.beside
     began, whole = threading.Event(), S.one_run
 

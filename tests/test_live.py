@@ -14,14 +14,14 @@ def sent(figure):
 def test_a_change_is_sent_once_it_is_complete():
     figure = live_figure(
         go.Figure([go.Scatter(x=[0, 1], y=[2, 3])]).update_layout(title_text="Error"))
-    assert sent(figure)["data"][0]["y"] == [2, 3] and figure.widget.words == "Error"
+    assert sent(figure)["data"][0]["y"] == [2, 3] and figure.widget.label == "Error"
     with figure.batch_update():
         figure.data[0].y = [5, 6]
         figure.layout.title.text = "Entropy"
         assert sent(figure)["data"][0]["y"] == [2, 3]
     assert sent(figure)["data"][0]["y"] == [
         5, 6
-    ] and sent(figure)["layout"]["title"]["text"] == "Entropy" and figure.widget.words == "Entropy"
+    ] and sent(figure)["layout"]["title"]["text"] == "Entropy" and figure.widget.label == "Entropy"
     with figure.batch_update():
         figure.data = ()
         figure.add_traces([go.Bar(y=[1]), go.Bar(y=[2])])

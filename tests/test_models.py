@@ -423,9 +423,7 @@ def test_a_checkpoint_with_code_is_refused_without_the_advice_to_load_it_all_the
     told = "".join(traceback.format_exception(why.value))
     assert not mark.exists() and not any(word in told.split("DataError:")[-1]
                                          for word in ("weights_only", "safe_globals", "trust"))
-    assert why.value.__suppress_context__ and "add_safe_globals" not in told and (
-        "will likely "
-        "succeed") not in told
+    assert why.value.__suppress_context__ and "add_safe_globals" not in told and "will likely succeed" not in told
 
 
 def test_a_torchscript_program_and_damaged_files_are_told_apart(tmp_path):

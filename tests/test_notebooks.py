@@ -1,5 +1,4 @@
-"""Every notebook runs without a browser: tiny through papermill, with numbers compared, and with
-its own defaults through nbval."""
+"""Every notebook runs without a browser: tiny through papermill, with numbers compared, and with its own defaults through nbval."""
 import json
 import os
 import re
@@ -39,29 +38,22 @@ def quiet_threads(monkeypatch):
 
 
 def numbers_that_differ(found, stored, tolerance, where=""):
-    """Places where a number is further from the stored one than its tolerance allows, or a text
-    differs."""
+    """Places where a number is further from the stored one than its tolerance allows, or a text differs."""
     if isinstance(stored, dict):
         if set(found) != set(stored):
             return [f"{where}: {sorted(found)} instead of {sorted(stored)}"]
-        return [
-            d for k in stored
-            for d in numbers_that_differ(found[k], stored[k], tolerance.get(k), f"{where}/{k}")
-        ]
+        return [d for k in stored for d in numbers_that_differ(found[k], stored[k], tolerance.get(k), f"{where}/{k}")]
     if isinstance(stored, int | float) and isinstance(found, int | float):
-        return [] if abs(found - stored) <= (
-            tolerance or 0) else [f"{where}: {found} instead of {stored} +- {tolerance or 0}"]
+        return [] if abs(found - stored) <= (tolerance or 0) else [f"{where}: {found} instead of {stored} +- {tolerance or 0}"]
     return [] if found == stored else [f"{where}: {found!r} instead of {stored!r}"]
 
 
 def test_comparison_sees_what_it_should():
     stored, tolerance = {"a": {"error": 10.0, "name": "x"}}, {"a": {"error": 1.0}}
     assert numbers_that_differ({"a": {"error": 10.9, "name": "x"}}, stored, tolerance) == []
-    assert numbers_that_differ({"a": {"error": 11.1, "name": "y"}}, stored, tolerance) == [
-        "/a/error: 11.1 instead of 10.0 +- 1.0", "/a/name: 'y' instead of 'x'"
-    ]
-    assert numbers_that_differ({"a": {"error": None, "name": "x"}}, stored,
-                               tolerance) == ["/a/error: None instead of 10.0"]
+    assert numbers_that_differ({"a": {"error": 11.1, "name": "y"}}, stored, tolerance) == ["/a/error: 11.1 instead of 10.0 +- 1.0",
+                                                                                           "/a/name: 'y' instead of 'x'"]
+    assert numbers_that_differ({"a": {"error": None, "name": "x"}}, stored, tolerance) == ["/a/error: None instead of 10.0"]
     assert numbers_that_differ({}, stored, tolerance) == [": [] instead of ['a']"]
 
 
@@ -71,8 +63,7 @@ def tiny_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        result = headless.execute(ROOT / "notebooks" / "01_wisdom_of_crowds.ipynb",
-                                  stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+        result = headless.execute(ROOT / "notebooks" / "01_wisdom_of_crowds.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
                                   timeout=300, say=lambda *a, **k: None)
     return stored, result
 
@@ -80,34 +71,21 @@ def tiny_run(tmp_path_factory):
 def test_tiny_run_gives_the_stored_numbers(tiny_run):
     stored, result = tiny_run
     found = json.loads(result.json.read_text())
-    table = {
-        f"{row['setting']}, {row['method']}":
-            {k: row[k] for k in ("first", "last", "kept", "auroc")} for row in found["table"]
-    }
-    assert numbers_that_differ(table, stored["table"],
-                               {name: stored["tolerance"] for name in table}) == []
-    assert found["plan"] | stored["parameters"] == found["plan"] and found["plan"][
-        "lr"] == crowds.FAST.lr
-    assert len(found["runs"]) == 2 * len(crowds.LABELS) and {"date", "torch", "tta_lab", "device"
-                                                             } <= set(found["made"])
-    assert "open set" in result.printed and all(label in result.printed
-                                                for label in crowds.LABELS.values())
+    table = {f"{row['setting']}, {row['method']}": {k: row[k] for k in ("first", "last", "kept", "auroc")} for row in found["table"]}
+    assert numbers_that_differ(table, stored["table"], {name: stored["tolerance"] for name in table}) == []
+    assert found["plan"] | stored["parameters"] == found["plan"] and found["plan"]["lr"] == crowds.FAST.lr
+    assert len(found["runs"]) == 2 * len(crowds.LABELS) and {"date", "torch", "tta_lab", "device"} <= set(found["made"])
+    assert "open set" in result.printed and all(label in result.printed for label in crowds.LABELS.values())
 
 
 def test_tiny_run_leaves_figures_for_a_page_without_network(tiny_run):
     _, result = tiny_run
-    outputs = [
-        o for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"
-        for o in c.outputs
-    ]
+    outputs = [o for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code" for o in c.outputs]
     pictures = [o for o in outputs if "image/png" in o.get("data", {})]
     drawn = [o for o in outputs if headless.PLOTLY in o.get("data", {})]
-    # the panel shows plain plotly figures
-    assert len(pictures) == 12 and len(drawn) == 3
+    assert len(pictures) == 12 and len(drawn) == 3                         # the panel shows plain plotly figures
     assert not [o for o in outputs if o.output_type == "error"]
-    assert not [
-        o for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})
-    ]
+    assert not [o for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
     page = result.html.read_text(encoding="utf-8")
     assert all(o.data["image/png"].replace("\n", "") in page.replace("\n", "") for o in pictures)
     assert all(f'id="figure-{i}"' in page for i in (1, 2, 3))
@@ -119,8 +97,7 @@ def streams_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        result = headless.execute(ROOT / "notebooks" / "02_streams_and_shifts.ipynb",
-                                  stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+        result = headless.execute(ROOT / "notebooks" / "02_streams_and_shifts.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
                                   timeout=300, say=lambda *a, **k: None)
     return stored, result
 
@@ -129,38 +106,22 @@ def test_tiny_run_of_streams_gives_the_stored_numbers(streams_run):
     stored, result = streams_run
     found = json.loads(result.json.read_text())
     table = {f"{run['stream']}, {run['recipe']}": {"error": run["error"]} for run in found["runs"]}
-    assert numbers_that_differ(table, stored["table"],
-                               {name: stored["tolerance"] for name in table}) == []
+    assert numbers_that_differ(table, stored["table"], {name: stored["tolerance"] for name in table}) == []
     order = {name: {k: round(v, 4) for k, v in s.items()} for name, s in found["statistics"].items()}
-    # the order is not a matter of the processor
-    assert order == stored["statistics"]
-    assert "mixed domains" in result.printed and {"date", "torch", "tta_lab", "device"} <= set(
-        found["made"])
-    assert [row["seen"] in ("yes", "reversed", "unsettled")
-            for row in found["orderings"]] == [True] * len(stream_study.ORDERINGS)
+    assert order == stored["statistics"]                                   # the order is not a matter of the processor
+    assert "mixed domains" in result.printed and {"date", "torch", "tta_lab", "device"} <= set(found["made"])
+    assert [row["seen"] in ("yes", "reversed", "unsettled") for row in found["orderings"]] == [True] * len(stream_study.ORDERINGS)
 
 
 def test_tiny_run_of_streams_leaves_figures_and_sentences(streams_run):
     _, result = streams_run
-    cells = {
-        c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells
-        if c.cell_type == "code"
-    }
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
     outputs = [o for c in cells.values() for o in c.outputs]
-    assert [
-        sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY)
-    ] == [6, 2]
-    assert not [
-        o for o in outputs if o.output_type == "error" or
-        "application/vnd.jupyter.widget-view+json" in o.get("data", {})
-    ]
-    told = {
-        name: "".join(o.get("text", "") for o in cells[name].outputs)
-        for name in ("orderings", "doctor", "wrong", "panel", "beside")
-    }
+    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY)] == [6, 2]
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("orderings", "doctor", "wrong", "panel", "beside")}
     assert all(ordering.text[:30] in told["orderings"] for ordering in stream_study.ORDERINGS)
-    assert "all well" in told["doctor"] and "[error] normalisation" in told[
-        "wrong"] and "Done, continual. Mean error" in told["panel"]
+    assert "all well" in told["doctor"] and "[error] normalisation" in told["wrong"] and "Done, continual. Mean error" in told["panel"]
     assert "not tried" in str(cells["beside"].outputs[0]["data"])
 
 
@@ -170,49 +131,29 @@ def zoo_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        result = headless.execute(ROOT / "notebooks" / "03_method_zoo.ipynb", stored["parameters"],
-                                  out=tmp_path_factory.mktemp("runs"), timeout=300,
-                                  say=lambda *a, **k: None)
+        result = headless.execute(ROOT / "notebooks" / "03_method_zoo.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+                                  timeout=300, say=lambda *a, **k: None)
     return stored, result
 
 
 def test_tiny_run_of_the_zoo_gives_the_stored_numbers(zoo_run):
     stored, result = zoo_run
     found = json.loads(result.json.read_text())
-    table = {
-        f"{cell['stream']}, {cell['method']}": {"error": cell["error"]} for cell in found["cells"]
-    }
-    assert numbers_that_differ(table, stored["table"],
-                               {name: stored["tolerance"] for name in table}) == []
-    assert all(cell["same"] for cell in
-               found["cells"]) and found["panel"]["same"] and found["panel"]["method"] == "lame"
-    assert "4 of 4 cells that have a stored number are reproduced" in result.printed and {
-        "date", "torch", "tta_lab"
-    } <= set(found["made"])
+    table = {f"{cell['stream']}, {cell['method']}": {"error": cell["error"]} for cell in found["cells"]}
+    assert numbers_that_differ(table, stored["table"], {name: stored["tolerance"] for name in table}) == []
+    assert all(cell["same"] for cell in found["cells"]) and found["panel"]["same"] and found["panel"]["method"] == "lame"
+    assert "4 of 4 cells that have a stored number are reproduced" in result.printed and {"date", "torch", "tta_lab"} <= set(found["made"])
 
 
 def test_tiny_run_of_the_zoo_leaves_figures_and_sentences(zoo_run):
     _, result = zoo_run
     assert result.notebook.stat().st_size < 1_000_000
-    cells = {
-        c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells
-        if c.cell_type == "code"
-    }
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
     outputs = [o for c in cells.values() for o in c.outputs]
-    assert [
-        sum(kind in o.get("data", {}) for o in outputs)
-        for kind in ("image/png", headless.PLOTLY, "text/markdown")
-    ] == [3, 3, 4]
-    assert not [
-        o for o in outputs if o.output_type == "error" or
-        "application/vnd.jupyter.widget-view+json" in o.get("data", {})
-    ]
-    told = {
-        name: "".join(o.get("text", "") for o in cells[name].outputs)
-        for name in ("seen", "panel", "settled", "unknown")
-    }
-    assert "errs least" in told["seen"] and "Done, lame on batch of one" in told[
-        "panel"] and "not settled" in told["settled"]
+    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY, "text/markdown")] == [3, 3, 4]
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("seen", "panel", "settled", "unknown")}
+    assert "errs least" in told["seen"] and "Done, lame on batch of one" in told["panel"] and "not settled" in told["settled"]
     assert "error minus Tent's" in told["unknown"]
 
 
@@ -222,53 +163,31 @@ def collapse_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        result = headless.execute(ROOT / "notebooks" / "04_collapse.ipynb", stored["parameters"],
-                                  out=tmp_path_factory.mktemp("runs"), timeout=300,
-                                  say=lambda *a, **k: None)
+        result = headless.execute(ROOT / "notebooks" / "04_collapse.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+                                  timeout=300, say=lambda *a, **k: None)
     return stored, result
 
 
 def test_tiny_run_of_collapse_gives_the_stored_numbers(collapse_run):
     stored, result = collapse_run
     found = json.loads(result.json.read_text())
-    errors = {
-        "source": found["beside"]["source"], "BN-1": found["beside"]["BN-1"],
-        "gentle": found["errors"]["gentle"]
-    }
-    assert numbers_that_differ({k: {"error": v} for k, v in errors.items()}, stored["table"],
-                               {k: stored["tolerance"] for k in errors}) == []
-    assert found["errors"]["wild"] > errors["BN-1"] + 10 and found["errors"][
-        "wild, guarded"] < found["errors"]["wild"] - 5
-    assert found["alarmed"]["wild"] and not found["alarmed"]["gentle"] and found["quiet"] and {
-        "date", "torch", "tta_lab"
-    } <= set(found["made"])
+    errors = {"source": found["beside"]["source"], "BN-1": found["beside"]["BN-1"], "gentle": found["errors"]["gentle"]}
+    assert numbers_that_differ({k: {"error": v} for k, v in errors.items()}, stored["table"], {k: stored["tolerance"] for k in errors}) == []
+    assert found["errors"]["wild"] > errors["BN-1"] + 10 and found["errors"]["wild, guarded"] < found["errors"]["wild"] - 5
+    assert found["alarmed"]["wild"] and not found["alarmed"]["gentle"] and found["quiet"] and {"date", "torch", "tta_lab"} <= set(found["made"])
     assert found["inside"]["after"]["entropy"] < found["inside"]["before"]["entropy"]
 
 
 def test_tiny_run_of_collapse_leaves_figures_and_sentences(collapse_run):
     _, result = collapse_run
     assert result.notebook.stat().st_size < 1_000_000
-    cells = {
-        c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells
-        if c.cell_type == "code"
-    }
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
     outputs = [o for c in cells.values() for o in c.outputs]
-    assert [
-        sum(kind in o.get("data", {}) for o in outputs)
-        for kind in ("image/png", headless.PLOTLY, "text/markdown")
-    ] == [9, 2, 1]
-    assert not [
-        o for o in outputs if o.output_type == "error" or
-        "application/vnd.jupyter.widget-view+json" in o.get("data", {})
-    ]
-    told = {
-        name: "".join(o.get("text", "") for o in cells[name].outputs)
-        for name in ("panel", "three-words", "shift", "evaluation-words", "sweep")
-    }
-    assert "Done, tent at x" in told["panel"] and "ALARM" in told[
-        "panel"] and "the guard acted" in told["three-words"]
-    assert "Shift of the labels: a batch holds" in told["shift"] and "no proof of health" in told[
-        "evaluation-words"]
+    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY, "text/markdown")] == [9, 2, 1]
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("panel", "three-words", "shift", "evaluation-words", "sweep")}
+    assert "Done, tent at x" in told["panel"] and "ALARM" in told["panel"] and "the guard acted" in told["three-words"]
+    assert "Shift of the labels: a batch holds" in told["shift"] and "no proof of health" in told["evaluation-words"]
     assert "it saves most at" in told["sweep"]
 
 
@@ -278,9 +197,8 @@ def explorer_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        result = headless.execute(ROOT / "notebooks" / "00_explorer.ipynb", stored["parameters"],
-                                  out=tmp_path_factory.mktemp("runs"), timeout=300,
-                                  say=lambda *a, **k: None)
+        result = headless.execute(ROOT / "notebooks" / "00_explorer.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+                                  timeout=300, say=lambda *a, **k: None)
     return stored, result
 
 
@@ -289,33 +207,19 @@ def test_tiny_run_of_the_explorer_gives_the_stored_numbers_and_can_be_repeated(e
     found = json.loads(result.json.read_text())
     run = {k: found["runs"][0][k] for k in stored["run"]}
     assert numbers_that_differ(run, stored["run"], stored["tolerance"]) == []
-    assert found["runs"][0]["method"] == "tent + confidence rise lr 0.01" and {
-        "date", "torch", "tta_lab"
-    } <= set(found["made"])
-    assert Experiment.from_json(
-        json.dumps(found["state"])
-    ).recipe.update.lr == 0.01 and "Done, tent + confidence rise lr 0.01" in result.printed
+    assert found["runs"][0]["method"] == "tent + confidence rise lr 0.01" and {"date", "torch", "tta_lab"} <= set(found["made"])
+    assert Experiment.from_json(json.dumps(found["state"])).recipe.update.lr == 0.01 and "Done, tent + confidence rise lr 0.01" in result.printed
 
 
 def test_tiny_run_of_the_explorer_leaves_figures_and_sentences(explorer_run):
     _, result = explorer_run
     assert result.notebook.stat().st_size < 1_000_000
-    cells = {
-        c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells
-        if c.cell_type == "code"
-    }
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
     outputs = [o for c in cells.values() for o in c.outputs]
     assert sum(headless.PLOTLY in o.get("data", {}) for o in outputs) == 3
-    assert not [
-        o for o in outputs if o.output_type == "error" or
-        "application/vnd.jupyter.widget-view+json" in o.get("data", {})
-    ]
-    told = {
-        name: "".join(o.get("text", "") for o in cells[name].outputs)
-        for name in ("panel", "code", "yaml")
-    }
-    assert "Wisdom of crowds" in told["panel"] and "make('tent'" in told["code"] and told[
-        "yaml"].startswith("choice: ")
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("panel", "code", "yaml")}
+    assert "Wisdom of crowds" in told["panel"] and "make('tent'" in told["code"] and told["yaml"].startswith("choice: ")
 
 
 @pytest.fixture(scope="module")
@@ -325,9 +229,8 @@ def your_model_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        result = headless.execute(ROOT / "notebooks" / "06_your_model.ipynb",
-                                  stored["parameters"] | {"folder": str(folder / "case")},
-                                  out=folder, timeout=300, say=lambda *a, **k: None)
+        result = headless.execute(ROOT / "notebooks" / "06_your_model.ipynb", stored["parameters"] | {"folder": str(folder / "case")}, out=folder,
+                                  timeout=300, say=lambda *a, **k: None)
     return stored, result
 
 
@@ -336,42 +239,23 @@ def test_tiny_run_of_your_model_gives_the_stored_numbers(your_model_run):
     found = json.loads(result.json.read_text())
     run = {k: found["runs"][0][k] for k in stored["run"]}
     assert numbers_that_differ(run, stored["run"], stored["tolerance"]) == []
-    assert found["caught"] == stored["caught"] and all(
-        found["caught"].values()) and found["verdict"] == stored["verdict"]
-    assert found["same"] == "All 9 label-free numbers are the same with labels and without." and {
-        "date", "torch", "tta_lab"
-    } <= set(found["made"])
-    assert Experiment.from_json(found["runs"][0]["choice"]).model.startswith(
-        "checkpoint:") and "Verdict: do not use" in result.printed
+    assert found["caught"] == stored["caught"] and all(found["caught"].values()) and found["verdict"] == stored["verdict"]
+    assert found["same"] == "All 9 label-free numbers are the same with labels and without." and {"date", "torch", "tta_lab"} <= set(found["made"])
+    assert Experiment.from_json(found["runs"][0]["choice"]).model.startswith("checkpoint:") and "Verdict: do not use" in result.printed
 
 
 def test_tiny_run_of_your_model_leaves_figures_and_sentences(your_model_run):
     _, result = your_model_run
-    assert result.notebook.stat().st_size < 1_000_000 and (result.notebook.parents[1] / "case" /
-                                                           "safety.html").is_file()
-    cells = {
-        c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells
-        if c.cell_type == "code"
-    }
+    assert result.notebook.stat().st_size < 1_000_000 and (result.notebook.parents[1] / "case" / "safety.html").is_file()
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
     outputs = [o for c in cells.values() for o in c.outputs]
-    assert [
-        sum(kind in o.get("data", {}) for o in outputs)
-        for kind in ("image/png", headless.PLOTLY, "text/html")
-    ] == [1, 6, 1]
-    assert not [
-        o for o in outputs if o.output_type == "error" or
-        "application/vnd.jupyter.widget-view+json" in o.get("data", {})
-    ]
-    told = {
-        name: "".join(o.get("text", "") for o in cells[name].outputs)
-        for name in ("model", "doctor", "faults", "plain", "free", "unlabelled-safety")
-    }
-    assert "7 BatchNorm layers" in told["model"] and "nothing wrong" in told["doctor"] and told[
-        "faults"].count("■ error") == 3
-    assert "NOT noticed" not in told["faults"] and " cannot: " in told[
-        "plain"] and "no labels: it answers like the source" in told["free"]
-    assert "errors cannot be counted" in " ".join(
-        told["free"].split()) and "nan" not in told["free"]
+    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY, "text/html")] == [1, 6, 1]
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("model", "doctor", "faults", "plain", "free",
+                                                                                       "unlabelled-safety")}
+    assert "7 BatchNorm layers" in told["model"] and "nothing wrong" in told["doctor"] and told["faults"].count("■ error") == 3
+    assert "NOT noticed" not in told["faults"] and " cannot: " in told["plain"] and "no labels: it answers like the source" in told["free"]
+    assert "errors cannot be counted" in " ".join(told["free"].split()) and "nan" not in told["free"]
     assert "Errors not known" in told["unlabelled-safety"]
 
 
@@ -381,8 +265,7 @@ def composer_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        result = headless.execute(ROOT / "notebooks" / "05_compose_your_own.ipynb",
-                                  stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+        result = headless.execute(ROOT / "notebooks" / "05_compose_your_own.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
                                   timeout=300, say=lambda *a, **k: None)
     return stored, result
 
@@ -390,13 +273,9 @@ def composer_run(tmp_path_factory):
 def test_tiny_run_of_the_composer_gives_the_stored_numbers(composer_run):
     stored, result = composer_run
     found = json.loads(result.json.read_text())
-    table = {
-        f"{number}, {row['run']}": {"error": row["error"]}
-        for number, g in enumerate([*found["guided"], {"rows": found["runs"]}], 1)
-        for row in g["rows"]
-    }
-    assert numbers_that_differ(table, stored["table"],
-                               {name: stored["tolerance"] for name in table}) == []
+    table = {f"{number}, {row['run']}": {"error": row["error"]} for number, g in enumerate([*found["guided"], {"rows": found["runs"]}], 1)
+             for row in g["rows"]}
+    assert numbers_that_differ(table, stored["table"], {name: stored["tolerance"] for name in table}) == []
     assert from_json(found["recipe"]) and {"date", "torch", "tta_lab"} <= set(found["made"])
     assert [why.startswith("It runs.") for _, why in found["refused"]] == [False] * 6 + [True]
 
@@ -404,26 +283,13 @@ def test_tiny_run_of_the_composer_gives_the_stored_numbers(composer_run):
 def test_tiny_run_of_the_composer_leaves_figures_and_sentences(composer_run):
     _, result = composer_run
     assert result.notebook.stat().st_size < 1_000_000
-    cells = {
-        c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells
-        if c.cell_type == "code"
-    }
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
     outputs = [o for c in cells.values() for o in c.outputs]
-    assert [
-        sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY)
-    ] == [3, 1]
-    assert not [
-        o for o in outputs if o.output_type == "error" or
-        "application/vnd.jupyter.widget-view+json" in o.get("data", {})
-    ]
-    told = {
-        name: "".join(o.get("text", "") for o in cells[name].outputs)
-        for name in ("slots", "filter-words", "impossible", "panel", "code")
-    }
-    assert "cannot: their objective" in told[
-        "slots"] and "It differs from wisdom_of_crowds in: objective" in told["filter-words"]
-    assert "is asked by nobody" in told["impossible"] and "This is eta" in told[
-        "panel"] and "make('eta')" in told["code"]
+    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY)] == [3, 1]
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("slots", "filter-words", "impossible", "panel", "code")}
+    assert "cannot: their objective" in told["slots"] and "It differs from wisdom_of_crowds in: objective" in told["filter-words"]
+    assert "is asked by nobody" in told["impossible"] and "This is eta" in told["panel"] and "make('eta')" in told["code"]
 
 
 @pytest.fixture(scope="module", params=["07_normalisation_matters", "08_lifelong"])
@@ -432,8 +298,7 @@ def curriculum_run(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        result = headless.execute(ROOT / "notebooks" / f"{request.param}.ipynb",
-                                  stored["parameters"], out=tmp_path_factory.mktemp("runs"),
+        result = headless.execute(ROOT / "notebooks" / f"{request.param}.ipynb", stored["parameters"], out=tmp_path_factory.mktemp("runs"),
                                   timeout=300, say=lambda *a, **k: None)
     return request.param, stored, result
 
@@ -442,107 +307,66 @@ def test_tiny_run_of_normalisation_and_lifelong_gives_the_stored_numbers(curricu
     name, stored, result = curriculum_run
     found = json.loads(result.json.read_text())
     if name.startswith("07"):
-        table = {
-            f"{run['source']}, {run['setting']}, {run['method']}": {"error": run["error"]}
-            for run in found["runs"]
-        }
-        tolerance = {
-            key: stored["tolerance_single" if ", single, " in key else "tolerance"] for key in table
-        }
-        tent = next(part for part in found["parts"]
-                    if (part["source"], part["arm"]) == ("fashion_resnet_gn", "tent"))
-        assert tent["predicted"] < tent["true"] and tent["alarm"] >= 0 and min(
-            g["correlation"] for g in found["gradients"].values()) > 0.3
+        table = {f"{run['source']}, {run['setting']}, {run['method']}": {"error": run["error"]} for run in found["runs"]}
+        tolerance = {key: stored["tolerance_single" if ", single, " in key else "tolerance"] for key in table}
+        tent = next(part for part in found["parts"] if (part["source"], part["arm"]) == ("fashion_resnet_gn", "tent"))
+        assert tent["predicted"] < tent["true"] and tent["alarm"] >= 0 and min(g["correlation"] for g in found["gradients"].values()) > 0.3
     else:
-        table = {
-            run["arm"]: {what: run[what] for what in stored["tolerance"]} for run in found["runs"]
-        }
-        tolerance = {key: stored["tolerance"] for key in table}
-        away = {run["arm"]: run["distance"] for run in found["runs"]}
-        assert away["batch_norm"] == 0 and away["tent_large"] > 5 * away["tent"] and away[
-            "rdumb_large"] < away["eta_large"]
-    assert numbers_that_differ({key: table[key] for key in stored["table"]}, stored["table"],
-                               tolerance) == []
+        table = {run["arm"]: {what: run[what] for what in stored["tolerance"]} for run in found["runs"]}
+        tolerance, away = {key: stored["tolerance"] for key in table}, {run["arm"]: run["distance"] for run in found["runs"]}
+        assert away["batch_norm"] == 0 and away["tent_large"] > 5 * away["tent"] and away["rdumb_large"] < away["eta_large"]
+    assert numbers_that_differ({key: table[key] for key in stored["table"]}, stored["table"], tolerance) == []
     assert {"date", "torch", "tta_lab"} <= set(found["made"])
 
 
 def test_tiny_run_of_normalisation_and_lifelong_leaves_figures_and_sentences(curriculum_run):
     name, _, result = curriculum_run
     assert result.notebook.stat().st_size < 1_000_000
-    cells = {
-        c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells
-        if c.cell_type == "code"
-    }
+    cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
     outputs = [o for c in cells.values() for o in c.outputs]
-    assert sum("image/png" in o.get("data", {})
-               for o in outputs) == (8 if name.startswith("07") else 7)
-    assert not [
-        o for o in outputs if o.output_type == "error" or
-        "application/vnd.jupyter.widget-view+json" in o.get("data", {})
-    ]
-    told = {
-        key: " ".join("".join(o.get("text", "") for o in cell.outputs).split())
-        for key, cell in cells.items()
-    }
-    assert "Done: " in told["panel"] and "one_run" in told["panel-code"] and " nan" not in " ".join(
-        told.values()).lower()
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == (8 if name.startswith("07") else 7)
+    assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    told = {key: " ".join("".join(o.get("text", "") for o in cell.outputs).split()) for key, cell in cells.items()}
+    assert "Done: " in told["panel"] and "one_run" in told["panel-code"] and " nan" not in " ".join(told.values()).lower()
     if name.startswith("07"):
-        assert "Batch statistics (BN-1) change the error" in told[
-            "sources"] and "resets itself" in told["parts"] + told["last"]
+        assert "Batch statistics (BN-1) change the error" in told["sources"] and "resets itself" in told["parts"] + told["last"]
     else:
-        assert "EATA differs from ETA only by the Fisher anchor" in told[
-            "forgetting"] and "Second visit minus first" in told["visits"]
+        assert "EATA differs from ETA only by the Fisher anchor" in told["forgetting"] and "Second visit minus first" in told["visits"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_cells_are_short_and_every_one_is_introduced(path):
     cells = nbformat.read(path, as_version=4).cells
-    code = [
-        i for i, c in enumerate(cells)
-        if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])
-    ]
+    code = [i for i, c in enumerate(cells) if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])]
     assert all(len(cells[i].source.splitlines()) < 10 for i in code)
-    assert all(cells[i - 1].cell_type == "markdown"
-               for i in code[1:]) and cells[0].source.startswith("# ")
+    assert all(cells[i - 1].cell_type == "markdown" for i in code[1:]) and cells[0].source.startswith("# ")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_default_parameters_run_under_nbval(path, request):
-    """As a user runs it: fast mode, widgets made. Takes about a minute; skipped where nbval
-    collects the notebooks itself."""
+    """As a user runs it: fast mode, widgets made. Takes about a minute; skipped where nbval collects the notebooks itself."""
     if request.config.getoption("nbval_lax", default=False):
         pytest.skip("this pytest run has --nbval-lax and collects the notebooks itself")
     pytest.importorskip("nbval")
     env = dict(os.environ, PYTHONPATH=str(ROOT), JUPYTER_PREFER_ENV_PATH="1")
-    # these figures are those of the tiny runs with other numbers; to check them too would double
-    # the time
-    del env["IPYTHONDIR"]
-    done = subprocess.run([
-        sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env",
-        "--nbval-cell-timeout", "300", "-q", "-p", "no:cacheprovider", "-o", "addopts=",
-        str(path)
-    ], env=env, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    del env["IPYTHONDIR"]      # these figures are those of the tiny runs with other numbers; to check them too would double the time
+    done = subprocess.run([sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "300", "-q",
+                           "-p", "no:cacheprovider", "-o", "addopts=", str(path)],
+                          env=env, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert " passed" in done.stdout and "failed" not in done.stdout
 
 
-def test_every_figure_of_every_notebook_shows_all_of_itself(figures, tiny_run, streams_run, zoo_run,
-                                                            collapse_run, explorer_run,
-                                                            your_model_run, composer_run,
-                                                            curriculum_run):
-    """In matplotlib and in plotly, with the numbers of the runs above: see `figure_check`. Checked
-    once, when the last notebook has run."""
+def test_every_figure_of_every_notebook_shows_all_of_itself(figures, tiny_run, streams_run, zoo_run, collapse_run, explorer_run, your_model_run,
+                                                            composer_run, curriculum_run):
+    """In matplotlib and in plotly, with the numbers of the runs above: see `figure_check`. Checked once, when the last notebook has run."""
     kept = records(figures)
     assert kept
     if not curriculum_run[0].startswith("08"):
         return
-    named = {
-        name for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells
-        if cell.cell_type == "code" for name in re.findall(r"\bplot_\w+", cell.source)
-    }
-    # of pictures alone
-    seen = {name for who, kind, _ in kept
-            for name in (*who.split(" of "), kind)} | {"plot_images", "plot_sheet"}
+    named = {name for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
+             for name in re.findall(r"\bplot_\w+", cell.source)}
+    seen = {name for who, kind, _ in kept for name in (*who.split(" of "), kind)} | {"plot_images", "plot_sheet"}    # of pictures alone
     assert named <= seen
     pictures = [record for record in kept if record[1] == "picture"]
     assert len(pictures) > 30

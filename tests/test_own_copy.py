@@ -1,5 +1,4 @@
-"""What an adapter takes as a model, an argument and a state: every precision, what cannot be
-copied, answers that are not finite."""
+"""What an adapter takes as a model, an argument and a state: every precision, what cannot be copied, answers that are not finite."""
 import copy
 import pickle
 import threading
@@ -22,26 +21,21 @@ from tta_lab.models.doctor import check_up
 from tta_lab.models.wrapping import with_input_card
 
 X = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-FREE = [
-    name for name, kind in METHODS.items()
-    if not source_info_of(kind()) and "features" not in needs_of(kind())
-]
+FREE = [name for name, kind in METHODS.items() if not source_info_of(kind()) and "features" not in needs_of(kind())]
 
 
 def net(head: nn.Module | None = None) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-                         nn.Flatten(), head or nn.Linear(8, 5)).eval()
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head or nn.Linear(8, 5)).eval()
 
 
-# --- precision ----------------------------------------------------------------------------------
+# --- precision ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", FREE)
 def test_half_precision_is_adapted_in_float32(dtype, name):
     model = net().to(dtype)
-    adapter = Adapter(model, make(name), device="cpu")
-    same = Adapter(copy.deepcopy(model).float(), make(name), device="cpu")
+    adapter, same = Adapter(model, make(name), device="cpu"), Adapter(copy.deepcopy(model).float(), make(name), device="cpu")
     assert model[0].weight.dtype == dtype, "the caller's model is never changed"
     x = X[:1].to(dtype) if name == "memo" else X.to(dtype)
     for _ in range(3):
@@ -52,8 +46,7 @@ def test_half_precision_is_adapted_in_float32(dtype, name):
 @pytest.mark.parametrize("name", FREE)
 def test_float64_models_and_images_work(name):
     x = X[:1] if name == "memo" else X
-    double = Adapter(net().double(), make(name), device="cpu")
-    single = Adapter(net(), make(name), device="cpu")
+    double, single = Adapter(net().double(), make(name), device="cpu"), Adapter(net(), make(name), device="cpu")
     first = double(x.double())
     assert first.dtype == torch.float64 and double.source[0].weight.dtype == torch.float64
     if name not in ("cotta", "stamp"):  # their augmentations draw other numbers in float64
@@ -75,7 +68,7 @@ def test_a_forward_that_mixes_number_types_is_named():
         Adapter(Mixed(), make("tent"), device="cpu")(X)
 
 
-# --- what cannot be copied ----------------------------------------------------------------------
+# --- what cannot be copied -----------------------------------------------------------------------------------------------
 
 def old_weight_norm():
     with pytest.warns(FutureWarning):
@@ -83,11 +76,8 @@ def old_weight_norm():
 
 
 @pytest.mark.parametrize("head", [
-    old_weight_norm, lambda: nn.utils.spectral_norm(nn.Linear(8, 5)),
-    lambda: nn.utils.parametrizations.weight_norm(nn.Linear(8, 5)),
-    lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(8, 5)),
-    lambda: nn.utils.parametrizations.orthogonal(nn.Linear(8, 5))
-])
+    old_weight_norm, lambda: nn.utils.spectral_norm(nn.Linear(8, 5)), lambda: nn.utils.parametrizations.weight_norm(nn.Linear(8, 5)),
+    lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(8, 5)), lambda: nn.utils.parametrizations.orthogonal(nn.Linear(8, 5))])
 @pytest.mark.parametrize("name", ["source", "tent", "cotta", "rotta", "sar"])
 def test_reparametrised_layers_work(head, name):
     model = net(head())
@@ -124,8 +114,7 @@ class Remembers(nn.Module):
 def test_activations_kept_in_attributes_do_not_hinder():
     model = Remembers()
     model(X)
-    assert torch.isfinite(Adapter(model, make("tent"),
-                                  device="cpu")(X)).all() and model.last.grad_fn is not None
+    assert torch.isfinite(Adapter(model, make("tent"), device="cpu")(X)).all() and model.last.grad_fn is not None
 
 
 class Locked(nn.Identity):
@@ -141,8 +130,7 @@ def quantised():
 @pytest.mark.parametrize(("model", "message"), [
     (lambda: torch.jit.trace(net(), X), "TorchScript.*build the network in Python"),
     (lambda: nn.Sequential(torch.jit.script(net())), "at '0' is TorchScript"),
-    (lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(5)),
-     "'0.weight' has no shape yet.*send one batch"),
+    (lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(5)), "'0.weight' has no shape yet.*send one batch"),
     (lambda: net().to("meta"), "meta device.*load the weights"),
     (lambda: nn.Sequential(net(), Locked()), "cannot be copied.*locks"),
 ])
@@ -177,13 +165,10 @@ class Bypassing(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3)
-        self.bn = nn.BatchNorm2d(8)
-        self.head = nn.Linear(8, 5)
+        self.conv, self.bn, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 5)
 
     def forward(self, x):
-        x = nn.functional.batch_norm(self.conv(x), self.bn.running_mean, self.bn.running_var,
-                                     self.bn.weight, self.bn.bias)
+        x = nn.functional.batch_norm(self.conv(x), self.bn.running_mean, self.bn.running_var, self.bn.weight, self.bn.bias)
         return self.head(x.relu().mean((2, 3)))
 
 
@@ -198,23 +183,18 @@ class Detaching(nn.Module):
 
 
 def test_a_forward_that_passes_its_layers_by_is_named():
-    with pytest.raises(NeedsError,
-                       match="Bypassing answered without calling one of its 1 batch-norm layers"):
+    with pytest.raises(NeedsError, match="Bypassing answered without calling one of its 1 batch-norm layers"):
         Adapter(Bypassing().eval(), make("batch_norm"), device="cpu")(X)
     closed = net()
-    # on the copy this calls the original
-    closed.forward = lambda x, own=nn.Sequential.forward: own(closed, x)
-    with pytest.raises(
-            NeedsError,
-            match="without calling one of its 1 batch-norm layers|does not depend on what it tunes"
-    ):
+    closed.forward = lambda x, own=nn.Sequential.forward: own(closed, x)  # on the copy this calls the original
+    with pytest.raises(NeedsError, match="without calling one of its 1 batch-norm layers|does not depend on what it tunes"):
         Adapter(closed, make("tent"), device="cpu")(X)
     with pytest.raises(NeedsError, match="does not depend on what it tunes.*no_grad"):
         Adapter(Detaching(), make("tent"), device="cpu")(X)
     assert Adapter(Detaching(), make("batch_norm"), device="cpu")(X).shape == (8, 5)
 
 
-# --- answers that are not finite ----------------------------------------------------------------
+# --- answers that are not finite --------------------------------------------------------------------------------------------
 
 class Steep(LossMethod):
     """A finite loss whose gradient is not finite: the weights after one step are NaN."""
@@ -229,8 +209,7 @@ def steep(answer: str) -> LossMethod:
 
 
 def test_an_answer_after_the_step_that_is_not_finite_is_an_error():
-    with pytest.raises(AdaptationError,
-                       match="NaN or infinity for 8 of 8 images.*spoiled the weights.*reset"):
+    with pytest.raises(AdaptationError, match="NaN or infinity for 8 of 8 images.*spoiled the weights.*reset"):
         Adapter(tiny("tinybn"), steep("after"), device="cpu")(X)
     before = Adapter(tiny("tinybn"), steep("before"), device="cpu")
     before(X)
@@ -241,8 +220,7 @@ def test_an_answer_after_the_step_that_is_not_finite_is_an_error():
 def test_on_error_source_takes_such_a_step_back():
     adapter = Adapter(tiny("tinybn"), steep("after"), device="cpu", on_error="source")
     answers = [adapter(X) for _ in range(2)]
-    assert all(torch.equal(y, adapter.predict_source(X))
-               for y in answers) and len(adapter.errors) == 2
+    assert all(torch.equal(y, adapter.predict_source(X)) for y in answers) and len(adapter.errors) == 2
     assert all(torch.isfinite(p).all() for p in adapter.tuned.values()) and len(adapter.trace) == 16
     assert adapter.trace.step("failed").tolist() == [True, True]
 
@@ -255,8 +233,7 @@ class Overflows(nn.Module):
         self.net = net()
 
     def forward(self, x):
-        return self.net(x) + torch.where(x.mean(
-            (1, 2, 3), keepdim=True) > 0.9, torch.nan, 0.0).flatten(1)
+        return self.net(x) + torch.where(x.mean((1, 2, 3), keepdim=True) > 0.9, torch.nan, 0.0).flatten(1)
 
 
 @pytest.mark.parametrize("name", ["source", "batch_norm", "wisdom_of_crowds"])
@@ -287,10 +264,8 @@ def test_minus_infinity_is_a_probability_of_zero():
     assert Adapter(Masked(), make("source"), device="cpu")(X).shape == (8, 6)
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda m: m[0].weight.data.fill_(torch.nan), lambda m: m[5].bias.data.fill_(torch.inf),
-    lambda m: m[1].running_mean.fill_(torch.nan)
-])
+@pytest.mark.parametrize("spoil", [lambda m: m[0].weight.data.fill_(torch.nan), lambda m: m[5].bias.data.fill_(torch.inf),
+                                   lambda m: m[1].running_mean.fill_(torch.nan)])
 def test_weights_that_are_not_finite_are_refused(spoil):
     model = net()
     with torch.no_grad():
@@ -299,50 +274,32 @@ def test_weights_that_are_not_finite_are_refused(spoil):
         Adapter(model, make("source"), device="cpu")
 
 
-# --- arguments ----------------------------------------------------------------------------------
-
+# --- arguments ----------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("given", "message"), [
-    ({"recipe": 3}, "recipe must be a method"),
-    ({"recipe": "tnet"}, "did you mean 'tent'"),
-    ({"recipe": type(make("tent"))}, "not the class Tent"),
-    ({"recipe": BatchStatistics()}, "only a piece"),
-    ({"model": 3}, "model must be a network"),
-    ({"model": nn.Linear}, "not its class Linear"),
-    ({"model": "no_such_model"}, "names no model"),
-    ({"seed": "x"}, "seed must be a whole number"),
-    ({"seed": -1}, "seed must be"),
-    ({"seed": 1.5}, "seed must be"),
-    ({"seed": True}, "seed must be"),
-    ({"device": "gpu"}, "device must be 'auto' or a device"),
-    ({"amp": "half"}, "amp must be None or torch.bfloat16"),
-    ({"amp": torch.float16}, "losses scaled"),
-    ({"amp": True}, "amp must be"),
-    ({"record": "all"}, "record must be one of 'light', 'source', 'off'"),
-    ({"record": True}, "record must be"),
-    ({"on_error": "skip"}, "on_error must be"),
-    ({"validate": "never"}, "validate must be"),
-    ({"channels_last": "yes"}, "channels_last must be True"),
-    ({"given": [1]}, "given must be what"),
+    ({"recipe": 3}, "recipe must be a method"), ({"recipe": "tnet"}, "did you mean 'tent'"), ({"recipe": type(make("tent"))}, "not the class Tent"),
+    ({"recipe": BatchStatistics()}, "only a piece"), ({"model": 3}, "model must be a network"), ({"model": nn.Linear}, "not its class Linear"),
+    ({"model": "no_such_model"}, "names no model"), ({"seed": "x"}, "seed must be a whole number"), ({"seed": -1}, "seed must be"),
+    ({"seed": 1.5}, "seed must be"), ({"seed": True}, "seed must be"), ({"device": "gpu"}, "device must be 'auto' or a device"),
+    ({"amp": "half"}, "amp must be None or torch.bfloat16"), ({"amp": torch.float16}, "losses scaled"), ({"amp": True}, "amp must be"),
+    ({"record": "all"}, "record must be one of 'light', 'source', 'off'"), ({"record": True}, "record must be"),
+    ({"on_error": "skip"}, "on_error must be"), ({"validate": "never"}, "validate must be"), ({"channels_last": "yes"}, "channels_last must be True"),
+    ({"source_info": [1]}, "source_info must be what"),
 ])
 def test_arguments_are_checked_with_a_sentence(given, message):
     arguments = {"model": net(), "recipe": make("tent"), "device": "cpu"} | given
-    with pytest.raises(ValueError, match=message) if "given" not in given else pytest.raises(
-            TypeError, match=message):
+    with pytest.raises(ValueError, match=message) if "source_info" not in given else pytest.raises(TypeError, match=message):
         Adapter(arguments.pop("model"), arguments.pop("recipe"), **arguments)
 
 
 def test_texts_and_numbers_of_numpy_are_taken():
     adapter = Adapter("fashion_resnet_bn", "tent", seed=np.int64(3), amp="bf16", device="cpu")
-    assert adapter.seed == 3 and adapter.amp == torch.bfloat16 and type(
-        adapter.recipe).__name__ == "Tent"
+    assert adapter.seed == 3 and adapter.amp == torch.bfloat16 and type(adapter.recipe).__name__ == "Tent"
     assert adapter(torch.rand(4, 1, 28, 28)).shape == (4, 10)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"update": "sgd"}, {"norm": "batch"}, {"train": "all"}, {"cadence": 3},
-     {"norm": BatchStatistics}, {"select": "x"}, {"penalties": 3}, {"update": BatchStatistics()}])
+@pytest.mark.parametrize("settings", [{"update": "sgd"}, {"norm": "batch"}, {"train": "all"}, {"cadence": 3}, {"norm": BatchStatistics},
+                                      {"select": "x"}, {"penalties": 3}, {"update": BatchStatistics()}])
 def test_what_is_no_part_is_refused_when_the_recipe_is_made(settings):
     with pytest.raises(TypeError, match=f"Tent.{next(iter(settings))} takes"):
         make("tent", **settings)
@@ -354,11 +311,7 @@ def test_a_part_of_another_kind_is_refused():
     assert make("tent", select=[]).select == ()
 
 
-@pytest.mark.parametrize("ids", [
-    torch.arange(5),
-    torch.arange(8.0), "abcdefgh",
-    torch.zeros(8, 2, dtype=torch.long), [None] * 8
-])
+@pytest.mark.parametrize("ids", [torch.arange(5), torch.arange(8.0), "abcdefgh", torch.zeros(8, 2, dtype=torch.long), [None] * 8])
 @pytest.mark.parametrize("on_error", ["raise", "source"])
 def test_wrong_ids_are_refused_and_leave_no_rows(ids, on_error):
     adapter = Adapter(net(), make("tent"), device="cpu", on_error=on_error)
@@ -374,11 +327,10 @@ def test_rejected_images_keep_their_ids_under_on_error_source():
     x = X.clone()
     x[3] = torch.nan
     adapter(x, torch.arange(100, 108)), adapter(X, torch.arange(200, 208))
-    assert adapter.trace["id"].tolist() == [*range(100, 108), *range(200, 208)] and len(
-        adapter.errors) == 1
+    assert adapter.trace["id"].tolist() == [*range(100, 108), *range(200, 208)] and len(adapter.errors) == 1
 
 
-# --- modes around a call ------------------------------------------------------------------------
+# --- modes around a call ---------------------------------------------------------------------------------------------------------
 
 class Headed(nn.Module):
     """A network with features and head, 5 classes."""
@@ -403,9 +355,7 @@ def headed(kind=Headed, **settings) -> nn.Module:
 
 @pytest.mark.parametrize("name", ["t3a", "lame", "rotta", "adanpc", "santa"])
 def test_autocast_around_the_caller_changes_nothing(name):
-    model = headed()
-    labels = torch.arange(8) % 5
-    around = torch.autocast("cpu", dtype=torch.bfloat16)
+    model, labels, around = headed(), torch.arange(8) % 5, torch.autocast("cpu", dtype=torch.bfloat16)
     given = source.prepare(model, name, X, labels, batch=4, device="cpu")
     with around:
         same = source.prepare(model, name, X, labels, batch=4, device="cpu")
@@ -416,8 +366,7 @@ def test_autocast_around_the_caller_changes_nothing(name):
             answer = b(X)
         assert answer.dtype == torch.float32 and torch.equal(answer, expected)
     with around:
-        assert torch.equal(b.predict_source(X), a.predict_source(X)) and torch.equal(
-            b.predict(X), a.predict(X))
+        assert torch.equal(b.predict_source(X), a.predict_source(X)) and torch.equal(b.predict(X), a.predict(X))
 
 
 @pytest.mark.parametrize("name", ["tent", "sar"])
@@ -435,13 +384,11 @@ def test_weights_cast_by_autocast_are_those_after_the_step(name):
 def test_prepare_takes_gradients_whatever_mode_surrounds_it(name, mode):
     expected = source.prepare(headed(), name, X, torch.arange(8) % 5, batch=4, device="cpu")
     with mode():
-        given = source.prepare(headed(), name, X.clone(),
-                               torch.arange(8) % 5, batch=4, device="cpu")
-    assert all(
-        torch.equal(given[what][k], v) for what in expected for k, v in expected[what].items())
+        given = source.prepare(headed(), name, X.clone(), torch.arange(8) % 5, batch=4, device="cpu")
+    assert all(torch.equal(given[what][k], v) for what in expected for k, v in expected[what].items())
 
 
-# --- networks as people write them --------------------------------------------------------------
+# --- networks as people write them -----------------------------------------------------------------------------------------------
 
 class Forgets(Headed):
     def train(self, mode=True):  # a common slip: nothing is returned
@@ -476,20 +423,15 @@ def test_networks_as_people_write_them_are_adapted_and_looked_at(kind):
         a.load_state_dict(a.state_dict())
     assert torch.equal(with_input_card(model, size=16)(X), with_input_card(same, size=16)(X))
     images = wrap([(x, i % 5) for i, x in enumerate(X)], classes=list("abcde"))
-    assert {f.check for f in check_up(model, images, device="cpu").findings
-            } == {f.check for f in check_up(same, images, device="cpu").findings}
+    assert {f.check for f in check_up(model, images, device="cpu").findings} == {f.check for f in check_up(same, images, device="cpu").findings}
 
 
 class Whole(nn.Module):
-    """No ``features``; a linear layer of K outputs after the classifier, and one that is never
-    called."""
+    """No ``features``; a linear layer of K outputs after the classifier, and one that is never called."""
 
     def __init__(self):
         super().__init__()
-        self.body = net()[:5]
-        self.fc = nn.Linear(8, 5)
-        self.rotation = nn.Linear(8, 5)
-        self.unused = nn.Linear(8, 5)
+        self.body, self.fc, self.rotation, self.unused = net()[:5], nn.Linear(8, 5), nn.Linear(8, 5), nn.Linear(8, 5)
 
     def forward(self, x):
         x = self.body(x)
@@ -517,10 +459,8 @@ def test_the_remedy_for_missing_features_is_not_what_was_done_already():
 @pytest.mark.parametrize("wrapped", [nn.utils.weight_norm, nn.utils.spectral_norm])
 def test_a_head_whose_weight_is_computed_is_read_as_it_will_be(wrapped):
     trained, loaded = (headed(head=wrapped(nn.Linear(8, 5))) for _ in range(2))
-    nn.init.normal_(
-        trained.head.weight_v if hasattr(trained.head, "weight_v") else trained.head.weight_orig)
-    # the weight itself is that of before until a forward
-    loaded.load_state_dict(trained.state_dict())
+    nn.init.normal_(trained.head.weight_v if hasattr(trained.head, "weight_v") else trained.head.weight_orig)
+    loaded.load_state_dict(trained.state_dict())  # the weight itself is that of before until a forward
     trained(X)
     a, b = (Adapter(model, make("t3a"), device="cpu") for model in (trained, loaded))
     assert all(torch.equal(a(X), b(X)) for _ in range(2))
@@ -558,7 +498,7 @@ def test_the_adapted_network_can_be_pickled_whole():
     assert torch.equal(twin(X), adapter(X))
 
 
-# --- states -------------------------------------------------------------------------------------
+# --- states -------------------------------------------------------------------------------------------------------------------
 
 def state_of(spoil) -> dict:
     adapter = Adapter(net(), make("tent"), device="cpu", seed=0)
@@ -577,30 +517,22 @@ def _average(state):
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
-    (_shape, r"'1.weight' of shape \(1,\), this adapter \(8,\)"),
-    (_average, "exp_avg"),
-    (lambda s: s.pop("rng"), "lacks rng"),
-    (lambda s: s["tensors"].pop("1.bias"), "other tensors"),
-    (lambda s: s.update(rng=torch.zeros(3, dtype=torch.uint8)), "damaged"),
-    (lambda s: s.update(trace={"nonsense": 1}), "damaged"),
-    (lambda s: s.update(states={}), "damaged"),
+    (_shape, r"'1.weight' of shape \(1,\), this adapter \(8,\)"), (_average, "exp_avg"), (lambda s: s.pop("rng"), "lacks rng"),
+    (lambda s: s["tensors"].pop("1.bias"), "other tensors"), (lambda s: s.update(rng=torch.zeros(3, dtype=torch.uint8)), "damaged"),
+    (lambda s: s.update(trace={"nonsense": 1}), "damaged"), (lambda s: s.update(states={}), "damaged"),
     (lambda s: s.update(errors=None), "errors must be of the type list, not NoneType"),
-    (lambda s: s.update(seen="many"), "seen must be"),
-    (lambda s: s.update(meta=None), "meta must be"),
-    (lambda s: s.update(cost={"a": 1}), "it counts"),
-    (lambda s: s.clear(), "belongs to another"),
+    (lambda s: s.update(seen="many"), "seen must be"), (lambda s: s.update(meta=None), "meta must be"),
+    (lambda s: s.update(cost={"a": 1}), "it counts"), (lambda s: s.clear(), "belongs to another"),
 ])
 def test_a_damaged_state_changes_nothing(spoil, message):
     adapter = Adapter(net(), make("tent"), device="cpu", seed=0)
     adapter(X)
-    before, rows = adapter._snapshot(), len(adapter.trace)
+    before, rows = adapter.state.take(), len(adapter.trace)
     with pytest.raises(ValueError, match=message):
         adapter.load_state_dict(state_of(spoil))
-    assert all(before[k] == getattr(adapter, k)
-               for k in ("steps", "was_reset", "cost")) and adapter.errors == []
-    after = adapter._snapshot()
-    assert all(torch.equal(after["tensors"][k], v)
-               for k, v in before["tensors"].items()) and torch.equal(after["rng"], before["rng"])
+    assert all(before[k] == getattr(adapter, k) for k in ("steps", "was_reset", "cost")) and adapter.errors == []
+    after = adapter.state.take()
+    assert all(torch.equal(after["tensors"][k], v) for k, v in before["tensors"].items()) and torch.equal(after["rng"], before["rng"])
     assert len(adapter.trace) == rows and after["seen"] == before["seen"]
     with pytest.raises(ValueError, match="expected what state_dict"):
         adapter.load_state_dict([1])
@@ -616,17 +548,12 @@ def _replaced(path, value):
 
 
 @pytest.mark.parametrize(("name", "path", "value", "message"), [
-    ("cotta", ("states", "method", "teacher", "body.1.weight"), torch.ones(9),
-     r"teacher body.1.weight should be of shape \(8,\), not \(9,\)"),
-    ("cotta", ("states", "method", "teacher", "body.1.bias"), None,
-     "teacher body.1.bias should be of shape"),
+    ("cotta", ("states", "method", "teacher", "body.1.weight"), torch.ones(9), r"teacher body.1.weight should be of shape \(8,\), not \(9,\)"),
+    ("cotta", ("states", "method", "teacher", "body.1.bias"), None, "teacher body.1.bias should be of shape"),
     ("cotta", ("states", "method", "teacher"), {}, "teacher should hold body.0.weight"),
     ("t3a", ("states", "method", "supports"), torch.ones(5, 3), "supports should be of shape"),
-    ("tent", ("seen", ), "x", "seen must be of the type int"),
-    ("tent", ("steps", ), -1, "steps must be"),
-    ("tent", ("cost", ), {}, "it counts"),
-    ("tent", ("errors", ), 3, "errors must be of the type list"),
-    ("tent", ("was_reset", ), 2, "was_reset"),
+    ("tent", ("seen",), "x", "seen must be of the type int"), ("tent", ("steps",), -1, "steps must be"),
+    ("tent", ("cost",), {}, "it counts"), ("tent", ("errors",), 3, "errors must be of the type list"), ("tent", ("was_reset",), 2, "was_reset"),
 ])
 def test_what_parts_remember_is_compared_too(name, path, value, message):
     a, b = (Adapter(headed(), make(name), device="cpu") for _ in range(2))
@@ -642,14 +569,11 @@ def test_what_parts_remember_is_compared_too(name, path, value, message):
     assert torch.equal(a(X), b(X))
 
 
-# --- one quantity, one knob ---------------------------------------------------------------------
-
+# --- one quantity, one knob -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("name", "short", "value", "leader", "follower"), [
-    ("eta", "fraction", 0.5, "select.0.fraction", "select.2.fraction"),
-    ("eata", "fraction", 0.5, "select.0.fraction", "select.2.fraction"),
-    ("rdumb", "fraction", 0.5, "select.0.fraction", "select.2.fraction"),
-    ("paf_kip", "fraction", 0.5, "select.0.fraction", "penalties.0.fraction"),
+    ("eta", "fraction", 0.5, "select.0.fraction", "select.2.fraction"), ("eata", "fraction", 0.5, "select.0.fraction", "select.2.fraction"),
+    ("rdumb", "fraction", 0.5, "select.0.fraction", "select.2.fraction"), ("paf_kip", "fraction", 0.5, "select.0.fraction", "penalties.0.fraction"),
     ("unient", "soft", True, "select.0.soft", "penalties.1.soft"),
 ])
 def test_one_quantity_of_a_paper_moves_as_one(name, short, value, leader, follower):
@@ -660,32 +584,24 @@ def test_one_quantity_of_a_paper_moves_as_one(name, short, value, leader, follow
 
     start = values(make(name))[0]
     assert start != value
-    assert values(make(name, **{short: value})) == values(make(name, **{leader: value
-                                                                        })) == [value, value]
+    assert values(make(name, **{short: value})) == values(make(name, **{leader: value})) == [value, value]
     assert values(make(name, **{follower: value})) == [start, value], "it follows unless it is set"
     assert values(make(name, **{leader: value, follower: start})) == [value, start]
 
 
-# --- what is taken from the source beforehand ---------------------------------------------------
-
+# --- what is taken from the source beforehand ---------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("given", "message"), [
-    ({"model": 3}, "model must be a network"),
-    ({"recipe": 3}, "recipe must be a method"),
-    ({"images": [1, 2]}, "images must be an image set"),
-    ({"images": "no_such_set"}, "no embedded image set"),
-    ({"images": (X * 255).byte()}, "float in"),
+    ({"model": 3}, "model must be a network"), ({"recipe": 3}, "recipe must be a method"), ({"images": [1, 2]}, "images must be an image set"),
+    ({"images": "no_such_set"}, "no embedded image set"), ({"images": (X * 255).byte()}, "float in"),
     ({"labels": torch.zeros(3).long()}, "8 source images but 3 labels"),
-    ({"labels": torch.zeros(8)}, "labels must be 8 whole numbers"),
-    ({"batch": 0}, "batch must be"),
-    ({"limit": "all"}, "limit must be"),
+    ({"labels": torch.zeros(8)}, "labels must be 8 whole numbers"), ({"batch": 0}, "batch must be"), ({"limit": "all"}, "limit must be"),
     ({"cache": 3}, "cache must be a path"),
 ])
 def test_arguments_of_prepare_are_checked(given, message):
     arguments = {"model": net(), "recipe": "eata", "images": X, "labels": None, "batch": 4} | given
     with pytest.raises(ValueError, match=message):
-        source.prepare(arguments.pop("model"), arguments.pop("recipe"), arguments.pop("images"),
-                       arguments.pop("labels"), **arguments)
+        source.prepare(arguments.pop("model"), arguments.pop("recipe"), arguments.pop("images"), arguments.pop("labels"), **arguments)
 
 
 def test_prepare_takes_texts_and_precision():
@@ -694,5 +610,4 @@ def test_prepare_takes_texts_and_precision():
     double = source.prepare(net().double(), "eata", X, batch=4)["fisher"]
     single = source.prepare(net(), make("eata"), X, batch=4)["fisher"]
     assert all(v.dtype == torch.float64 for v in double.values())
-    torch.testing.assert_close({k: v.float() for k, v in double.items()}, single, atol=1e-5,
-                               rtol=1e-3)
+    torch.testing.assert_close({k: v.float() for k, v in double.items()}, single, atol=1e-5, rtol=1e-3)

@@ -178,12 +178,12 @@ def test_every_control_is_labelled_and_explained(headless):
 
 def test_settings_are_told_in_words():
     panel = crowd_panel(TINY)
-    assert "Tent with the filter and the diversity term, learning rate 0.005, 1 unknown per known image, 2 rounds" in panel.words.value
+    assert "Tent with the filter and the diversity term, learning rate 0.005, 1 unknown per known image, 2 rounds" in panel.description.value
     for name, value in {
             "lr": 1e-3, "filtered": False, "diverse": False, "unknown_ratio": 0.0, "rounds": 5
     }.items():
         panel.controls[name].value = value
-    assert "Settings: Tent alone, learning rate 0.001, no unknown images (closed set), 5 rounds." in panel.words.value
+    assert "Settings: Tent alone, learning rate 0.001, no unknown images (closed set), 5 rounds." in panel.description.value
     assert panel.settings == {} and panel.trace is None and panel.message == "Nothing has run yet: press Run."
 
 
@@ -253,7 +253,7 @@ def test_an_error_is_shown_kept_and_overcome(monkeypatch, interactive):
 
 def test_an_error_in_a_callback_of_a_control_is_kept_too(monkeypatch):
     panel = crowd_panel(TINY)
-    monkeypatch.setattr(panel, "in_words", lambda: 1 / 0)
+    monkeypatch.setattr(panel, "describe", lambda: 1 / 0)
     panel.controls["rounds"].value = 7
     assert isinstance(panel.error, ZeroDivisionError) and "ZeroDivisionError" in panel.message
 
@@ -273,7 +273,7 @@ def test_display_is_one_box_with_controls_or_plain_figures(headless, capsys, mon
     headless._ipython_display_()
     assert shown == [headless.error_figure, headless.fall_figure, headless.rise_figure]
     assert " ".join(
-        capsys.readouterr().out.split()) == f"Settings: {headless.in_words()}. {headless.message}"
+        capsys.readouterr().out.split()) == f"Settings: {headless.describe()}. {headless.message}"
     shown.clear()
     panel = crowd_panel(TINY)
     panel._ipython_display_()

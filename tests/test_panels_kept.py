@@ -19,8 +19,9 @@ W = pytest.importorskip("ipywidgets")
 pytest.importorskip("plotly.graph_objects")
 pytest.importorskip("anywidget")
 pytest.importorskip("pandas")
+from tta_lab.panels import controls  # noqa: E402
 from tta_lab.panels import explorer as P  # noqa: E402
-from tta_lab.panels import run_panel as P_run_panel  # noqa: E402
+from tta_lab.panels import explorer_state as state  # noqa: E402
 from tta_lab.panels.collapse_panel import collapse_panel  # noqa: E402
 from tta_lab.panels.composer import composer  # noqa: E402
 from tta_lab.panels.composer import save as save_runs  # noqa: E402
@@ -44,28 +45,25 @@ def said(panel) -> dict:
 def light(monkeypatch):
     """Without what takes the most time after every choice: the look whether it can run, and the
     words."""
-    monkeypatch.setattr(P, "obstacles", lambda choice: [])
-    monkeypatch.setattr(P.ExplorerPanel, "_describe", lambda self: None)
+    monkeypatch.setattr(state, "incompatibilities", lambda choice: [])
+    monkeypatch.setattr(P.ExplorerPanel, "_refresh", lambda self: None)
 
 
 # --- settings leave with what brought them
 
-def test_after_any_protocol_any_other_is_as_in_a_fresh_panel(light):
-    fresh = {name: said(P.explorer(protocol=name, **SMALL)) for name in NAMES}
+def test_after_a_protocol_another_is_as_in_a_fresh_panel(light):
     panel = P.explorer(**SMALL)
-    for a in NAMES:
-        for b in NAMES:
-            panel.controls["protocol"].value = a
-            panel.controls["protocol"].value = b
-            assert said(panel) == fresh[b], (a, b)
-    assert panel.error is None and fresh["open_set"]["unknown_ratio"] == 1 and fresh["continual"][
-        "unknown_ratio"] == 0
+    for a, b in (("open_set", "recurring"), ("recurring", "continual"), ("cyclic", "open_set")):
+        panel.controls["protocol"].value = a
+        panel.controls["protocol"].value = b
+        assert said(panel) == said(P.explorer(protocol=b, **SMALL)), (a, b)
+    assert panel.error is None and panel.controls["unknown_ratio"].value == 1
 
 
 def test_the_stream_panel_leaves_nothing_behind_either(monkeypatch):
     # only what is built is looked at
     monkeypatch.setattr(S.StreamPanel, "_draw_stream", lambda self: None)
-    monkeypatch.setattr(S.StreamPanel, "in_words", lambda self: "")
+    monkeypatch.setattr(S.StreamPanel, "describe", lambda self: "")
     small = {"per_shift": 10, "batch": 5, "shifts": ("fog",)}
     fresh = {}
     for name in NAMES:
@@ -116,8 +114,8 @@ def test_after_any_method_any_other_is_as_in_a_fresh_panel(light):
     for i, a in enumerate(names):
         panel.controls["method"].value = a
         for widget in panel.knobs.values():
-            widget.value = P_run_panel.another(widget)
-        panel.controls["form"].value = P_run_panel.another(panel.controls["form"])
+            widget.value = controls.other(widget)
+        panel.controls["form"].value = controls.other(panel.controls["form"])
         for b in names[i + 1:] if i < 3 else names[i + 1:i + 2]:
             panel.controls["method"].value = b
             assert said(panel) == fresh[b], (a, b)
@@ -129,7 +127,7 @@ def test_a_selector_does_not_take_over_the_knobs_of_another(light, way):
         panel = P.explorer(**SMALL, selectors=(a, "") if way == "first" else ("confidence_rise", a))
         for name, widget in panel.knobs.items():
             if name.startswith("select.0." if way == "first" else "select.1."):
-                widget.value = P_run_panel.another(widget)
+                widget.value = controls.other(widget)
         panel.knobs["update.lr"].value = 0.01
         for b in SELECTORS:
             if b != a:
@@ -152,7 +150,7 @@ def test_the_composer_begins_anew_with_each_method(monkeypatch):
         panel.controls["start"].value = a
         for widget in list(panel.knobs.values()):
             if widget in panel.knobs.values():
-                widget.value = P_run_panel.another(widget)
+                widget.value = controls.other(widget)
         panel.controls["start"].value = b
         assert compose.recognise(panel.recipe) == (b, []), (a, b)
     panel.knobs["update.lr"].value = 0.5
@@ -210,8 +208,8 @@ def test_rows_and_sentences_come_from_the_run_not_from_the_controls(monkeypatch,
         panel.to_parameters().split("choice: ")[1].split("\n")[0]) == line["choice"]
     P.save(panel, tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text())["state"] == json.loads(line["choice"])
-    words, figures = panel.told()
-    assert words[0] == panel.in_words(panel.session.choice) != panel.in_words()
+    words, figures = panel.summary()
+    assert words[0] == panel.describe(panel.session.choice) != panel.describe()
 
 
 def test_streams_never_share_a_name(light):
@@ -235,23 +233,23 @@ def test_streams_never_share_a_name(light):
 
 def test_old_figures_and_the_lamp_are_marked_at_once(monkeypatch):
     panel = P.explorer(**SMALL)
-    panel.step_button.click()
+    panel.view.buttons["step"].click()
     assert panel.wait(120)
     panel.run_button.click()                                          # goes on: nothing is old
-    assert panel.wait(120) and "previous run" not in panel.lamp_box.value
+    assert panel.wait(120) and "previous run" not in panel.view.alarm_box.value
     begun, go_on = slowly(monkeypatch)
     panel.controls["severity"].value = 1.0
     panel.run_button.click()
     assert begun.wait(60)
-    for widget in (panel.lamp_box, panel.frames["errors"], panel.frames["predictions"],
-                   panel.sentence):
+    for widget in (panel.view.alarm_box, panel.view.frames["errors"], panel.view.frames["predictions"],
+                   panel.view.sentence):
         assert "of the previous run" in widget.value and "opacity" in widget.value
     # no picture of the old run with numbers of the new one
-    assert panel.pick.value == -1
+    assert panel.view.pick.value == -1
     go_on.set()
     assert panel.wait(120) and panel.error is None
-    for widget in (panel.lamp_box, panel.frames["errors"], panel.frames["predictions"],
-                   panel.sentence):
+    for widget in (panel.view.alarm_box, panel.view.frames["errors"], panel.view.frames["predictions"],
+                   panel.view.sentence):
         assert "of the previous run" not in widget.value
 
 
@@ -261,32 +259,32 @@ def test_the_first_run_marks_nothing_and_live_figures_are_marked_too(monkeypatch
     begun, go_on = slowly(monkeypatch, Bench, "run")
     panel.run_button.click()
     assert begun.wait(
-        120) and not panel.signals.widget.old and "previous run" not in panel.lamp.value
+        120) and not panel.signals.widget.old and "previous run" not in panel.alarm_box.value
     panel.controls["factor"].value = 30.0
     go_on.set()
     assert panel.wait(120) and panel.ran.factor == 1.0 and "factor=" not in panel.to_code(
-    ) and "30" not in panel.told()[0][0]
+    ) and "30" not in panel.summary()[0][0]
     assert "tent at x 1" in panel.message and "fashion_resnet_bn" in panel.message
     begun.clear()
     go_on.clear()
     panel.run_button.click()
     assert begun.wait(
         120
-    ) and panel.signals.widget.old and panel.predictions.widget.old and "of the previous run" in panel.lamp.value
+    ) and panel.signals.widget.old and panel.predictions.widget.old and "of the previous run" in panel.alarm_box.value
     go_on.set()
     assert panel.wait(
         120
-    ) and not panel.signals.widget.old and "previous run" not in panel.lamp.value and "factor=30.0" in panel.to_code(
+    ) and not panel.signals.widget.old and "previous run" not in panel.alarm_box.value and "factor=30.0" in panel.to_code(
     )
 
 
 def test_code_of_picture_panels_is_that_of_the_run():
     panel = norm_panel(setting="mixed", interactive=False, batch=64)
-    before, words = panel.to_code(), panel.told()[0][0]
+    before, words = panel.to_code(), panel.summary()[0][0]
     panel.controls["method"].value = ("source"
                                       if panel.controls["method"].value != "source" else "tent")
     assert panel.to_code(
-    ) == before and panel.told()[0][0] == words != panel.in_words() and panel.error is None
+    ) == before and panel.summary()[0][0] == words != panel.describe() and panel.error is None
 
 
 # --- the lamp
@@ -302,18 +300,18 @@ def test_code_of_picture_panels_is_that_of_the_run():
 def test_the_lamp_does_not_say_calm_where_it_cannot_judge(settings, why):
     panel = P.explorer(interactive=False, device="cpu",
                        **{"per_shift": 20, "shifts": ("gaussian_noise", "contrast"), **settings})
-    assert panel.error is None and panel.lamp == "unsure" and "calm" not in panel.lamp_box.value
-    assert "cannot judge" in panel.lamp_box.value and why in panel.lamp_box.value
+    assert panel.error is None and panel.runs.alarm_status == "unsure" and "calm" not in panel.view.alarm_box.value
+    assert "cannot judge" in panel.view.alarm_box.value and why in panel.view.alarm_box.value
     last = panel.drawn["errors"]["so_far"]["last"]
-    assert f"error so far {last['this run']:.1f} % beside source {last['source']:.1f} %, BN-1 {last['BN-1']:.1f} %" in panel.lamp_box.value
+    assert f"error so far {last['this run']:.1f} % beside source {last['source']:.1f} %, BN-1 {last['BN-1']:.1f} %" in panel.view.alarm_box.value
     assert "cannot judge" in panel.message and panel.results["alarm"][
-        0] == "cannot judge" and "cannot judge" in panel.told()[0][2]
+        0] == "cannot judge" and "cannot judge" in panel.summary()[0][2]
 
 
 def test_where_it_can_judge_the_lamp_is_calm_and_says_the_errors():
     panel = P.explorer(interactive=False, device="cpu", per_shift=150, batch=25,
                        shifts=("fog", "contrast"))
-    assert panel.lamp == "calm" and "calm. No alarm: probability of collapse" in panel.lamp_box.value and "beside source" in panel.lamp_box.value
+    assert panel.runs.alarm_status == "calm" and "calm. No alarm: probability of collapse" in panel.view.alarm_box.value and "beside source" in panel.view.alarm_box.value
 
 
 # --- files
@@ -364,7 +362,7 @@ def test_runs_are_saved_with_the_recipe_that_ran(tmp_path, monkeypatch):
          "runs.json").read_text())["recipe"] == panel.results["recipe"][0] != panel.to_json()
     assert panel.results["model"][0] == "fashion_resnet_bn" and panel.results["stream"][
         0] == "one shift after another, 20 a shift, batches of 10"
-    assert "on fashion_resnet_bn, one shift after another" in panel.message and "tent" in panel.told(
+    assert "on fashion_resnet_bn, one shift after another" in panel.message and "tent" in panel.summary(
     )[0][0]
     for thread in threading.enumerate():
         if thread.name == "composer marks":

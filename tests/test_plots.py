@@ -62,8 +62,7 @@ NAMES = {g: P.GROUP_LABELS[g] for g in GROUPS}
 CASES = {  # name: (numbers, one {label: heights} per panel)
     "error_per_round": (ROUND, [{"": ROUND["error"]}]),
     "error_per_domain": (DOMAIN, [{"mean 20.0 %": DOMAIN["error"]}]),
-    "rise_and_fall": (FALL, [{
-    "all falling images": FALL["falling"]} | {NAMES[g]: v for g, v in FALL["counts"].items()},
+    "rise_and_fall": (FALL, [{"all falling images": FALL["falling"]} | {NAMES[g]: v for g, v in FALL["counts"].items()},
                       {NAMES[g]: v for g, v in GROUPS.items()},
                              {NAMES[g]: v / 2 for g, v in GROUPS.items()}]),
     "flips": (FLIPS, [{"wrong to right": FLIPS["count"]["right"]}, {"wrong to right": GROUPS["wrong"], "same class": GROUPS["correct"]}]),
@@ -71,8 +70,7 @@ CASES = {  # name: (numbers, one {label: heights} per panel)
     "entropy_histogram": (ENTROPY, [{"median": ENTROPY["median"]}]),
     "selection_quality": (SELECTION, [{label: SELECTION[part][rule] for rule, label in SELECTION["labels"].items()}
                                       for part in ("precision", "recall")]),
-    "marginal_entropy": (MARGINAL, [{
-    "effective number of classes": MARGINAL["effective_classes"]}]),
+    "marginal_entropy": (MARGINAL, [{"effective number of classes": MARGINAL["effective_classes"]}]),
     "detection": (DETECTION, [{"known against unknown": DETECTION["known_vs_unknown"][part],
                                "correct against wrong": DETECTION["correct_vs_wrong"][part]} for part in ("auroc", "fpr95")]),
 }
@@ -308,9 +306,7 @@ def test_axes_name_their_units():
 
 
 def test_labels_and_legend_stay_inside_the_figure_and_off_the_axes():
-    runs = {
-        f"Tent(lr=0.001).where(ConfidenceRise(), EntropyThreshold({i}))": ROUND for i in range(7)
-    }
+    runs = {f"Tent(lr=0.001).where(ConfidenceRise(), EntropyThreshold({i}))": ROUND for i in range(7)}
     many = {
         "domain": [f"a_rather_long_domain_name_{i}" for i in range(15)], "error": np.arange(15.0)
     }

@@ -238,7 +238,7 @@ def test_gradients_held_a_few_at_a_time_are_the_same(monkeypatch):
     x, _ = batch()
     made = adapter("sar", lr=0.1)
     before = Q.counterfactual_vote(made, x, rows=range(5))
-    monkeypatch.setattr(Q, "GRADIENTS", 2 * sum(p.numel() for p in made._params))
+    monkeypatch.setattr(Q, "GRADIENTS", 2 * sum(p.numel() for p in made.tuned.values()))
     np.testing.assert_array_equal(
         Q.counterfactual_vote(made, x, rows=range(5))["alone"], before["alone"])
 
@@ -284,7 +284,7 @@ def test_an_adapter_is_the_same_bits_afterwards(name, settings):
     Q.counterfactual_vote(made, x, y, rows=[0, 1])
     assert equal(before, timeless(made.state_dict()))
     assert made.shared_source is shared and not shared
-    assert all(p.grad is None for p in made._params)
+    assert all(p.grad is None for p in made.tuned.values())
     made.shared_source = None
     for _ in range(2):
         assert torch.equal(made(x), twin(x))
@@ -294,9 +294,9 @@ def test_an_adapter_is_the_same_bits_afterwards(name, settings):
 def test_an_adapter_is_the_same_after_a_probe_that_fails():
     made = adapter()
     before = copy.deepcopy(made.state_dict())
-    with pytest.raises(RuntimeError), Q.untouched(made):
+    with pytest.raises(RuntimeError), made.isolated():
         with torch.no_grad():
-            made._params[0].add_(1)
+            next(iter(made.tuned.values())).add_(1)
         raise RuntimeError
     assert equal(before, made.state_dict())
 
@@ -651,8 +651,8 @@ def test_a_procedure_says_what_the_recipe_is():
     assert [b.role for b in tent] == ["answer", "images", "adapted", "loss", "step", "step"
                                       ] and "after the update" in " ".join(tent[0].lines)
     chain = [b.title[0] for b in drawn.procedure(recipe("crowd"))[0] if b.role == "select"]
-    assert chain == ["1. Low entropy", "2. Non redundant", "3. Certain weight", "4. Confidence "
-                                                                                "rise"]
+    assert chain == ["1. Entropy threshold", "2. Non redundant", "3. Entropy weight",
+                         "4. Confidence rise"]
     assert [b.role for b in drawn.procedure(make("source"))[0]] == ["answer", "images", "adapted"]
     with pytest.raises(TypeError, match="plot_procedure draws a recipe"):
         P.plot_procedure("tent")

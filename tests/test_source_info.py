@@ -150,8 +150,9 @@ def test_what_is_missing_or_made_for_something_else_is_said_in_words():
         match=r"'mean_image' that was made for other weights \(\w{12}\) than .* \(\w{12}\)",
     ):
         Adapter(tiny("tinygn"), _Brightness(), device="cpu", source_info=given)
-    Adapter(net.half(), _Brightness(), device="cpu",
-            source_info=prepare(net, _Brightness(), x, device="cpu"))
+    Adapter(
+        net.half(), _Brightness(), device="cpu", source_info=prepare(net, _Brightness(), x, device="cpu")
+    )
     by_hand = {"mean_image": dict(given["mean_image"])}  # says nothing of model and knobs
     Adapter(tiny("tinygn"), _Brightness(crop=3), device="cpu", source_info=by_hand)
     assert isinstance(given["mean_image"], Made)

@@ -96,11 +96,10 @@ def test_each_protocol_is_said_drawn_and_rebuilt_by_code(panel, name):
     panel.controls["protocol"].value = name
     assert panel.error is None
     if name == "natural":
-        assert "fashion_mnist holds no domains of its own" in panel.refusal and "make no stream" in panel.words.value
+        assert "fashion_mnist holds no domains of its own" in panel.refusal and "make no stream" in panel.description.value
         return
-    assert panel.refusal == "" and panel.words.value.startswith(f'<div style="line-height: '
-                                                                f'1.4">{name}: ')
-    assert S.say_statistics(panel.stream.statistics()) in panel.words.value
+    assert panel.refusal == "" and f'px">{name}: ' in panel.description.value
+    assert S.say_statistics(panel.stream.statistics()) in panel.description.value
     scope: dict = {}
     exec(panel.to_code(), scope)
     assert scope["stream"].hash == panel.stream.hash
@@ -125,7 +124,7 @@ def test_controls_reach_the_stream(panel):
     # what the protocol is about
     assert c["unknown_ratio"].value == 1 and panel.stream.statistics()["unknown"] == 0.5
     c["unknown_mode"].value, c["unknown_ratio"].value = "burst", 0.5
-    assert panel.stream.unknown_mode == "burst" and panel.stream.ratio == 0.5 and "33 % unknown" in panel.words.value
+    assert panel.stream.unknown_mode == "burst" and panel.stream.ratio == 0.5 and "33 % unknown" in panel.description.value
     c["protocol"].value = "closed_set"
     assert panel.stream.unknown is None and c["unknown_ratio"].layout.display == "none"
     c["protocol"].value = "batch_of_one"
@@ -146,7 +145,7 @@ def test_refused_settings_say_why_and_lose_nothing(panel):
     drawn = panel.stream_figure.data[0].z.copy()
     c["protocol"].value, c["straddle"].value = "mixed_domains", True
     assert panel.refusal == "mixed=True pools all shifts, so there is no border to straddle; leave straddle out"
-    assert "These settings make no stream:</b> mixed=True pools" in panel.words.value and "last stream that could be made" in panel.words.value
+    assert "These settings make no stream:</b> mixed=True pools" in panel.description.value and "last stream that could be made" in panel.description.value
     mixed = panel.stream
     assert mixed.mixed and mixed is not accepted and panel.stream_figure.data[0].z.shape[0] == len(
         drawn)

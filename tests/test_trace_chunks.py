@@ -45,7 +45,7 @@ def feed(trace, steps, batch=10, start=0, label=True):
 
 def assert_same(one, other):
     for table in TABLES:
-        a, b = one._columns(table), other._columns(table)
+        a, b = one.columns(table), other.columns(table)
         assert list(a) == list(b) and len(a) > 3
         for name in a:
             assert a[name].dtype == b[name].dtype and a[name].tobytes() == b[name].tobytes(), (

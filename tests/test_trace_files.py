@@ -53,9 +53,7 @@ def test_a_trace_that_holds_code_is_refused_in_words_of_our_own(tmp_path):
             Trace.load(path)
         told = str(why.value)
         assert "allow_pickle" not in told and why.value.__cause__ is None
-        assert why.value.__context__ is None or why.value.__suppress_context__, ("numpy's advice "
-                                                                                 "does not stand "
-                                                                                 "above it either")
+        assert why.value.__context__ is None or why.value.__suppress_context__, "numpy's advice does not stand above it either"
     for content in (pickle.dumps(Code()), evil):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="holds Python objects") as why:
@@ -167,3 +165,15 @@ def test_damaged_meta_of_chunks_is_named(tmp_path):
     meta.write_text(json.dumps({}))
     assert Trace.load(tmp_path / "t")["id"].tolist() == list(
         range(15)), "the remedy that was named works"
+
+
+def test_the_head_of_a_trace_is_that_of_a_shorter_run():
+    trace = Trace.from_columns(
+        {"step": np.array([0, 0, 1, 1]), "id": np.arange(4), "prediction": np.array([1, 2, 0, 0]),
+         "label": np.array([1, 1, 0, 2]), "known": np.ones(4, bool)},
+        {"step": np.array([0, 1]), "n": np.array([2, 2])}, {"complete": True})
+    head = trace.head(3)
+    assert head["id"].tolist() == [0, 1, 2] and head["correct"].tolist() == [True, False, True]
+    assert head.step("step").tolist() == [0, 1] and head.meta == {"complete": False}
+    assert trace.head(2).step("step").tolist() == [0] and not trace.head(0).step("n").size
+    assert trace.head(4) is trace and list(trace.columns("steps")) == ["step", "n"]

@@ -1,5 +1,4 @@
-"""Answers that somebody wrote who had not seen the checks: none wrong is accepted or named wrongly,
-none right is refused, nearly all are named."""
+"""Answers that somebody wrote who had not seen the checks: none wrong is accepted or named wrongly, none right is refused, nearly all are named."""
 
 import importlib.util
 from functools import cache
@@ -217,18 +216,15 @@ CAUSES = {  # exercise -> function -> the mistake that says its cause
 
 
 def answers_of(number: int):
-    spec = importlib.util.spec_from_file_location(f"workshop_answers_{number}",
-                                                  FOLDER / f"module_{number}.py")
+    spec = importlib.util.spec_from_file_location(f"workshop_answers_{number}", FOLDER / f"module_{number}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.ANSWERS
 
 
 ANSWERS = {number: answers_of(number) for number in (1, 2, 3)}
-WRONG = [(number, i) for number, table in ANSWERS.items() for i, (_, cause, _) in enumerate(table)
-         if cause]
-RIGHT = [(number, i) for number, table in ANSWERS.items() for i, (_, cause, _) in enumerate(table)
-         if not cause]
+WRONG = [(number, i) for number, table in ANSWERS.items() for i, (_, cause, _) in enumerate(table) if cause]
+RIGHT = [(number, i) for number, table in ANSWERS.items() for i, (_, cause, _) in enumerate(table) if not cause]
 
 
 @cache
@@ -245,12 +241,9 @@ def test_each_wrong_answer_has_a_cause_and_each_module_has_enough():
     for number, exercises in zip(ANSWERS, MODULES.values(), strict=True):
         table = ANSWERS[number]
         assert {exercise for exercise, _, _ in table} == set(exercises)
-        assert sum(cause is not None
-                   for _, cause, _ in table) >= 40 and sum(cause is None
-                                                           for _, cause, _ in table) >= 12
+        assert sum(cause is not None for _, cause, _ in table) >= 40 and sum(cause is None for _, cause, _ in table) >= 12
         for exercise in exercises:
-            assert {f.__name__ for name, cause, f in table
-                    if name == exercise and cause} == set(CAUSES[exercise])
+            assert {f.__name__ for name, cause, f in table if name == exercise and cause} == set(CAUSES[exercise])
     assert not {mistake for table in CAUSES.values() for mistake in table.values()} & GENERIC
 
 
@@ -269,8 +262,5 @@ def test_right_answers_are_accepted(number, i):
 @pytest.mark.parametrize("number", ANSWERS)
 def test_nearly_all_causes_are_named(number):
     wrong = [(i, ANSWERS[number][i]) for n, i in WRONG if n == number]
-    missed = [
-        f.__name__ for i, (exercise, _, f) in wrong
-        if verdict_on(number, i).mistake != CAUSES[exercise][f.__name__]
-    ]
+    missed = [f.__name__ for i, (exercise, _, f) in wrong if verdict_on(number, i).mistake != CAUSES[exercise][f.__name__]]
     assert 1 - len(missed) / len(wrong) >= NAMED_AT_LEAST, missed

@@ -65,9 +65,9 @@ class Runs:
         parameters (and of the teacher's)."""
         row, expected = self.index[run], self.stored(run)
         wrong = differences(row, expected, outputs, stream(row["stream"])[1].numpy(), dict(seen))
-        now = (dict(adapter.model.named_parameters()) | adapter._owned
+        now = (dict(adapter.model.named_parameters()) | adapter.state.tensors
                | {f"ema:{k}": v for k, v in (teacher or {}).items()})
-        start = dict(adapter.source.named_parameters()) | adapter._start
+        start = dict(adapter.source.named_parameters()) | adapter.state.start
         return (wrong + (changes(row, expected, now, start, adapter.tuned)
                          if len(outputs) == len(expected["outputs"]) else []))
 

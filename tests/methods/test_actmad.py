@@ -69,7 +69,7 @@ def test_the_comparison_can_fail(run, changes):
     assert deviations(run, batches=2, **changes) != []
 
 
-# --- the paper's form ---------------------------------------------------------------------------
+# --- the paper's form -----------------------------------------------------------------------------
 
 X = source_images()[0]
 NET = "tinybn"
@@ -190,8 +190,9 @@ def test_selectors_choose_whose_statistics_are_matched(maps):
     x = stream("s3")[0][0]
     with torch.no_grad():
         z = tiny(NET)(x)
-    sure = (EntropyThreshold(0.4).weights(type("Sure", (), {"logits": z}), torch.zeros(len(x)),
-                                          None, {}) > 0)
+    sure = (
+        EntropyThreshold(0.4).weights(type("Sure", (), {"logits": z}), torch.zeros(len(x)), None, {}) > 0
+    )
     assert 2 < sure.sum() < len(x) - 2
     chosen_few, alone = (
         adapt(make("actmad").where(EntropyThreshold(0.4)), maps, x)[1],

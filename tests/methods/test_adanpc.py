@@ -91,7 +91,7 @@ class StepContext:
 
     features = torch.tensor([[2.0, 0.0], [3.0 ** 0.5, 1.0], [0.0, 5.0]])
     logits = torch.zeros(3, 3)
-    given = {
+    source_info = {
         "neighbours": {
             "features": torch.tensor([[3.0, 0.0], [0.0, 0.1], [1.0, 1.0]]),
             "labels": torch.tensor([0, 1, 2])
@@ -138,13 +138,13 @@ def test_who_joins():
 def test_images_of_a_batch_do_not_see_each_other(neighbours):
     x, order = stream("s1")[0][0][:16], torch.arange(15, -1, -1)
     answers = [
-        Adapter(tiny("tinybn"), make("adanpc"), device="cpu",
-                source_info={"neighbours": neighbours})(v) for v in (x, x[order])
+        Adapter(tiny("tinybn"), make("adanpc"), device="cpu", source_info={"neighbours": neighbours})(v)
+        for v in (x, x[order])
     ]
     torch.testing.assert_close(answers[0][order], answers[1], atol=1e-4, rtol=1e-4)
     alone = torch.cat([
-        Adapter(tiny("tinybn"), make("adanpc"), device="cpu",
-                source_info={"neighbours": neighbours})(v) for v in x.split(1)
+        Adapter(tiny("tinybn"), make("adanpc"), device="cpu", source_info={"neighbours": neighbours})(v)
+        for v in x.split(1)
     ])
     torch.testing.assert_close(alone, answers[0], atol=1e-4, rtol=1e-4)
 
@@ -156,8 +156,7 @@ def test_neighbours_are_the_features_of_the_source(neighbours):
     assert torch.equal(neighbours["labels"], y)
     with pytest.raises(ValueError, match="need a label for every source image"):
         source.prepare(tiny("tinybn"), make("adanpc"), x, device="cpu")
-    adapter = Adapter(
-        tiny("tinybn"), make("adanpc"), device="cpu",
-        source_info={"neighbours": {"features": neighbours["features"], "labels": y + 3}})
+    adapter = Adapter(tiny("tinybn"), make("adanpc"), device="cpu",
+                      source_info={"neighbours": {"features": neighbours["features"], "labels": y + 3}})
     with pytest.raises(NeedsError, match="label 12, but the model answers in 10 classes"):
         adapter(stream("s1")[0][0])

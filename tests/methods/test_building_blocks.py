@@ -49,7 +49,7 @@ class Quadratic(nn.Module):
         return torch.cat([(x * self.w).sum(1, keepdim=True), torch.zeros(len(x), 1)], 1)
 
 
-# --- sharpness-aware minimisation ---------------------------------------------------------------
+# --- sharpness-aware minimisation ---------------------------------------------------------------------------------
 
 def test_sam_steps_with_the_gradient_of_the_neighbour():
     x = torch.tensor([[1.0, 0.5], [0.2, -1.0]])
@@ -111,7 +111,7 @@ def test_a_failure_within_sam_leaves_no_perturbation(batches):
     assert all(torch.equal(p, adapter.origin[k]) for k, p in adapter.tuned.items())
 
 
-# --- controllers --------------------------------------------------------------------------------
+# --- controllers ---------------------------------------------------------------------------------------------------
 
 def test_reset_every_makes_the_next_answers_those_of_a_fresh_model(batches):
     recipe = make("tent", lr=1e-2, controllers=(ResetEvery(2),))
@@ -184,7 +184,7 @@ def test_collapse_recovery_by_hand():
     assert CollapseRecovery().decide([], low) == "reset"
 
 
-# --- which parameters ---------------------------------------------------------------------------
+# --- which parameters -----------------------------------------------------------------------------------------------
 
 def test_the_top_of_the_network_can_be_left_out():
     from torchvision.models import resnet18
@@ -205,7 +205,7 @@ def test_all_parameters_but_the_head():
         AllParameters(head=False)(tiny("tinyseg"))
 
 
-# --- teachers, restores, memories, episodes, extra modules --------------------------------------
+# --- teachers, restores, memories, episodes, extra modules ---------------------------------------------------------
 
 @dataclass(frozen=True, kw_only=True)
 class _Taught(LossMethod):
@@ -249,11 +249,11 @@ def test_a_teacher_keeps_its_own_statistics(batches):
     from tta_lab.core.step_context import StepContext
     teacher = teachers.start(adapter.model)
     ctx = StepContext(adapter, batches[0], torch.arange(24))
-    before = {k: v.clone() for k, v in adapter._owned.items()}
+    before = {k: v.clone() for k, v in adapter.state.tensors.items()}
     with torch.no_grad():
         moved = ctx.forward(tensors=teacher, commit=True)
         assert not torch.equal(teacher["features.1.running_mean"], before["features.1.running_mean"])
-        assert all(torch.equal(v, before[k]) for k, v in adapter._owned.items()), "the student's did not move"
+        assert all(torch.equal(v, before[k]) for k, v in adapter.state.tensors.items()), "the student's did not move"
         assert torch.equal(ctx.forward(tensors=teacher), moved) and not torch.equal(ctx.forward(), moved)
 
 
@@ -345,7 +345,7 @@ def test_features_are_the_input_of_the_head(model, batches):
         assert torch.equal(features, tiny(model).features(batches[0])) and torch.equal(tiny(model).head(features), logits)
 
 
-# --- augmentations ------------------------------------------------------------------------------
+# --- augmentations ---------------------------------------------------------------------------------------------------
 
 PARTS = [augment.ColorAffine(), augment.ColorAffine(blur_and_noise=False, padding="reflect"), augment.AugMix(), augment.ShufflePatches(),
          augment.ShufflePatches(3), augment.ShufflePixels(), augment.Occlude(), augment.Unchanged()]
@@ -384,7 +384,7 @@ def test_colour_affine_uses_one_draw_for_the_batch_but_noise():
     assert not torch.equal(noisy[0], noisy[1]) and (noisy[0] - noisy[1]).abs().max() < 0.06
 
 
-# --- source statistics --------------------------------------------------------------------------
+# --- source statistics -------------------------------------------------------------------------------------------------
 
 SHARED = (source.fisher, source.moments, source.neighbours, source.posterior, source.prototypes, source.replay)
 

@@ -37,9 +37,8 @@ RUN = "cmf-om-fixaug__tinygn__s1"
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"alpha": 0.9}, {"anchor": WeightEnsembling(0.82)}, {"noise": 4.0}, {"penalties":
-        ()}, {"prior_correction": False}, {"average": "kept"}, {"temperature": 0.4}], ids=repr)
+    "changes", [{}, {"alpha": 0.9}, {"anchor": WeightEnsembling(0.82)}, {"noise": 4.0}, {"penalties": ()},
+                {"prior_correction": False}, {"average": "kept"}, {"temperature": 0.4}], ids=repr)
 def test_the_comparison_can_fail(changes):
     assert (deviations(RUN, batches=5, **changes) == []) == (not changes)
 
@@ -83,7 +82,6 @@ def test_frozen_hidden_model_is_weight_ensembling():
     settings = dict(penalties=(), lr=5e-3)
     cmf = Adapter(tiny("tinybn"), make("cmf", alpha=0.0, anchor=WeightEnsembling(0.9), noise=0.0,
                                        **settings), device="cpu")
-    roid = Adapter(tiny("tinybn"), make("roid", anchor=WeightEnsembling(0.9), **settings),
-                   device="cpu")
+    roid = Adapter(tiny("tinybn"), make("roid", anchor=WeightEnsembling(0.9), **settings), device="cpu")
     for batch in x:
         torch.testing.assert_close(cmf(batch), roid(batch), rtol=1e-4, atol=1e-5)

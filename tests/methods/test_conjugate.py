@@ -105,7 +105,5 @@ def test_confident_by_hand():
     class StepContext:
         logits = torch.tensor([[0.76, 0.24], [0.5, 0.5], [0.2, 0.8]]).log()
     # strictly above
-    assert ConfidenceThreshold(0.5).weights(StepContext, torch.zeros(3), None,
-                                            {}).tolist() == [1, 0, 1]
-    assert ConfidenceThreshold(0.79).weights(StepContext, torch.zeros(3), None,
-                                             {}).tolist() == [0, 0, 1]
+    assert ConfidenceThreshold(0.5).weights(StepContext, torch.zeros(3), None, {}).tolist() == [1, 0, 1]
+    assert ConfidenceThreshold(0.79).weights(StepContext, torch.zeros(3), None, {}).tolist() == [0, 0, 1]

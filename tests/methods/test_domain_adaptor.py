@@ -142,8 +142,8 @@ def test_every_batch_is_an_episode_of_its_own():
     torch.testing.assert_close(outputs(recipe, BATCHES).flip(0), outputs(recipe, BATCHES.flip(0)))
     adapter = Adapter(tiny("tinybn"), recipe, device="cpu")
     adapter(BATCHES[0])
-    assert all(torch.equal(v, adapter._start[k])
-               for k, v in adapter._owned.items()) and adapter.trace.step("distance")[0] > 0
+    assert all(torch.equal(v, adapter.state.start[k])
+               for k, v in adapter.state.tensors.items()) and adapter.trace.step("distance")[0] > 0
 
 
 def test_weight_of_the_source_by_hand():

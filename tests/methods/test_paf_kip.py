@@ -79,8 +79,7 @@ def test_first_answer_is_bn_1_and_the_teacher_moves_after_the_step():
 
 def test_with_the_network_as_its_teacher_it_is_tent_with_two_selectors():
     bare = play(make("paf_kip", **PLAIN, follow=0.0, weight=0.0, when_empty="skip"))[1]
-    tent = play(
-        make("tent", update=PLAIN["update"]).where(EntropyThreshold(0.4), EntropyWeight(0.4)))[1]
+    tent = play(make("tent", update=PLAIN["update"]).where(EntropyThreshold(0.4), EntropyWeight(0.4)))[1]
     for k, p in bare.tuned.items():
         torch.testing.assert_close(p, tent.tuned[k], atol=1e-6, rtol=1e-5)
     assert 0 < bare.trace["kept"].sum() < 128 and bare.trace.step("distance")[-1] > 0

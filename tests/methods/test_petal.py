@@ -135,7 +135,7 @@ def test_least_informative_by_hand():
 
 def test_penalty_by_hand():
     class StepContext:
-        given = {
+        source_info = {
             "posterior": {
                 "mean/a": torch.tensor([1.0, 2.0]), "variance/a": torch.tensor([0.5, 0.0])
             }
@@ -154,8 +154,7 @@ def test_penalty_by_hand():
 def test_without_its_parts_it_is_cotta():
     x = stream("s1")[0][:4, :32]
     adapters = [
-        Adapter(tiny("tinybn"), recipe, device="cpu",
-                source_info={"posterior": around(tiny("tinybn"))})
+        Adapter(tiny("tinybn"), recipe, device="cpu", source_info={"posterior": around(tiny("tinybn"))})
         for recipe in (make("petal", penalties=(), restore=0.0, **BARE),
                        make("petal", penalties=(), restore=0.0, chosen="random", **BARE),
                        make("cotta", restore=0.0, **BARE))
@@ -218,8 +217,7 @@ def test_the_posterior_is_that_of_the_places_after_the_epochs(found):
 def test_it_begins_at_the_posteriors_mean_again_and_again(found):
     x = stream("s1")[0][:3, :24]
     mean = {k[5:]: v for k, v in found["posterior"].items() if k.startswith("mean/")}
-    adapter = Adapter(tiny("tinybn"), make("petal", restore=0.5, **BARE), device="cpu",
-                      source_info=found)
+    adapter = Adapter(tiny("tinybn"), make("petal", restore=0.5, **BARE), device="cpu", source_info=found)
 
     def begins():
         return all(

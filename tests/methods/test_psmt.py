@@ -33,9 +33,9 @@ def deviations(run, fisher, batches=None, **changes):
         return {
             "info/n_at_initial": sum(
                 (p == adapter.origin[k]).sum().item() for k, p in adapter.tuned.items()),
-            "info/ewc": sum((adapter.source_info["fisher"][k] *
-                             (p.detach() - adapter.origin[k])**2).sum().item()
-                            for k, p in adapter.tuned.items())
+            "info/ewc": sum(
+                (adapter.source_info["fisher"][k] * (p.detach() - adapter.origin[k])**2).sum().item()
+                for k, p in adapter.tuned.items())
         }
 
     outputs, adapter, seen = RUNS.play(run, recipe(run, **changes), given=fisher, watch=watch,

@@ -86,8 +86,7 @@ def test_deyo_form_selects_by_the_region_and_caps_the_weight():
 
     part = StableRegion(fraction=0.8, unit=0.7, cap=2.0)
     expected = [2.0, math.exp(0.7 * math.log(5) - 1.0), 0.0]
-    torch.testing.assert_close(part.weights(StepContext, torch.zeros(3), None, {}),
-                               torch.tensor(expected))
+    torch.testing.assert_close(part.weights(StepContext, torch.zeros(3), None, {}), torch.tensor(expected))
     wide = make(
         "recap", **SGD, select=(StableRegion(fraction=10.0, unit=10.0, cap=1.0),
                                 PLPDFilter(threshold=-1.0, by_certainty=False, by_fall=False)))
@@ -110,5 +109,4 @@ def test_what_it_needs_is_said():
     net = tiny("tinybn")
     net.head = torch.nn.Sequential(net.head)
     with pytest.raises(NeedsError, match="recap needs the rows of a linear head"):
-        Adapter(net, make("recap"), device="cpu", source_info=given(make("recap"),
-                                                                    "tinybn"))(BATCHES[0])
+        Adapter(net, make("recap"), device="cpu", source_info=given(make("recap"), "tinybn"))(BATCHES[0])

@@ -36,7 +36,7 @@ def play(run, batches=None, **changes):
         with torch.no_grad():
             for key, value in extra(runs, run, "projector").items():
                 adapter.tuned[f"extra.{key}"].copy_(value)
-                adapter._start[f"extra.{key}"].copy_(value)
+                adapter.state.start[f"extra.{key}"].copy_(value)
 
     given = {"prototypes": {"mean": prototypes}, "replay": {"images": x, "labels": y}}
     return runs, *runs.play(run, recipe, given=given, prepare=put_projector, batches=batches)

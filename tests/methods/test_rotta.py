@@ -146,8 +146,8 @@ def test_student_and_teacher_have_statistics_of_their_own():
     for x in stream("s1")[0][:3]:
         adapter(x)
     teacher = adapter.states["method"]["teacher"]
-    for name, start in adapter._start.items():
+    for name, start in adapter.state.start.items():
         mean = name.endswith("running_mean")
         # nu = 0: only statistics move
         assert torch.equal(teacher[name], start) == (not mean and not name.endswith("running_var"))
-        assert not torch.equal(adapter._owned[name].detach(), teacher[name])
+        assert not torch.equal(adapter.state.tensors[name].detach(), teacher[name])

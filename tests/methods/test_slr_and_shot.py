@@ -15,9 +15,7 @@ def gradient(name, z):
     """Of the loss with respect to the first of two logits (z, 0)."""
     class StepContext:
         logits = torch.tensor([[z, 0.0]], requires_grad=True)
-
-    return torch.autograd.grad(make(name).losses(StepContext, {}).sum(),
-                               StepContext.logits)[0][0, 0].item()
+    return torch.autograd.grad(make(name).losses(StepContext, {}).sum(), StepContext.logits)[0][0, 0].item()
 
 
 def test_soft_likelihood_ratio_by_hand():

@@ -32,9 +32,9 @@ def components_of(run):
             if key.startswith("extra/features"):
                 name = ".".join(key.split("/")[1:])
                 value = UNMIX.stored(run)[key]
-                assert adapter._owned[name].shape == value.shape
-                adapter._owned[name].copy_(torch.from_numpy(value))
-                adapter._start[name].copy_(torch.from_numpy(value))
+                assert adapter.state.tensors[name].shape == value.shape
+                adapter.state.tensors[name].copy_(torch.from_numpy(value))
+                adapter.state.start[name].copy_(torch.from_numpy(value))
 
     return put
 
@@ -169,7 +169,7 @@ def test_the_mixture_of_the_start_has_the_statistics_of_the_source():
 
 def test_the_draw_is_that_of_the_seed_and_differs_between_layers():
     drawn = [
-        Adapter(tiny("tinybn"), make("unmix_tns", seed=s), device="cpu", seed=a)._start
+        Adapter(tiny("tinybn"), make("unmix_tns", seed=s), device="cpu", seed=a).state.start
         for s, a in ((0, 0), (0, 1), (1, 0))
     ]
     names = [n for n in drawn[0] if n.endswith("means")]

@@ -141,7 +141,7 @@ def test_split_finds_unknowns_and_costs_one_forward():
     adapter = Adapter(tiny("tinybn"), make("unient").where(ConfidenceRise()), device="cpu")
     p = unknowns.probability_known(StepContext(adapter, BATCHES[0], torch.arange(64)))
     assert p[known].mean() > p[~known].mean() + 0.2
-    adapter.cost = dict.fromkeys(adapter.cost, 0)
+    adapter.state.cost = dict.fromkeys(adapter.cost, 0)
     adapter(BATCHES[0])
     assert adapter.trace.step("forwards")[0] == 2 * 64 and not torch.isnan(
         torch.from_numpy(adapter.trace["rise_source"])).any()

@@ -1,5 +1,4 @@
-"""What students write in workshop 1, right and wrong, each with its true cause; written from the
-text of the notebook, without the checks."""
+"""What students write in workshop 1, right and wrong, each with its true cause; written from the text of the notebook, without the checks."""
 # ruff: noqa: B018, B905, F841
 import copy
 import math
@@ -7,8 +6,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-# (exercise, cause or None where right, function)
-ANSWERS = []
+ANSWERS = []                                             # (exercise, cause or None where right, function)
 
 
 def answer(exercise: str, cause: str | None = None):
@@ -18,7 +16,7 @@ def answer(exercise: str, cause: str | None = None):
     return add
 
 
-# ---- entropy: right ----------------------------------------------------------------------------
+# ---- entropy: right -------------------------------------------------------------------------------------------------
 @answer("entropy")
 def entropy(logits):
     log_p = logits.log_softmax(1)
@@ -81,7 +79,7 @@ def entropy_cross_entropy_with_itself(logits):
     return F.cross_entropy(logits, logits.softmax(1), reduction="none")
 
 
-# ---- entropy: wrong ----------------------------------------------------------------------------
+# ---- entropy: wrong -------------------------------------------------------------------------------------------------
 @answer("entropy", "the softmax runs over the images instead of the classes")
 def softmax_over_images(logits):
     lp = logits.log_softmax(0)
@@ -254,7 +252,7 @@ def entropy_without_return(logits):
     H = -(lp.exp() * lp).sum(1)
 
 
-# ---- tent_step: right --------------------------------------------------------------------------
+# ---- tent_step: right -----------------------------------------------------------------------------------------------
 @answer("tent_step")
 def step(model, images, optimizer):
     logits = model(images)
@@ -343,7 +341,7 @@ def step_closure(model, images, optimizer):
     return logits.detach()
 
 
-# ---- tent_step: wrong --------------------------------------------------------------------------
+# ---- tent_step: wrong -----------------------------------------------------------------------------------------------
 @answer("tent_step", "gradients are never cleared, they add up over the batches")
 def no_zero_grad(model, images, optimizer):
     logits = model(images)
@@ -388,8 +386,7 @@ def step_before_backward(model, images, optimizer):
     return logits.detach()
 
 
-@answer("tent_step",
-        "step first, then clear and backward: each step uses the gradient of the batch before")
+@answer("tent_step", "step first, then clear and backward: each step uses the gradient of the batch before")
 def step_is_one_batch_late(model, images, optimizer):
     logits = model(images)
     optimizer.step()

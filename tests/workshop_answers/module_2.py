@@ -1,12 +1,10 @@
-"""What students write in workshop 2, right and wrong, each with its true cause; written from the
-text of the notebook, without the checks."""
+"""What students write in workshop 2, right and wrong, each with its true cause; written from the text of the notebook, without the checks."""
 # ruff: noqa: B018, B905, F841
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-# (exercise, cause or None where right, function)
-ANSWERS = []
+ANSWERS = []                                             # (exercise, cause or None where right, function)
 
 
 def answer(exercise: str, cause: str | None = None):
@@ -21,7 +19,7 @@ def entropy(logits):
     return -(log_p.exp() * log_p).sum(1)
 
 
-# ---- crowd_filter: right -----------------------------------------------------------------------
+# ---- crowd_filter: right --------------------------------------------------------------------------------------------
 @answer("crowd_filter")
 def crowd_filter(adapted_logits, source_logits):
     before, c = source_logits.softmax(1).max(1)
@@ -63,8 +61,7 @@ def filter_log_probabilities(adapted_logits, source_logits):
 @answer("crowd_filter")
 def filter_cross_entropy(adapted_logits, source_logits):
     c = source_logits.argmax(1)
-    return F.cross_entropy(adapted_logits, c,
-                           reduction="none") <= F.cross_entropy(source_logits, c, reduction="none")
+    return F.cross_entropy(adapted_logits, c, reduction="none") <= F.cross_entropy(source_logits, c, reduction="none")
 
 
 @answer("crowd_filter")
@@ -85,7 +82,7 @@ def filter_diagonal(adapted_logits, source_logits):
         return torch.where(d >= 0, True, False)
 
 
-# ---- crowd_filter: wrong -----------------------------------------------------------------------
+# ---- crowd_filter: wrong --------------------------------------------------------------------------------------------
 @answer("crowd_filter", "class of the adapted model instead of the original one")
 def class_of_the_adapted(adapted_logits, source_logits):
     pa, ps = adapted_logits.softmax(1), source_logits.softmax(1)
@@ -189,8 +186,7 @@ def compares_entropies(adapted_logits, source_logits):
     return entropy(adapted_logits) <= entropy(source_logits)
 
 
-@answer("crowd_filter",
-        "an absolute threshold on the confidence instead of a comparison with the original")
+@answer("crowd_filter", "an absolute threshold on the confidence instead of a comparison with the original")
 def threshold(adapted_logits, source_logits):
     return adapted_logits.softmax(1).max(1).values >= 0.5
 
@@ -208,8 +204,7 @@ def in_place(adapted_logits, source_logits):
     return adapted_logits.gather(1, c[:, None])[:, 0] >= before
 
 
-@answer("crowd_filter",
-        "keeps a rise in any class, or the sum over all classes, instead of class c")
+@answer("crowd_filter", "keeps a rise in any class, or the sum over all classes, instead of class c")
 def any_class(adapted_logits, source_logits):
     return (adapted_logits.softmax(1) - source_logits.softmax(1) >= 0).any(1)
 
@@ -220,15 +215,14 @@ def absolute(adapted_logits, source_logits):
     return (adapted_logits.softmax(1).gather(1, c[:, None])[:, 0] - before).abs() >= 0
 
 
-@answer("crowd_filter",
-        "compares the adapted probability of c with the adapted probability of its own best class")
+@answer("crowd_filter", "compares the adapted probability of c with the adapted probability of its own best class")
 def against_itself(adapted_logits, source_logits):
     pa = adapted_logits.softmax(1)
     c = source_logits.argmax(1)
     return pa[torch.arange(len(c)), c] >= pa.max(1).values
 
 
-# ---- filtered_step: right ----------------------------------------------------------------------
+# ---- filtered_step: right -------------------------------------------------------------------------------------------
 @answer("filtered_step")
 def filtered_step(model, source, images, optimizer):
     with torch.no_grad():
@@ -328,7 +322,7 @@ def filtered_where(model, source, images, optimizer):
     return logits.detach()
 
 
-# ---- filtered_step: wrong ----------------------------------------------------------------------
+# ---- filtered_step: wrong -------------------------------------------------------------------------------------------
 @answer("filtered_step", "learns from all images: the mask is computed and not used")
 def learns_from_all(model, source, images, optimizer):
     with torch.no_grad():
@@ -381,8 +375,7 @@ def divides_by_all(model, source, images, optimizer):
     return logits.detach()
 
 
-@answer("filtered_step",
-        "nobody kept is not asked for: the mean of nothing is NaN, and the weights become NaN")
+@answer("filtered_step", "nobody kept is not asked for: the mean of nothing is NaN, and the weights become NaN")
 def no_any(model, source, images, optimizer):
     with torch.no_grad():
         original = source(images)
@@ -394,8 +387,7 @@ def no_any(model, source, images, optimizer):
     return logits.detach()
 
 
-@answer("filtered_step",
-        "clamp(min=1) avoids NaN, but a step with gradient 0 still moves weights by Adam's memory")
+@answer("filtered_step", "clamp(min=1) avoids NaN, but a step with gradient 0 still moves weights by Adam's memory")
 def clamp_and_step(model, source, images, optimizer):
     with torch.no_grad():
         original = source(images)
@@ -419,8 +411,7 @@ def nan_to_num_and_step(model, source, images, optimizer):
     return logits.detach()
 
 
-@answer("filtered_step",
-        "only backward stands under the if: the step is made although nobody is kept")
+@answer("filtered_step", "only backward stands under the if: the step is made although nobody is kept")
 def step_outside_the_if(model, source, images, optimizer):
     with torch.no_grad():
         original = source(images)
@@ -738,9 +729,7 @@ def more_than_one_needed(model, source, images, optimizer):
     return logits.detach()
 
 
-@answer(
-    "filtered_step",
-    "dropped logits are set to 0 in place of being left out: they count as uniform in the mean")
+@answer("filtered_step", "dropped logits are set to 0 in place of being left out: they count as uniform in the mean")
 def zeroes_the_dropped(model, source, images, optimizer):
     with torch.no_grad():
         original = source(images)
@@ -753,8 +742,7 @@ def zeroes_the_dropped(model, source, images, optimizer):
     return logits.detach()
 
 
-@answer("filtered_step",
-        "mask from a numpy array: the filter is asked, but compared with the wrong sign")
+@answer("filtered_step", "mask from a numpy array: the filter is asked, but compared with the wrong sign")
 def inverts_through_numpy(model, source, images, optimizer):
     with torch.no_grad():
         original = source(images)

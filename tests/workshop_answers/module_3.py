@@ -1,5 +1,4 @@
-"""What students write in workshop 3, right and wrong, each with its true cause; written from the
-text of the notebook, without the checks."""
+"""What students write in workshop 3, right and wrong, each with its true cause; written from the text of the notebook, without the checks."""
 # ruff: noqa: B018, B905, F841
 import math
 from collections import Counter, deque
@@ -8,8 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-# (exercise, cause or None where right, function)
-ANSWERS = []
+ANSWERS = []                                             # (exercise, cause or None where right, function)
 
 
 def answer(exercise: str, cause: str | None = None):
@@ -19,7 +17,7 @@ def answer(exercise: str, cause: str | None = None):
     return add
 
 
-# ---- effective_classes: right ------------------------------------------------------------------
+# ---- effective_classes: right ---------------------------------------------------------------------------------------
 @answer("effective_classes")
 def effective_classes(predictions, n_classes):
     share = torch.bincount(predictions, minlength=n_classes) / len(predictions)
@@ -67,7 +65,7 @@ def classes_entr_no_minlength(predictions, n_classes):
     return torch.special.entr(s).sum().exp()
 
 
-# ---- effective_classes: wrong ------------------------------------------------------------------
+# ---- effective_classes: wrong ---------------------------------------------------------------------------------------
 @answer("effective_classes", "0 ln 0: NaN when a class is missing")
 def nan_for_missing(predictions, n_classes):
     s = torch.bincount(predictions, minlength=n_classes) / len(predictions)
@@ -107,8 +105,7 @@ def counts_not_shares(predictions, n_classes):
     return float((-(n * n.log()).sum()).exp())
 
 
-@answer("effective_classes",
-        "divides by the number of classes instead of the number of predictions")
+@answer("effective_classes", "divides by the number of classes instead of the number of predictions")
 def divides_by_classes(predictions, n_classes):
     s = torch.bincount(predictions, minlength=n_classes) / n_classes
     s = s[s > 0]
@@ -163,7 +160,7 @@ def no_sum(predictions, n_classes):
     return (-(s * s.log())).exp()
 
 
-# ---- answer_with_resets: right -----------------------------------------------------------------
+# ---- answer_with_resets: right --------------------------------------------------------------------------------------
 @answer("answer_with_resets")
 def answer_with_resets(model, batches, least, window):
     answers, recent = [], torch.zeros(0, dtype=torch.long)
@@ -239,7 +236,7 @@ def resets_enumerate_probabilities(model, batches, least, window):
     return torch.hstack(answers)
 
 
-# ---- answer_with_resets: wrong -----------------------------------------------------------------
+# ---- answer_with_resets: wrong --------------------------------------------------------------------------------------
 @answer("answer_with_resets", "the remembered predictions are not forgotten at a reset")
 def never_forgets(model, batches, least, window):
     answers = []
@@ -363,8 +360,7 @@ def window_in_batches(model, batches, least, window):
         logits = model(images)
         answers.append(logits.argmax(1))
         recent.append(answers[-1])
-        if len(recent) >= window and effective_classes(torch.cat(recent[-window:]),
-                                                       logits.shape[1]) < least:
+        if len(recent) >= window and effective_classes(torch.cat(recent[-window:]), logits.shape[1]) < least:
             model.reset()
             recent = []
     return torch.cat(answers)
@@ -423,12 +419,9 @@ def looks_before_remembering(model, batches, least, window):
     return torch.cat(answers)
 
 
-@answer("answer_with_resets",
-        "looks before predicting: the reset comes only with the next batch, never after the last")
+@answer("answer_with_resets", "looks before predicting: the reset comes only with the next batch, never after the last")
 def looks_before_predicting(model, batches, least, window):
-    answers = []
-    recent = torch.zeros(0, dtype=torch.long)
-    n_classes = 10
+    answers, recent, n_classes = [], torch.zeros(0, dtype=torch.long), 10
     for images in batches:
         if len(recent) >= window and effective_classes(recent[-window:], n_classes) < least:
             model.reset()
@@ -439,8 +432,7 @@ def looks_before_predicting(model, batches, least, window):
     return torch.cat(answers)
 
 
-@answer("answer_with_resets",
-        "predicts the batch again after the reset and changes an answer that was given")
+@answer("answer_with_resets", "predicts the batch again after the reset and changes an answer that was given")
 def predicts_again(model, batches, least, window):
     answers, recent = [], torch.zeros(0, dtype=torch.long)
     for images in batches:
@@ -461,8 +453,7 @@ def calls_twice(model, batches, least, window):
     for images in batches:
         answers.append(model(images).argmax(1))
         recent = torch.cat([recent, answers[-1]])
-        if len(recent) >= window and effective_classes(recent[-window:],
-                                                       model(images).shape[1]) < least:
+        if len(recent) >= window and effective_classes(recent[-window:], model(images).shape[1]) < least:
             model.reset()
             recent = recent[:0]
     return torch.cat(answers)
@@ -476,8 +467,7 @@ def looks_after_every_image(model, batches, least, window):
         answers.append(logits.argmax(1))
         for c in answers[-1].tolist():
             recent.append(c)
-            if len(recent) >= window and effective_classes(torch.tensor(recent[-window:]),
-                                                           logits.shape[1]) < least:
+            if len(recent) >= window and effective_classes(torch.tensor(recent[-window:]), logits.shape[1]) < least:
                 model.reset()
                 recent = []
     return torch.cat(answers)
@@ -549,15 +539,12 @@ def stops_at_the_reset(model, batches, least, window):
 
 @answer("answer_with_resets", "resets only once")
 def resets_once(model, batches, least, window):
-    answers = []
-    recent = torch.zeros(0, dtype=torch.long)
-    done = False
+    answers, recent, done = [], torch.zeros(0, dtype=torch.long), False
     for images in batches:
         logits = model(images)
         answers.append(logits.argmax(1))
         recent = torch.cat([recent, answers[-1]])
-        if not done and len(recent) >= window and effective_classes(recent[-window:],
-                                                                    logits.shape[1]) < least:
+        if not done and len(recent) >= window and effective_classes(recent[-window:], logits.shape[1]) < least:
             model.reset()
             recent, done = recent[:0], True
     return torch.cat(answers)
@@ -584,15 +571,13 @@ def window_too_short(model, batches, least, window):
         logits = model(images)
         answers.append(logits.argmax(1))
         recent = torch.cat([recent, answers[-1]])
-        if len(recent) >= window and effective_classes(recent[-window + 1:],
-                                                       logits.shape[1]) < least:
+        if len(recent) >= window and effective_classes(recent[-window + 1:], logits.shape[1]) < least:
             model.reset()
             recent = recent[:0]
     return torch.cat(answers)
 
 
-@answer("answer_with_resets",
-        "counts the classes that appear at all instead of the effective number")
+@answer("answer_with_resets", "counts the classes that appear at all instead of the effective number")
 def distinct_classes(model, batches, least, window):
     answers, recent = [], torch.zeros(0, dtype=torch.long)
     for images in batches:
@@ -615,15 +600,13 @@ def mutable_default(model, batches, least, window, recent=_memory):
         logits = model(images)
         answers.append(logits.argmax(1))
         recent.extend(answers[-1].tolist())
-        if len(recent) >= window and effective_classes(torch.tensor(recent[-window:]),
-                                                       logits.shape[1]) < least:
+        if len(recent) >= window and effective_classes(torch.tensor(recent[-window:]), logits.shape[1]) < least:
             model.reset()
             recent.clear()
     return torch.cat(answers)
 
 
-@answer("answer_with_resets",
-        "after a reset the predictions of the last batch are still remembered")
+@answer("answer_with_resets", "after a reset the predictions of the last batch are still remembered")
 def keeps_the_last_batch(model, batches, least, window):
     answers, recent = [], []
     for images in batches:
@@ -637,7 +620,7 @@ def keeps_the_last_batch(model, batches, least, window):
     return torch.cat(answers)
 
 
-# ---- vote: right -------------------------------------------------------------------------------
+# ---- vote: right ----------------------------------------------------------------------------------------------------
 @answer("vote")
 def vote(predictions):
     winner = torch.stack(list(predictions.values())).mode(0).values
@@ -679,14 +662,11 @@ def vote_numpy(predictions):
     return {name: np.mean(row == winner) for name, row in zip(predictions, table)}
 
 
-# ---- vote: wrong -------------------------------------------------------------------------------
+# ---- vote: wrong ----------------------------------------------------------------------------------------------------
 @answer("vote", "mode over the images instead of the methods")
 def mode_over_images(predictions):
     winner = torch.stack(list(predictions.values())).mode(1).values
-    return {
-        name: float((said == w).float().mean())
-        for (name, said), w in zip(predictions.items(), winner)
-    }
+    return {name: float((said == w).float().mean()) for (name, said), w in zip(predictions.items(), winner)}
 
 
 @answer("vote", "percent instead of a share")
@@ -713,11 +693,8 @@ def first_method(predictions):
 
 @answer("vote", "mean agreement with each of the others instead of agreement with the vote")
 def pairwise(predictions):
-    return {
-        a: sum(float((x == y).float().mean())
-               for b, y in predictions.items() if b != a) / (len(predictions) - 1)
-        for a, x in predictions.items()
-    }
+    return {a: sum(float((x == y).float().mean()) for b, y in predictions.items() if b != a) / (len(predictions) - 1)
+            for a, x in predictions.items()}
 
 
 @answer("vote", "the median class instead of the most frequent one")

@@ -3,7 +3,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..components.controllers.collapse_detector import SIGNALS, CollapseDetector, _trace, evidence_of, fitted, why_not
+from ..components.controllers.collapse_detector import (
+    SIGNALS,
+    CollapseDetector,
+    evidence_of,
+    fitted,
+    trace_of,
+    why_not,
+)
 from ..core import arguments
 
 
@@ -21,10 +28,10 @@ def watch(trace, detector: CollapseDetector | None = None) -> dict:
         raise arguments.WrongKind(f"detector must be a CollapseDetector(), such as "
                                   f"CollapseDetector(variant='source'), not {detector!r}")
     detector = detector or CollapseDetector()
-    if not len(_trace("trace", trace)):
+    if not len(trace_of("trace", trace)):
         raise ValueError("the trace is empty: there is nothing to watch")
-    columns = trace._columns("samples")
-    steps = trace._columns("steps")
+    columns = trace.columns()
+    steps = trace.columns("steps")
     if detector.variant == "source" and "source_prediction" not in columns:
         raise ValueError("this detector needs what the frozen source says: record it with "
                          "Adapter(..., record='source'), or use variant='light'")
@@ -89,9 +96,9 @@ def collapse(trace, source_trace, bn_trace=None, window: int = 500, margin: floa
     first = arguments.whole("first", first, 1)
     margin = arguments.number("margin", margin, 0)
     deviations = arguments.number("deviations", deviations, 0)
-    _trace("trace", trace), _trace("source_trace",
-                                   source_trace), bn_trace is None or _trace("bn_trace", bn_trace)
-    columns = [t._columns("samples") for t in (trace, source_trace, bn_trace) if t is not None]
+    trace_of("trace", trace), trace_of("source_trace",
+                                   source_trace), bn_trace is None or trace_of("bn_trace", bn_trace)
+    columns = [t.columns() for t in (trace, source_trace, bn_trace) if t is not None]
     # a run that broke off is compared as far as it came
     n, label = len(columns[0]["label"]), columns[0]["label"]
     if any(len(c["label"]) < n or not np.array_equal(c["label"][:n], label) for c in columns[1:]):
@@ -113,7 +120,7 @@ def collapse(trace, source_trace, bn_trace=None, window: int = 500, margin: floa
     established, onset, harmed = _established(excess, deviations * noise, margin)
     whole = 100 * (wrong[0].mean() - wrong[better].mean())
     least = 100 * min(wrong[0].mean() - wrong[k].mean() for k in over)
-    distance = trace._columns("steps").get("distance")
+    distance = trace.columns("steps").get("distance")
     still = distance is not None and not np.nan_to_num(distance).any()
     if established >= 0 and ends[-1] - ends[onset] < window:
         outcome = "borderline"

@@ -16,6 +16,7 @@ import math
 import numpy as np
 
 from . import metrics
+from .columns import ratio
 
 GROUPS = ("correct", "wrong", "unknown")
 RULES = ("none", "rise", "confidence", "entropy", "kept")
@@ -65,13 +66,6 @@ def _meta(trace, name: str):
                          f"run(adapter, stream) make the "
                          f"trace, or set trace.meta[{name!r}]")
     return trace.meta[name]
-
-
-def _ratio(part, whole) -> np.ndarray:
-    part = np.asarray(part, np.float64)
-    whole = np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.full(np.broadcast_shapes(part.shape, whole.shape),
-                                              math.nan), where=whole > 0)
 
 
 def _flags(column) -> np.ndarray:
@@ -135,7 +129,7 @@ def error_per_round(trace) -> dict[str, np.ndarray]:
     masks = _scored(trace)
     n = _count(rounds, masks["correct"] | masks["wrong"], len(names))
     return {
-        "round": names, "error": 100 * _ratio(_count(rounds, masks["wrong"], len(names)), n), "n": n
+        "round": names, "error": 100 * ratio(_count(rounds, masks["wrong"], len(names)), n), "n": n
     }
 
 
@@ -155,10 +149,10 @@ def error_per_domain(trace) -> dict:
     cell = rounds * len(labels) + domain
     wrong, n = (_count(cell, mask, shape[0] * shape[1]).reshape(shape)
                 for mask in (masks["wrong"], masks["correct"] | masks["wrong"]))
-    error = 100 * _ratio(wrong.sum(axis=0), n.sum(axis=0))
+    error = 100 * ratio(wrong.sum(axis=0), n.sum(axis=0))
     seen = error[~np.isnan(error)]
     return {
-        "domain": labels, "error": error, "n": n.sum(axis=0), "by_round": 100 * _ratio(wrong, n),
+        "domain": labels, "error": error, "n": n.sum(axis=0), "by_round": 100 * ratio(wrong, n),
         "mean": float(seen.mean()) if len(seen) else math.nan
     }
 
@@ -179,10 +173,10 @@ def rise_and_fall(trace) -> dict:
     masks = groups(trace)
     fallen = {g: _count(rounds, falls & mask, size) for g, mask in masks.items()}
     return {
-        "round": names, "n": n, "falling": falling, "falling_share": _ratio(falling,
+        "round": names, "n": n, "falling": falling, "falling_share": ratio(falling,
                                                                             n), "counts": fallen,
-        "among_falling": {g: _ratio(fallen[g], falling) for g in GROUPS}, "within_group": {
-            g: _ratio(fallen[g], _count(rounds, recorded & masks[g], size)) for g in GROUPS
+        "among_falling": {g: ratio(fallen[g], falling) for g in GROUPS}, "within_group": {
+            g: ratio(fallen[g], _count(rounds, recorded & masks[g], size)) for g in GROUPS
         }
     }
 
@@ -215,8 +209,8 @@ def flips(trace, tolerance: float = 0.0) -> dict:
     dropped = {kind: _count(rounds, mask & (d < -tolerance), size) for kind, mask in kinds.items()}
     return {
         "round": names, "labels": dict(FLIPS), "count": count,
-        "dropped": {kind: _ratio(dropped[kind], count[kind]) for kind in FLIPS},
-        "lost": _ratio(dropped["right"], _count(rounds, recorded & masks["correct"], size))
+        "dropped": {kind: ratio(dropped[kind], count[kind]) for kind in FLIPS},
+        "lost": ratio(dropped["right"], _count(rounds, recorded & masks["correct"], size))
     }
 
 
@@ -247,7 +241,7 @@ def rise_histogram(trace, early=None, late=None, bins: int = 40) -> dict:
         }
         n = {g: int(counts[g].sum()) for g in GROUPS}
         result[part] = {
-            "counts": counts, "share": {g: _ratio(counts[g], n[g]) for g in GROUPS},
+            "counts": counts, "share": {g: ratio(counts[g], n[g]) for g in GROUPS},
             "rounds": chosen.tolist(), "n": n
         }
     return result
@@ -282,7 +276,7 @@ def entropy_histogram(trace, windows: int = 10, bins: int = 30, group: str | Non
     return {
         "edges": edges, "first_step": np.array([p[0] for p in pieces], np.int64),
         "last_step": np.array([p[-1] for p in pieces], np.int64), "counts": counts,
-        "share": _ratio(counts, counts.sum(axis=1, keepdims=True)),
+        "share": ratio(counts, counts.sum(axis=1, keepdims=True)),
         "median": np.array([np.median(v) if len(v) else math.nan for v in good]),
         "broken": np.array([len(v) - len(g) for v, g in zip(values, good, strict=True)], np.int64)
     }
@@ -327,8 +321,8 @@ def selection_quality(trace, tolerance: float = 0.0, confidence: float = 0.9, en
         selected = choose[rule]()
         n = _count(rounds, selected, len(names))
         hits = _count(rounds, selected & correct, len(names))
-        result["selected"][rule], result["precision"][rule], result["recall"][rule] = n, _ratio(
-            hits, n), _ratio(hits, n_correct)
+        result["selected"][rule], result["precision"][rule], result["recall"][rule] = n, ratio(
+            hits, n), ratio(hits, n_correct)
     return result
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from ..core import scores
 from ..core.norm_layers import BATCH_NORM
 from ..core.step_context import StepContext
-from .probes import untouched
 
 FORMAT = "tta_lab layers 1"
 
@@ -270,7 +269,7 @@ def sample_gradients(adapter, batches, loss: str = "entropy", limit: int = 500) 
         raise ValueError(f"{type(adapter.recipe).__name__} has no loss of single images; use loss='entropy'")
     parameters, rows, n = list(adapter.tuned.values()), [], 0
     for batch in batches if parameters else ():
-        with untouched(adapter), torch.enable_grad():
+        with adapter.isolated(), torch.enable_grad():
             ctx = StepContext(adapter, batch.x.detach().clone().to(adapter.device), batch.ids.to(adapter.device))
             losses = scores.entropy(ctx.logits) if loss == "entropy" else adapter.recipe.losses(ctx, adapter.states["method"])
             if losses.ndim != 1:
@@ -311,7 +310,7 @@ def feature_space(adapter, batches, statistics: str = "running", limit: int = 10
     facts: dict[str, list] = {"label": [], "known": [], "prediction": [], "source_prediction": []}
     n = 0
     for batch in batches:
-        with untouched(adapter):
+        with adapter.isolated():
             ctx = StepContext(adapter, batch.x.detach().to(adapter.device), batch.ids.to(adapter.device))
             source = ctx.source_features(statistics)
             adapted, logits = ctx.forward_features()

@@ -339,7 +339,7 @@ def _information(trace, unsure: np.ndarray) -> float:
     """Batches of one image tell nothing (H of a mean over one is its own entropy) and are left
     out; NaN when there is no other."""
     step, n = trace["step"], np.asarray(trace.step("n"), np.float64)
-    if not len(n) or "marginal_entropy" not in trace._columns("steps"):
+    if not len(n) or "marginal_entropy" not in trace.columns("steps"):
         return math.nan
     where = np.searchsorted(trace.step("step"), step)
     inside = np.bincount(where, weights=unsure, minlength=len(n)) / n

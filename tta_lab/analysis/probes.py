@@ -15,35 +15,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
 from copy import deepcopy
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.adapter import Adapter, LossOutput
+from ..core.adapter import Adapter
 from ..core.parts import SCOPES, EveryBatch, LossMethod, Part
-from ..core.step_context import StepContext
+from ..core.step_context import LossOutput, StepContext
 
 COSINES = {"crowd": "mean gradient of the batch", "others": "mean gradient of the others",
            "peers": "mean of the others predicted alike", "step": "gradient of the step"}
 
 GRADIENTS = 64_000_000  # numbers in the gradients that a vote holds at a time
-
-@contextmanager
-def untouched(adapter: Adapter):
-    """Whatever happens to the adapter inside is undone at the end: weights, statistics, optimiser, states, generator, counters, cost.
-    Source outputs shared between runs are neither read nor written."""
-    before, shared = adapter._snapshot(), adapter.shared_source
-    adapter.shared_source = None
-    try:
-        yield before
-    finally:
-        adapter._restore(before)
-        adapter.shared_source = shared
-        for p in adapter._params:
-            p.grad = None
 
 
 # --- the crowd
@@ -68,7 +53,7 @@ def gradient_crowd(adapter: Adapter, x: Tensor, labels: Tensor | None = None, kn
     Raises ValueError for methods that do not learn from the batch itself.
     """
     x, ids, rows = _asked(adapter, x, ids, rows)
-    with untouched(adapter):
+    with adapter.isolated():
         ctx, loss_output = _first_look(adapter, x, ids)
         losses = loss_output.losses
         prediction = ctx.logits.detach().argmax(1)
@@ -115,9 +100,10 @@ def counterfactual_vote(adapter: Adapter, x: Tensor, labels: Tensor | None = Non
     if moments not in ("empty", "kept") or (moments == "kept" and update is not None):
         raise ValueError(f"moments must be 'empty' or 'kept', and 'empty' with another update rule, which has none; got {moments!r}")
     x, ids, rows = _asked(adapter, x, ids, rows)
-    recipe, params = adapter.recipe, adapter._params
+    recipe = adapter.recipe
+    params = list(adapter.tuned.values())
     rule = recipe.update if update is None else update
-    with untouched(adapter) as before:
+    with adapter.isolated() as before:
         ctx, loss_output = _first_look(adapter, x, ids)
         start = [p.detach().clone() for p in params]
         source = ctx.source_logits(adapter.source_statistics).detach()
@@ -146,7 +132,7 @@ def counterfactual_vote(adapter: Adapter, x: Tensor, labels: Tensor | None = Non
             return changed
 
         def whole(v, keep):
-            loss_output = adapter._lesson(v, keep)
+            loss_output = adapter.loss_of(v, keep)
             return loss_output, _gradient(adapter, loss_output.loss, flat=False)
 
         def single(v, losses, i):
@@ -249,7 +235,7 @@ class Probe:
         batch = next(self.stream.batches(self.adapter.device, self.next, self.next + 1))
         domains = [self.stream.domains[i] for i in batch.domain.unique().tolist()]
         found = {"step": self.next, "round": batch.round, "domain": domains[0] if len(domains) == 1 else "several"}
-        with untouched(self.adapter):
+        with self.adapter.isolated():
             if reset == "batch" or reset == "domain" and batch.new_domain:
                 self.adapter.rewind(SCOPES)      # as the run will, before it sends this batch
             for function in self.what:
@@ -310,7 +296,7 @@ def batched(rows: list[int], size: int) -> list[list[int]]:
 
 def _asked(adapter: Adapter, x: Tensor, ids: Tensor | None, rows) -> tuple[Tensor, Tensor, list[int]]:
     recipe, name = adapter.recipe, type(adapter.recipe).__name__
-    if not recipe.learns or not adapter._params:
+    if not recipe.learns or not adapter.tuned:
         raise ValueError(f"{name} learns nothing by gradients, so there is no crowd to look at; probe a method with a loss, such as tent")
     if not recipe.has_sample_losses:
         raise ValueError(f"{name} has a loss of the whole batch alone, so single images have no gradient; probe a method with a loss per image, "
@@ -318,12 +304,7 @@ def _asked(adapter: Adapter, x: Tensor, ids: Tensor | None, rows) -> tuple[Tenso
     if type(recipe).learning_batches is not LossMethod.learning_batches or type(recipe.cadence) is not EveryBatch:
         raise ValueError(f"{name} as set here does not learn from each batch as a whole but from a memory, a window or image by image; "
                          "probes are for methods whose lesson is the batch")
-    adapter._check(x, ids)
-    x = x.detach().clone() if x.is_inference() else x.detach()
-    x = x.to(adapter.device)
-    if x.ndim == 4:
-        x = x.contiguous(memory_format=adapter.memory_format)
-    ids = torch.arange(len(x), device=adapter.device) if ids is None else ids.to(adapter.device)
+    x, ids = adapter.batch(x, ids)
     rows = list(range(len(x))) if rows is None else [int(i) for i in rows]
     outside = [i for i in rows if not 0 <= i < len(x)]
     if outside or not rows:
@@ -338,16 +319,18 @@ def _first_look(adapter: Adapter, x: Tensor, ids: Tensor) -> tuple[StepContext, 
         recipe.output(ctx, adapter.states["method"])
     if ctx.logits.ndim != 2:
         raise ValueError(f"this probe is for classifiers, one prediction an image; the model gives {tuple(ctx.logits.shape)}")
-    return ctx, adapter._lesson(ctx, None)
+    return ctx, adapter.loss_of(ctx, None)
 
 
 def _gradient(adapter: Adapter, loss: Tensor, flat: bool = True) -> list[Tensor | None]:
     """d loss / d tuned parameters; None (``flat``: zeros) where the loss does not depend on one."""
-    if not loss.requires_grad:
-        found = [None] * len(adapter._params)
-    else:
-        found = torch.autograd.grad(loss, adapter._params, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, adapter._params, strict=True)] if flat else list(found)
+    params = list(adapter.tuned.values())
+    found = [None] * len(params)
+    if loss.requires_grad:
+        found = torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
+    if not flat:
+        return list(found)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, params, strict=True)]
 
 
 def _flat(gradient: list[Tensor]) -> Tensor:

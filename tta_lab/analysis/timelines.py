@@ -17,6 +17,7 @@ import math
 import numpy as np
 
 from . import diagnose, metrics
+from .columns import column, ratio, step_column
 
 GROUPS = (*diagnose.GROUPS, "unlabelled", "all")
 LABELS = "This run has no labels, and {} needs them."
@@ -25,25 +26,13 @@ SOURCE = 'The frozen source was not recorded; run the stream with Adapter(record
 
 # --- what the views share
 
-def _column(trace, name: str) -> np.ndarray:
-    """A samples column as float64; NaN where the trace lacks it."""
-    return np.asarray(trace[name], np.float64) if name in trace else np.full(len(trace), math.nan)
-
-
-def _step_column(trace, name: str) -> np.ndarray:
-    try:
-        return np.asarray(trace.step(name), np.float64)
-    except KeyError:
-        return np.full(len(trace.step("step")) if len(trace) else 0, math.nan)
-
-
 def split(trace) -> dict[str, np.ndarray]:
     """Masks (N,) of the groups that occur: correct, wrong, unknown, unlabelled; or ``all`` when no
     image is labelled or unknown."""
     everyone = {"all": np.ones(len(trace), bool)}
     if not {"known", "correct"} <= {name
                                     for name in ("known", "correct") if name in trace} or np.isnan(
-                                        _column(trace, "known")).any():
+                                        column(trace, "known")).any():
         return everyone
     masks = diagnose.groups(trace)
     masks["unlabelled"] = ~(masks["correct"] | masks["wrong"] | masks["unknown"])
@@ -59,7 +48,7 @@ def stretches(trace, windows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     if windows < 1:
         raise ValueError(f"windows must be at least 1, got {windows}")
-    step = _column(trace, "step")
+    step = column(trace, "step")
     steps, number = np.unique(step, return_inverse=True)
     pieces = [
         p for p in np.array_split(np.arange(len(steps)), min(windows, max(len(steps), 1))) if len(p)
@@ -78,7 +67,7 @@ def parts(trace, share: float = 0.25) -> dict[str, tuple[str, np.ndarray]]:
     """
     if not 0 < share <= 0.5:
         raise ValueError(f"share must lie in (0, 0.5], got {share}")
-    turn, n = _column(trace, "round"), len(trace)
+    turn, n = column(trace, "round"), len(trace)
     seen = np.unique(turn[np.isfinite(turn)])
     if len(seen) > 1:
         return {
@@ -92,15 +81,11 @@ def parts(trace, share: float = 0.25) -> dict[str, tuple[str, np.ndarray]]:
     }
 
 
-def _scored(trace) -> np.ndarray:
+def is_scored(trace) -> np.ndarray:
     """Known images with a label, (N,)."""
     masks = split(trace)
     nobody = np.zeros(len(trace), bool)
     return masks.get("correct", nobody) | masks.get("wrong", nobody)
-
-
-def _ratio(part, whole) -> np.ndarray:
-    return diagnose._ratio(part, whole)
 
 
 # --- over time
@@ -114,7 +99,7 @@ def entropy_frames(trace, windows: int = 12, bins: int = 30) -> dict:
     no bin.
     """
     stretch, first, last = stretches(trace, windows)
-    entropy, masks = _column(trace, "entropy"), split(trace)
+    entropy, masks = column(trace, "entropy"), split(trace)
     fine = np.isfinite(entropy)
     top = (math.log(max(int(trace.meta.get("classes", 0)), 2)) if "classes" in trace.meta else max(
         float(np.max(entropy[fine], initial=0)), 1e-9))
@@ -124,7 +109,7 @@ def entropy_frames(trace, windows: int = 12, bins: int = 30) -> dict:
         np.searchsorted(edges, np.clip(entropy[fine], 0, top), side="right") - 1, 0, bins - 1)
     cell = stretch[fine] * bins + where
     share = {
-        g: _ratio(
+        g: ratio(
             np.bincount(cell[mask[fine]], minlength=size * bins).reshape(size, bins), n[:, None])
         for g, mask in masks.items()
     }
@@ -149,18 +134,18 @@ def class_shares(trace, windows: int = 30, names=None) -> dict:
     ``classes`` (K names, those given or the numbers), ``why``.
     """
     stretch, first, last = stretches(trace, windows)
-    prediction, scored = _column(trace, "prediction"), _scored(trace)
+    prediction, scored = column(trace, "prediction"), is_scored(trace)
     counted = (scored if scored.any() else np.ones(len(trace), bool)) & (prediction >= 0)
     classes = _classes(trace, names)
     size = len(first), len(classes)
 
-    def shares(column, rows):
-        counts = np.bincount(stretch[rows] * size[1] + column[rows].astype(np.int64),
+    def shares(classes_of, rows):
+        counts = np.bincount(stretch[rows] * size[1] + classes_of[rows].astype(np.int64),
                              minlength=size[0] * size[1]).reshape(size)
-        return _ratio(counts, counts.sum(axis=1, keepdims=True))
+        return ratio(counts, counts.sum(axis=1, keepdims=True))
 
     predicted = shares(prediction, counted)
-    true = shares(_column(trace, "label"), scored) if scored.any() else np.full(size, math.nan)
+    true = shares(column(trace, "label"), scored) if scored.any() else np.full(size, math.nan)
     return {
         "predicted": predicted, "true": true, "gap": 0.5 * np.abs(predicted - true).sum(axis=1),
         "first_step": first, "last_step": last, "classes": classes,
@@ -170,8 +155,8 @@ def class_shares(trace, windows: int = 30, names=None) -> dict:
 
 
 def _classes(trace, names) -> list[str]:
-    most = max([_column(trace, "prediction")[_column(trace, "prediction") >= 0].max(initial=-1)] +
-               ([_column(trace, "label")[_scored(trace)].max(
+    most = max([column(trace, "prediction")[column(trace, "prediction") >= 0].max(initial=-1)] +
+               ([column(trace, "label")[is_scored(trace)].max(
                    initial=-1)] if "label" in trace else []))
     k = max(int(trace.meta.get("classes", 0)), int(most) + 1)
     if names is not None and len(names) < k:
@@ -190,7 +175,7 @@ def selection_anatomy(trace, windows: int = 20) -> dict:
     stretch, first, last = stretches(trace, windows)
     size = len(first)
     masks = split(trace)
-    kept = np.nan_to_num(_column(trace, "kept")) > 0
+    kept = np.nan_to_num(column(trace, "kept")) > 0
 
     def count(mask):
         return np.bincount(stretch[mask], minlength=size)
@@ -198,14 +183,14 @@ def selection_anatomy(trace, windows: int = 20) -> dict:
     nobody = np.zeros(len(trace), bool)
     judged = (masks.get("correct", nobody) | masks.get("wrong", nobody)
               | masks.get("unknown", nobody))
-    precision = (_ratio(count(kept & masks.get("correct", nobody)), count(kept & judged))
+    precision = (ratio(count(kept & masks.get("correct", nobody)), count(kept & judged))
                  if judged.any() else np.full(size, math.nan))
     why = ("" if kept.any() else "No image of this run was learned from, or the cadence (a "
                                  "sliding window) does not record it for each image.")
     return {
-        "among_kept": {g: _ratio(count(kept & m), count(kept)) for g, m in masks.items()},
-        "kept_of": {g: _ratio(count(kept & m), count(m)) for g, m in masks.items()},
-        "kept_share": _ratio(count(kept), count(~nobody)), "precision": precision,
+        "among_kept": {g: ratio(count(kept & m), count(kept)) for g, m in masks.items()},
+        "kept_of": {g: ratio(count(kept & m), count(m)) for g, m in masks.items()},
+        "kept_share": ratio(count(kept), count(~nobody)), "precision": precision,
         "first_step": first, "last_step": last, "why": why
     }
 
@@ -217,13 +202,13 @@ def gradient_norm(trace) -> dict:
     ``step``, ``grad_norm``, ``distance``, each (T,); ``skipped`` (T,) bool: steps without an
     update; ``why``.
     """
-    norm = _step_column(trace, "grad_norm")
-    skipped = _step_column(trace, "skipped")
+    norm = step_column(trace, "grad_norm")
+    skipped = step_column(trace, "skipped")
     why = ("" if np.isfinite(norm).any() else "This run made no gradient: its method does not "
                                               "learn, or every step was skipped.")
     return {
-        "step": _step_column(trace, "step"), "grad_norm": norm,
-        "distance": _step_column(trace,
+        "step": step_column(trace, "step"), "grad_norm": norm,
+        "distance": step_column(trace,
                                  "distance"), "skipped": np.nan_to_num(skipped) > 0, "why": why
     }
 
@@ -240,17 +225,17 @@ def calibration(trace, share: float = 0.25, bins: int = 15) -> dict:
     recorded source normalised with ("batch" unless a selector asked for "running"). ``why`` says
     what is missing.
     """
-    scored, adapted = _scored(trace), _column(trace, "prediction")
-    label = _column(trace, "label")
+    scored, adapted = is_scored(trace), column(trace, "prediction")
+    label = column(trace, "label")
     result = {"bins": bins, "why": "", "source_statistics": trace.meta.get("source_statistics", "")}
-    recorded = np.isfinite(_column(trace, "source_confidence"))
+    recorded = np.isfinite(column(trace, "source_confidence"))
     for part, (name, mask) in parts(trace, share).items():
         rows = mask & scored
         result[part] = {"name": name}
         for who, prediction, confidence, here in (("adapted", adapted, "confidence", rows),
-                                                  ("source", _column(trace, "source_prediction"),
+                                                  ("source", column(trace, "source_prediction"),
                                                    "source_confidence", rows & recorded)):
-            value = np.clip(_column(trace, confidence)[here], 0, 1)
+            value = np.clip(column(trace, confidence)[here], 0, 1)
             right = prediction[here] == label[here]
             table = metrics.reliability(value, right, bins)
             p = (np.nan_to_num(table["n"] * table["accuracy"]) + 1) / (table["n"] + 2)
@@ -276,13 +261,13 @@ def confusion_over_time(trace, share: float = 0.25, names=None, most: int = 30) 
     ``parts`` the names of the two parts. With more than ``most`` classes those are shown whose
     rows and columns change most.
     """
-    scored = _scored(trace)
-    prediction = _column(trace, "prediction")
+    scored = is_scored(trace)
+    prediction = column(trace, "prediction")
     masks = split(trace)
     classes = _classes(trace, names)
     k = len(classes)
     unknown = masks.get("unknown", np.zeros(len(trace), bool))
-    row = np.where(unknown, k, _column(trace, "label"))
+    row = np.where(unknown, k, column(trace, "label"))
     chosen, counts = parts(trace, share), {}
     for part, (_, mask) in chosen.items():
         here = mask & (scored | unknown) & (prediction >= 0)
@@ -290,7 +275,7 @@ def confusion_over_time(trace, share: float = 0.25, names=None, most: int = 30) 
                                    minlength=(k + 1) * k).reshape(k + 1, k)
     rows = [*classes, *(["unknown"] if unknown.any() else [])]
     counts = {part: c[:len(rows)] for part, c in counts.items()}
-    shares = {part: _ratio(c, c.sum(axis=1, keepdims=True)) for part, c in counts.items()}
+    shares = {part: ratio(c, c.sum(axis=1, keepdims=True)) for part, c in counts.items()}
     shares["difference"] = shares["late"] - shares["early"]
     if k > most:
         change = np.abs(np.nan_to_num(shares["difference"]))
@@ -328,7 +313,7 @@ def cost_against_error(runs: dict) -> dict:
         raise ValueError(f"the run {empty[0]!r} has no trace; give a trace or a list with one for "
                          f"each seed")
     errors = [[
-        diagnose.error_per_domain(t)["mean"] if _scored(t).any() else math.nan for t in traces
+        diagnose.error_per_domain(t)["mean"] if is_scored(t).any() else math.nan for t in traces
     ] for traces in lists.values()]
     costs = [[metrics.cost(t) for t in traces] for traces in lists.values()]
     error = np.array([np.mean(e) for e in errors], np.float64)
@@ -381,14 +366,14 @@ def changed_images(trace, stream=None, n: int = 6, names=None) -> dict:
     makes the pictures again by id; None rebuilds it from ``trace.meta["stream"]``, which works for
     sets that are found by name (else ValueError).
     """
-    d = _column(trace, "rise_source")
-    source = _column(trace, "source_prediction")
-    adapted = _column(trace, "prediction")
+    d = column(trace, "rise_source")
+    source = column(trace, "source_prediction")
+    adapted = column(trace, "prediction")
     if not np.isfinite(d).any():
         return {"kinds": {}, "why": SOURCE}
     stream = rebuilt(trace) if stream is None else stream
     classes = list(map(str, stream.classes if names is None else names))
-    scored, label = _scored(trace), _column(trace, "label")
+    scored, label = is_scored(trace), column(trace, "label")
     was, now = source == label, adapted == label
     size, there = np.nan_to_num(np.abs(d), nan=-1.0), np.isfinite(d)
     chosen = {
@@ -396,11 +381,11 @@ def changed_images(trace, stream=None, n: int = 6, names=None) -> dict:
         "wrong_to_right": (scored & there & ~was & now, -size), "rise": (there & (d > 0), -d),
         "fall": (there & (d < 0), d)
     }
-    confidence = _column(trace, "confidence")
-    before = _column(trace, "source_confidence")
-    ids = _column(trace, "id").astype(np.int64)
-    segment = np.nan_to_num(_column(trace, "segment")).astype(np.int64)
-    known = np.nan_to_num(_column(trace, "known"), nan=1.0) > 0
+    confidence = column(trace, "confidence")
+    before = column(trace, "source_confidence")
+    ids = column(trace, "id").astype(np.int64)
+    segment = np.nan_to_num(column(trace, "segment")).astype(np.int64)
+    known = np.nan_to_num(column(trace, "known"), nan=1.0) > 0
     kinds = {}
     for kind, (mask, key) in chosen.items():
         candidates = np.flatnonzero(mask)

@@ -49,7 +49,9 @@ class ColorAffine(Augmentation):
     padding: str = knob("edge", choices=("edge", "reflect"), why="how the image is padded before it is turned; ROID: reflect")
 
     def __call__(self, x, rng):
-        from torchvision.transforms.v2 import functional as T  # here and below: loading it takes seconds
+        from torchvision.transforms.v2 import (
+            functional as T,  # here and below: loading it takes seconds
+        )
 
         if x.shape[1] not in (1, 3):
             raise ValueError(f"ColorAffine needs images of 1 or 3 channels, got {x.shape[1]}; choose another augment=")

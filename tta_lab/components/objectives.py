@@ -23,7 +23,7 @@ def of_this_model(given: Tensor, features: Tensor, what: str) -> Tensor:
     """``given`` (n, D), if it was made of features like these (B, D). Raises NeedsError where the widths differ."""
     if given.shape[1] != features.shape[1]:
         raise NeedsError(f"the {what} were made of features of {given.shape[1]} numbers, but this model's have {features.shape[1]}; make them with "
-                         "this model: given = tta_lab.prepare(model, recipe, images, labels)")
+                         "this model: source_info = tta_lab.prepare(model, recipe, images, labels)")
     return given
 
 

@@ -41,7 +41,7 @@ class FisherAnchor(Penalty):
         strange = [name for name, p in tuned.items() if name not in fisher or fisher[name].shape != p.shape]
         if strange:
             raise NeedsError(f"the Fisher information does not fit {strange[0]}: it was made for other tuned parameters; make it with this recipe "
-                             "and model: given = tta_lab.prepare(model, recipe, images)")
+                             "and model: source_info = tta_lab.prepare(model, recipe, images)")
         return self.weight * sum((fisher[name] * (p - ctx.origin[name]) ** 2).sum() for name, p in tuned.items())
 
 

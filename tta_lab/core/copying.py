@@ -133,3 +133,41 @@ def _tensors(value) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for v in value:
             yield from _tensors(v)
+
+
+def linked_copy(model: nn.Module) -> nn.Module:
+    """A copy with its own modules and buffers that shares the parameter tensors."""
+    return deepcopy(model, {id(p): p for p in model.parameters()})
+
+
+def own_parameters_(model: nn.Module,
+                    chosen: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Replace the chosen parameters of a linked copy by trainable clones, wherever they appear."""
+    first: dict[int, str] = {}  # a parameter under two names is one, by its first name
+    for name, p in chosen.items():
+        first.setdefault(id(p), name)
+    chosen = {name: chosen[name] for name in first.values()}
+    clones = {id(p): nn.Parameter(p.detach().clone()) for p in chosen.values()}
+    for module in model.modules():
+        for name, own in module._parameters.items():
+            if own is not None and id(own) in clones:
+                module._parameters[name] = clones[id(own)]
+    return {name: clones[id(p)] for name, p in chosen.items()}
+
+
+def device_of(model: nn.Module, device: torch.device | str) -> torch.device:
+    """The device asked for; "auto" is the model's accelerator, else CUDA if there is one, else the
+    CPU. Raises ValueError for one that this machine does not have."""
+    if device == "auto":
+        own = next((t.device for t in (*model.parameters(), *model.buffers())),
+                   torch.device("cpu"))
+        if own.type not in ("cpu", "meta"):
+            return own
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=device).device
+    except Exception as why:
+        unseen = "cuda" in str(device) and not torch.cuda.is_available()
+        raise ValueError(f"device must be 'auto' or a device of this machine, such as 'cpu' or "
+                         f"'cuda', not {device!r}"
+                         f"{' (torch sees no CUDA device)' if unseen else ''}") from why

@@ -23,7 +23,7 @@ from typing import Any
 
 from .parts import Method, NeedsError, Part, parts_of
 
-AGAIN = "given = tta_lab.prepare(model, recipe, images, labels)"
+AGAIN = "source_info = tta_lab.prepare(model, recipe, images, labels)"
 
 
 @dataclass(frozen=True)

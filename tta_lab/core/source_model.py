@@ -28,7 +28,7 @@ def check_finite(x: Tensor, ids=None) -> None:
                          f"adapting")
 
 
-def _side(size, name: str = "size") -> tuple[int, int] | None:
+def side_of(size, name: str = "size") -> tuple[int, int] | None:
     """(height, width) from a pair or from one side; None stays None."""
     size = plain(size)
     if size is None:
@@ -46,7 +46,7 @@ def _side(size, name: str = "size") -> tuple[int, int] | None:
     return whole(f"{name}[0]", pair[0], 1), whole(f"{name}[1]", pair[1], 1)
 
 
-def _per_channel(name: str, value) -> tuple[float, ...]:
+def per_channel(name: str, value) -> tuple[float, ...]:
     """One number, or one for each channel, as a tuple."""
     value = plain(value)
     if isinstance(value, (str, bytes, Mapping)) or value is None or isinstance(value, bool):
@@ -73,9 +73,9 @@ class InputCard:
 
     def __post_init__(self):
         object.__setattr__(self, "channels", whole("InputCard.channels", self.channels, 1))
-        object.__setattr__(self, "size", _side(self.size, "InputCard.size"))
+        object.__setattr__(self, "size", side_of(self.size, "InputCard.size"))
         for name in ("mean", "std"):
-            value = _per_channel(f"InputCard.{name}", getattr(self, name))
+            value = per_channel(f"InputCard.{name}", getattr(self, name))
             if len(value) not in (1, self.channels):
                 raise ValueError(f"InputCard.{name} needs "
                                  f"{' or '.join(map(str, dict.fromkeys((1, self.channels))))} "
@@ -109,7 +109,7 @@ class InputCard:
             raise InputError(f"got images in [{low:.4g}, {high:.4g}]; {expected}; {guess}")
 
 
-def _check_normalisation(value) -> str:
+def check_normalisation(value) -> str:
     if not isinstance(value, str) or value not in ("in_model", "in_data"):
         raise ValueError(f"normalisation must be 'in_model' or 'in_data', not {value!r}")
     return value
@@ -134,7 +134,7 @@ class SourceModel(nn.Module):
                             f"32)), not {shown(card)}")
         if not isinstance(info, Mapping | None):
             raise WrongKind(f"info must be a dict of what is known of the model, not {shown(info)}")
-        _check_normalisation(normalisation)
+        check_normalisation(normalisation)
         self.net, self.card, self.normalisation, self.info = net, card, normalisation, dict(info
                                                                                             or {})
         self.check_input = True

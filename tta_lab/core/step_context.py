@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property, wraps
 
 import torch
@@ -176,6 +177,10 @@ class StepContext:
             self._checked.add(statistics)
         return self._source[statistics]
 
+    def has_source_logits(self, statistics: str) -> bool:
+        """Whether ``source_logits`` of these statistics have been asked for."""
+        return statistics in self._source
+
     def source_features(self, statistics: str = "batch") -> Tensor:
         """The input of the frozen source's head, (B, D), no gradient; ``source_logits`` are those of the same forward."""
         if statistics not in self._source_features:
@@ -223,3 +228,19 @@ class StepContext:
     def restart(self, *what: str) -> None:
         """Put these SCOPES back in the middle of a step, for methods that treat every image as an episode of its own."""
         self.adapter.rewind(what)
+
+
+@dataclass
+class LossOutput:
+    """The loss of a batch to learn from: losses, weights, kept (B, *S); ``loss`` their average
+    with penalties, a scalar; ``n_kept`` and ``move`` on the host."""
+
+    ctx: StepContext
+    losses: Tensor
+    weights: Tensor
+    kept: Tensor
+    loss: Tensor
+    n_kept: int
+    move: bool
+    grad_norm: Tensor | None = None
+    grads: dict[str, Tensor] | None = None

@@ -146,7 +146,8 @@ class Trace:
         self._move()
         return self._in_memory(table) + (self._chunks.rows(table) if self._chunks else 0)
 
-    def _names(self, table: str) -> list[str]:
+    def names(self, table: str = "samples") -> list[str]:
+        """Names of the columns of a table, "samples" or "steps"."""
         self._move()
         names = dict.fromkeys(
             [*(self._chunks.names(table) if self._chunks else ()), *self._done[table]])
@@ -158,7 +159,7 @@ class Trace:
         """One column in full; from disk it is read on first use, and again after new rows."""
         self._move()
         if table == "samples" and name == "correct" and {"label", "known", "prediction"} <= set(
-                self._names(table)):
+                self.names(table)):
             return (self["prediction"] == self["label"]) & self["known"].astype(bool)
         if (table, name) not in self._read:
             parts = self._chunks.column(table, name) if self._chunks else []
@@ -173,8 +174,20 @@ class Trace:
             return whole
         return self._read[table, name]
 
-    def _columns(self, table: str) -> dict[str, np.ndarray]:
-        return {name: self._whole(table, name) for name in self._names(table)}
+    def columns(self, table: str = "samples") -> dict[str, np.ndarray]:
+        """Name -> whole column of a table, "samples" or "steps"."""
+        return {name: self._whole(table, name) for name in self.names(table)}
+
+    def head(self, n: int) -> Trace:
+        """The trace of the first ``n`` images, with the steps that they came in; the trace itself
+        where it has no more. Its meta says that it is not complete."""
+        if len(self) <= n:
+            return self
+        samples = {k: v[:n] for k, v in self.columns().items()}
+        steps = self.columns("steps")
+        begun = steps["step"] <= samples["step"][-1] if n else slice(0)
+        return Trace.from_columns(samples, {k: v[begun] for k, v in steps.items()},
+                                  {**self.meta, "complete": False})
 
     # --- older rows on disk ---------------------------------------------------------------------
 
@@ -228,17 +241,17 @@ class Trace:
         return self._length("samples")
 
     def __contains__(self, name: str) -> bool:
-        return name in self._names("samples")
+        return name in self.names("samples")
 
     def __getitem__(self, name: str) -> np.ndarray:
-        names = self._names("samples")
+        names = self.names("samples")
         if name not in names:
             raise KeyError(_missing(name, names))
         return self._whole("samples", name)
 
     def step(self, name: str) -> np.ndarray:
         """One column of the steps table."""
-        names = self._names("steps")
+        names = self.names("steps")
         if name not in names:
             raise KeyError(f"no step column {name!r}; there are: {', '.join(names)}")
         return self._whole("steps", name)
@@ -259,11 +272,11 @@ class Trace:
         except ImportError as why:
             raise ImportError("frames need pandas: pip install 'tta-lab[notebooks]'; "
                               "trace['entropy'] works without") from why
-        return pandas.DataFrame(self._columns(table))
+        return pandas.DataFrame(self.columns(table))
 
     def __repr__(self) -> str:
         return (f"Trace({len(self)} images, {self._length('steps')} steps, columns: "
-                f"{', '.join(self._names('samples'))})")
+                f"{', '.join(self.names('samples'))})")
 
     def state_dict(self) -> dict:
         """Columns as tensors, for the adapter's state dict. Of rows on disk it holds the folder
@@ -294,7 +307,7 @@ class Trace:
         """Write the trace to one ``.npz`` file; an interrupted write leaves no half file."""
         path = path_of("path", path)
         arrays = {
-            f"{t}/{k}": v for t in TABLES for k, v in self._columns(t).items() if k != "correct"
+            f"{t}/{k}": v for t in TABLES for k, v in self.columns(t).items() if k != "correct"
         }
         if path.is_dir():
             raise ValueError(f"{path} is a folder; name a file, such as {path / 'trace.npz'}")

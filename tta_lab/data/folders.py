@@ -29,7 +29,7 @@ from .image_files import (
     text_in,
 )
 from .kinds import kind
-from .label_tables import _labels_from_csv, as_classes, class_index, read_map
+from .label_tables import as_classes, class_index, labels_from_csv, read_map
 from .shipped import DataError
 
 
@@ -58,7 +58,7 @@ def folder(path, *, size=None, resize="cover", mode="colour", interpolation="bil
     names = _ordered(image_names(root), root, order)
     classes = as_classes(classes, root)
     if labels is not None:
-        y, classes = _labels_from_csv(root, labels, names, classes)
+        y, classes = labels_from_csv(root, labels, names, classes)
     elif _is_flat(flat) or not any("/" in name for name in names):
         y, classes = [-1] * len(names), classes or ()
     else:

@@ -112,7 +112,7 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _labels_from_csv(root, labels, names, classes):
+def labels_from_csv(root, labels, names, classes):
     path = side_file(labels, root, "the table of labels")
     classes = classes and tuple(map(_composed, classes))
     given = _table(path, {_composed(name): name for name in names} | {name: name for name in names},

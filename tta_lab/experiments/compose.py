@@ -76,7 +76,14 @@ from ..methods.composed import (
     VotedAnswer,
 )
 from ..methods.recap import StableRegion
-from .experiment import Experiment, _choice, _references, incompatibilities, model_key, stream_code
+from .experiment import (
+    Experiment,
+    experiment_of,
+    incompatibilities,
+    model_key,
+    references_of,
+    stream_code,
+)
 
 LOSS_OF = {  # whose loss is which objective
     **dict.fromkeys(("tent", "eta", "eata", "sar", "deyo", "rdumb", "wisdom_of_crowds", "shot_im",
@@ -669,9 +676,9 @@ def _kinds(part) -> set:
 def to_code(choice: Experiment, beside=("source", "batch_norm")) -> str:
     """A cell that makes the run of this choice beside the named methods, without a panel, and
     prints every error."""
-    recipe = _choice(choice).recipe
+    recipe = experiment_of(choice).recipe
     known = recognise(choice.recipe)
-    beside = _references(beside)
+    beside = references_of(beside)
     guard = any(isinstance(c, Guard) for c in recipe.controllers)
     if known is not None and not known[1] and "[" not in known[0] and not guard:
         imports, text = ["from tta_lab.methods import make"], f"make({known[0]!r})"

@@ -42,7 +42,7 @@ from ..streams.images import Batch
 from ..streams.orders import ClassImbalance, Dirichlet, LabelShift, Order, SortedByClass
 from ..streams.protocols import GROUPS, PROTOCOLS
 from ..streams.stream import Stream
-from .runner import _check_classes, row, run
+from .runner import check_classes, row, run
 
 REFERENCES = {"source": "source", "batch_norm": "BN-1"}
 SOURCE_IMAGES = "fashion_mnist_train_slice"  # of the embedded models
@@ -402,7 +402,7 @@ class Exploration:
         return pandas.DataFrame(self.rows)
 
 
-def _choice(value) -> Experiment:
+def experiment_of(value) -> Experiment:
     if not isinstance(value, Experiment):
         raise WrongKind(
             "choice must be an Experiment, such as Experiment('fashion_resnet_bn', continual(), "
@@ -411,7 +411,7 @@ def _choice(value) -> Experiment:
     return value
 
 
-def _references(names) -> tuple[str, ...]:
+def references_of(names) -> tuple[str, ...]:
     """Names of methods, checked before anything runs."""
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise WrongKind(
@@ -432,11 +432,10 @@ def _references(names) -> tuple[str, ...]:
 def incompatibilities(choice: Experiment) -> list[str]:
     """Why this choice cannot run, before it runs: one sentence each; none when it can. One image is
     shown to the model, so that a wrong size or another number of classes is said at once."""
-    found, choice = [], _choice(choice)
+    found, choice = [], experiment_of(choice)
     try:
         adapter = _adapter(choice, choice.recipe, "cpu", probe=True)
-        _check_classes(adapter, choice.stream,
-                       SimpleNamespace(x=one_image(choice.stream.known_set)))
+        check_classes(adapter, choice.stream, SimpleNamespace(x=one_image(choice.stream.known_set)))
     # DataError is a RuntimeError, as is what a network says of a size
     except (NeedsError, ValueError, TypeError, RuntimeError, ImportError) as why:
         found.append(str(why))
@@ -513,8 +512,8 @@ def explore(choice: Experiment, references=tuple(REFERENCES), *, device="auto",
     done = {}
     refused = {}
     known = {} if known is None else known
-    references = _references(references)
-    key = _key(_choice(choice))
+    references = references_of(references)
+    key = _key(experiment_of(choice))
     for name in references:
         if (key, name) not in known:
             try:
@@ -549,8 +548,8 @@ class Session:
 
     def __init__(self, choice: Experiment, references=tuple(REFERENCES), *, device="auto",
                  known: dict | None = None):
-        references = _references(references)
-        self.choice = _choice(choice)
+        references = references_of(references)
+        self.choice = experiment_of(choice)
         self.refused = {}
         self.done = 0
         self.total = len(choice.stream)

@@ -84,7 +84,7 @@ def run(adapter: Adapter, stream: AbstractStream, reset: str | None = None,
             if stop is not None and stop():
                 break
             if not i:
-                _check_classes(adapter, stream, batch)
+                check_classes(adapter, stream, batch)
                 fresh = record.begin(batch)
             later = i or adapter.steps and not record.within
             if rule == "batch" and later or rule == "domain" and (batch.new_domain if i else fresh):
@@ -221,14 +221,14 @@ def _cut_record(record: dict, start: int, stop: int) -> dict:
     }
 
 
-def _check_classes(adapter: Adapter, stream: AbstractStream, batch) -> None:
+def check_classes(adapter: Adapter, stream: AbstractStream, batch) -> None:
     """Raise ValueError when the model does not answer in the classes that the labels are counted
     in; images without any label have none."""
     check_outputs(adapter, stream.known_set, batch.x[:1])
 
 
 def check_outputs(adapter: Adapter, images, x) -> None:
-    """`_check_classes` for an image set and one of its images, (1, C, H, W)."""
+    """`check_classes` for an image set and one of its images, (1, C, H, W)."""
     try:
         logits = adapter.predict_source(x)
     except torch.OutOfMemoryError:
@@ -309,7 +309,7 @@ def forgetting(adapter: Adapter, clean: AbstractStream) -> dict:
     clean, wrong, wrong_source, n = stream_of(clean, "clean"), 0, 0, 0
     for batch in clean.batches(adapter.device):
         if not n:
-            _check_classes(adapter, clean, batch)
+            check_classes(adapter, clean, batch)
         rows = batch.known & (batch.label >= 0)
         missed = [
             int((logits.argmax(1).cpu() != batch.label)[rows].sum())
@@ -503,7 +503,7 @@ def _kept(path: Path, adapter: Adapter, stream: AbstractStream) -> Trace:
     except (ValueError, OSError) as why:
         raise ValueError(f"the cache holds a damaged run ({why}); {remedy}") from None
     lacking = [name for name in NEEDED if name not in trace or trace[name].dtype.kind not in "biuf"]
-    lacking += ["steps"] if not trace._length("steps") else []
+    lacking += ["steps"] if not trace.names("steps") else []
     if lacking:
         raise ValueError(
             f"the cache holds a damaged run ({path} lacks the numbers {', '.join(lacking)}); "

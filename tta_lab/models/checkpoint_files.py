@@ -138,7 +138,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         called = _objects_in(path)
         if called:
             raise DataError(f"the checkpoint {path} holds code or Python objects besides tensors "
-                            f"({_some(called, 4)}); loading them could run "
+                            f"({listed(called, 4)}); loading them could run "
                             "foreign code, so nothing of it was loaded. Where it was made, save "
                             "the weights alone: "
                             # torch's message recommends to load it
@@ -176,7 +176,7 @@ def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
         state = {k if k in _NORMALISERS else k.removeprefix(prefix): v for k, v in state.items()}
 
 
-def _some(names, many: int = 6) -> str:
+def listed(names, many: int = 6) -> str:
     names = list(names)
     return ", ".join(names[:many]) + (f" and {len(names) - many} more" if len(names) > many else "")
 
@@ -195,7 +195,7 @@ def fill(net: nn.Module, state: dict[str, Tensor], path: str | Path, name: str,
     shapes = [f"{k} {tuple(state[k].shape)} instead of {tuple(v.shape)}" for k, v in wanted.items()
               if k in state and state[k].shape != v.shape]
     wrong = [
-        f"{len(keys)} {what}: {_some(keys)}"
+        f"{len(keys)} {what}: {listed(keys)}"
         for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape",
                                                                               shapes)) if keys
     ]
@@ -204,7 +204,7 @@ def fill(net: nn.Module, state: dict[str, Tensor], path: str | Path, name: str,
     given = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     broken = [k for k, v in given.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if broken:
-        raise DataError(f"the checkpoint {path} holds NaN or Inf in {_some(broken)}; take an "
+        raise DataError(f"the checkpoint {path} holds NaN or Inf in {listed(broken)}; take an "
                         f"earlier one of the same training")
     net.load_state_dict(
         {k: given[k] if k in given else torch.zeros_like(v) for k, v in wanted.items()})

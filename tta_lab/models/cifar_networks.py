@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.arguments import WrongKind
-from ..core.source_model import InputCard, SourceModel, _per_channel
+from ..core.source_model import InputCard, SourceModel, per_channel
 from ..data.shipped import DataError
 from .checkpoint_files import fill, read_state_dict
 from .libraries import IMAGENET_MEAN, IMAGENET_STD
-from .wrapping import _names
+from .wrapping import names_of
 
 HALF = (0.5, 0.5, 0.5)
 NONE_MEAN, NONE_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -386,8 +386,8 @@ def load_cifar(path: str | Path, architecture: str | None = None, mean=None, std
     Raises DataError, naming file, keys and remedy: see `read_state_dict`, or when the weights do
     not fit the architecture; ValueError for an unknown architecture.
     """
-    names = _names(classes)
-    mean, std = (None if v is None else _per_channel(k, v)
+    names = names_of(classes)
+    mean, std = (None if v is None else per_channel(k, v)
                  for k, v in (("mean", mean), ("std", std)))
     if not isinstance(architecture, str | None):
         raise WrongKind(f"architecture must be a name such as 'wrn_28_10' or 'cifar10/Standard', "

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.arguments import whole
-from ..core.copying import FULL, precision_of, whole_copy
+from ..core.copying import FULL, device_of, precision_of, whole_copy
 from ..core.named import model_of
 from ..core.norm_layers import first_input
 from ..core.step_context import as_logits, undisturbed
@@ -404,7 +404,7 @@ def check_up(model: nn.Module | str, data, n: int = 512, batch: int = 128, devic
     n = whole("n", n)
     batch = whole("batch", batch, 1)
     seed = whole("seed", seed)
-    device = _device(model, device)
+    device = device_of(model, device)
     if n < 1 or not len(data):
         raise ValueError(f"the doctor needs at least one image, got n={n} and a set of {len(data)}")
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n].sort()[0]
@@ -456,18 +456,6 @@ def check_up(model: nn.Module | str, data, n: int = 512, batch: int = 128, devic
 
 
 doctor = check_up
-
-
-def _device(model: nn.Module, device) -> torch.device:
-    if not isinstance(device, str) or device != "auto":
-        try:
-            return torch.device(device)
-        except (RuntimeError, TypeError) as why:
-            raise ValueError(f"device must be 'auto' or a device such as 'cpu' or 'cuda', not "
-                             f"{device!r}") from why
-    own = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    return (own
-            if own.type != "cpu" else torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _modes(model, add):

@@ -12,7 +12,7 @@ import torch
 
 from ..core.arguments import WrongKind, path_of, shown
 from ..core.files import write_text, written
-from ..core.source_model import InputCard, SourceModel, _check_normalisation
+from ..core.source_model import InputCard, SourceModel, check_normalisation
 from ..data.shipped import DataError, checked_bytes, data_root
 from .checkpoint_files import fill
 from .small_networks import ARCHITECTURES
@@ -48,7 +48,7 @@ def load_model(name: str = "fashion_resnet_bn", normalisation: str = "in_model",
                 if isinstance(name, os.PathLike) else "")
         raise WrongKind(f"name must be the name of an embedded model, such as "
                         f"'fashion_resnet_bn', not {shown(name)}{what}")
-    _check_normalisation(normalisation)
+    check_normalisation(normalisation)
     known = checkpoints(root if root is None else path_of("root", root))
     if name not in known:
         near = difflib.get_close_matches(name.lower(), known, 1, 0.5)

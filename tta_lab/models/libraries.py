@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..core.arguments import WrongKind, flag, path_of, shown, whole
 from ..core.copying import unwrapped
-from ..core.source_model import InputCard, SourceModel, _side
+from ..core.source_model import InputCard, SourceModel, side_of
 from ..data.shipped import DataError
-from .checkpoint_files import _some, fill, read_state_dict
-from .wrapping import Cut, _last_linear, _names
+from .checkpoint_files import fill, listed, read_state_dict
+from .wrapping import Cut, last_linear, names_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,7 +25,7 @@ def _card_size(size, own: tuple[int, int] | None) -> tuple[int, int] | None:
     if isinstance(size, str):
         raise WrongKind(f"size must be 'weights' (that of the weights), one side in pixels, "
                         f"(height, width) or None for any, not {size!r}")
-    return _side(size)
+    return side_of(size)
 
 
 def _cut(net: nn.Module, path: str | None) -> nn.Module:
@@ -48,7 +48,7 @@ def _near(name: str, known, shown: int = 6) -> str:
     """The names most like this one, for a message."""
     known = list(known)
     close = difflib.get_close_matches(name.lower(), known, shown, 0.5)
-    return f"did you mean {_some(close, shown)}?" if close else f"there are: {_some(known, 20)}"
+    return f"did you mean {listed(close, shown)}?" if close else f"there are: {listed(known, 20)}"
 
 
 def from_torchvision(model: str | nn.Module, weights: str | Path | None = None, size="weights",
@@ -83,7 +83,7 @@ def from_torchvision(model: str | nn.Module, weights: str | Path | None = None, 
     if isinstance(model, SourceModel):
         raise ValueError("model has an input card already; give the network inside, model.net")
     _card_size(size, None)
-    names = _names(classes)
+    names = names_of(classes)
     count = None if num_classes is None else whole("num_classes", num_classes, 1)
     model = model if isinstance(model, str) else unwrapped(model)
     name = model if isinstance(model, str) else type(model).__name__
@@ -117,7 +117,7 @@ def from_torchvision(model: str | nn.Module, weights: str | Path | None = None, 
                     if state and model in ("googlenet", "inception_v3") else {})
         with torch.random.fork_rng(devices=[]):
             if file:
-                head = _last_linear(_skeleton(model))
+                head = last_linear(_skeleton(model))
                 settings |= {"num_classes": len(state[f"{head}.weight"])
                              } if f"{head}.weight" in state else {}
             elif not entry and (count or names):
@@ -133,7 +133,7 @@ def from_torchvision(model: str | nn.Module, weights: str | Path | None = None, 
             "classes": list(entry.meta["categories"]),
             "test_accuracy": entry.meta["_metrics"]["ImageNet-1K"]["acc@1"]
         }
-    head = _last_linear(net)
+    head = last_linear(net)
     outputs = net.get_submodule(head).out_features if head else None
     for what, wanted in (("num_classes", count), ("classes", names and len(names))):
         if wanted is not None and outputs is not None and wanted != outputs:

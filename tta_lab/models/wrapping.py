@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..core.arguments import WrongKind, choice, shown, whole
 from ..core.copying import unwrapped
 from ..core.named import model_of
-from ..core.source_model import InputCard, SourceModel, _check_normalisation
+from ..core.source_model import InputCard, SourceModel, check_normalisation
 from ..data.image_set import class_logits
 
 
@@ -45,9 +45,9 @@ def with_input_card(net: nn.Module, *, channels: int = 3, size=None, mean=0.0, s
                         f"opens models by text, with mean=, std= and size= "
                         "in it")
     card = InputCard(channels, size, mean, std)
-    names = _names(classes)
+    names = names_of(classes)
     count = None if num_classes is None else whole("num_classes", num_classes, 1)
-    _check_normalisation(normalisation)
+    check_normalisation(normalisation)
     if isinstance(net, SourceModel):
         raise ValueError("net has an input card already; give the network inside, model.net, "
                          "where you want another one")
@@ -64,7 +64,7 @@ def with_input_card(net: nn.Module, *, channels: int = 3, size=None, mean=0.0, s
     return SourceModel(net, card, normalisation, info).eval()
 
 
-def _names(classes) -> list[str] | None:
+def names_of(classes) -> list[str] | None:
     """Names of classes as a list of texts."""
     if classes is None:
         return None
@@ -111,7 +111,7 @@ class Cut(nn.Module):
         return self.head(self.body(x))
 
 
-def _last_linear(net: nn.Module) -> str | None:
+def last_linear(net: nn.Module) -> str | None:
     """The path of the last linear layer, which is the classifier in all of torchvision's
     classification networks that have one."""
     paths = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
@@ -238,7 +238,7 @@ def with_classes(model: SourceModel, classes, kind: str | None = None, outputs: 
                         f"{type(model).__name__}; make one with with_input_card(net, ...)")
     kind = None if kind is None else choice("kind", kind, ("outputs", "groups"))
     outputs = None if outputs is None else whole("outputs", outputs, 1)
-    names = _names(names)
+    names = names_of(names)
     try:
         chosen = torch.as_tensor(classes)
     except (TypeError, ValueError, RuntimeError) as why:

@@ -1,13 +1,17 @@
 """LiveFigure: a plotly figure that redraws itself in a panel whenever it is changed.
 
-Plotly's own FigureWidget sends the whole plotting library (5 MB) along with every figure and gives up, leaving the place blank, where a
-browser needs more than two seconds for it. Here the library travels once a kernel, and figures wait for it.
+Plotly's own FigureWidget sends the whole plotting library (5 MB) along with every figure and gives
+up, leaving the place blank, where a browser needs more than two seconds for it. Here the library
+travels once a kernel, and figures wait for it.
 """
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from contextlib import contextmanager
+
+from ..plots import FONT, fit
+from .layout import WIDTH
 
 LIBRARY = "export default { render() {} };"
 VIEW = """
@@ -58,7 +62,7 @@ export default { render({ model, el }) {
       while (again && !over) {
         again = false;
         const { data, layout } = open(JSON.parse(model.get("spec")));
-        figure.setAttribute("aria-label", model.get("words"));
+        figure.setAttribute("aria-label", model.get("label"));
         await P.react(figure, data, layout, LOOKS);
         if (!listens) figure.on("plotly_click", (e) => model.send({ points: e.points.map((p) => [p.curveNumber, p.x, p.y]) }));
         listens = true;
@@ -85,14 +89,14 @@ def _kinds():
         _esm = LIBRARY
         code = traitlets.Unicode().tag(sync=True)
 
-    class StepContext(anywidget.AnyWidget):
+    class Drawing(anywidget.AnyWidget):
         _esm = VIEW
         spec = traitlets.Unicode('{"data": [], "layout": {}}').tag(sync=True)
-        words = traitlets.Unicode("figure").tag(sync=True)
+        label = traitlets.Unicode("figure").tag(sync=True)
         library = traitlets.Unicode().tag(sync=True)
         old = traitlets.Bool(False).tag(sync=True)  # of the previous run: pale, and said so
 
-    return Library, StepContext
+    return Library, Drawing
 
 
 @functools.cache
@@ -106,7 +110,8 @@ def _figure_class():
     import plotly.graph_objects as go
 
     class LiveFigure(go.Figure):
-        """A `plotly.graph_objects.Figure` with a ``widget``. Changes made inside ``with figure.batch_update():`` are drawn when it ends."""
+        """A `plotly.graph_objects.Figure` with a ``widget``. Changes made inside ``with
+        figure.batch_update():`` are drawn when it ends."""
 
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
@@ -126,12 +131,17 @@ def _figure_class():
 
         def on_click(self, callback: Callable) -> None:
             """Call ``callback(trace, x, y)`` when a point of a trace is clicked."""
-            self._view.on_msg(lambda widget, content, buffers: [callback(self.data[curve], x, y) for curve, x, y in content["points"][:1]])
+            self._view.on_msg(
+                lambda widget, content, buffers:
+                [callback(self.data[curve], x, y) for curve, x, y in content["points"][:1]])
 
         def _send(self):
-            title = self.layout.title.text or ", ".join(t.text or "" for t in self.layout.annotations) or "figure"
+            title = (self.layout.title.text
+                     or ", ".join(t.text or "" for t in self.layout.annotations) or "figure")
             with self._view.hold_sync():
-                self._view.words, self._view.spec, self._view.old = str(title), self.to_json(), False
+                self._view.label = str(title)
+                self._view.spec = self.to_json()
+                self._view.old = False
 
     return LiveFigure
 
@@ -140,7 +150,22 @@ _live_figure = functools.cache(_figure_class)
 
 
 def live_figure(figure=None, interactive: bool = True):
-    """A copy of a plotly figure: one that redraws itself in a panel, or, with ``interactive`` off, a plain one."""
+    """A copy of a plotly figure: one that redraws itself in a panel, or, with ``interactive`` off,
+    a plain one."""
     import plotly.graph_objects as go
 
     return (_live_figure() if interactive else go.Figure)(figure)
+
+
+def show(figure, drawn) -> None:
+    """Put what was drawn in place of what a live figure shows."""
+    with figure.batch_update():
+        figure.data = ()
+        figure.add_traces(drawn.data)
+        figure.layout = drawn.layout
+
+
+def sized(drawn, height: int, width: int = WIDTH):
+    """A plotly figure in the size and with the letters of a panel."""
+    drawn.update_layout(font_size=FONT - 1).update_annotations(font_size=FONT)
+    return fit(drawn, width, height)

@@ -1,7 +1,9 @@
-"""The panel of the bring-your-own notebook: name a model and a folder, let the doctor look, then explore.
+"""The panel of the bring-your-own notebook: name a model and a folder, let the doctor look, then
+explore.
 
-Opening is `model_texts.open_model` and `datasets.load`, looking is `doctor.check_up`, running is the explorer: all of them work without the panel,
-and ``to_code()`` says how. What is typed wrongly gives a sentence with its remedy and is kept in ``refusal``; what fails otherwise in ``error``.
+Opening is `model_texts.open_model` and `datasets.load`, looking is `doctor.check_up`, running is
+the explorer: all of them work without the panel, and ``to_code()`` says how. What is typed wrongly
+gives a sentence with its remedy and is kept in ``refusal``; what fails otherwise in ``error``.
 """
 from __future__ import annotations
 
@@ -15,90 +17,88 @@ from ..data.shipped import DataError
 from ..models.doctor import check_up
 from ..models.names import code_of, open_model, refuse_code
 from ..studies.your_model import study
-from .explorer import WIDTH, explorer
-from .run_panel import RunPanel, own_keys
-from .run_panel import guarded as caught
+from .controls import dropdown, tick
+from .explorer import explorer
+from .layout import WIDTH, code_block, column, div, line, own_keys
+from .run_panel import RunPanel
 
-EXPECTED = (DataError, InputError, ValueError, TypeError, ImportError, OSError)  # of what was typed; anything else is a failure
+# of what was typed; anything else is a failure
+EXPECTED = (DataError, InputError, ValueError, TypeError, ImportError, OSError)
 TRUST = "tick 'I trust this Python file; it will be run' (without a browser: trust=True)"
 SHOWN = {  # which fields belong to which source
-    "checkpoint": ("checkpoint",), "python": ("checkpoint", "code"), "torchvision": ("name", "weights"), "timm": ("name", "weights"),
+    "checkpoint": ("checkpoint",), "python": ("checkpoint", "code"),
+    "torchvision": ("name", "weights"), "timm": ("name", "weights"),
     "cifar": ("checkpoint", "name"), "embedded": ("name",)}
+WEIGHTS = [("the library's own (its cache, or a download)", "DEFAULT"),
+           ("random, to try things out", "none"), ("the weights file", "file")]
+TEXTS = {  # label, tooltip and example of the fields to type in
+    "checkpoint": ("weights file", ".safetensors, or what torch.save wrote: .pt, .pth, .tar; only "
+                   "tensors are read", "/path/to/weights.pt"),
+    "code": ("Python file", "FILE.py:NAME; the file is run, and NAME() must return the network",
+             "/path/to/net.py:MyNet"),
+    "mean": ("mean", "one number, or one for each channel", "0.485,0.456,0.406"),
+    "std": ("std", "one number, or one for each channel", "0.229,0.224,0.225"),
+    "size": ("image size", "side in pixels, or height x width; images are scaled and cut to it",
+             "as the weights say, or 224"),
+    "classes": ("class names", "in the order of the model's outputs, with commas; or a text file "
+                "with one a line", "as the weights say, or cat,dog"),
+    "more": ("other options", "outputs=3,0,7 keeps these outputs; channels=1; "
+             "normalisation=in_data; joined by &", ""),
+    "images": ("image folder", "folder of pictures, or folder:PATH?order=time and other options "
+               "of datasets.load", "/path/to/folder")}
 
 
-def your_model(model: str = "", images: str = "", labelled: bool = True, *, interactive: bool = True, device="auto", seed: int = 0, n: int = 512,
+def your_model(model: str = "", images: str = "", labelled: bool = True, *,
+               interactive: bool = True, device="auto", seed: int = 0, n: int = 512,
                trust: bool = False, **settings) -> YourModelPanel:
-    """Fields for a model and a folder of images, a button *Check* for the doctor, and then the explorer on them.
+    """Fields for a model and a folder of images, a button *Check* for the doctor, and then the
+    explorer on them.
 
-    ``model`` is a text for `open_model`, ``images`` the path of a folder or a text for `load`; both are first values of the fields and may be "".
-    ``labelled``: sub-folders are classes. ``trust``: the tick box below the name of a Python file, which is run only when it is ticked. ``n``
-    images are looked at by the doctor. ``settings`` are first values of the explorer's controls.
-    ``interactive`` False returns a panel that has checked and run once, in the caller's thread, with every callback fired from Python.
+    ``model`` is a text for `open_model`, ``images`` the path of a folder or a text for `load`; both
+    are first values of the fields and may be "". ``labelled``: sub-folders are classes. ``trust``:
+    the tick box below the name of a Python file, which is run only when it is ticked. ``n`` images
+    are looked at by the doctor. ``settings`` are first values of the explorer's controls.
+    ``interactive`` False returns a panel that has checked and run once, in the caller's thread,
+    with every callback called from Python.
     """
     for name, value in (("model", model), ("images", images)):
         if not isinstance(value, str):
-            raise WrongKind(f"{name} must be a text, such as 'checkpoint:PATH' or the path of a folder, not a {type(value).__name__}; the "
-                            "explorer takes networks and image sets as they are")
-    labelled, trust, seed, n = flag("labelled", labelled), flag("trust", trust), whole("seed", seed, 0, 10**6), whole("n", n, 1)
-    panel = YourModelPanel(model, images, labelled, interactive, device, seed, n, settings, trust)
-    if not interactive:
-        panel.fire()
-    return panel
+            raise WrongKind(f"{name} must be a text, such as 'checkpoint:PATH' or the path of a "
+                            f"folder, not a {type(value).__name__}; the explorer takes networks "
+                            "and image sets as they are")
+    labelled, trust = flag("labelled", labelled), flag("trust", trust)
+    seed, n = whole("seed", seed, 0, 10**6), whole("n", n, 1)
+    return YourModelPanel(model, images, labelled, interactive, device, seed, n, settings,
+                          trust).opened()
 
 
 class YourModelPanel(RunPanel):
     """What ``your_model`` makes.
 
-    ``texts`` (model, images) as they were checked last, ``network`` and ``data`` what they opened, ``report`` the doctor's, ``explorer`` the
-    explorer's panel on them (None before); ``refusal`` says why nothing was opened, or is "". ``error`` is the exception that ended the last
-    check, or the explorer's; None when there was none.
+    ``texts`` (model, images) as they were checked last, ``network`` and ``data`` what they opened,
+    ``report`` the doctor's, ``explorer`` the explorer's panel on them (None before); ``refusal``
+    says why nothing was opened, or is "". ``error`` is the exception that ended the last check, or
+    the explorer's; None when there was none.
     """
 
-    def __init__(self, model, images, labelled, interactive, device, seed, n, settings, trust=False):
+    def __init__(self, model, images, labelled, interactive, device, seed, n, settings,
+                 trust=False):
         import ipywidgets as W
 
-        self.device, self.seed, self.n, self.settings = device, seed, n, settings
-        self.texts, self.network, self.data, self.report, self.explorer, self.refusal, self.notes = ("", ""), None, None, None, None, "", []
-        self._busy, self._failed = True, None
-        fields = study.fields_of(model) if model.strip() else dict(study.EMPTY)
-        sources = {k: v for k, v in study.SOURCES.items() if k != "timm" or _has_timm()}
-        if fields["source"] not in sources:
-            raise ImportError("the package timm is not installed: pip install timm; torchvision's networks work without it")
-        names = study.names_of(fields["source"])
-        weights = [("the library's own (its cache, or a download)", "DEFAULT"), ("random, to try things out", "none"), ("the weights file", "file")]
-        if fields["weights"] not in [value for _, value in weights]:
-            weights.insert(0, (fields["weights"], fields["weights"]))
-
-        def text(name, label, tooltip, shown=""):
-            return W.Text(value=fields[name], description=label, tooltip=tooltip, placeholder=shown, continuous_update=False)
-
-        controls = {
-            "source": W.Dropdown(options=[(v, k) for k, v in sources.items()], value=fields["source"], description="model from",
-                                 tooltip="where the network comes from"),
-            "name": W.Dropdown(options=[(n or "read from the file", n) for n in names], value=fields["name"] if names else None,
-                               description="network", tooltip="the architecture"),
-            "weights": W.Dropdown(options=weights, value=fields["weights"], description="weights", tooltip="which weights the network gets"),
-            "checkpoint": text("checkpoint", "weights file", ".safetensors, or what torch.save wrote: .pt, .pth, .tar; only tensors are read",
-                               "/path/to/weights.pt"),
-            "code": text("code", "Python file", "FILE.py:NAME; the file is run, and NAME() must return the network", "/path/to/net.py:MyNet"),
-            "trust": W.Checkbox(value=trust, description="I trust this Python file; it will be run", indent=False,
-                                tooltip="a Python file can do whatever you can do: read, write and delete your files"),
-            "preset": W.Dropdown(options=[*study.PRESETS.items(), ("the numbers below", "own")], value="own" if fields["mean"] else None,
-                                 description="mean and std", tooltip="how the network wants its images: (x - mean) / std, x from 0 to 1"),
-            "mean": text("mean", "mean", "one number, or one for each channel", "0.485,0.456,0.406"),
-            "std": text("std", "std", "one number, or one for each channel", "0.229,0.224,0.225"),
-            "size": text("size", "image size", "side in pixels, or height x width; images are scaled and cut to it", "as the weights say, or 224"),
-            "classes": text("classes", "class names", "in the order of the model's outputs, with commas; or a text file with one a line",
-                            "as the weights say, or cat,dog"),
-            "more": text("more", "other options", "outputs=3,0,7 keeps these outputs; channels=1; normalisation=in_data; joined by &", ""),
-            "images": W.Text(value=images, description="image folder", placeholder="/path/to/folder", continuous_update=False,
-                             tooltip="folder of pictures, or folder:PATH?order=time and other options of datasets.load"),
-            "labelled": W.Checkbox(value=bool(labelled), description="sub-folders are classes; else no labels", indent=False,
-                                   tooltip="without labels agreement, entropy, rise and fall are shown in place of errors")}
-        super().__init__(controls, interactive, "Open both, and let the doctor look whether they belong together", 110, 395)
-        self.run_button.description, self.run_button.layout.width = "Check", "128px"
-        self.table, self.code, self.place, self.opened = W.HTML(), W.HTML(), W.VBox(), W.HTML()
-        self._busy = False
+        self.device = device
+        self.seed = seed
+        self.n = n
+        self.settings = settings
+        self.texts = ("", "")
+        self.refusal = ""
+        self.notes = []
+        self.network = self.data = self.report = self.explorer = self._failed = None
+        super().__init__(_fields(model, images, labelled, trust), interactive,
+                         "Open both, and let the doctor look whether they belong together", 110,
+                         395)
+        self.run_button.description = "Check"
+        self.run_button.layout.width = "128px"
+        self.table, self.code, self.opened_box, self.place = W.HTML(), W.HTML(), W.HTML(), W.VBox()
         self._file = self._runs() or self.controls["code"].value
         self._arrange()
         self._say("Name a model and a folder of images, then press Check.")
@@ -108,11 +108,11 @@ class YourModelPanel(RunPanel):
     @property
     def error(self):
         """The exception that ended the last check, or the explorer's; None when there was none."""
-        return self._failed or (self.explorer.error if getattr(self, "explorer", None) is not None else None)
+        return self._failed or (None if self.explorer is None else self.explorer.error)
 
     @error.setter
-    def error(self, why):
-        self._failed = why
+    def error(self, error):
+        self._failed = error
 
     @property
     def fields(self) -> dict:
@@ -134,7 +134,8 @@ class YourModelPanel(RunPanel):
         return study.text_of(self.fields)
 
     def put(self, model: str, images: str, labelled: bool = True) -> None:
-        """Fill the fields from texts, as ``your_model`` does. Raises ValueError for a text that has no fields."""
+        """Fill the fields from texts, as ``your_model`` does. Raises ValueError for a text that
+        has no fields."""
         fields, c = study.fields_of(model), self.controls
         c["source"].value = fields["source"]
         for name, value in fields.items():
@@ -148,7 +149,8 @@ class YourModelPanel(RunPanel):
         c, source = self.controls, self.controls["source"].value
         shown = SHOWN[source]
         for name in ("name", "weights", "checkpoint", "code"):
-            there = name in shown or name == "checkpoint" and "weights" in shown and c["weights"].value == "file"
+            there = (name in shown or name == "checkpoint" and "weights" in shown
+                     and c["weights"].value == "file")
             c[name].layout.display = None if there else "none"
         c["trust"].layout.display = None if "code" in shown or self._runs() else "none"
         for name in ("mean", "std"):
@@ -161,26 +163,26 @@ class YourModelPanel(RunPanel):
         except (ValueError, ImportError):
             return ""
 
-    @caught
-    def _on_change(self, change=None):
-        if self._busy or change is None:
-            return
-        file = self._runs() or self.controls["code"].value
-        if change["owner"] is not self.controls["trust"] and file != self._file:  # trust is of one file
-            self.controls["trust"].value = False
+    def _on_change(self, name, value):
+        c = self.controls
+        file = self._runs() or c["code"].value
+        if name != "trust" and file != self._file:  # trust is of one file
+            c["trust"].value = False
         self._file = file
-        if change["owner"] is self.controls["source"]:
-            names = study.names_of(change["new"])
-            usual = next((n for n in ("resnet18", "fashion_resnet_bn") if n in names), names[0] if names else None)
-            self.controls["name"].options = [(n or "read from the file", n) for n in names]
-            self.controls["name"].value = usual
+        if name == "source":
+            names = study.names_of(value)
+            first = [n for n in ("resnet18", "fashion_resnet_bn") if n in names] + names[:1]
+            c["name"].options = _name_options(names)
+            c["name"].value = first[0] if first else None
         self._arrange()
         if self.report is not None or self.refusal:
-            self._say("The fields were changed: press Check." + (" The explorer below still has what was checked last." if self.explorer else ""))
+            self._say("The fields were changed: press Check."
+                      + (" The explorer below still has "
+                         "what was checked last." if self.explorer else ""))
 
-    def fire(self) -> None:
+    def run_headless(self) -> None:
         """Every callback once, a check, and the explorer's own."""
-        fields = {name: widget.value for name, widget in self.controls.items()}
+        fields = self.values
         fields["trust"] = fields.pop("trust")  # last: it is taken back whenever the file changes
         for source in [value for _, value in self.controls["source"].options if value != "timm"]:
             self.controls["source"].value = source
@@ -196,59 +198,72 @@ class YourModelPanel(RunPanel):
             self.refusal, text = "", self.model_text
             refuse_code(text, self.controls["trust"].value, TRUST)
             if not self.controls["images"].value.strip():
-                self.refusal = "no folder of images is named: type its path into the field 'image folder'."
-        except (ValueError, ImportError) as why:
-            self.refusal = str(why)
+                self.refusal = ("no folder of images is named: type its path into the field "
+                                "'image folder'.")
+        except (ValueError, ImportError) as error:
+            self.refusal = str(error)
         return f"Nothing was checked: {self.refusal}" if self.refusal else ""
 
     def _begin(self):
         if self.explorer is not None:
             self.explorer.stop_button.click()
         self.network = self.data = self.report = self.explorer = None
-        self.table.value = self.opened.value = self.code.value = ""
+        self.table.value = self.opened_box.value = self.code.value = ""
         self.place.children = ()
-        return self.model_text, self.controls["images"].value, bool(self.controls["labelled"].value), bool(self.controls["trust"].value)
+        c = self.values
+        return self.model_text, c["images"], bool(c["labelled"]), bool(c["trust"])
 
     def _run(self, text, images, labelled, trust):
         self.progress.max, self.progress.value = 3, 0
         try:
-            self._say("Opening the model.")
-            self.network = open_model(text)
-            self.progress.value = 1
-            self._say("Opening the images.")
-            found, self.notes = study.images_text(images, self.network, labelled)
-            self.data, self.texts, self._labelled = load(found), (text, found), labelled
-            self.data.images(slice(0, 1))
-            self.progress.value = 2
-            self._say("The doctor looks at both, in several readings of the images. On a processor and with large images this takes minutes.")
-            self.report = check_up(self.network, self.data, n=self.n, device=self.device, seed=self.seed)
-        except EXPECTED as why:
-            self._refuse(why)
-            return
-        self.progress.value = 3
-        if labelled and not (self.data.y >= 0).any():
-            self.notes.append("The images have no labels: the folder has no sub-folders.")
-        self.opened.value = self._text(study.say_model(self.network) + [f"{len(self.data)} images of {len(self.data.classes)} classes.", *self.notes])
-        self.table.value = study.report_html(self.report, WIDTH)
-        self.code.value = (f'<div style="max-width: {WIDTH}px"><p>The same without the panel:</p><pre style="white-space: pre-wrap; overflow-wrap: '
-                           f'anywhere">{html.escape(self.to_code())}</pre></div>')
-        try:
+            self._look(text, images, labelled)
+            self._show()
             self._explore(*self.texts, trust)
-        except EXPECTED as why:
-            self._refuse(why)
+        except EXPECTED as error:
+            self._refuse(error)
             return
         self._say(self.finding())
 
-    def _refuse(self, why):
-        self.refusal = str(why)
-        text = self.refusal.rstrip(".")
-        self._say(f"{'Nothing was checked' if self.report is None else 'The explorer cannot be opened'}: {text}.")
+    def _look(self, text, images, labelled):
+        """Open both, and ask the doctor."""
+        self._say("Opening the model.")
+        self.network = open_model(text)
+        self.progress.value = 1
+        self._say("Opening the images.")
+        found, self.notes = study.images_text(images, self.network, labelled)
+        self.data = load(found)
+        self.texts = (text, found)
+        self._labelled = labelled
+        self.data.images(slice(0, 1))
+        self.progress.value = 2
+        self._say("The doctor looks at both, in several readings of the images. On a processor and "
+                  "with large images this takes minutes.")
+        self.report = check_up(self.network, self.data, n=self.n, device=self.device,
+                               seed=self.seed)
+        self.progress.value = 3
+        if labelled and not (self.data.y >= 0).any():
+            self.notes.append("The images have no labels: the folder has no sub-folders.")
+
+    def _show(self):
+        """What was opened, what the doctor says, and the code."""
+        size = f"{len(self.data)} images of {len(self.data.classes)} classes."
+        lines = [*study.say_model(self.network), size, *self.notes]
+        self.opened_box.value = div("<br>".join(html.escape(text) for text in lines))
+        self.table.value = study.report_html(self.report, WIDTH)
+        self.code.value = div(code_block("The same without the panel:", self.to_code()))
+
+    def _refuse(self, error):
+        self.refusal = str(error)
+        what = "Nothing was checked" if self.report is None else "The explorer cannot be opened"
+        self._say(f"{what}: {self.refusal.rstrip('.')}.")
 
     def _explore(self, model, images, trust):
         labelled = bool((self.data.y >= 0).any())
-        first = {"protocol": "continual" if labelled else "recorded", "shifts": ("none",), "per_shift": min(len(self.data), 300), **self.settings}
-        self.explorer = explorer(model=model, images=images, interactive=self.interactive, device=self.device, seed=self.seed, trust=trust,
-                                 **first)
+        first = {"protocol": "continual" if labelled else "recorded", "shifts": ("none",),
+                 "per_shift": min(len(self.data), 300)}
+        self.explorer = explorer(model=model, images=images, interactive=self.interactive,
+                                 device=self.device, seed=self.seed, trust=trust,
+                                 **(first | self.settings))
         if self.interactive:
             self.place.children = (self.explorer.widget,)
 
@@ -257,48 +272,91 @@ class YourModelPanel(RunPanel):
     def finding(self) -> str:
         """What the check has found."""
         wrong = [f for f in self.report.findings if f.severity != "ok"]
-        told = f"Checked {self.report.images} images: nothing wrong." if not wrong else \
-            f"Checked {self.report.images} images: {len(wrong)} thing{'s' * (len(wrong) > 1)} to put right, see the table."
+        found = f"{len(wrong)} thing{'s' * (len(wrong) > 1)} to put right, see the table" \
+            if wrong else "nothing wrong"
+        text = f"Checked {self.report.images} images: {found}. The explorer is below"
         if self.explorer.refusal:
-            return f"{told} The explorer is below, but with these settings it cannot run: {self.explorer.refusal}"
-        return f"{told} The explorer is below" + ("; its numbers mean little before that." if any(f.severity == "error" for f in wrong) else ".")
+            return f"{text}, but with these settings it cannot run: {self.explorer.refusal}"
+        broken = any(f.severity == "error" for f in wrong)
+        return text + ("; its numbers mean little before that." if broken else ".")
 
     def to_code(self) -> str:
         """A cell that opens and checks the same, and makes the explorer's run, without a panel."""
         if self.report is None:
             return "# Nothing was checked yet."
         model, images = self.texts
-        lines = ["from tta_lab import check_up, load", "from tta_lab.models.names import open_model", "", f"model = open_model({model!r})",
-                 f"images = load({images!r})", f"print(check_up(model, images, n={self.n}, seed={self.seed}))"]
-        return "\n".join(lines) + (f"\n\n{self.explorer.to_code()}" if self.explorer is not None and self.explorer.ran is not None else "")
+        code = "\n".join(["from tta_lab import check_up, load",
+                          "from tta_lab.models.names import open_model", "",
+                          f"model = open_model({model!r})", f"images = load({images!r})",
+                          f"print(check_up(model, images, n={self.n}, seed={self.seed}))"])
+        ran = self.explorer is not None and self.explorer.ran is not None
+        return f"{code}\n\n{self.explorer.to_code()}" if ran else code
 
     def to_parameters(self) -> str:
         """The same as YAML text, parameters for this notebook."""
         if self.report is None:
             return "# Nothing was checked yet.\n"
-        values = {"model": self.texts[0], "images": self.texts[1], "labelled": self._labelled, "seed": self.seed}
-        values |= {"trust": True} if code_of(self.texts[0]) else {}
+        model, images = self.texts
+        values = {"model": model, "images": images, "labelled": self._labelled,
+                  "seed": self.seed}
+        values |= {"trust": True} if code_of(model) else {}
         return "".join(f"{name}: {json.dumps(value)}\n" for name, value in values.items())
-
-    def _text(self, lines) -> str:
-        return f'<div style="line-height: 1.4; max-width: {WIDTH}px">{"<br>".join(html.escape(line) for line in lines)}</div>'
 
     # --- layout
 
     @property
     def widget(self):
         """Everything in one box."""
-        import ipywidgets as W
+        c = self.controls
+        left = column(*(c[name] for name in ("source", "name", "weights", "checkpoint", "code",
+                                             "trust", "images", "labelled")))
+        right = column(*(c[name] for name in ("preset", "mean", "std", "size", "classes", "more")))
+        return column(line(left, right), line(self.run_button, self.progress), self.status,
+                      self.opened_box, self.table, self.code, self.place, own_keys())
 
-        c, wrap = self.controls, {"flex_flow": "row wrap", "align_items": "flex-start"}
-        left = W.VBox([c[name] for name in ("source", "name", "weights", "checkpoint", "code", "trust", "images", "labelled")])
-        right = W.VBox([c[name] for name in ("preset", "mean", "std", "size", "classes", "more")])
-        return W.VBox([W.HBox([left, right], layout=wrap), W.HBox([self.run_button, self.progress], layout=wrap), self.status, self.opened,
-                       self.table, self.code, self.place, own_keys()])
+    def summary(self):
+        lines, figures = ([], []) if self.explorer is None else self.explorer.summary()
+        report = [] if self.report is None else study.say_report(self.report)
+        return [self.message, *report, *lines], figures
 
-    def told(self):
-        lines, figures = self.explorer.told() if self.explorer is not None else ([], [])
-        return [self.message, *(study.say_report(self.report) if self.report is not None else []), *lines], figures
+
+def _fields(model: str, images: str, labelled: bool, trust: bool) -> dict:
+    """The controls, filled from the texts of a model and of images."""
+    import ipywidgets as W
+
+    fields = study.fields_of(model) if model.strip() else dict(study.EMPTY)
+    sources = {k: v for k, v in study.SOURCES.items() if k != "timm" or _has_timm()}
+    if fields["source"] not in sources:
+        raise ImportError("the package timm is not installed: pip install timm; torchvision's "
+                          "networks work without it")
+    names, weights = study.names_of(fields["source"]), list(WEIGHTS)
+    if fields["weights"] not in [value for _, value in weights]:
+        weights.insert(0, (fields["weights"], fields["weights"]))
+    own = [("the numbers below", "own")]
+    fields["images"] = images
+    typed = {name: W.Text(value=fields[name], description=label, tooltip=tip, placeholder=example,
+                          continuous_update=False)
+             for name, (label, tip, example) in TEXTS.items()}
+    found = {
+        "source": dropdown("source", sources, fields["source"], "model from",
+                           "where the network comes from"),
+        "name": W.Dropdown(options=_name_options(names), value=fields["name"] if names else None,
+                           description="network", tooltip="the architecture"),
+        "weights": dropdown("weights", weights, fields["weights"], "weights",
+                            "which weights the network gets"),
+        "checkpoint": typed.pop("checkpoint"), "code": typed.pop("code"),
+        "trust": tick(trust, "I trust this Python file; it will be run", "a Python file can do "
+                      "whatever you can do: read, write and delete your files"),
+        "preset": W.Dropdown(options=[*study.PRESETS.items(), *own], description="mean and std",
+                             value="own" if fields["mean"] else None, tooltip="how the network "
+                             "wants its images: (x - mean) / std, x from 0 to 1")}
+    labels = tick(labelled, "sub-folders are classes; else no labels", "without labels agreement, "
+                  "entropy, rise and fall are shown in place of errors")
+    return found | typed | {"labelled": labels}
+
+
+def _name_options(names) -> list[tuple[str, str]]:
+    return [(name or "read from the file", name) for name in names]
 
 
 def _has_timm() -> bool:

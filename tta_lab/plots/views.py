@@ -64,14 +64,14 @@ STEP = "step (batches)"
 PARTIAL = {"adapted": 1, "source": 0}
 
 
-def _steps(numbers) -> tuple[np.ndarray, np.ndarray]:
+def step_edges(numbers) -> tuple[np.ndarray, np.ndarray]:
     """Edges (W + 1,) and middles (W,) of the stretches, in steps."""
     first = np.asarray(numbers["first_step"], np.float64)
     last = np.asarray(numbers["last_step"], np.float64)
     return np.concatenate([first, last[-1:] + 1]), (first + last + 1) / 2
 
 
-def _order(shares) -> list[str]:
+def groups_in(shares) -> list[str]:
     return [g for g in GROUPS if g in shares]
 
 
@@ -90,7 +90,7 @@ def plot_entropy_frames(numbers, backend: str = "matplotlib", ax=None):
             name, "entropy (nats)", "share of images",
             tuple(
                 Series(edges, numbers["share"][g][i], GROUP_LABELS[g], GROUP_LOOKS[g], "steps")
-                for g in _order(numbers["share"])), percent=True, top=high, log=True,
+                for g in groups_in(numbers["share"])), percent=True, top=high, log=True,
             bottom=0.5 / max(float(np.max(numbers["n"])), 1.0), note=numbers["why"],
             across=(edges[0], edges[-1])) for i, name in enumerate(names)
     ]
@@ -129,7 +129,7 @@ def plot_calibration(numbers, backend: str = "matplotlib", ax=None):
 def plot_class_shares(numbers, backend: str = "matplotlib", ax=None):
     """``views.class_shares``: maps of predicted and true shares under each other, and the distance
     between them."""
-    edges, middle = _steps(numbers)
+    edges, middle = step_edges(numbers)
     names = tuple(numbers["classes"])
     height = 0.9 + 0.26 * max(3, min(len(names), ROWS))
     panels = []
@@ -174,12 +174,12 @@ def plot_confusion_over_time(numbers, backend: str = "matplotlib", ax=None):
 def plot_selection_anatomy(numbers, backend: str = "matplotlib", ax=None):
     """Three panels of ``views.selection_anatomy``: who is kept, how much of each group, kept share
     and precision."""
-    _, x = _steps(numbers)
+    _, x = step_edges(numbers)
 
     def lines(key):
         return tuple(
             Series(x, numbers[key][g], GROUP_LABELS[g], GROUP_LOOKS[g])
-            for g in _order(numbers[key]))
+            for g in groups_in(numbers[key]))
 
     whole = (Series(x, numbers["kept_share"], "kept", 3),)
     precision = ((Series(x, numbers["precision"], "precision", 4),)

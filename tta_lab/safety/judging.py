@@ -53,7 +53,7 @@ class Rule:
                 f"chance. Otherwise: cannot tell.")
 
 
-def _rule(rule) -> Rule:
+def rule_of(rule) -> Rule:
     if rule is not None and not isinstance(rule, Rule):
         raise WrongKind(f"rule must be a Rule, such as safety.Rule(harm=1.0), not {rule!r}")
     return rule or Rule()
@@ -124,7 +124,7 @@ def judge(situations, rule: Rule | None = None) -> dict:
     """The verdict over all situations: ``verdict``, ``why`` (sentences), ``findings`` (name ->
     (finding, reason)), ``without`` (what it would be if the situations that do harm never
     happened, where they are the smaller part, else "")."""
-    rule = _rule(rule)
+    rule = rule_of(rule)
     found = {s["name"]: finding(s, rule, len(situations)) for s in situations}
     title = {s["name"]: s["title"] for s in situations}
     verdict, why = _verdict(situations, found, title, rule)

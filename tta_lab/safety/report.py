@@ -25,6 +25,7 @@ from ..analysis import metrics
 from ..components.source.prepare import prepare
 from ..core.adapter import AdaptationError, Adapter
 from ..core.arguments import WrongKind, flag, path_of, shown, whole
+from ..core.copying import device_of
 from ..core.files import write_text, written
 from ..core.named import model_of, recipe_of
 from ..core.parts import NeedsError
@@ -36,11 +37,11 @@ from ..data.load import images_of, load
 from ..experiments.progress import Progress
 from ..experiments.runner import run
 from ..methods import make
-from ..models.doctor import _device, wilson
+from ..models.doctor import wilson
 from ..streams.orders import Recorded, Shuffled
 from ..streams.stream import AbstractStream, Stream
 from .intervals import WINDOW, effective, paired_difference, worst_window
-from .judging import FEWEST, Rule, _rule, judge, labels_needed
+from .judging import FEWEST, Rule, judge, labels_needed, rule_of
 
 SITUATIONS = {  # name -> (title, what it stands for)
     "stream": ("Your stream", "the stream that was handed in, as it is"),
@@ -77,7 +78,7 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     models that are no classifiers, unknown situations, images that do not fit the model, and, before anything runs, for every other argument
     that cannot be meant.
     """
-    recipe, rule = recipe_of(recipe), _rule(rule)
+    recipe, rule = recipe_of(recipe), rule_of(rule)
     limit = None if limit is None else whole("limit", limit, 1)
     batch, singles, seed = whole("batch", batch, 1), whole("singles", singles, 1), whole("seed", seed)
     shifts, progress = _shifts(shifts), flag("progress", progress)
@@ -86,7 +87,7 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
                         "to source_images=")
     _wanted(situations, isinstance(images, AbstractStream), batch)
     model = model_of(model)
-    device = "auto" if isinstance(device, str) and device == "auto" else _device(model, device)
+    device = "auto" if isinstance(device, str) and device == "auto" else device_of(model, device)
     if source_images is not None and not all(hasattr(source_images, name) for name in ("images", "y")):
         source_images = images_of(source_images, "source_images")
     frozen = Adapter(model, make("source"), device=device)
@@ -307,7 +308,7 @@ def compare(source, adapted, rule: Rule | None = None, family: int = 1, seed: in
     at ``rule.level``, ``low_sure`` its lower end corrected for ``family`` situations. With fewer than 30 labels ``basis`` is "answers": the
     errors cannot differ by more than the share of answers that differ. Raises ValueError for traces of different images, or no classifier.
     """
-    rule, family, seed = _rule(rule), whole("family", family, 1), whole("seed", seed)
+    rule, family, seed = rule_of(rule), whole("family", family, 1), whole("seed", seed)
     for name, trace in (("source", source), ("adapted", adapted)):
         if not isinstance(trace, Trace):
             raise WrongKind(f"{name} must be the Trace of a run, as runner.run hands it back, not {shown(trace)}")
@@ -443,7 +444,7 @@ class SafetyReport:
 
     def with_rule(self, rule: Rule) -> SafetyReport:
         """The same numbers judged by another rule. Raises ValueError when its level differs, as the intervals would."""
-        if _rule(rule).level != self.rule.level:
+        if rule_of(rule).level != self.rule.level:
             raise ValueError(f"the intervals were made at level {self.rule.level}; make a new report for level {rule.level}")
         return replace(self, rule=rule, **judge(self.situations, rule))
 

@@ -26,7 +26,7 @@ from ..core.named import model_of
 from ..data.corruptions import check_name
 from ..data.shift import Shift
 from ..data.shipped import checked_bytes
-from .images import _image_set, make_images
+from .images import image_set_of, make_images
 from .orders import KeyedGenerator
 from .shifts import as_shifts
 from .stream import Stream
@@ -91,7 +91,7 @@ def calibrate(model, known="fashion_mnist_train_slice",
     ``progress(done, cells)`` is called after each cell. Raises ValueError for fewer than two names
     or a step that does not divide 5.
     """
-    images = _image_set(known, "known")
+    images = image_set_of(known, "known")
     model = model_of(model)
     names = as_shifts(names, "names")
     step = number("step", step, 0.01, 5)

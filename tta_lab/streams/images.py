@@ -58,7 +58,7 @@ class BatchPlan:
         return len(self.ids)
 
 
-def _image_set(value, role: str):
+def image_set_of(value, role: str):
     if isinstance(value, str):
         return load_kept(value, data_root())
     if isinstance(value, BaseSet) or all(

@@ -16,7 +16,7 @@ from ..core.arguments import WrongKind, choice, flag, nearest, number, shown, wh
 from ..data.corruptions import STANDARD_15
 from ..data.image_set import BaseSet
 from ..data.shift import CLEAN, Shift
-from .images import _image_set
+from .images import image_set_of
 from .orders import ClassImbalance, Dirichlet, LabelShift, Recorded, SortedByClass
 from .sampling import shuffled
 from .shifts import as_shifts
@@ -198,7 +198,7 @@ def open_set(known="fashion_mnist", unknown="digits", unknown_ratio: float = 1.0
 def natural(known, shifts=None, **settings) -> Stream:
     """The domains that a set itself holds (DomainNet-126, published -C files, ...), all images of
     each, one after another."""
-    known = _image_set(known, "known")
+    known = image_set_of(known, "known")
     if not getattr(known, "domains", ()):
         raise ValueError(f"{known.name} holds no domains of its own; name corruptions in "
                          f"Stream(known, shifts=[...])")

@@ -31,7 +31,7 @@ from ..data.corruptions import (
 from ..data.image_set import BaseSet
 from . import orders
 from .base import AbstractStream, Joined, Slice, hash_of
-from .images import UNKNOWN_ID, Batch, BatchPlan, _image_set, make_images
+from .images import UNKNOWN_ID, Batch, BatchPlan, image_set_of, make_images
 from .orders import KeyedGenerator, Order, Shuffled
 from .sampling import Sampler, shuffled
 from .shifts import as_shifts, own_rows, shift_of
@@ -215,11 +215,11 @@ class Stream(AbstractStream):
 
     @cached_property
     def known_set(self):
-        return _image_set(self.known, "known")
+        return image_set_of(self.known, "known")
 
     @cached_property
     def unknown_set(self):
-        return None if self.unknown is None else _image_set(self.unknown, "unknown")
+        return None if self.unknown is None else image_set_of(self.unknown, "unknown")
 
     @property
     def ratio(self) -> float:
@@ -464,7 +464,7 @@ class Stream(AbstractStream):
             given = getattr(self, role)
             if given is not None and not isinstance(given, str):
                 try:
-                    same = _image_set(given.name, role).fingerprint() == given.fingerprint()
+                    same = image_set_of(given.name, role).fingerprint() == given.fingerprint()
                 except (ValueError, RuntimeError):
                     same = False
                 if not same:

@@ -18,7 +18,17 @@ import math
 import numpy as np
 
 from ...core.arguments import number, whole
-from .inputs import labelled, log_softmax, logits_and_labels, mean, percents, predictions, reals, same_length, whole_log_softmax
+from .inputs import (
+    labelled,
+    log_softmax,
+    logits_and_labels,
+    mean,
+    percents,
+    predictions,
+    reals,
+    same_length,
+    whole_log_softmax,
+)
 from .segmentation import confusion, iou, miou, pixel_accuracy
 from .streams import (
     alternating,

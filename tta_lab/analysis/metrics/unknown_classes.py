@@ -11,7 +11,16 @@ import math
 import numpy as np
 
 from ...core.arguments import whole
-from .inputs import broken, finite_scores, mean, reals, rows_of_logits, same_length, shares, whole_log_softmax
+from .inputs import (
+    broken,
+    finite_scores,
+    mean,
+    reals,
+    rows_of_logits,
+    same_length,
+    shares,
+    whole_log_softmax,
+)
 
 
 def _score(logits, function) -> np.ndarray:

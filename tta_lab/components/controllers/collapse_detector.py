@@ -260,7 +260,7 @@ def cannot_judge(trace) -> str:
     function of the trace alone; see `why_not`."""
     if not len(trace):
         return why_not({"steps": 0})
-    steps = trace._columns("steps")
+    steps = trace.columns("steps")
     n = np.diff(np.searchsorted(trace["step"], np.append(steps["step"], steps["step"][-1] + 1)))
     resets = np.flatnonzero(np.nan_to_num(steps.get("reset", np.zeros(len(n))))[1:] > 0) + 1
     distance = np.asarray(steps.get("distance", [np.nan]), np.float64)
@@ -419,7 +419,7 @@ def _classes(shares) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-def _trace(name: str, value):
+def trace_of(name: str, value):
     from ...core.trace import Trace
 
     if not isinstance(value, Trace):

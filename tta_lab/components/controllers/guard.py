@@ -176,7 +176,7 @@ class Guard(Controller):
         else:
             adapter.rewind(SCOPES, controllers=False)
             # the trace says so in the next step, and the detector sees it there
-            adapter.was_reset = True
+            adapter.state.was_reset = True
             state.update(memories=[], fresh=False)
         if self.action == "smaller step":
             adapter.scale_rate(scale / adapter.rate_scale if adapter.rate_scale else 1.0)
@@ -346,7 +346,7 @@ def snapshot_bytes(state: dict) -> int:
 def actions(trace) -> list[tuple[int, str]]:
     """(step, action) of every action in a run: marks for any figure over steps; none for a run
     without a guard."""
-    steps = trace._columns("steps")
+    steps = trace.columns("steps")
     did = (zip(steps["step"], np.nan_to_num(steps["action"]), strict=True) if "action" in steps else
            ())
     return [(int(t), ACTIONS[int(a)]) for t, a in did if a > 0]
@@ -361,7 +361,7 @@ def guarding(trace, windows: int = 60, recent: int = 300) -> dict:
     cent, of the last ``recent`` scored images, else NaN. Raises ValueError for a run without a
     guard.
     """
-    steps = trace._columns("steps")
+    steps = trace.columns("steps")
     if "answered_by" not in steps:
         raise ValueError("no guard was at work in this run; run the stream with Adapter(model, "
                          "guarded(recipe))")
@@ -374,7 +374,7 @@ def guarding(trace, windows: int = 60, recent: int = 300) -> dict:
                           for i in range(len(ANSWERS))], 1) if len(step) else np.zeros(
                               (0, len(ANSWERS))))
     error = np.full(len(step), np.nan)
-    columns = trace._columns("samples")
+    columns = trace.columns()
     if {"correct", "known", "label"} <= columns.keys():
         scored = columns["known"].astype(bool) & (columns["label"] >= 0)
         total = np.append(0, np.cumsum(~columns["correct"][scored]))

@@ -10,11 +10,11 @@ from ...core.knobs import knob
 from ...core.norm_layers import Affine, lone
 from ...core.parts import NeedsError
 from ...core.scores import upcast
-from .batch_norm import _Ruling, _with_source
-from .stream import _Differentiable
+from .batch_norm import RuledStatistics, ruled_with_source
+from .stream import Differentiable
 
 
-class _Adaptive(_Differentiable):
+class _Adaptive(Differentiable):
     adaptive = True
     source_weight = 0.5
     fold = True
@@ -63,7 +63,7 @@ class _Adaptive(_Differentiable):
 
 
 @dataclass(frozen=True)
-class AdaptiveMixture(_Ruling):
+class AdaptiveMixture(RuledStatistics):
     """AdaMixBN: mean = a mu_source + (1 - a) mu_batch, likewise the variance (unbiased), a found
     for every layer and batch.
 
@@ -81,7 +81,7 @@ class AdaptiveMixture(_Ruling):
     fold: bool = knob(True, why="move the mixture into scale and shift when these are tuned")
 
     def make(self, layer):
-        made = _with_source(layer, _Adaptive)
+        made = ruled_with_source(layer, _Adaptive)
         made.adaptive = self.adaptive
         made.source_weight = self.source_weight
         made.fold = self.fold

@@ -15,7 +15,15 @@ import torch
 from torch import nn
 
 from ...core.knobs import knob
-from ...core.norm_layers import BATCH_NORM, BatchRule, TestTimeNorm, batch_norms, become_, lone, moments
+from ...core.norm_layers import (
+    BATCH_NORM,
+    BatchRule,
+    TestTimeNorm,
+    batch_norms,
+    become_,
+    lone,
+    moments,
+)
 from ...core.parts import NeedsError, Part
 
 
@@ -55,7 +63,7 @@ class SourceStatistics(Part):
 
 
 @dataclass(frozen=True)
-class _Ruling(SourceStatistics):
+class RuledStatistics(SourceStatistics):
     def make(self, layer: BATCH_NORM) -> TestTimeNorm:
         """Give one layer its rule, in place (`become_`)."""
         raise NotImplementedError
@@ -65,7 +73,7 @@ class _Ruling(SourceStatistics):
             self.make(layer)
 
 
-def _with_source(layer: BATCH_NORM, rule: type) -> TestTimeNorm:
+def ruled_with_source(layer: BATCH_NORM, rule: type) -> TestTimeNorm:
     if layer.running_mean is None:
         raise NeedsError("this normalisation mixes in the source model's running statistics, but "
                          "a batch-norm layer "
@@ -74,7 +82,7 @@ def _with_source(layer: BATCH_NORM, rule: type) -> TestTimeNorm:
 
 
 @dataclass(frozen=True)
-class BatchStatistics(_Ruling):
+class BatchStatistics(RuledStatistics):
     """BN-1: normalise with mean and biased variance of the current batch, in any mode.
 
     ``track`` also moves the stored running statistics, which are never read (what the reference
@@ -90,7 +98,7 @@ class BatchStatistics(_Ruling):
 
 
 @dataclass(frozen=True)
-class MixedStatistics(_Ruling):
+class MixedStatistics(RuledStatistics):
     """BN-alpha: mean and variance are (1 - a) source + a test batch, the batch variance unbiased.
 
     With ``prior`` N > 0 the Bayesian form is used, a = n / (N + n) for a batch of n images
@@ -102,13 +110,13 @@ class MixedStatistics(_Ruling):
                         paper="2006.16971, N", unit="images")
 
     def make(self, layer):
-        made = _with_source(layer, _Mixed)
+        made = ruled_with_source(layer, _Mixed)
         made.alpha, made.prior = self.alpha, self.prior
         return made
 
 
 @dataclass(frozen=True)
-class RunningStatistics(_Ruling):
+class RunningStatistics(RuledStatistics):
     """BN-EMA: running <- (1 - m) running + m batch, then normalise with the updated running
     statistics.
 
@@ -126,7 +134,7 @@ class RunningStatistics(_Ruling):
         return 2 if self.absorb == "two_pass" else 1
 
     def make(self, layer):
-        made = _with_source(layer, _Running)
+        made = ruled_with_source(layer, _Running)
         made.momentum = self.momentum
         made.one_pass = self.absorb == "one_pass"
         return made

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...core.knobs import knob
 from ...core.norm_layers import Affine, TestTimeNorm, batch_norms
 from ...core.scores import upcast
-from .batch_norm import _Ruling, _with_source
+from .batch_norm import RuledStatistics, ruled_with_source
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def per_channel(values: Tensor, x: Tensor) -> Tensor:
     return values.reshape(*(values.shape if values.ndim == 2 else (1, -1)), *(1,) * (x.ndim - 2))
 
 
-class _Differentiable(TestTimeNorm):
+class Differentiable(TestTimeNorm):
     def with_live_statistics(self, x: Tensor, mean: Tensor, var: Tensor, affine: Affine) -> Tensor:
         """Like ``with_statistics``, for statistics (C,) or (B, C) that carry a gradient; computed
         in at least float32."""
@@ -33,7 +33,7 @@ class _Differentiable(TestTimeNorm):
         return y.to(x.dtype)
 
 
-class _Robust(_Differentiable):
+class _Robust(Differentiable):
     alpha = 0.05
 
     def normalise(self, x, affine):
@@ -48,7 +48,7 @@ class _Robust(_Differentiable):
         return y
 
 
-class _InstanceAware(_Differentiable):
+class _InstanceAware(Differentiable):
     k = 4.0
 
     def normalise(self, x, affine):
@@ -68,7 +68,7 @@ def _shrink(difference: Tensor, width: Tensor) -> Tensor:
     return difference.sign() * (difference.abs() - width).relu()
 
 
-class _Unmixed(_Differentiable):
+class _Unmixed(Differentiable):
     temperature = 0.07
     momentum_at = 64
     cross_term = False
@@ -110,7 +110,7 @@ class _Unmixed(_Differentiable):
 
 
 @dataclass(frozen=True)
-class RobustStatistics(_Ruling):
+class RobustStatistics(RuledStatistics):
     """RBN: in a pass that learns m <- (1 - a) m + a m_batch, likewise the biased variance, and
     normalise with the result; else with m.
 
@@ -120,13 +120,13 @@ class RobustStatistics(_Ruling):
     alpha: float = knob(0.05, (0.0, 1.0), "weight of the batch", paper="RoTTA 2303.13899: 0.05")
 
     def make(self, layer):
-        made = _with_source(layer, _Robust)
+        made = ruled_with_source(layer, _Robust)
         made.alpha = self.alpha
         return made
 
 
 @dataclass(frozen=True)
-class InstanceAware(_Ruling):
+class InstanceAware(RuledStatistics):
     """IABN: source statistics, corrected towards those of the image where they differ by more than
     chance.
 
@@ -139,13 +139,13 @@ class InstanceAware(_Ruling):
                                      "large: source", paper="NOTE 2208.05117: 4")
 
     def make(self, layer):
-        made = _with_source(layer, _InstanceAware)
+        made = ruled_with_source(layer, _InstanceAware)
         made.k = self.k
         return made
 
 
 @dataclass(frozen=True)
-class UnmixedStatistics(_Ruling):
+class UnmixedStatistics(RuledStatistics):
     """UnMix-TNS: every layer keeps K components of statistics; each image is normalised with
     those, mixed with its own.
 
@@ -172,7 +172,7 @@ class UnmixedStatistics(_Ruling):
         rng = torch.Generator().manual_seed(self.seed)
 
         for layer in batch_norms(model):
-            made = _with_source(layer, _Unmixed)
+            made = ruled_with_source(layer, _Unmixed)
             made.momentum_at = self.batch
             made.cross_term = self.cross_term
             made.draw_(self.components, rng, self.exact)

@@ -15,7 +15,12 @@ import numpy as np
 
 from ...analysis.collapse import collapse, watch
 from ...analysis.timelines import split, stretches
-from ...components.controllers.collapse_detector import ALARMS, CollapseDetector, cannot_judge, fitted
+from ...components.controllers.collapse_detector import (
+    ALARMS,
+    CollapseDetector,
+    cannot_judge,
+    fitted,
+)
 from ...components.controllers.guard import ANSWERS, Guard, actions
 from ...components.norms.batch_norm import SourceStatistics
 from ...core.files import write_text
@@ -271,7 +276,7 @@ def evidence_of(adapter) -> dict[str, str]:
 
 def recent_error(trace: Trace, recent: int = RECENT) -> np.ndarray:
     """Error in per cent of the last ``recent`` scored images (known, with a label), after each step; NaN before the first.  (T,)"""
-    columns, steps = trace._columns("samples"), np.asarray(trace.step("step"))
+    columns, steps = trace.columns(), np.asarray(trace.step("step"))
     scored = columns["known"].astype(bool) & (columns["label"] >= 0)
     total = np.append(0, np.cumsum(~columns["correct"][scored].astype(bool)))
     ends = np.searchsorted(columns["step"][scored], steps, side="right")
@@ -300,7 +305,7 @@ def numbers_of(trace: Trace, beside: dict[str, Trace] | None = None, classes=(),
     ``recent`` images, predicted and true (K,); ``edges`` and ``early`` and ``late``, histograms of the entropy of the first and last images;
     ``whole``, error of all images (%) by name; ``cannot_judge``: why the detector cannot judge the run ("": it can).
     """
-    steps, samples = trace._columns("steps"), trace._columns("samples")
+    steps, samples = trace.columns("steps"), trace.columns()
     step, k = np.asarray(steps["step"], np.int64), max(int(trace.meta.get("classes", 2)), 2)
     nothing = np.full(len(step), np.nan)
     entropy, prediction, n = np.asarray(samples["entropy"], np.float64), np.asarray(samples["prediction"], np.int64), len(trace)
@@ -514,7 +519,7 @@ def say_truth(watched: dict) -> str:
 
 def batch_classes(trace: Trace) -> dict:
     """Effective number of classes of every batch, predicted and true, and ``marginal``, exp of the entropy of its mean prediction: (T,) each."""
-    samples, step = trace._columns("samples"), np.asarray(trace.step("step"), np.int64)
+    samples, step = trace.columns(), np.asarray(trace.step("step"), np.int64)
     size = int(np.bincount(samples["step"].astype(np.int64)).max())
 
     def count(classes):    # each batch by itself

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...plots import GROUP_LABELS, GROUP_LOOKS, HeatMap, Panel, Series, draw, draw_pictures
-from ...plots.views import _order, _steps
+from ...plots.views import groups_in, step_edges
 from .study import KINDS, SCORES
 
 HOW_TO_READ = {
@@ -32,7 +32,7 @@ def plot_explorer_errors(numbers, backend: str = "matplotlib", ax=None):
     which something happened, upright lines."""
     so_far, fall = numbers["so_far"], numbers["fall"]
     lines = tuple(Series(x, y, name, LOOKS.get(name, OWN), "path") for name, (x, y) in so_far["lines"].items())
-    shares = tuple(Series(fall["image"], fall["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g]) for g in _order(fall["share"]))
+    shares = tuple(Series(fall["image"], fall["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g]) for g in groups_in(fall["share"]))
     title, who, x = "Error so far", "Who falls (d < 0)", "position in the stream (images)"
     if list(fall["share"]) == ["all"]:  # without labels: who falls and who rises, of all
         who = "Fall (d < 0) and rise (d > 0)"
@@ -49,11 +49,11 @@ def plot_explorer_predictions(numbers, backend: str = "matplotlib", ax=None):
     """Two panels: ``numbers["entropy"]`` of ``explorer_numbers.entropy_now`` and ``numbers["classes"]`` of ``views.class_shares``."""
     entropy, classes = numbers["entropy"], numbers["classes"]
     edges = np.asarray(entropy["edges"])
-    outlines = [Series(edges, entropy["share"][g], GROUP_LABELS[g], 0 if g == "all" else GROUP_LOOKS[g], "steps") for g in _order(entropy["share"])]
+    outlines = [Series(edges, entropy["share"][g], GROUP_LABELS[g], 0 if g == "all" else GROUP_LOOKS[g], "steps") for g in groups_in(entropy["share"])]
     if outlines:
         outlines.append(Series(edges, entropy["first"], f"first {entropy['n']}, all", 3, "steps"))
     names = tuple(map(str, classes["classes"])) if classes else ()
-    where, predicted = (_steps(classes)[0], classes["predicted"]) if classes else (None, ())
+    where, predicted = (step_edges(classes)[0], classes["predicted"]) if classes else (None, ())
     title = f"Entropy, last {entropy['n']} images" if outlines else "Entropy"
     return draw([Panel(title, "entropy (nats)", "share of images", tuple(outlines), percent=True, log=True,
                        bottom=0.5 / max(entropy["n"], 1), note=entropy["why"]),
@@ -65,7 +65,7 @@ def plot_explorer_predictions(numbers, backend: str = "matplotlib", ax=None):
 def plot_explorer_threshold(numbers, backend: str = "matplotlib", ax=None):
     """``explorer_numbers.threshold_at``: the score by group, with an upright line at the threshold."""
     edges, at = np.asarray(numbers["edges"]), float(numbers["threshold"])
-    outlines = tuple(Series(edges, numbers["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g], "steps") for g in _order(numbers["share"]))
+    outlines = tuple(Series(edges, numbers["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g], "steps") for g in groups_in(numbers["share"]))
     panel = Panel("Accepted: right of the line", SCORES[numbers["score"]], "share of the group", outlines, percent=True, note=numbers["why"],
                   upright=at if np.isfinite(at) and outlines else None)
     return draw([panel if outlines and not numbers["why"] else replace(panel, series=(), upright=None)], backend, ax)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...analysis import metrics
 from ...analysis import timelines as views
+from ...analysis.columns import column, ratio
 from ...components.controllers.collapse_detector import ALARMS, CollapseDetector, fitted, why_not
 from ...experiments.experiment import NO_LABELS
 from ..report import points, signed
@@ -26,7 +27,7 @@ LIGHTS = {"wait": ("◌", "no run yet"), "unsure": ("?", "cannot judge"), "calm"
 
 def scored(trace, n: int | None = None) -> np.ndarray:
     """Known images with a label among the first ``n``, (n,) bool; all False for a run without labels."""
-    mask = views._scored(trace) if len(trace) else np.zeros(0, bool)
+    mask = views.is_scored(trace) if len(trace) else np.zeros(0, bool)
     return mask if n is None else mask[:n]
 
 
@@ -52,7 +53,7 @@ def so_far(traces: dict, n: int | None = None) -> dict:
         here = scored(trace, size)
         bad = np.cumsum(here & (trace["prediction"][:size] != trace["label"][:size]))
         ends = np.flatnonzero(np.diff(trace["step"][:size], append=-1))
-        lines[name] = ends + 1, 100 * views._ratio(bad, np.cumsum(here))[ends]
+        lines[name] = ends + 1, 100 * ratio(bad, np.cumsum(here))[ends]
     return {"what": what, "labelled": labelled, "lines": lines, "last": {k: float(y[-1]) for k, (_, y) in lines.items() if len(y)}, "why": why}
 
 
@@ -85,7 +86,7 @@ def label_free(trace, references: dict) -> dict[str, float]:
     if not len(trace):
         return {}
     found = {name: 100 * float(same.mean()) for name, same in agreement({"run": trace, **references}).items() if name in ("like source", "like BN-1")}
-    entropy, d, prediction = views._column(trace, "entropy"), views._column(trace, "rise_source"), trace["prediction"]
+    entropy, d, prediction = column(trace, "entropy"), column(trace, "rise_source"), trace["prediction"]
     quarter = max(len(trace) // 4, 1)
     found |= {"entropy first": _finite_mean(entropy[:quarter]), "entropy last": _finite_mean(entropy[-quarter:])}
     there = d[np.isfinite(d)]
@@ -135,14 +136,14 @@ def say_missing(trace) -> str:
 def entropy_now(trace, recent: int = RECENT, bins: int = 24) -> dict:
     """Histogram of the entropy (nats) of the last images by group, and of the first as many (half of the run, at most ``recent``): ``edges``
     (bins + 1,), ``share[g]`` (bins,) of all images of that stretch, so that the groups add up to 1, ``first`` (bins,), ``n``, ``why``."""
-    n, entropy = min(recent, (len(trace) + 1) // 2), views._column(trace, "entropy")
+    n, entropy = min(recent, (len(trace) + 1) // 2), column(trace, "entropy")
     fine = np.isfinite(entropy)
     top = math.log(max(int(trace.meta.get("classes", 2)), 2))
     edges = np.linspace(0, top, bins + 1)
     late, early = (np.arange(len(trace)) >= len(trace) - n) & fine, (np.arange(len(trace)) < n) & fine
 
     def share(mask, of):
-        return views._ratio(np.histogram(np.clip(entropy[mask], 0, top), edges)[0], of.sum())
+        return ratio(np.histogram(np.clip(entropy[mask], 0, top), edges)[0], of.sum())
 
     groups = views.split(trace) if len(trace) else {}
     return {"edges": edges, "share": {g: share(late & mask, late) for g, mask in groups.items()}, "first": share(early, early), "n": int(late.sum()),
@@ -155,7 +156,7 @@ def fall_over_time(trace, windows: int = 12) -> dict:
     ``image`` (W,) middles, ``share[g]`` (W,), ``all`` (W,) and ``rise`` (W,), the share of all that has risen (d > 0); groups as in
     `views.split`; ``why``.
     """
-    d = views._column(trace, "rise_source")
+    d = column(trace, "rise_source")
     if not np.isfinite(d).any():
         why = views.SOURCE if len(trace) else "Nothing has run yet."
         return {"image": np.zeros(0), "share": {}, "all": np.zeros(0), "rise": np.zeros(0), "why": why}
@@ -165,7 +166,7 @@ def fall_over_time(trace, windows: int = 12) -> dict:
     groups = views.split(trace)
 
     def share(mask, moved=d < 0):
-        return views._ratio(np.bincount(stretch[mask & there & moved], minlength=size), np.bincount(stretch[mask & there], minlength=size))
+        return ratio(np.bincount(stretch[mask & there & moved], minlength=size), np.bincount(stretch[mask & there], minlength=size))
 
     everyone = np.ones(len(d), bool)
     return {"image": middle, "share": {g: share(mask) for g, mask in groups.items()}, "all": share(everyone), "rise": share(everyone, d > 0),
@@ -187,7 +188,7 @@ class Light:
     def see(self, trace) -> str:
         if not len(trace):
             return "wait"
-        columns, steps = trace._columns("samples"), trace._columns("steps")
+        columns, steps = trace.columns(), trace.columns("steps")
         if self.state is None:
             self.state = self.detector.init()
             self.state |= {"length": float(trace.meta.get("tuned_length", 0.0)), "test_statistics": bool(trace.meta.get("test_statistics", False))}
@@ -267,8 +268,8 @@ def score_of(trace, score: str) -> np.ndarray:
     """A score for known against unknown, higher means more known, (N,); broken ones are the lowest. Raises ValueError for another name."""
     if score not in SCORES:
         raise ValueError(f"there is no score {score!r}; there are: {', '.join(SCORES)}")
-    column = {"rise": "rise_source", "negative_entropy": "entropy"}.get(score, score)
-    value = -views._column(trace, column) if score == "negative_entropy" else views._column(trace, column)
+    value = column(trace, {"rise": "rise_source", "negative_entropy": "entropy"}.get(score, score))
+    value = -value if score == "negative_entropy" else value
     return np.where(np.isnan(value), -np.inf, value)
 
 
@@ -288,7 +289,7 @@ def threshold_at(trace, score: str = "confidence", rejected: float = 0.5, bins: 
     threshold = math.inf if len(value) and cut >= len(value) else float(order[cut]) if len(value) else math.nan
     accepted, fine = value >= threshold, value[np.isfinite(value)]
     edges = np.linspace(*((fine.min(), fine.max()) if len(fine) and np.ptp(fine) > 0 else (0.0, 1.0)), bins + 1)
-    share = {g: views._ratio(np.histogram(np.clip(value[m], edges[0], edges[-1]), edges)[0], m.sum()) for g, m in groups.items()}
+    share = {g: ratio(np.histogram(np.clip(value[m], edges[0], edges[-1]), edges)[0], m.sum()) for g, m in groups.items()}
     found = {"score": score, "threshold": threshold, "accepted": accepted, "edges": edges, "share": share, "why": ""}
     unknown, known = groups.get("unknown", np.zeros(len(value), bool)), scored(trace)
     if not unknown.any() or not known.any():
@@ -321,8 +322,8 @@ def picked(trace, n: int = 6, accepted=None) -> dict[str, np.ndarray]:
     takes the place of ``wrong``. No picture comes twice in a kind; kinds without images are left out."""
     if not len(trace):
         return {}
-    confidence, d, groups = views._column(trace, "confidence"), views._column(trace, "rise_source"), views.split(trace)
-    ids, segment = views._column(trace, "id"), np.nan_to_num(views._column(trace, "segment"))
+    confidence, d, groups = column(trace, "confidence"), column(trace, "rise_source"), views.split(trace)
+    ids, segment = column(trace, "id"), np.nan_to_num(column(trace, "segment"))
     everyone = np.ones(len(trace), bool)
     chosen = {"rise": (d > 0, -d), "fall": (d < 0, d)}
     chosen = ({"wrong": (groups.get("wrong", ~everyone), -confidence)} if scored(trace).any() else {"confident": (everyone, -confidence)}) | chosen
@@ -350,7 +351,7 @@ def say_picked(trace) -> str:
 def told(trace, row: int, classes) -> dict:
     """What a trace says of one image: classes by name, probabilities, d, entropy, energy, shift; ``true`` is "unknown", or "" without a label."""
     def at(name):
-        return float(views._column(trace, name)[row])
+        return float(column(trace, name)[row])
 
     def named(value):
         return classes[int(value)] if np.isfinite(value) and 0 <= int(value) < len(classes) else ""
@@ -365,7 +366,7 @@ def told(trace, row: int, classes) -> dict:
 
 def pictures(trace, stream, rows, classes) -> dict:
     """``rows`` of `picked` with their pictures: kind -> list of (image (C, H, W), `told`)."""
-    ids, segment = views._column(trace, "id"), np.nan_to_num(views._column(trace, "segment"))
+    ids, segment = column(trace, "id"), np.nan_to_num(column(trace, "segment"))
     return {kind: list(zip(views.pictures(stream, ids[chosen], segment[chosen]), [told(trace, row, classes) for row in chosen], strict=True))
             for kind, chosen in rows.items()}
 

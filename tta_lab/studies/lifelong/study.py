@@ -286,7 +286,7 @@ def summary(trace: Trace) -> dict:
 
 def _first_alarm(trace: Trace) -> int:
     """Step of the first alarm: as a guard recorded it, or what the detector says of the finished trace."""
-    steps = trace._columns("steps")
+    steps = trace.columns("steps")
     if "alarm" in steps and np.isfinite(np.asarray(steps["alarm"], np.float64)).any():
         raised = np.flatnonzero(np.nan_to_num(steps["alarm"]) > 0)
         return int(steps["step"][raised[0]]) if len(raised) else -1

@@ -283,7 +283,7 @@ def summary(trace: Trace) -> dict:
     """The numbers of one run: ``error`` (%, mean over shifts); ``resets`` beyond those of the stream; ``kept``, share learned from; ``alarm``, step
     of the detector's first (-1: none); ``predicted`` and ``true``, effective numbers of classes among the last 100 images, mean over the second
     half of the steps; ``gradient``, median and ``spike``, maximum of its norm over the steps (NaN without learning)."""
-    numbers, steps, samples = row(trace), np.asarray(trace.step("step")), trace._columns("samples")
+    numbers, steps, samples = row(trace), np.asarray(trace.step("step")), trace.columns()
     norm = np.asarray(trace.step("grad_norm"), np.float64)
     norm, late = norm[np.isfinite(norm) & (norm > 0)], steps[len(steps) // 2:]
     planned = len(trace.meta["segments"]) - 1 if trace.meta["reset"] == "domain" else 0
@@ -416,7 +416,7 @@ def over_time(trace: Trace, recent: int = 100) -> dict:
     ``step``, ``gradient`` (norm; NaN where nothing was learned), ``predicted`` and ``true`` (effective numbers of classes among the last ``recent``
     images), ``probability`` of collapse, ``alarm`` (bool), (T,); ``threshold``; ``marks``: steps before which the model was put back.
     """
-    steps, samples, seen = np.asarray(trace.step("step")), trace._columns("samples"), watch(trace)
+    steps, samples, seen = np.asarray(trace.step("step")), trace.columns(), watch(trace)
     norm = np.asarray(trace.step("grad_norm"), np.float64)
     reset = np.nan_to_num(np.asarray(trace.step("reset"), np.float64)) > 0
     return {"step": steps, "gradient": np.where(norm > 0, norm, np.nan), "probability": seen["probability"], "alarm": seen["alarm"] > 0,

@@ -164,7 +164,7 @@ def one_run(model, recipe, stream, seed: int = 0, source_images=SOURCE_IMAGES, *
 
 
 @lru_cache(3)
-def _stream(name: str, seed: int, ground: Ground | None = None):
+def zoo_stream(name: str, seed: int, ground: Ground | None = None):
     """A stream of the table, or one of your images, with its images, and the place for the source's outputs on it, by source."""
     return Kept((streams(seed=seed) if ground is None else ground.makers(seed))[name]()), {}
 
@@ -182,7 +182,7 @@ def live(source: str, stream: str, label: str, rate: float = 1.0, seed: int = 0,
     recipe = own.batch_statistics(source) if label == "batch_norm" and ground else recipe_of(name, form, rate)
     if recipe is None:
         raise ValueError(f"{name} has no step size, so it cannot be run at {rate:g} times its default")
-    made, shared = _stream(stream, seed, ground)
+    made, shared = zoo_stream(stream, seed, ground)
     return one_run(own.network(source), recipe, made, seed, SOURCE_IMAGES if ground is None else own.source_images_of(source), device=device,
                    shared=shared.setdefault((source, device), {}), stop=stop, each=each)
 
