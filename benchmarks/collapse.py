@@ -533,10 +533,10 @@ def exchanged(folder: Path, models, draws: int = 3) -> dict:
             other = min(theirs, key=lambda p: (p != trace["label"]).mean())
             for _ in range(draws):
                 coin = rng.random(len(trace)) < 0.5
-                columns = trace._columns("samples")
+                columns = trace.columns()
                 ours, reference = (columns | {"prediction": np.where(c, mine, other)}
                                    for c in (coin, ~coin))
-                steps = (trace._columns("steps")
+                steps = (trace.columns("steps")
                          | {"distance": np.ones(len(np.unique(trace["step"])))})
                 kinds.append(
                     detection_collapse.collapse(Trace.from_columns(ours, steps),

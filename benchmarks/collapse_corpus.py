@@ -232,7 +232,7 @@ def keep(trace: Trace, meta: dict, path: Path) -> None:
     }
     tables = {
         table: {
-            c: short[table](values) for c, values in trace._columns(table).items()
+            c: short[table](values) for c, values in trace.columns(table).items()
             if c in KEPT[table]
         } for table in KEPT
     }

@@ -180,7 +180,7 @@ def make_rows(rows: Runs, models: Models, until: float, source: str, stream: str
             wrong), worst_window(wrong, by_source), len(wrong)
         row["forwards"], row["seconds"] = float(
             trace.step("forwards").sum() / trace.step("n").sum()), time.process_time() - began
-        if "action" in trace._columns("steps"):
+        if "action" in trace.columns("steps"):
             by = trace.step("answered_by")
             (did, times) = np.unique(trace.step("action").astype(int), return_counts=True)
             row |= {

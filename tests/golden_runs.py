@@ -21,7 +21,7 @@ from tta_lab.components.norms.batch_norm import BatchStatistics, SourceStatistic
 from tta_lab.components.penalties import AugmentedAgreement, Diversity
 from tta_lab.components.selectors import EntropyThreshold, PLPDFilter
 from tta_lab.components.updates import WeightEnsembling
-from tta_lab.core.adapter import Adapter
+from tta_lab.core.adapter import Adapter, Observer
 from tta_lab.core.parts import SlidingWindow, Step
 from tta_lab.methods import make
 
@@ -192,6 +192,21 @@ def given(run):
     return {"fisher": fisher} if fisher else {}
 
 
+class Seen(Observer):
+    """How many passed EntropyThreshold in each step, what had changed before the last rewind, and
+    what was seen after the batches."""
+
+    def __init__(self):
+        self.certain, self.before_rewind, self.glances = [], {}, {}
+
+    def selected(self, ctx, selector, kept):
+        if isinstance(selector, EntropyThreshold) and ctx.evaluation == 0:
+            self.certain[-1] = int(kept.sum())
+
+    def rewinding(self, adapter, what):
+        self.before_rewind = changes(adapter)
+
+
 def play(run, recipe=None, seed=0):
     """Run a recipe over the run's stream: outputs (batches, batch, 10), the adapter, how many passed EntropyThreshold in each step."""
     row, h = INDEX[run], stored(run)["hparams"]
@@ -200,19 +215,9 @@ def play(run, recipe=None, seed=0):
     uniform = updates.uniform
     if "fixedrestore" in run:
         updates.uniform = lambda shape, rng: torch.arange(math.prod(shape)).remainder(100).div(100).view(shape)
-    rewind = adapter.rewind
-    adapter.rewind = lambda what: (setattr(adapter, "last", changes(adapter)), rewind(what))
-    outputs, certain, ask = [], [], EntropyThreshold.weights
-    adapter.seen_on_the_way = seen = {}
+    adapter.observer = Seen()
+    outputs, certain = [], adapter.observer.certain
     fresh = h.get("episodic", h.get("copy_model", False))  # every batch begins at the source
-
-    def spy(self, ctx, losses, keep, state):
-        w = ask(self, ctx, losses, keep, state)
-        if ctx.look == 0:
-            certain[-1] = int((keep & (w > 0)).sum())
-        return w
-
-    EntropyThreshold.weights = spy
     try:
         for x in stream(row["stream"])[0]:
             if fresh and outputs:
@@ -220,11 +225,11 @@ def play(run, recipe=None, seed=0):
             certain.append(-1)
             outputs.append(adapter(x).numpy())
             for key, value in glance(adapter).items():
-                seen.setdefault(key, []).append(value)
+                adapter.observer.glances.setdefault(key, []).append(value)
         if fresh and "copy_model" in h:  # it adapts a copy
             adapter.reset(keep_trace=True)
     finally:
-        EntropyThreshold.weights, updates.uniform = ask, uniform
+        updates.uniform = uniform
     return np.stack(outputs), adapter, certain
 
 
@@ -258,7 +263,7 @@ def tensors(adapter):
 def deviations(run, outputs, adapter, certain):
     """What differs from the stored run by more than its tolerance; an empty list is agreement."""
     row, expected = INDEX[run], stored(run)
-    seen = adapter.seen_on_the_way | {"info/n_reliable": certain}
-    found = adapter.last if row["method"].startswith("memo") else None
+    seen = adapter.observer.glances | {"info/n_reliable": certain}
+    found = adapter.observer.before_rewind if row["method"].startswith("memo") else None
     return (differences(row, expected, outputs, stream(row["stream"])[1].numpy(), seen)
             + ending(row, expected, tensors(adapter), adapter.state.start, adapter.tuned, found))

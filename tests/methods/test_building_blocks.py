@@ -80,7 +80,7 @@ class _Once(Selector):
 
     def weights(self, ctx, losses, keep, state):
         half = torch.arange(len(losses)) < len(losses) // 2
-        return (half & (ctx.look == 0)).to(losses.dtype)
+        return (half & (ctx.evaluation == 0)).to(losses.dtype)
 
 
 def test_sam_asks_the_selectors_again_among_those_kept(batches):
@@ -99,7 +99,7 @@ def test_the_source_is_asked_once_however_often_an_update_looks(batches):
 
 class _Breaks(Selector):
     def weights(self, ctx, losses, keep, state):
-        if ctx.look:
+        if ctx.evaluation:
             raise RuntimeError("broken")
         return torch.ones_like(losses)
 

@@ -170,13 +170,13 @@ def test_step_size_follows_the_cosine_and_is_put_back():
         kept = torch.ones(1)
         weights = torch.ones(1)
 
-    def look(keep=None):
+    def closure(keep=None):
         weight.grad = torch.ones(1)
         return LossOutput()
 
     for _ in range(9):
         before = weight.item()
-        rule(optimizer, look)
+        rule(optimizer, closure)
         used.append(before - weight.item())
     assert used == pytest.approx([0.2 * (1 + math.cos(math.pi * t / 4)) for t in range(9)],
                                  abs=1e-6)

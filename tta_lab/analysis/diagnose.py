@@ -251,10 +251,10 @@ def entropy_histogram(trace, windows: int = 10, bins: int = 30, group: str | Non
     """Histogram of the prediction entropy (nats, 0 to ln K) in ``windows`` successive stretches of
     the stream.
 
-    The steps are cut into stretches of nearly equal length (fewer when there are fewer steps).  ``group``
-    restricts to "correct", "wrong" or "unknown".  Returns ``edges`` (bins + 1,), ``first_step``
-    and ``last_step`` (W,), ``counts`` and ``share`` (W, bins), ``median`` (W,), ``broken`` (W,):
-    images with NaN entropy, in no bin.
+    The steps are cut into stretches of nearly equal length (fewer when there are fewer steps).
+    ``group`` restricts to "correct", "wrong" or "unknown".  Returns ``edges`` (bins + 1,),
+    ``first_step`` and ``last_step`` (W,), ``counts`` and ``share`` (W, bins), ``median`` (W,),
+    ``broken`` (W,): images with NaN entropy, in no bin.
     """
     if windows < 1 or bins < 1:
         raise ValueError(f"windows and bins must be at least 1, got {windows} and {bins}")

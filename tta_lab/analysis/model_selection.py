@@ -36,7 +36,7 @@ atc_entropy_error    | the same with entropy above a threshold | 0..100 % | low 
 neighbourhood        | mean_i H(softmax_j(cos(p_i, p_j) / 0.05)), j != i | 0..ln N nats | high | logits | SND, 2108.10860
 nuclear_norm         | sum of singular values of P / sqrt(N min(N, C)) | 0..1 | high | logits | 2302.01094
 vote                 | share of images that get the class most candidates give | 0..100 % | high | candidates | after EnsV (NeurIPS 2024)
-"""
+"""  # noqa: E501
 COLUMNS = ("name", "formula", "range", "good", "needs", "source")
 
 

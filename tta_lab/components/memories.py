@@ -88,7 +88,7 @@ class ClassMemory(Part):
 
     def draw(self, n: int, rng: torch.Generator) -> int:
         """One of n equals."""
-        return torch.randint(n, (), generator=rng, device=rng.device).item()
+        return int(torch.randint(n, (), generator=rng, device=rng.device))
 
     def offer_(self, state: dict, image: Tensor, ident: Tensor, label: int, classes: int,
                rng: torch.Generator) -> None:

@@ -14,8 +14,6 @@ from ..core.knobs import knob
 from ..core.parts import NeedsError, Penalty, Selector
 from .objectives import head_rows
 
-_SPLIT: dict = {}  # whose value View.once keeps
-
 
 def best_split(ordered: Tensor) -> int:
     """How many of the ordered numbers (N,) make the lower part in the split in two of least
@@ -63,7 +61,7 @@ def probability_known(ctx) -> Tensor:
         alike = (F.normalize(ctx.source_features("batch"), dim=1) @ rows.T).amax(1)
         low, high = alike.min(), alike.max()
         return two_gaussians(1 - (alike - low) / (high - low).clamp_min(1e-12)).to(alike)
-    return ctx.once(_SPLIT, make)
+    return ctx.once("known or unknown", make)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ class Sam(Step):
     rho: float = knob(0.05, (0.0, 10.0), "radius of the neighbourhood", paper="SAR 2302.12400: "
                                                                               "0.05")
 
-    def __call__(self, optimizer, look):
-        first = look()
+    def __call__(self, optimizer, closure):
+        first = closure()
         if not first.move:
             return first
         params = [
@@ -37,7 +37,7 @@ class Sam(Step):
             norm = torch.stack(torch._foreach_norm(grads)).norm()
             torch._foreach_add_(params, torch._foreach_mul(grads, self.rho / (norm + 1e-12)))
         try:
-            second = look(first.kept.to(first.weights.dtype))
+            second = closure(first.kept.to(first.weights.dtype))
         finally:
             with torch.no_grad():
                 for p, value in zip(params, before, strict=True):
@@ -66,8 +66,8 @@ class CosineSam(Sam):
             group["steps"] = 0
         return optimizer
 
-    def __call__(self, optimizer, look):
-        loss_output = super().__call__(optimizer, look)
+    def __call__(self, optimizer, closure):
+        loss_output = super().__call__(optimizer, closure)
         if loss_output.move:
             for group in optimizer.param_groups:
                 group["steps"] += 1

@@ -19,7 +19,15 @@ from .layer_outputs import layers_named
 from .named import model_of, recipe_of
 from .needs import check_needs
 from .norm_layers import check_asked, use_batch_statistics_
-from .parts import SCOPES, Controller, Method, NeedsError, needs_of, parts_of
+from .parts import (
+    SCOPES,
+    Controller,
+    LossMethod,
+    Method,
+    NeedsError,
+    needs_of,
+    parts_of,
+)
 from .recorder import WATCHED, StepRecord, of_failure
 from .source_info import check_given
 from .source_model import InputError, SourceModel
@@ -149,8 +157,8 @@ class Adapter:
         self.state = AdapterState(recipe, self.model, self.source, self.tuned, buffers,
                                   torch.Generator(self.device), self.seed)
         self.origin = {name: self.state.start[name] for name in self.tuned}
-        self.source_statistics = next(
-            (s.statistics for s in recipe.select if hasattr(s, "statistics")), "batch")
+        self.source_statistics: str = next(
+            (s.statistics for s in recipe.select if s.statistics), "batch")
         self.errors: list[str] = []
         # (statistics, step) -> logits, filled by adapters on the same stream
         self.shared_source: dict | None = None
@@ -252,8 +260,9 @@ class Adapter:
         """The loss as a step takes it: losses, the selection chain, the average, the penalties.
 
         ``keep`` (B, *S): weights of those to choose among (None: all, with weight 1). Asks the
-        host once: was anything kept? Raises AdaptationError where the loss is not finite."""
-        recipe, state = self.recipe, self.states["method"]
+        host once: was anything kept? Raises AdaptationError where the loss is not finite,
+        ValueError for a method without a loss."""
+        recipe, state = self._learning(), self.states["method"]
         losses = recipe.losses(ctx, state)
         with torch.no_grad():
             kept = torch.ones_like(losses, dtype=torch.bool) if keep is None else keep > 0
@@ -278,6 +287,11 @@ class Adapter:
                                   f"smaller lr or reset()")
         move = bool(n_kept) or recipe.when_empty == "step"
         return LossOutput(ctx, losses, weights, kept, loss, n_kept, move)
+
+    def _learning(self) -> LossMethod:
+        if not isinstance(self.recipe, LossMethod):
+            raise ValueError(f"{type(self.recipe).__name__} has no loss")
+        return self.recipe
 
     def finite(self, logits: Tensor, ids: Tensor | None, who: str, then: str = "") -> Tensor:
         """The logits themselves; raises AdaptationError where an image has NaN, an infinite best
@@ -404,15 +418,17 @@ class Adapter:
         ctx = StepContext(self, x, ids, commit=not paused)
         ctx, rows, learn = recipe.cadence.window(ctx, self.states["cadence"])
         learn = learn and recipe.learns and not paused
-        repeats = getattr(recipe.update, "repeats", 1) if learn else 1
+        repeats = recipe.update.repeats if learn else 1
         with torch.set_grad_enabled(learn):
             for turn in range(repeats):
                 ctx = ctx.again() if turn else ctx
                 if recipe.answer == "before" and turn == repeats - 1:
                     logits = self._output(ctx, loss_outputs)
                 if learn:
-                    loss_outputs += [self._learn(batch) for batch in recipe.learning_batches(
-                        ctx, self.states["method"])]
+                    loss_outputs += [
+                        self._learn(batch)
+                        for batch in self._learning().learning_batches(ctx, self.states["method"])
+                    ]
         with torch.no_grad():
             if recipe.answer == "after":
                 logits = self._output(ctx.again() if loss_outputs else ctx, loss_outputs)
@@ -431,16 +447,16 @@ class Adapter:
         return self.finite(logits, ctx.ids, "the network", AFTER if loss_outputs else BEFORE)
 
     def _learn(self, ctx: StepContext) -> LossOutput:
-        looks = [ctx]
+        fresh = [ctx]
 
-        def look(keep: Tensor | None = None) -> LossOutput:
-            loss_output = self.loss_of(looks.pop() if looks else ctx.look_again(), keep)
+        def closure(keep: Tensor | None = None) -> LossOutput:
+            loss_output = self.loss_of(fresh.pop() if fresh else ctx.next_evaluation(), keep)
             if loss_output.move:
                 self.optimizer.zero_grad(set_to_none=True)
                 self._backward(loss_output)
             return loss_output
 
-        loss_output = self.recipe.update(self.optimizer, look)
+        loss_output = self.recipe.update(self.optimizer, closure)
         with torch.no_grad():
             for name in LEARNING_PARTS:
                 here = self.recipe if name == "method" else getattr(self.recipe, name)

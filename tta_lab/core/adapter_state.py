@@ -1,7 +1,7 @@
 """AdapterState: all that changes in an adapter between batches, kept in one place."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from copy import deepcopy
 from typing import Any
 
@@ -28,13 +28,13 @@ class AdapterState:
     """
 
     def __init__(self, recipe: Method, model: nn.Module, source: nn.Module,
-                 tuned: dict[str, Tensor], buffers: dict[str, Tensor], rng: torch.Generator,
+                 tuned: dict[str, nn.Parameter], buffers: dict[str, Tensor], rng: torch.Generator,
                  seed: int):
         self.recipe = recipe
         self.model = model
         self.source = source
         self.tuned = tuned
-        self.tensors = {**tuned, **buffers}
+        self.tensors: dict[str, Tensor] = {**tuned, **buffers}
         self.start = {name: t.detach().clone() for name, t in self.tensors.items()}
         self.optimizer: torch.optim.Optimizer | None = None
         if tuned:
@@ -59,6 +59,21 @@ class AdapterState:
         """The tensors of "weights" and of "statistics", those that ``scopes`` names."""
         return {name: t for name, t in self.tensors.items()
                 if ("weights" if name in self.tuned else "statistics") in scopes}
+
+    def seat_of(self, state: dict | str) -> tuple | str:
+        """Where a part's state stands, such as ("select", 0): a key for what is kept beside it; a
+        name stays as it is. Raises ValueError for a state that is none of this adapter's."""
+        if isinstance(state, str):
+            return state
+        waiting: list[tuple[tuple, Any]] = [((), self.parts)]
+        for seat, value in waiting:  # which grows: what is inside comes after what is beside
+            if value is state:
+                return seat
+            inside = (value.items() if isinstance(value, dict) else
+                      enumerate(value) if isinstance(value, list) else ())
+            waiting += [((*seat, key), v) for key, v in inside if isinstance(v, dict | list)]
+        raise ValueError("this state is none of the adapter's: hand over the one that the part was "
+                         "called with, or a name")
 
     def take(self, scopes: Iterable[str] = EVERYTHING, parts: Iterable[str] = PARTS) -> dict:
         """Copies of what these scopes hold, of "states" those of these parts, as tensors, numbers,
@@ -163,7 +178,7 @@ def to_device(value: Any, device: torch.device, precision: torch.dtype | None = 
     return [to_device(v, device, precision) for v in value] if isinstance(value, list) else value
 
 
-def _check_alike(where: str, start: Any, found: Any, fixed: Iterable[str] = (),
+def _check_alike(where: str, start: Any, found: Any, fixed: Container = (),
                  name: object = None) -> None:
     """Raise ValueError where a state is not one that can have come of this start: another kind,
     keys or shape. What starts as None, as an empty dict or in a list may become anything, and rows

@@ -94,7 +94,7 @@ def path_of(name: str, value) -> Path:
         raise WrongKind(f"{name} must be a path, as a text or a Path, not {value!r}")
     if not os.fspath(value):
         raise ValueError(f"{name} must be a path, not an empty text")
-    return home(value)
+    return home(os.fspath(value))
 
 
 def seeds_of(value, name: str = "seeds") -> tuple[int, ...]:

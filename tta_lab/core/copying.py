@@ -7,6 +7,7 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -83,10 +84,11 @@ def precision_of(model: nn.Module) -> torch.dtype:
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside torch.compile, DataParallel or DistributedDataParallel."""
     while True:
+        inside = getattr(model, "_orig_mod", None)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod
+        elif isinstance(inside, nn.Module):
+            model = inside
         else:
             return model
 
@@ -105,7 +107,7 @@ def _check_kind(path: str, module: nn.Module) -> None:
 
 
 def _check_tensor(name: str, t: Tensor) -> None:
-    if isinstance(t, nn.parameter.UninitializedTensorMixin):
+    if is_lazy(t):
         raise NeedsError(f"the layer of {name!r} has no shape yet (a lazy layer); send one batch "
                          f"through the network first")
     if t.is_meta:

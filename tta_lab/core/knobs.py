@@ -18,8 +18,8 @@ def knob(default, within=None, why: str = "", paper: str = "", unit: str = "", c
     ``within`` is (low, high) or (low, high, "log"), both ends allowed; ``choices`` lists the
     allowed values; ``why`` says in one sentence what it does, ``paper`` where the paper has it,
     ``unit`` what it is measured in. ``follows`` names the knob of another part of the recipe
-    ("EntropyThreshold.fraction") that is the same quantity of the paper: it moves along with that one as
-    long as both have the same value, unless it is set too (`with_knobs`).
+    ("EntropyThreshold.fraction") that is the same quantity of the paper: it moves along with that
+    one as long as both have the same value, unless it is set too (`with_knobs`).
     """
     if (within is None) == (choices is None) and not isinstance(default, bool):
         raise TypeError("a knob needs either a range or choices (or a bool default)")

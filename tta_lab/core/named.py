@@ -9,8 +9,8 @@ from .arguments import WrongKind, named, shown
 from .parts import Method, Part
 
 
-def recipe_of(value, name: str = "recipe"):
-    """A method, or the name of one (`make`)."""
+def recipe_of(value: Method | str, name: str = "recipe") -> Method:
+    """A method, or the name of one (`make`). Raises WrongKind for anything else."""
     if isinstance(value, str):
         return named("recipe", value)
     if isinstance(value, type) and issubclass(value, Method):
@@ -23,8 +23,9 @@ def recipe_of(value, name: str = "recipe"):
     return value
 
 
-def model_of(value, name: str = "model"):
-    """A network (any ``nn.Module``), or the text that names one (`models.names.open_model`)."""
+def model_of(value: nn.Module | str, name: str = "model") -> nn.Module:
+    """A network (any ``nn.Module``), or the text that names one (`models.names.open_model`).
+    Raises WrongKind for anything else."""
     if isinstance(value, str):
         return named("model", value)
     if isinstance(value, type):

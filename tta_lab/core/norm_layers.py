@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,10 @@ from .scores import upcast
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 BATCH_NORM_CALLS = {  # function of torch -> its arguments in order
-    F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
-    torch.batch_norm: ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled"),
+    F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum",
+                   "eps"),
+    torch.batch_norm: ("input", "weight", "bias", "running_mean", "running_var", "training",
+                       "momentum", "eps", "cudnn_enabled"),
 }
 
 
@@ -38,6 +40,16 @@ class Affine(NamedTuple):
 class TestTimeNorm:
     """A rule for the statistics of a batch-norm layer, mixed into the layer's own class
     (`become_`); ``normalise`` is the rule."""
+
+    # what it finds in the layer
+    running_mean: Tensor
+    running_var: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
+    momentum: float
+    register_buffer: Callable
+    _check_input_dim: Callable
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
     layer_class: type = BATCH_NORM      # what the layer is without the rule
@@ -138,10 +150,11 @@ def _joined(rule: type, layer_class: type) -> type:
 
 
 def _anew(rule: type, layer_class: type) -> TestTimeNorm:
-    return (joined := _joined(rule, layer_class)).__new__(joined)
+    joined: Any = _joined(rule, layer_class)
+    return joined.__new__(joined)
 
 
-def become_(layer: BATCH_NORM, rule: type) -> TestTimeNorm:
+def become_(layer: Any, rule: type) -> TestTimeNorm:
     """Give a batch-norm layer a rule for its statistics, in place; the layer keeps its class (as a
     base), forward, tensors and hooks."""
     layer.__class__ = _joined(rule,

@@ -56,6 +56,7 @@ def split(text: str, exists: Callable[[str], bool] = there,
           brackets: bool = True) -> tuple[str, str, list[str]]:
     """(path, options, subsets) of what stands behind ``kind:``; the longest path that is there
     wins over ``?`` and ``[``."""
+    subsets: list[str]
     subset_in = SUBSET.fullmatch if brackets else lambda text: None
     for read in () if text.startswith(FILE) else (str, unquoted):
         rest, subsets = text, []

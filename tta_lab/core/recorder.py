@@ -3,6 +3,7 @@ asks the host."""
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -104,7 +105,9 @@ def _of_logits(logits: Tensor) -> dict[str, Tensor]:
     return {"prediction": logits.argmax(1), **columns} if logits.ndim == 2 else columns
 
 
-def _of_losses(n: int, device: torch.device, loss_outputs) -> dict[str, Tensor]:
+def _of_losses(
+    n: int, device: torch.device, loss_outputs: Iterable[LossOutput]
+) -> dict[str, Tensor]:
     """Per-image columns of what was learned: NaN and 0 for images that no loss was taken of."""
     columns = {"loss": torch.full((n,), torch.nan, device=device),
                "weight": torch.zeros(n, device=device),
@@ -118,7 +121,7 @@ def _of_losses(n: int, device: torch.device, loss_outputs) -> dict[str, Tensor]:
     return columns
 
 
-def _distance(tuned: dict[str, Tensor], origin: dict[str, Tensor],
+def _distance(tuned: Mapping[str, Tensor], origin: Mapping[str, Tensor],
               device: torch.device) -> Tensor:
     """L2 distance of the tuned parameters from the source."""
     if not tuned:

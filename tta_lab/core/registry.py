@@ -4,6 +4,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+from typing import Any
 
 from . import parts
 
@@ -13,7 +14,7 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-def find_parts(package: str, path, interface: str, but: tuple[str, ...] = ()) -> dict[str, type]:
+def find_parts(package: str, path, interface: str, but: tuple[str, ...] = ()) -> dict[str, Any]:
     """Name -> class of every part of this interface defined in the modules of a package, ``but``
     some modules."""
     base, found = getattr(parts, interface), {}

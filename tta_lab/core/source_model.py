@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -163,13 +164,14 @@ class SourceModel(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """The input of the head, (B, D)."""
         self._has("features")
-        return self.net.features(self._prepare(x))
+        net: Any = self.net
+        return net.features(self._prepare(x))
 
     @property
     def head(self) -> nn.Module:
         """The last layer, features (B, D) -> logits (B, K)."""
         self._has("head")
-        return self.net.head
+        return self.net.get_submodule("head")
 
     def __getattr__(self, name: str):
         if name == "head":  # the property found none
@@ -191,8 +193,9 @@ class SourceModel(nn.Module):
     def known_classes(self) -> int | None:
         """The number of classes that the model is known to answer in without being asked; None
         where it is not known."""
-        if hasattr(self.net, "picks"):
-            return self.net.picks
+        net: Any = self.net
+        if hasattr(net, "picks"):
+            return net.picks
         if self.info.get("classes"):
             return len(self.info["classes"])
         head = getattr(self.net, "head", None)
@@ -201,7 +204,8 @@ class SourceModel(nn.Module):
 
     def __repr__(self) -> str:
         info, classes = self.info, self.info.get("classes")
-        count, net = self.known_classes(), self.net
+        count = self.known_classes()
+        net: Any = self.net
         while hasattr(net, "wraps"):
             net = net.wraps
         every = sum(p.numel() for p in self.parameters())

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,27 +22,35 @@ from .files import written
 from .trace_chunks import TABLES, Chunks, of_json
 
 SAMPLES = {  # column -> meaning
-    "step": "index of the call", "id": "image id", "prediction": "class of the returned logits",
-    "entropy": "of the returned logits, nats", "confidence": "largest probability", "max_logit": "largest logit",
+    "step": "index of the call",
+    "id": "image id",
+    "prediction": "class of the returned logits",
+    "entropy": "of the returned logits, nats",
+    "confidence": "largest probability",
+    "max_logit": "largest logit",
     "energy": "ln sum exp of the logits",
-    "loss": "loss in the step (NaN: not part of one)", "weight": "weight in the step", "kept": "learned from",
-    "source_prediction": "class of the frozen source", "source_confidence": "its probability there",
-    "source_class_confidence": "adapted probability at the source's class", "rise_source": "adapted minus source probability at the source's class",
-    "label": "true class (scoring only); -1: not known", "known": "of a known class", "domain": "index into meta['domains']",
-    "segment": "position in the list of shifts", "severity": "of the shift", "round": "round of "
-                                                                                      "the stream",
+    "loss": "loss in the step (NaN: not part of one)",
+    "weight": "weight in the step",
+    "kept": "learned from",
+    "source_prediction": "class of the frozen source",
+    "source_confidence": "its probability there",
+    "source_class_confidence": "adapted probability at the source's class",
+    "rise_source": "adapted minus source probability at the source's class",
+    "label": "true class (scoring only); -1: not known",
+    "known": "of a known class",
+    "domain": "index into meta['domains']",
+    "segment": "position in the list of shifts",
+    "severity": "of the shift",
+    "round": "round of the stream",
     "correct": "prediction is right (False for unknown images and for those without a label)",
 }
 STEPS = {
     "step": "index of the call",
     "n": "images",
-    "n_kept": "samples learned from (pixels in "
-    "segmentation)",
-    "skipped": "no update "
-    "was made",
+    "n_kept": "samples learned from (pixels in segmentation)",
+    "skipped": "no update was made",
     "loss": "averaged losses plus penalties",
-    "grad_norm": "L2 norm of the gradient of the tuned "
-    "parameters",
+    "grad_norm": "L2 norm of the gradient of the tuned parameters",
     "distance": "L2 distance of the tuned parameters from the source",
     "marginal_entropy": "entropy of the mean prediction, nats",
     "forwards": "images through a network",
@@ -71,7 +80,8 @@ class Trace:
         self._done: dict[str, dict[str, list[np.ndarray]]] = {"samples": {}, "steps": {}}
         self._chunks: Chunks | None = None  # older rows, on disk
         # rows that make a chunk (None: nothing is written), rows since the last move
-        self._every, self._pending = None, 0
+        self._every: int | None = None
+        self._pending = 0
         self._read: dict[tuple[str, str], np.ndarray] = {}
 
     @classmethod
@@ -189,7 +199,7 @@ class Trace:
         return Trace.from_columns(samples, {k: v[begun] for k, v in steps.items()},
                                   {**self.meta, "complete": False})
 
-    # --- older rows on disk ---------------------------------------------------------------------
+    # --- older rows on disk ---
 
     def spill(self, folder: str | Path, every: int | None = None) -> Trace:
         """Write older rows to ``folder`` as Parquet chunks of about ``every`` images (100,000
@@ -225,13 +235,13 @@ class Trace:
     def flush(self) -> None:
         """Write all rows and what is now in ``meta`` to the folder of ``spill``; without one,
         nothing happens."""
-        if self._every is not None:
+        if self._chunks and self._every is not None:
             self._write()
             self._chunks.write_meta(self.meta)
 
     def _write(self) -> None:
         self._move()
-        if any(self._in_memory(t) for t in TABLES):
+        if self._chunks and any(self._in_memory(t) for t in TABLES):
             self._chunks.append(
                 {t: {k: np.concatenate(v) for k, v in self._done[t].items()} for t in TABLES},
                 self.meta)
@@ -306,7 +316,7 @@ class Trace:
     def save(self, path: str | Path) -> Path:
         """Write the trace to one ``.npz`` file; an interrupted write leaves no half file."""
         path = path_of("path", path)
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{t}/{k}": v for t in TABLES for k, v in self.columns(t).items() if k != "correct"
         }
         if path.is_dir():
@@ -356,7 +366,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {"(one array)": found}
         with found:
             return {name: found[name] for name in found.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError) as error:
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
+            NotImplementedError, RuntimeError, MemoryError) as error:
         why = str(error)
     if "pickle" in why.lower() or "object array" in why.lower():
         raise ValueError(f"{path} holds Python objects (a pickle), which is code that runs when "

@@ -9,7 +9,9 @@ from ..core.knobs import with_knobs
 from ..core.parts import Method
 from ..core.registry import find_parts
 
-METHODS = find_parts(__name__, __path__, "Method", but=("composed", "serialise"))
+METHODS: dict[str, type[Method]] = find_parts(
+    __name__, __path__, "Method", but=("composed", "serialise")
+)
 
 
 def make(name: str, *, form: str = "paper", preset: str | None = None, **settings) -> Method:

@@ -10,7 +10,17 @@ from ..components.norms.batch_norm import SourceStatistics
 from ..components.source.prepare import seen
 from ..core.knobs import knob
 from ..core.layer_outputs import weighted_moments
-from ..core.parts import NORM_LAYERS, AllParameters, LossMethod, NeedsError, Part, Step
+from ..core.parts import (
+    NORM_LAYERS,
+    AllParameters,
+    LossMethod,
+    NeedsError,
+    Norm,
+    Part,
+    Step,
+    Train,
+    Update,
+)
 from ..core.source_info import source_info
 
 MAPS = ("mean", "variance")
@@ -70,9 +80,9 @@ class Actmad(LossMethod):
     Paper: ActMAD: Activation Matching to Align Distributions for Test-Time Training (2211.12870).
     """
 
-    norm: Part = SourceStatistics()
-    train: Part = AllParameters()
-    update: Part = Step(rule="sgd", lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    norm: Norm = SourceStatistics()
+    train: Train = AllParameters()
+    update: Update = Step(rule="sgd", lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
     answer: str = knob("after", choices=("before", "after"), why="from before or after the update")
     layers: tuple = ()
     scale: float = knob(1.0, (0.0, 100.0), "factor of the loss", paper="authors' code: 0.5 (CIFAR)")

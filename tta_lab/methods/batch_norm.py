@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..components.norms.batch_norm import BatchStatistics, MixedStatistics, RunningStatistics
-from ..core.parts import Method, Part
+from ..core.parts import Method, Norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,7 @@ class BatchNorm(Method):
     parameter is tuned. Papers: Nado et al. 2020 (2006.10963); Schneider et al. 2020 (2006.16971).
     """
 
-    norm: Part = BatchStatistics()
+    norm: Norm = BatchStatistics()
     family = "normalisation"
     needs = frozenset({"batch_norm"})
     verified = "golden"
@@ -30,7 +30,7 @@ class BnAlpha(Method):
     (2006.16971).
     """
 
-    norm: Part = MixedStatistics()
+    norm: Norm = MixedStatistics()
     family = "normalisation"
     needs = frozenset({"batch_norm"})
     verified = "golden"
@@ -50,7 +50,7 @@ class BnEma(Method):
     Paper: Schneider et al. 2020 (2006.16971) and the online-TTA benchmark's two-pass form.
     """
 
-    norm: Part = RunningStatistics()
+    norm: Norm = RunningStatistics()
     family = "normalisation"
     needs = frozenset({"batch_norm"})
     verified = "golden"

@@ -7,7 +7,7 @@ import torch
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.selectors.confidence_threshold import ConfidenceThreshold
 from ..core.knobs import knob
-from ..core.parts import LossMethod, NormAffine, Part, Step
+from ..core.parts import LossMethod, Norm, NormAffine, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,9 @@ class Conjugate(LossMethod):
     Pseudo-labels (2207.09640).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine()
-    update: Part = Step(rule="sgd", lr=1e-3, nesterov=True)
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine()
+    update: Update = Step(rule="sgd", lr=1e-3, nesterov=True)
     answer: str = knob("after", choices=("before", "after"), why="returned logits are from before "
                                                                  "or after the update")
     eps: float = knob(0.0, (0.0, 100.0), "of the PolyLoss that the source model was trained with",
@@ -53,10 +53,10 @@ class PseudoLabel(LossMethod):
     Paper: Pseudo-Label (Lee 2013, ICML workshop).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine()
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine()
     select: tuple = (ConfidenceThreshold(0.75),)
-    update: Part = Step(rule="sgd", lr=1e-3, nesterov=True)
+    update: Update = Step(rule="sgd", lr=1e-3, nesterov=True)
     answer: str = knob("after", choices=("before", "after"), why="returned logits are from before "
                                                                  "or after the update")
     family, verified = "pseudo-labels", "golden (re-implementation)"

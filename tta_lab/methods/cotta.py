@@ -7,7 +7,7 @@ from ..components.augment import ColorAffine
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.updates import restore_
 from ..core.knobs import knob
-from ..core.parts import AllParameters, LossMethod, Part, Step
+from ..core.parts import AllParameters, LossMethod, Norm, Part, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class Cotta(LossMethod):
     Test-Time Domain Adaptation (2203.13591).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = AllParameters()
-    update: Part = Step(rule="adam", lr=1e-3)
+    norm: Norm = BatchStatistics()
+    train: Train = AllParameters()
+    update: Update = Step(rule="adam", lr=1e-3)
     augment: Part = ColorAffine()
     views: int = knob(32, (1, 256), "augmentations", paper="CoTTA: 32")
     sure: float = knob(0.92, (0.0, 1.1), "mean source confidence from which the plain teacher is "

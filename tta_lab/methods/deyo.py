@@ -6,7 +6,7 @@ from ..components.norms.batch_norm import BatchStatistics
 from ..components.selectors.entropy_threshold import EntropyThreshold
 from ..components.selectors.plpd_filter import PLPDFilter
 from ..core import scores
-from ..core.parts import LossMethod, NormAffine, Part, Step
+from ..core.parts import LossMethod, Norm, NormAffine, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +22,10 @@ class Deyo(LossMethod):
     Perspective of Disentangled Factors (2403.07366).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine(drop_top=True)
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine(drop_top=True)
     select: tuple = (EntropyThreshold(0.5), PLPDFilter())
-    update: Part = Step(rule="adam", lr=1e-3)
+    update: Update = Step(rule="adam", lr=1e-3)
     tasks = ("classification",)
     family = "selection"
     verified = "golden with occlusion, statistics with shuffled patches and pixels"

@@ -10,7 +10,7 @@ from ..components.norms.adaptive import AdaptiveMixture
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.objectives import cross_entropy
 from ..core.knobs import knob
-from ..core.parts import LossMethod, Method, NormAffine, Part, Step
+from ..core.parts import LossMethod, Method, Norm, NormAffine, Part, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class AdaMixBn(Method):
     (2308.10297); from the authors' code.
     """
 
-    norm: Part = AdaptiveMixture()
+    norm: Norm = AdaptiveMixture()
     family = "normalisation"
     needs = frozenset({"batch_norm"})
     verified = "golden"
@@ -43,9 +43,9 @@ class Gem(LossMethod):
     Adaptation (2308.10297); from the authors' code.
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine()
-    update: Part = Step(rule="sgd", lr=1e-3)
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine()
+    update: Update = Step(rule="sgd", lr=1e-3)
     answer: str = knob("after", choices=("before", "after"), why="returned logits are from before "
                                                                  "or after the update")
     target: str = knob("itself", choices=("itself", "prediction", "views"), why="what the "
@@ -89,8 +89,8 @@ class DomainAdaptor(Gem):
     Adaptation (2308.10297); from the authors' code.
     """
 
-    norm: Part = AdaptiveMixture()
-    update: Part = Step(rule="sgd", lr=1e-3, momentum=0.0)
+    norm: Norm = AdaptiveMixture()
+    update: Update = Step(rule="sgd", lr=1e-3, momentum=0.0)
     controllers: tuple = (ResetEvery(1, scope="model"),)
     needs = frozenset({"batch_norm"})
     verified = "golden (views fixed); scale 'image' invariants only"

@@ -8,7 +8,7 @@ from ..components.selectors.entropy_threshold import EntropyThreshold
 from ..components.selectors.entropy_weight import EntropyWeight
 from ..components.selectors.non_redundant import NonRedundant
 from ..core import scores
-from ..core.parts import LossMethod, NormAffine, Part, Step
+from ..core.parts import LossMethod, Norm, NormAffine, Step, Train, Update
 
 CIFAR = {"rule": "adam", "lr": 1e-3, "margin": 0.4}
 IMAGENET = {"rule": "sgd", "lr": 2.5e-4, "margin": 0.05}
@@ -24,10 +24,10 @@ class Eta(LossMethod):
     without Forgetting (2204.02610).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine()
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine()
     select: tuple = (EntropyThreshold(0.4), NonRedundant(0.4), EntropyWeight(0.4))
-    update: Part = Step(rule="adam", lr=1e-3)
+    update: Update = Step(rule="adam", lr=1e-3)
     family, verified = "selection", "golden"
     paper = "Efficient Test-Time Model Adaptation without Forgetting (2204.02610)"
     presets = {"cifar10_c": CIFAR, "cifar100_c": {**CIFAR, "margin": 0.1}, "imagenet_c": IMAGENET}

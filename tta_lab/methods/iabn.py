@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..components.norms.stream import InstanceAware
-from ..core.parts import Method, Part
+from ..core.parts import Method, Norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Iabn(Method):
     Temporal Correlation (2208.05117).
     """
 
-    norm: Part = InstanceAware(k=4.0)
+    norm: Norm = InstanceAware(k=4.0)
     family = "normalisation"
     needs = frozenset({"batch_norm"})
     verified = "golden"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..components.norms.batch_norm import SourceStatistics
 from ..core.knobs import knob
-from ..core.parts import Method, Part
+from ..core.parts import Method, Norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Lame(Method):
     Parameter-free Online Test-time Adaptation (2201.05718).
     """
 
-    norm: Part = SourceStatistics()
+    norm: Norm = SourceStatistics()
     affinity: str = knob("rbf", choices=("knn", "rbf", "linear"), why="how alike two images are",
                          paper="2201.05718: chosen of three")
     k: int = knob(5, (1, 1000), "neighbours", paper="2201.05718: 1, 3 or 5")

@@ -8,7 +8,7 @@ import torch
 from ..components.augment import AugMix
 from ..components.norms.batch_norm import MixedStatistics
 from ..core.knobs import knob
-from ..core.parts import AllParameters, LossMethod, Part, Step
+from ..core.parts import AllParameters, LossMethod, Norm, Part, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +25,9 @@ class Memo(LossMethod):
                       Test Time Robustness via Adaptation and Augmentation (2110.09506).
     """
 
-    norm: Part = MixedStatistics(alpha=0.1)
-    train: Part = AllParameters()
-    update: Part = Step(rule="sgd", lr=5e-3, momentum=0.0)
+    norm: Norm = MixedStatistics(alpha=0.1)
+    train: Train = AllParameters()
+    update: Update = Step(rule="sgd", lr=5e-3, momentum=0.0)
     answer: str = knob("after", choices=("before", "after"), why="returned logits are from before "
                                                                  "or after the update")
     augment: Part = AugMix()

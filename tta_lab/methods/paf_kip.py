@@ -10,7 +10,7 @@ from ..components.norms.batch_norm import BatchStatistics
 from ..components.unknowns import BothFail, TwoFilters
 from ..core import scores
 from ..core.knobs import knob
-from ..core.parts import LossMethod, NormAffine, Part, Step
+from ..core.parts import LossMethod, Norm, NormAffine, Part, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,11 @@ class PafKip(LossMethod):
     PAF-KIP (BMVC 2025, 2508.18751).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine()
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine()
     select: tuple = (TwoFilters(),)
     penalties: tuple = (BothFail(),)
-    update: Part = Step(rule="adam", lr=1e-3)
+    update: Update = Step(rule="adam", lr=1e-3)
     when_empty: str = knob("step", choices=("skip", "step"), why="nothing kept: skip the step, or "
                                                                  "step on the penalties alone")
     augment: Part = CropFlip(shared=True)

@@ -12,33 +12,41 @@ from ..components.source.prepare import fisher
 from ..components.updates import least_informative, restore_where_
 from ..core import scores
 from ..core.knobs import knob
-from ..core.parts import AllParameters, LossMethod, Part, Step
+from ..core.parts import AllParameters, LossMethod, Norm, Part, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
 class Psmt(LossMethod):
-    """PSMT: a mean teacher in which Fisher information says which weights stay: of the source in the student, of the batch in both.
+    """PSMT: a mean teacher in which Fisher information says which weights stay: of the source in
+    the student, of the batch in both.
 
-    L = mean_i [ SCE(z_i, z'_i) / 2 + SCE(z(A x_i), z'_i) / 2 ] + w sum_j F_j (theta_j - theta_j^source)^2, F from source images and the
-    classes predicted for them. After the step theta' <- m theta' + (1 - m) theta; the share ``restore`` of the student's weights, those of
-    smallest squared gradient of L, goes back to the source; then theta' is set to theta there and follows once more elsewhere.
-    The answer is z + z', from before the step (twice the scale of one prediction). A changes nothing by default: the authors' code
-    overwrites augmented views by the plain image, the teacher's as well; what the paper does is not verified. Weights and biases of
+    L = mean_i [ SCE(z_i, z'_i) / 2 + SCE(z(A x_i), z'_i) / 2 ] + w sum_j F_j (theta_j -
+    theta_j^source)^2, F from source images and the classes predicted for them. After the step
+    theta' <- m theta' + (1 - m) theta; the share ``restore`` of the student's weights, those of
+    smallest squared gradient of L, goes back to the source; then theta' is set to theta there and
+    follows once more elsewhere. The answer is z + z', from before the step (twice the scale of one
+    prediction). A changes nothing by default: the authors' code overwrites augmented views by the
+    plain image, the teacher's as well; what the paper does is not verified. Weights and biases of
     layers alone are tuned, as in that code; ``free=True`` takes class tokens and the like too.
     Paper: Parameter-Selective Continual Test-Time Adaptation (2407.02253); from the authors' code.
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = AllParameters(free=False)
-    update: Part = Step(rule="adam", lr=1e-3)
+    norm: Norm = BatchStatistics()
+    train: Train = AllParameters(free=False)
+    update: Update = Step(rule="adam", lr=1e-3)
     penalties: tuple = (FisherAnchor(500.0),)
     augment: Part = Unchanged()
-    follow: float = knob(0.999, (0.0, 1.0), "momentum of the teacher, applied twice a step", paper="2407.02253, authors' code: 0.999")
-    restore: float = knob(0.03, (0.0, 1.0), "share of the student's weights put back in each step", paper="2407.02253, authors' code: 0.03")
+    follow: float = knob(0.999, (0.0, 1.0), "momentum of the teacher, applied twice a step",
+                         paper="2407.02253, authors' code: 0.999")
+    restore: float = knob(0.03, (0.0, 1.0), "share of the student's weights put back in each step",
+                          paper="2407.02253, authors' code: 0.03")
     tasks, family, source_info, reads_gradients = ("classification",), "teacher", (fisher,), True
     verified = "golden; augmented views by invariants only"
     paper = "Parameter-Selective Continual Test-Time Adaptation (2407.02253)"
-    presets = {"cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3}}
+    presets = {
+        "cifar10_c": {"rule": "adam", "lr": 1e-3},
+        "cifar100_c": {"rule": "adam", "lr": 1e-3},
+    }
 
     def init(self, model, source):
         return {"teacher": teachers.start(model)}

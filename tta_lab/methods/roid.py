@@ -9,7 +9,7 @@ from ..components.penalties import AugmentedAgreement
 from ..components.selectors.diverse_certain import DiverseCertain
 from ..components.updates import WeightEnsembling
 from ..core.knobs import knob
-from ..core.parts import LossMethod, NormAffine, Part, Step
+from ..core.parts import LossMethod, Norm, NormAffine, Part, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,11 @@ class Roid(LossMethod):
     Ensembling, Diversity Weighting, and Prior Correction (2306.00650).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine()
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine()
     select: tuple = (DiverseCertain(),)
     penalties: tuple = (AugmentedAgreement(),)
-    update: Part = Step(rule="adam", lr=1e-3)
+    update: Update = Step(rule="adam", lr=1e-3)
     average: str = knob("all", choices=("kept", "all"), why="losses are divided by the number "
                                                             "kept, or by all")
     anchor: Part = WeightEnsembling(momentum=0.99)

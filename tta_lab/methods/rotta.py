@@ -9,7 +9,7 @@ from ..components.memories import BalancedMemory
 from ..components.norms.stream import RobustStatistics
 from ..components.teachers import follow_, start
 from ..core.knobs import knob
-from ..core.parts import LossMethod, NormAffine, Part, Step
+from ..core.parts import LossMethod, Norm, NormAffine, Part, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class Rotta(LossMethod):
     Paper: Robust Test-Time Adaptation in Dynamic Scenarios (2303.13899).
     """
 
-    norm: Part = RobustStatistics(0.05)
-    train: Part = NormAffine()
-    update: Part = Step(rule="adam", lr=1e-3)
+    norm: Norm = RobustStatistics(0.05)
+    train: Train = NormAffine()
+    update: Update = Step(rule="adam", lr=1e-3)
     memory: Part = BalancedMemory()
     augment: Part = ColorAffine()
     frequency: int = knob(64, (1, 100_000), "offers between two steps", paper="2303.13899: 64",

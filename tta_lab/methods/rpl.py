@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..components.norms.batch_norm import BatchStatistics
 from ..core import scores
 from ..core.knobs import knob
-from ..core.parts import LossMethod, NormAffine, Part, Step
+from ..core.parts import LossMethod, Norm, NormAffine, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +19,9 @@ class Rpl(LossMethod):
     distribution shifts, use self-learning (2104.12928).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine()
-    update: Part = Step(rule="adam", lr=1e-3)
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine()
+    update: Update = Step(rule="adam", lr=1e-3)
     q: float = knob(0.8, (1e-3, 1.0), "0: cross-entropy, 1: one minus the probability",
                     paper="2104.12928: 0.8")
     family, verified = "pseudo-labels", "golden (re-implementation)"

@@ -7,7 +7,7 @@ from ..components.norms.batch_norm import BatchStatistics
 from ..components.selectors.entropy_threshold import EntropyThreshold
 from ..components.updates import Sam
 from ..core import scores
-from ..core.parts import LossMethod, NormAffine, Part
+from ..core.parts import LossMethod, Norm, NormAffine, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +24,10 @@ class Sar(LossMethod):
     Adaptation in Dynamic Wild World (2302.12400).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine(drop_top=True)
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine(drop_top=True)
     select: tuple = (EntropyThreshold(0.4),)
-    update: Part = Sam(rule="sgd", lr=2.5e-4, rho=0.05)
+    update: Update = Sam(rule="sgd", lr=2.5e-4, rho=0.05)
     controllers: tuple = (CollapseRecovery(threshold=0.2),)
     family = "selection"
     verified = "golden where no step is empty and nothing resets, else invariants only"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..components.norms.batch_norm import BatchStatistics
 from ..components.penalties import Diversity
 from ..core import scores
-from ..core.parts import AllParameters, LossMethod, Part, Step
+from ..core.parts import AllParameters, LossMethod, Norm, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +21,10 @@ class ShotIm(LossMethod):
     Adaptation (2002.08546).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = AllParameters(head=False)
+    norm: Norm = BatchStatistics()
+    train: Train = AllParameters(head=False)
     penalties: tuple = (Diversity(weight=1.0),)
-    update: Part = Step(rule="sgd", lr=1e-3, nesterov=True, weight_decay=1e-3)
+    update: Update = Step(rule="sgd", lr=1e-3, nesterov=True, weight_decay=1e-3)
     tasks, needs = ("classification",), frozenset({"features"})
     family, verified = "entropy", "invariants only"
     paper = ("Do We Really Need to Access the Source Data? Source Hypothesis Transfer for "

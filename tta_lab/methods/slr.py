@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..components.norms.batch_norm import BatchStatistics
-from ..core.parts import LossMethod, NormAffine, Part, Step
+from ..core.parts import LossMethod, Norm, NormAffine, Step, Train, Update
 from .roid import Roid
 
 
@@ -19,9 +19,9 @@ class Slr(LossMethod):
     Distribution Shift by Confidence Maximization and Input Transformation (2106.14999).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine()
-    update: Part = Step(rule="adam", lr=1e-3)
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine()
+    update: Update = Step(rule="adam", lr=1e-3)
     family, verified = "entropy", "invariants only"
     paper = ("Test-Time Adaptation to Distribution Shift by Confidence Maximization and Input "
              "Transformation (2106.14999)")

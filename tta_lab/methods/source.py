@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..components.norms.batch_norm import SourceStatistics
-from ..core.parts import Method, Part
+from ..core.parts import Method, Norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,5 +11,5 @@ class Source(Method):
     """The source model as it is, no adaptation (BN-0): the statistics of its batch-norm layers are
     those of the training."""
 
-    norm: Part = SourceStatistics()
+    norm: Norm = SourceStatistics()
     family, verified = "baseline", "golden"

@@ -11,7 +11,7 @@ from ..components.norms.batch_norm import BatchStatistics
 from ..components.updates import CosineSam
 from ..core import scores
 from ..core.knobs import knob
-from ..core.parts import LossMethod, NormAffine, Part
+from ..core.parts import LossMethod, Norm, NormAffine, Part, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class Stamp(LossMethod):
     (2407.15773).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine(drop_top=True)
-    update: Part = CosineSam(rule="sgd", lr=0.1, momentum=0.0, rho=0.05, period=150)
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine(drop_top=True)
+    update: Update = CosineSam(rule="sgd", lr=0.1, momentum=0.0, rho=0.05, period=150)
     memory: Part = ClassMemory()
     augment: Part = ColorAffine()
     views: int = knob(15, (0, 256), "augmentations beside the image itself", paper="2407.15773: 15")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..components.norms.batch_norm import SourceStatistics
 from ..core import scores
 from ..core.knobs import knob
-from ..core.parts import Method, NeedsError, Part
+from ..core.parts import Method, NeedsError, Norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class T3a(Method):
     Model-Agnostic Domain Generalization (NeurIPS 2021; no arXiv number known to us).
     """
 
-    norm: Part = SourceStatistics()
+    norm: Norm = SourceStatistics()
     keep: int = knob(20, (-1, 10**6), "supports kept of each class", paper="T3A: chosen of 1, 5, "
                      "20, 50, 100, all", unit="features")
     needs, tasks = frozenset({"features"}), ("classification",)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..components.norms.batch_norm import BatchStatistics
 from ..core import scores
-from ..core.parts import LossMethod, NormAffine, Part, Step
+from ..core.parts import LossMethod, Norm, NormAffine, Step, Train, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +18,9 @@ class Tent(LossMethod):
     Entropy Minimization (2006.10726).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine()
-    update: Part = Step(rule="adam", lr=1e-3)
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine()
+    update: Update = Step(rule="adam", lr=1e-3)
     family, verified = "entropy", "golden"
     paper = "Tent: Fully Test-Time Adaptation by Entropy Minimization (2006.10726)"
     presets = {

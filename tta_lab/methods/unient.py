@@ -7,7 +7,7 @@ from ..components.penalties import Diversity
 from ..components.unknowns import LikelyKnown, UnknownEntropy
 from ..core import scores
 from ..core.knobs import knob
-from ..core.parts import LossMethod, NormAffine, Part, Step
+from ..core.parts import LossMethod, Norm, NormAffine, Step, Train, Update
 
 PRESETS = {
     "cifar10_c": {"rule": "adam", "lr": 1e-3}, "cifar100_c": {"rule": "adam", "lr": 1e-3},
@@ -30,11 +30,11 @@ class Unient(LossMethod):
     Test-Time Adaptation (2404.06065); from the authors' code.
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine()
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine()
     select: tuple = (LikelyKnown(),)
     penalties: tuple = (Diversity(weight=0.5), UnknownEntropy(weight=0.2))
-    update: Part = Step(rule="adam", lr=1e-3)
+    update: Update = Step(rule="adam", lr=1e-3)
     when_empty: str = knob("step", choices=("skip", "step"), why="nothing kept: skip the step, or "
                                                                  "step on the penalties alone")
     tasks, needs = ("classification",), frozenset({"features"})

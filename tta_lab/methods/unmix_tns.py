@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..components.norms.stream import UnmixedStatistics
-from ..core.parts import Method, Part
+from ..core.parts import Method, Norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class UnmixTns(Method):
     Correlation (2401.08328).
     """
 
-    norm: Part = UnmixedStatistics(components=16)
+    norm: Norm = UnmixedStatistics(components=16)
     family = "normalisation"
     needs = frozenset({"batch_norm"})
     verified = "golden"

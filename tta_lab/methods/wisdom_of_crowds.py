@@ -7,7 +7,7 @@ from ..components.penalties import Diversity
 from ..components.selectors.confidence_rise import ConfidenceRise
 from ..core import scores
 from ..core.knobs import knob
-from ..core.parts import LossMethod, NormAffine, Part, Step
+from ..core.parts import LossMethod, Norm, NormAffine, Step, Train, Update
 
 ADAM = {"rule": "adam", "lr": 1e-3, "weight": 0.5}
 
@@ -24,11 +24,11 @@ class WisdomOfCrowds(LossMethod):
     Test-Time Adaptation Utilizing the Wisdom of Crowds in Entropy Minimization (2308.06879).
     """
 
-    norm: Part = BatchStatistics()
-    train: Part = NormAffine()
+    norm: Norm = BatchStatistics()
+    train: Train = NormAffine()
     select: tuple = (ConfidenceRise(),)
     penalties: tuple = (Diversity(weight=0.5),)
-    update: Part = Step(rule="adam", lr=1e-3)
+    update: Update = Step(rule="adam", lr=1e-3)
     when_empty: str = knob("step", choices=("skip", "step"), why="nothing kept: skip the step, or "
                                                                  "step on the penalties alone")
     family = "selection"

@@ -95,11 +95,14 @@ def batch_numbers(name: str, values) -> np.ndarray:
 
 
 KINDS = {
-    **dict.fromkeys(("prediction", "label", "source_prediction", "adapted_prediction"), class_indices),
+    **dict.fromkeys(
+        ("prediction", "label", "source_prediction", "adapted_prediction"), class_indices
+    ),
     **dict.fromkeys(("correct", "known", "positive", "clean", "outcome"), truths),
     **dict.fromkeys(("confidence", "probability"), shares),
-    **dict.fromkeys(("score", "severities", "a", "b"), reals), "batch": batch_numbers,
-    "errors": percents
+    **dict.fromkeys(("score", "severities", "a", "b"), reals),
+    "batch": batch_numbers,
+    "errors": percents,
 }
 
 

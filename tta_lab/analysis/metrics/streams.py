@@ -117,11 +117,8 @@ def classes_seen(prediction, batch, last: int = 10) -> int:
 
 
 def collapse_curve(prediction, batch, last: int = 10) -> dict[str, np.ndarray]:
-    """`top_class_share` and `classes_seen` after each batch, over the last ``last`` batches up to it.  {batch,
-                                                                                                        top_share,
-                                                                                                        classes},
-                                                                                                        (T,)
-    """
+    """`top_class_share` and `classes_seen` after each batch, over the last ``last`` batches up to
+    it.  {batch, top_share, classes}, (T,)"""
     prediction, batch = same_length(prediction=prediction, batch=batch)
     number, last = _batch_numbers(batch), whole("last", last, 1)
     steps = int(number[-1]) + 1 if len(number) else 0

@@ -43,7 +43,7 @@ iou                     | M_kk / (row_k + column_k - M_kk) | 0..1 | high | class
 miou                    | mean IoU over classes present in the ground truth | 0..1 | high | | PASCAL VOC
 pixel_accuracy          | trace M / sum M | 0..1 | high | | the field's convention
 cost                    | passes per image; median ms per image after 3 steps; memory | 0.. | low | | EATA, 2204.02610, for the counts
-"""
+"""  # noqa: E501
 COLUMNS = ("name", "formula", "range", "good", "positive", "source")
 
 

@@ -325,11 +325,11 @@ def _read_tensors(samples: dict, step: dict):
     }
     # class numbers are exact in float32
     columns = [c.float() for c in (prediction, source) if c is not None]
-    host = torch.cat([
+    gathered = torch.cat([
         torch.stack(list(means.values())).mean(1),
         *(v.detach().float().reshape(1) for v in single.values()), *columns
     ])
-    host = host.cpu().numpy()
+    host = gathered.cpu().numpy()
     k, n = len(means) + len(single), len(samples["entropy"])
     numbers = dict(zip((*means, *single), host[:k].tolist(), strict=True)) | {"n": n}
     numbers |= {

@@ -15,6 +15,7 @@ from .stream import Differentiable
 
 
 class _Adaptive(Differentiable):
+    folded: Tensor
     adaptive = True
     source_weight = 0.5
     fold = True

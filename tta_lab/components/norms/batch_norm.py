@@ -24,7 +24,7 @@ from ...core.norm_layers import (
     lone,
     moments,
 )
-from ...core.parts import NeedsError, Part
+from ...core.parts import NeedsError, Norm
 
 
 class _Mixed(TestTimeNorm):
@@ -53,10 +53,8 @@ class _Running(TestTimeNorm):
 
 
 @dataclass(frozen=True)
-class SourceStatistics(Part):
+class SourceStatistics(Norm):
     """BN-0: normalise with the running statistics of the source model; the model stays as it is."""
-
-    passes = 1
 
     def apply_(self, model: nn.Module) -> None:
         """Change the batch-norm layers of the adapter's copy."""
