@@ -269,7 +269,7 @@ def test_zoo_and_its_panel_in_jupyterlab(tmp_path):
 
 def test_collapse_and_its_panel_in_jupyterlab(tmp_path):
     chromium()
-    with_defaults(ROOT / "notebooks" / "04_collapse.ipynb", tmp_path / "notebook.ipynb", {"per_shift": 100, "batch": 20, "images": 20, "wild": 100.0})
+    with_defaults(ROOT / "notebooks" / "04_collapse.ipynb", tmp_path / "notebook.ipynb", {"per_shift": 100, "batch": 20, "looked_at": 20, "wild": 100.0})
     with jupyterlab(tmp_path) as address, page_of(tmp_path) as page:
         open_notebook(page, address("notebook.ipynb"))
         run_all(page)

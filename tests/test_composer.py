@@ -65,7 +65,8 @@ def test_the_slots_of_a_method_put_together_give_its_bits(name):
     assert type(again) is P.Composed and from_json(to_json(again)) == again
     assert needs_of(again) == needs_of(method) - DECLARED.get(name, set())
     found, rows = compose.recognise(again)
-    assert found == name and [row["words"] for row in rows] == (["teacher (views 2, not 32)"] if name == "cotta" else [])
+    assert found == name
+    assert [row["words"] for row in rows] == (["teacher (views 2, not 32)"] if name == "cotta" else [])
     same_run(method, again)
 
 
@@ -91,7 +92,8 @@ def test_every_method_is_taken_apart_or_named_with_a_reason():
     assert set(compose.WHOLE) <= set(METHODS) and len(APART) + len(compose.WHOLE) == len(METHODS)
     for name, why in compose.WHOLE.items():
         slots = compose.decompose(make(name))
-        assert slots["objective"] == make(name) and all(slots[slot] is None for slot in compose.TOGETHER) and len(why) > 20
+        assert slots["objective"] == make(name)
+        assert all(slots[slot] is None for slot in compose.TOGETHER) and len(why) > 20
         assert compose.assemble(slots) == make(name) and compose.recognise(make(name)) == (name, [])
         other = compose.assemble(compose.swapped(slots, "norm", "AdaptiveMixture"))
         assert type(other) is METHODS[name] and other.norm == AdaptiveMixture()
@@ -193,7 +195,8 @@ def test_conflicts_name_culprit_and_remedy():
             ({"teacher": P.MeanTeacher()}, "MeanTeacher is asked by nobody", "objective=Agreement()"),
             ({"train": NoParameters()}, "EntropyLoss has nothing to move", "NormAffine()"),
             ({"objective": P.Nothing()}, "NormAffine names parameters", "train=NoParameters()"),
-            ({"objective": P.Nothing(), "train": NoParameters(), "select": (EntropyThreshold(),)}, "EntropyThreshold has nothing to do", "leave it out"),
+            ({"objective": P.Nothing(), "train": NoParameters(), "select": (EntropyThreshold(),)},
+             "EntropyThreshold has nothing to do", "leave it out"),
             ({"objective": P.Nothing(), "train": NoParameters(), "controllers": (Guard(),)}, "Guard has nothing to do", "an objective"),
             ({"objective": P.Nothing(), "train": NoParameters(), "settle": WeightEnsembling()}, "WeightEnsembling could act", "AsStepped()")):
         with pytest.raises(ValueError, match=re.escape(culprit)) as why:
@@ -214,7 +217,8 @@ def test_marks_are_what_really_happens():
     assert {place: set(rows) for place, rows in found.items() if rows and place.split()[0] not in ("select", "penalties")} == {
         "train": {"NoParameters"}, "objective": {"Nothing", "Agreement"}, "settle": {""}, "cadence": {"SlidingWindow"},
         "teacher": {"MeanTeacher", "AugmentedTeacher", "FrozenTeacher", ""}, "reply": {"TeacherAnswer", "MeanAnswer", ""}}
-    assert set(found["select 1"]) == {"StableRegion", "TwoFilters"} and set(found["penalties 1"]) == {"BothFail"}
+    assert set(found["select 1"]) == {"StableRegion", "TwoFilters"}
+    assert set(found["penalties 1"]) == {"BothFail"}
     for place, slot, seat, keys in compose.places():
         for key in keys:
             if place in ("reply", "norm", "objective") and key not in ("VotedAnswer", "RegionEntropy", *compose.WHOLE):
@@ -232,18 +236,23 @@ def test_the_model_has_its_say():
     vit, segmenter = Experiment("fashion_vit_ln", STREAM), Experiment(torch.nn.Conv2d(1, 5, 1), STREAM)
     assert "needs batch-norm" in compose.incompatibility(compose.decompose(make("iabn")), vit)
     lame = compose.decompose(make("lame"))
-    assert compose.incompatibility(lame, vit) == "" and "'features' and 'head'" in compose.incompatibility(lame, segmenter)
+    assert compose.incompatibility(lame, vit) == ""
+    assert "'features' and 'head'" in compose.incompatibility(lame, segmenter)
     bound = compose.swapped(compose.decompose(make("tent")), "norm", "InstanceAware")
     assert compose.incompatibility(bound, vit, compose.rehearsal(vit)) == ""
-    assert "no effect here" in compose.notes(compose.assemble(bound), vit)[0] and not compose.notes(compose.assemble(bound), Experiment())
+    assert "no effect here" in compose.notes(compose.assemble(bound), vit)[0]
+    assert not compose.notes(compose.assemble(bound), Experiment())
     anchored = compose.swapped(compose.decompose(make("tent")), "penalties", "FisherAnchor")
-    assert "source domain" in compose.incompatibility(anchored, replace(vit, source_images=None)) and compose.incompatibility(anchored, vit) == ""
+    assert "source domain" in compose.incompatibility(anchored, replace(vit, source_images=None))
+    assert compose.incompatibility(anchored, vit) == ""
     for start, place, key, culprit in (("eata", "select", "TwoFilters", "paf_kip"), ("rmt", "cadence", "SlidingWindow", "batch of 2"),
                                        ("rotta", "penalties", "BothFail", "paf_kip"), ("stamp", "select", "StableRegion", "recap"),
                                        ("adanpc", "controllers", "ResetEvery", "Nothing")):   # rehearsed with a sample of source images
         slots = compose.decompose(make(start))
         assert compose.incompatibility(slots, Experiment(stream=STREAM), compose.rehearsal(Experiment(stream=STREAM))) == ""
-        assert culprit in compose.incompatibility(compose.swapped(slots, place, key), Experiment(stream=STREAM), compose.rehearsal(Experiment(stream=STREAM)))
+        base = Experiment(stream=STREAM)
+        swapped = compose.swapped(slots, place, key)
+        assert culprit in compose.incompatibility(swapped, base, compose.rehearsal(base))
     moved = replace(make("cotta"), norm=RunningStatistics())
     assert "stay where they began" in compose.notes(compose.assemble(compose.decompose(moved)), Experiment())[0]
 
@@ -260,12 +269,15 @@ def test_differences_and_distance_by_hand():
     tent, crowd = make("tent"), make("wisdom_of_crowds")
     rows = compose.differences(crowd, tent)
     assert [(r["slot"], r["what"], r["cost"]) for r in rows] == [("select", "parts", 1), ("penalties", "parts", 1), ("when_empty", "knobs", 0.1)]
-    assert rows[0]["words"] == "learn from (with confidence rise)" and compose.distance(crowd, tent) == pytest.approx(2.1)
+    assert rows[0]["words"] == "learn from (with confidence rise)"
+    assert compose.distance(crowd, tent) == pytest.approx(2.1)
     assert compose.differences(tent, crowd)[0]["words"] == "learn from (without confidence rise)"
-    assert compose.distance(tent, make("slr")) == 2 and compose.distance(tent, make("tent", lr=0.1)) == pytest.approx(0.1)
+    assert compose.distance(tent, make("slr")) == 2
+    assert compose.distance(tent, make("tent", lr=0.1)) == pytest.approx(0.1)
     assert compose.distance(tent, guarded(tent)) == 0 and compose.distance(tent, tent) == 0
     swapped = replace(make("eta"), select=make("eta").select[::-1])
-    assert [r["what"] for r in compose.differences(swapped, make("eta"))] == ["order"] and compose.recognise(swapped) is None
+    assert [r["what"] for r in compose.differences(swapped, make("eta"))] == ["order"]
+    assert compose.recognise(swapped) is None
     for a, b in ((a, b) for a in ("tent", "cotta", "rotta", "lame", "roid") for b in ("eata", "source", "psmt")):
         there, back = compose.distance(make(a), make(b)), compose.distance(make(b), make(a))
         assert there > 0 and there == pytest.approx(back)
@@ -279,7 +291,8 @@ def test_recognised_and_relatives():
     assert [name for name, _ in compose.relatives(crowd_slr, 2)] == ["wisdom_of_crowds", "slr"]
     assert "tent" not in [name for name, _ in compose.relatives(make("tent"), 30)]
     near = compose.relatives(make("lame"), 40, Experiment("fashion_vit_ln", STREAM))
-    assert {"iabn", "bn_alpha"}.isdisjoint(name for name, _ in near) and near[0][0] in ("t3a", "adanpc")
+    assert {"iabn", "bn_alpha"}.isdisjoint(name for name, _ in near)
+    assert near[0][0] in ("t3a", "adanpc")
     assert compose.say_known(guarded(make("tent"))) == "This is tent, with a guard: every slot holds what it holds there."
     assert "objective (likelihood ratio, not entropy)" in compose.say_relatives(compose.relatives(crowd_slr, 1))
 
@@ -287,7 +300,8 @@ def test_recognised_and_relatives():
 def test_swapping_keeps_the_rest():
     slots = compose.decompose(make("cotta"))
     whole = compose.swapped(slots, "objective", "rotta")
-    assert whole["objective"] == make("rotta") and whole["teacher"] is None and whole["train"] == slots["train"]
+    assert whole["objective"] == make("rotta") and whole["teacher"] is None
+    assert whole["train"] == slots["train"]
     back = compose.swapped(whole, "objective", "EntropyLoss")
     assert back["teacher"] == P.NoTeacher() and compose.assemble(back).norm == slots["norm"]
     three = compose.swapped(compose.swapped(compose.decompose(make("tent")), "select", "EntropyThreshold", 2), "select", "ConfidenceRise", 2)
@@ -338,9 +352,11 @@ def test_last_third_and_verdict_by_hand():
     label = np.arange(24) % 4
     wrong = label.copy()
     wrong[20:] = (label[20:] + 1) % 4
-    assert study.last_third(trace_of(wrong, label)) == 50 and study.last_third(trace_of(label, label)) == 0
+    assert study.last_third(trace_of(wrong, label)) == 50
+    assert study.last_third(trace_of(label, label)) == 0
     said = study.verdict({"composition": trace_of(wrong, label), "tent": trace_of(label, label), "slr": trace_of(wrong, label), "source": Trace()})
-    assert said[0].startswith("Against tent (0.0 %): +16.7 points") and said[1] == "Against slr (16.7 %): the same class for every image."
+    assert said[0].startswith("Against tent (0.0 %): +16.7 points")
+    assert said[1] == "Against slr (16.7 %): the same class for every image."
     assert "no labels" not in " ".join(said) and len(said) == 2
     blind = {"composition": trace_of(wrong, [-1] * 24), "tent": trace_of(label, [-1] * 24)}
     assert "without labels" in study.verdict(blind)[0] and np.isnan(study.last_third(blind["tent"]))
@@ -357,17 +373,20 @@ def test_a_run_beside_its_relatives_is_that_of_explore():
     lights = study.Lights()
     lights.see(traces)
     rows = study.table(traces, lights)
-    assert [r["run"] for r in rows] == list(traces) and rows[-1]["minus BN-1"] == 0 and rows[0]["backwards"] > 0 == rows[-1]["backwards"]
+    assert [r["run"] for r in rows] == list(traces) and rows[-1]["minus BN-1"] == 0
+    assert rows[0]["backwards"] > 0 == rows[-1]["backwards"]
     assert set(lights.lights) == {"composition", "wisdom_of_crowds", "slr"}  # only what learns can collapse
     collapse = study.collapse_of(traces, lights)
-    assert all(len(x) == len(y) == 4 for x, y in collapse["lines"].values()) and 0 < collapse["threshold"] < 1
+    assert all(len(x) == len(y) == 4 for x, y in collapse["lines"].values())
+    assert 0 < collapse["threshold"] < 1
     assert "of the 60 known of 80 images" in study.say_rows([rows[0] | {"scored": 60}])
     assert study.say_rows(rows).startswith(f"The composition errs on {rows[0]['error']:.1f} % of 80 images")
 
 
 def test_what_the_notebook_says_is_refused_is_refused():
     rows = study.refused()
-    assert len(rows) == len(study.REFUSED) and [what for what, why in rows if why.startswith("It runs.")] == ["Tent on IABN in the same transformer"]
+    assert len(rows) == len(study.REFUSED)
+    assert [what for what, why in rows if why.startswith("It runs.")] == ["Tent on IABN in the same transformer"]
     assert "no effect" in rows[-1][1] and all("Error" not in why for _, why in rows)
     with pytest.raises(ValueError, match="no guided composition 'x'; there are: filter"):
         study.guided("x")
@@ -411,9 +430,11 @@ def fired():
 
 def test_a_fired_panel_has_run_and_can_be_read_back(fired):
     assert fired.error is None and fired.message.startswith("Done. The composition errs on"), fired.message
-    assert compose.recognise(fired.recipe) == ("wisdom_of_crowds", []) and fired.controls["start"].value == "wisdom_of_crowds"
+    assert compose.recognise(fired.recipe) == ("wisdom_of_crowds", [])
+    assert fired.controls["start"].value == "wisdom_of_crowds"
     rows = fired.results
-    assert list(rows["run"]) == list(fired.traces) and (rows["images"] == 80).all() and from_json(rows["recipe"][0]) == fired.recipe
+    assert list(rows["run"]) == list(fired.traces) and (rows["images"] == 80).all()
+    assert from_json(rows["recipe"][0]) == fired.recipe
     assert from_json(fired.to_json()) == fired.recipe
     alone = explore(fired.choice, ("batch_norm",), device="cpu")
     assert alone.rows[0]["error_weighted"] == rows["error"][0] and len(fired.verdict) == len(fired.traces) - 2  # of all but itself and the source
@@ -428,20 +449,24 @@ def test_lists_say_what_cannot_be_chosen_and_what_would_help(fired):
     def text(place, key):
         return next(label for label, value in fired.controls[place].options if value == key)
 
-    assert text("reply", "TeacherAnswer") == "✗ teacher's prediction (not with these)" and text("reply", "OwnAnswer") == "own prediction"
+    assert text("reply", "TeacherAnswer") == "✗ teacher's prediction (not with these)"
+    assert text("reply", "OwnAnswer") == "own prediction"
     assert any("PAF-KIP" not in why and "paf_kip" in why for _, why in fired.reasons_rows())
     before = fired.slots
     fired.controls["objective"].value = "Agreement"
-    assert "learns from a teacher" in fired.refusal and "&quot;mean teacher&quot;" in fired.description.value and fired.recipe is None
+    assert "learns from a teacher" in fired.refusal
+    assert "&quot;mean teacher&quot;" in fired.description.value and fired.recipe is None
     assert text("teacher", "MeanTeacher") == "→ mean teacher (would make it possible)"
     with pytest.raises(ValueError, match="no recipe to write down"):
         fired.to_json()
     assert fired.to_code().startswith("# no run: ")
     runs = len(fired.results)
     fired.run_button.click()
-    assert fired.message.startswith("Nothing was run, because this composition is impossible: ") and len(fired.results) == runs
+    assert fired.message.startswith("Nothing was run, because this composition is impossible: ")
+    assert len(fired.results) == runs
     fired.controls["teacher"].value = "FrozenTeacher"
-    assert not fired.refusal and fired.recipe.teacher == P.FrozenTeacher() and text("teacher", "MeanTeacher") == "mean teacher"
+    assert not fired.refusal and fired.recipe.teacher == P.FrozenTeacher()
+    assert text("teacher", "MeanTeacher") == "mean teacher"
     assert fired.controls["start"].value == ""
     fired.controls["start"].value = "wisdom_of_crowds"
     assert fired.slots == before and not fired.refusal
@@ -450,7 +475,8 @@ def test_lists_say_what_cannot_be_chosen_and_what_would_help(fired):
 def test_whole_methods_guard_and_knobs_in_the_panel(fired, monkeypatch):
     monkeypatch.setattr(fired, "_fast", True)                                 # without looking what could be chosen next
     fired.controls["start"].value = "rotta"
-    assert fired.slots["teacher"] is None and fired.controls["teacher"].value == "" and "its own" in dict(fired.controls["teacher"].options)
+    assert fired.slots["teacher"] is None and fired.controls["teacher"].value == ""
+    assert "its own" in dict(fired.controls["teacher"].options)
     fired.controls["start"].value = "tent"
     assert "its own" not in dict(fired.controls["teacher"].options)
     fired.knobs["update.lr"].value = 0.01
@@ -466,9 +492,11 @@ def test_whole_methods_guard_and_knobs_in_the_panel(fired, monkeypatch):
     assert fired.recipe.update.lr == 0.01                                     # a part that was there comes back with its knobs
     fired.controls["select 1"].value = "EntropyThreshold"
     fired.knobs["select.0.fraction"].value = 0.25
-    assert fired.recipe.select == (EntropyThreshold(0.25),) and fired.controls["select 2"].layout.display is None
+    assert fired.recipe.select == (EntropyThreshold(0.25),)
+    assert fired.controls["select 2"].layout.display is None
     fired.controls["start"].value = "tent"
-    assert fired.controls["select 2"].layout.display == "none" and compose.recognise(fired.recipe) == ("tent", [])
+    assert fired.controls["select 2"].layout.display == "none"
+    assert compose.recognise(fired.recipe) == ("tent", [])
 
 
 def test_a_knob_that_makes_it_impossible_can_be_turned_back(fired, monkeypatch):
@@ -476,7 +504,8 @@ def test_a_knob_that_makes_it_impossible_can_be_turned_back(fired, monkeypatch):
     fired.controls["start"].value = "tent"
     fired.controls["objective"].value, fired.controls["teacher"].value = "Agreement", "MeanTeacher"
     fired.knobs["objective.loss"].value = "cross_entropy"
-    assert "nothing would ever move" in fired.refusal and fired.recipe is None and fired.error is None
+    assert "nothing would ever move" in fired.refusal and fired.recipe is None
+    assert fired.error is None
     fired.knobs["objective.loss"].value = "classes"
     assert not fired.refusal and fired.recipe.objective == P.Agreement("classes")
     fired.controls["start"].value = "tent"
@@ -504,7 +533,8 @@ def test_saved_and_opened_again(fired, tmp_path, monkeypatch):
     assert panel.recipe == fired.recipe and panel.controls["start"].value == "eta"
     save(fired, tmp_path / "runs.json", refused=[("a", "b")])
     found = json.loads((tmp_path / "runs.json").read_text())
-    assert found["refused"] == [["a", "b"]] and len(found["runs"]) == len(fired.results) and "torch" in found["made"]
+    assert found["refused"] == [["a", "b"]] and len(found["runs"]) == len(fired.results)
+    assert "torch" in found["made"]
     fired.path.value = str(tmp_path / "nowhere" / "mine.json")
     fired.save_button.click()
     assert isinstance(fired.error, OSError) and "Failed with FileNotFoundError" in fired.message
@@ -517,7 +547,8 @@ def test_given_model_stream_and_mistakes():
     panel = composer(model=net, stream=STREAM, device="cpu", start="source", relatives=0)
     assert panel.choice.network is net and panel.choice.stream is STREAM and not panel.refusal
     panel.controls["start"].value = "tent"
-    assert "normalisation layers" in panel.refusal and "parameters &quot;all parameters&quot;" in panel.description.value
+    assert "normalisation layers" in panel.refusal
+    assert "parameters &quot;all parameters&quot;" in panel.description.value
     panel.controls["train"].value = "AllParameters"
     assert not panel.refusal
     assert panel.to_code().count("# model: your own network") == 1
@@ -539,7 +570,8 @@ def test_run_and_stop_in_a_thread():
     assert panel.wait(60) and panel.error is None
     assert re.match(r"Stopped after batch \d+ of 160\. The composition errs on", panel.message), panel.message
     seen = len(panel.traces["composition"])
-    assert all(len(t) == seen for t in panel.traces.values()) and not panel.results["complete"].any()
+    assert all(len(t) == seen for t in panel.traces.values())
+    assert not panel.results["complete"].any()
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(panel.to_code(), {})

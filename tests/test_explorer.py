@@ -250,7 +250,8 @@ def test_headless_panel_has_stepped_and_run_and_agrees_with_explore(headless):
     np.testing.assert_array_equal(headless.trace["entropy"], direct.trace["entropy"])
     assert len(headless.results) == 1 and headless.results["error"][0] == direct.rows[0]["error"]
     assert headless.results["error of source"][0] == direct.rows[1]["error"]
-    assert f"error {direct.rows[0]['error']:.1f} %" in headless.message and "tent + confidence rise + guard lr 0.01" in headless.message
+    assert f"error {direct.rows[0]['error']:.1f} %" in headless.message
+    assert "tent + confidence rise + guard lr 0.01" in headless.message
     assert {type(f) for f in headless.figures.values()
             } == {go.Figure} and headless.figures.keys() == headless.view.frames.keys()
     assert headless.figures["errors"].data[0].y[-1] == pytest.approx(
@@ -272,7 +273,8 @@ def test_code_parameters_and_state_make_the_same_run(headless):
 
 def test_a_choice_as_text_sets_every_control(headless):
     panel = P.explorer(headless.ran.to_json(), device="cpu")
-    assert panel.choice.recipe == headless.ran.recipe and panel.choice.stream.hash == headless.ran.stream.hash
+    assert panel.choice.recipe == headless.ran.recipe
+    assert panel.choice.stream.hash == headless.ran.stream.hash
     c = panel.controls
     assert (c["method"].value, c["first"].value, c["guard"].value,
             c["protocol"].value) == ("tent", "confidence_rise", True, GIVEN)
@@ -311,7 +313,7 @@ def test_sliders_follow_the_method_and_paper_defaults_come_back(panel):
                       W.FloatLogSlider) and "paper" in panel.knobs["update.lr"].tooltip
     panel.knobs["update.lr"].value = 0.0123456
     assert panel.choice.recipe == make("tent",
-                                       lr=0.0123) and panel.changed() == {"update.lr": 0.0123}
+                                       lr=0.0123) and panel.chosen.changed() == {"update.lr": 0.0123}
     panel.controls["first"].value = "entropy_threshold"
     assert panel.choice.recipe == make("tent", lr=0.0123).where(
         EntropyThreshold()) and "select.0.fraction" in panel.knobs
@@ -322,7 +324,7 @@ def test_sliders_follow_the_method_and_paper_defaults_come_back(panel):
     panel.controls["method"].value = "tent"
     assert panel.choice.recipe == make("tent", lr=0.0123)
     panel.view.buttons["paper"].click()
-    assert panel.choice.recipe == make("tent") and panel.changed() == {}
+    assert panel.choice.recipe == make("tent") and panel.chosen.changed() == {}
 
 
 def test_an_impossible_choice_says_why_and_run_refuses_with_that_sentence(panel):
@@ -423,7 +425,8 @@ def test_images_threshold_and_details(panel):
     panel.view.pick.value = panel.view.pick.options[-1][1]
     kind, i = panel.view.pick.value
     t = panel._pictures[kind][i][1]
-    assert f"Image {t['id']} " in panel.view.details.value and "unknown image" in panel.view.details.value
+    assert f"Image {t['id']} " in panel.view.details.value
+    assert "unknown image" in panel.view.details.value
     assert list(panel.drawn["probabilities"]["values"]) == ["source", "BN-1", "this run"]
     assert max(panel.drawn["probabilities"]["values"]["this run"]) == pytest.approx(
         t["confidence"], abs=1e-5)
@@ -444,12 +447,14 @@ def test_a_model_and_images_of_ones_own_without_labels():
                        stream=continual(images, shifts=("none",), per_shift=60,
                                         batch=20), device="cpu")
     press(panel, "run")
-    assert panel.error is None and "no labels" in panel.message and "like the source for" in panel.message
+    assert panel.error is None and "no labels" in panel.message
+    assert "like the source for" in panel.message
     assert panel.drawn["errors"]["so_far"][
         "what"] == "same answer so far (%)" and "error" not in panel.results
     assert panel.results["like source"][0] == panel.label_free()["like source"]
     assert "no labels" in panel.view.sentence.value and "no labels" in panel.view.table.value
-    assert "nan" not in panel.view.table.value.lower() and "like source" in panel.view.frames["errors"].value
+    assert "nan" not in panel.view.table.value.lower()
+    assert "like source" in panel.view.frames["errors"].value
     panel.folds["images"].value = True
     assert {"confident", "rise", "fall"} <= set(
         panel._pictures

@@ -1,5 +1,5 @@
-"""What the explorer knows, without its widgets: choices, refusals, knobs, settings of streams, code and runs. A
-Python that cannot import ipywidgets runs every test but the last, which sees to that."""
+"""What the explorer knows, without its widgets: choices, refusals, knobs, settings of streams, code
+and runs. A Python that cannot import ipywidgets runs them too: the last test sees to that."""
 import json
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from tta_lab.experiments.experiment import Experiment
 from tta_lab.methods import make
 from tta_lab.panels.explorer_state import ExplorerState, RunState, experiment_dict
 from tta_lab.panels.inputs import GIVEN, StreamNames
-from tta_lab.panels.stream_settings import ByHand, protocol_call, stream_label
+from tta_lab.panels.stream_settings import FIRST, ByHand, protocol_call, stream_label
 from tta_lab.streams import protocols
 
 SMALL = {"per_shift": 20, "batch": 10, "shifts": ("fog", "contrast")}
@@ -23,17 +23,20 @@ def state(given=None, **settings) -> ExplorerState:
 
 def test_first_values_make_an_experiment():
     s = state(method="tent", lr=0.01, selectors="entropy_threshold", severity=3.0)
-    assert s.refusal == "" and s.choice.recipe.update.lr == 0.01 and s.changed() == {"update.lr": 0.01}
+    assert s.refusal == "" and s.choice.recipe.update.lr == 0.01
+    assert s.changed() == {"update.lr": 0.01}
     assert (s.choice.stream.n_images, len(s.choice.stream)) == (40, 4)
     assert s.stream_name() == "continual, severity 3, 20 a shift, fog+contrast, batches of 10"
-    assert s.title(s.choice) == f"tent + entropy threshold lr 0.01 on fashion_resnet_bn, {s.stream_name()}"
+    head = "tent + entropy threshold lr 0.01 on fashion_resnet_bn"
+    assert s.title(s.choice) == f"{head}, {s.stream_name()}"
     assert "Entropy threshold:" in s.describe() and "40 images in 4 batches" in s.describe()
 
 
 @pytest.mark.parametrize("settings, said", [
     ({"method": "tend"}, "did you mean 'tent'"), ({"form": "papre"}, "did you mean 'paper'"),
     ({"selectors": ["entropy_treshold"]}, "did you mean 'entropy_threshold'"),
-    ({"protocol": "continuel"}, "did you mean 'continual'"), ({"shifts": "fogg"}, "did you mean 'fog'"),
+    ({"protocol": "continuel"}, "did you mean 'continual'"),
+    ({"shifts": "fogg"}, "did you mean 'fog'"),
     ({"rate": 1}, "the explorer has no setting 'rate'; it has: model, protocol, .*update.lr"),
     ({"batch": "many"}, "batch")])
 def test_a_setting_that_does_not_exist_names_the_nearest(settings, said):
@@ -120,10 +123,12 @@ def test_after_any_protocol_any_other_is_as_in_a_fresh_explorer(monkeypatch):
 def test_what_was_set_by_hand_stays_where_it_means_something():
     hand = ByHand({"batch": 7})
     hand.follow("straddle", True)
-    assert hand.follow("protocol", "mixed_domains")["straddle"] is False and hand.value("batch") == 7
+    assert hand.follow("protocol", "mixed_domains")["straddle"] is False
+    assert hand.value("batch") == 7
     assert hand.follow("protocol", "open_set")["unknown_ratio"] == 1.0
     hand.follow("unknown_ratio", 0.5)
-    assert hand.follow("protocol", "continual")["unknown_ratio"] == 0.0 and hand.value("straddle") is True
+    assert hand.follow("protocol", "continual")["unknown_ratio"] == 0.0
+    assert hand.value("straddle") is True
     assert hand.follow("protocol", "open_set")["unknown_ratio"] == 0.5
 
 
@@ -131,7 +136,7 @@ def test_what_was_set_by_hand_stays_where_it_means_something():
 def test_a_call_makes_the_stream_and_a_fresh_one_has_the_protocols_name(name):
     hand = ByHand({"protocol": name})
     values = {n: hand.value(n) for n in hand.defaults} | {"protocol": name}
-    made, call = protocol_call(values | {"shifts": ("gaussian_noise", "motion_blur", "fog", "pixelate")}, 0)
+    made, call = protocol_call(values | {"shifts": FIRST}, 0)
     stream = protocols.PROTOCOLS[made]("fashion_mnist", **call)
     assert stream.n_images > 0 and stream_label(made, call) == name
     assert stream_label(made, call | {"seed": 3}).endswith("seed 3")
@@ -140,21 +145,24 @@ def test_a_call_makes_the_stream_and_a_fresh_one_has_the_protocols_name(name):
 def test_two_streams_never_share_a_name():
     names = StreamNames()
     one, two = (state(per_shift=n).choice.stream for n in (20, 30))
-    assert names.of(one) == "your stream" and names.add(one, "fog") == "fog" == names.add(one, "rain")
+    assert names.of(one) == "your stream"
+    assert names.add(one, "fog") == "fog" == names.add(one, "rain")
     assert names.add(two, "fog") == f"fog ({two.hash[:6]})"
 
 
 def test_a_run_is_held_goes_on_and_is_written_down():
     s = state(shifts=("fog",))
     runs = RunState(s)
-    assert runs.run_label(False) == "Run" and runs.finding() == "" and runs.alarm_text(None) == "no run yet"
+    assert runs.run_label(False) == "Run" and runs.finding() == ""
+    assert runs.alarm_text(None) == "no run yet"
     runs.start(s.choice, "cpu", {})
     runs.session.advance()
     runs.trace, runs.ran = runs.session.traces["choice"], runs.session.shown()
     errors, _ = runs.look()
     runs.finish()
     assert runs.held() and runs.run_label(False) == "Go on" and "Held, tent on" in runs.finding()
-    assert errors["so_far"]["last"].keys() == {"this run", "source", "BN-1"} and runs.rows[1]["images"] == 10
+    assert errors["so_far"]["last"].keys() == {"this run", "source", "BN-1"}
+    assert runs.rows[1]["images"] == 10
     assert json.loads(runs.rows[1]["choice"]) == json.loads(runs.ran.to_json())
     runs.keep()
     s.set_knob("update.lr", 0.01)
@@ -165,7 +173,8 @@ def test_a_run_is_held_goes_on_and_is_written_down():
     runs.trace, runs.ran = runs.session.traces["choice"], runs.session.shown()
     runs.look()
     runs.finish()
-    assert runs.comparison["n"] == 10 and "run 1, tent" in runs.compared_words and len(runs.rows) == 2
+    assert runs.comparison["n"] == 10 and "run 1, tent" in runs.compared_words
+    assert len(runs.rows) == 2
     assert again.stream.n_images == 10 and "lr 0.01" in runs.rows[2]["method"]
     runs.reset()
     assert runs.trace is None and runs.kept is not None and len(runs.rows) == 2
@@ -173,8 +182,9 @@ def test_a_run_is_held_goes_on_and_is_written_down():
 
 def test_the_state_needs_no_widgets():
     """All tests above, where ipywidgets, anywidget and plotly cannot be imported."""
-    code = ("import sys\nfor name in ('ipywidgets', 'anywidget', 'plotly'): sys.modules[name] = None\n"
-            f"import pytest\nraise SystemExit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', {__file__!r}, "
+    code = ("import sys, pytest\n"
+            "sys.modules |= dict.fromkeys(('ipywidgets', 'anywidget', 'plotly'))\n"
+            f"raise SystemExit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', {__file__!r}, "
             "'-k', 'not needs_no_widgets and not protocol']))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

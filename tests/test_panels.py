@@ -184,7 +184,8 @@ def test_settings_are_told_in_words():
     }.items():
         panel.controls[name].value = value
     assert "Settings: Tent alone, learning rate 0.001, no unknown images (closed set), 5 rounds." in panel.description.value
-    assert panel.settings == {} and panel.trace is None and panel.message == "Nothing has run yet: press Run."
+    assert panel.settings == {} and panel.trace is None
+    assert panel.message == "Nothing has run yet: press Run."
 
 
 def test_second_run_is_ignored_and_stop_ends_within_one_batch(monkeypatch):
@@ -202,7 +203,8 @@ def test_second_run_is_ignored_and_stop_ends_within_one_batch(monkeypatch):
     panel.run_button.click()
     thread = panel._thread
     wait_for(lambda: calls)
-    assert panel.running and panel.run_button.disabled and not panel.stop_button.disabled and panel.progress.value == 20
+    assert panel.running and panel.run_button.disabled and not panel.stop_button.disabled
+    assert panel.progress.value == 20
     panel.run_button.click()
     assert panel._thread is thread and "this press of Run was ignored" in panel.message
     panel.stop_button.click()
@@ -245,7 +247,8 @@ def test_an_error_is_shown_kept_and_overcome(monkeypatch, interactive):
     assert isinstance(panel.error, ValueError) and panel.message.startswith("Failed with "
                                                                             "ValueError: the "
                                                                             "<disk> is full. ")
-    assert "&lt;disk&gt;" in panel.status.value and not panel.running and not panel.run_button.disabled
+    assert "&lt;disk&gt;" in panel.status.value and not panel.running
+    assert not panel.run_button.disabled
     monkeypatch.setattr(crowds, "one_run", real)
     panel.run_button.click()
     assert panel.wait(60) and panel.error is None and panel.message.startswith("Done, 2 rounds.")

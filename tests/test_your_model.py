@@ -42,12 +42,14 @@ def test_the_example_is_the_embedded_network_under_other_names_and_reads_its_pic
     assert case.network.info["read"] == "Its last layer, classifier, is taken as the head."
     assert torch.equal(case.network.head(case.network.features(x)), own(x))
     names = [p.name for p in sorted((folder / "photos").rglob("*.png"), key=lambda p: p.name)]
-    assert names == [f"{i:05d}.png" for i in range(120)] and (data.y.bincount(minlength=10) == 12).all()
+    assert names == [f"{i:05d}.png" for i in range(120)]
+    assert (data.y.bincount(minlength=10) == 12).all()
     keys = M_wrapping_checkpoint_files.read_state_dict(folder / "my_weights.safetensors").keys()
     assert "stem.0.weight" in keys and "classifier.bias" in keys            # module. was dropped
     first, again = M.open_model(case.model), M.open_model(case.model)
     first.net.head.bias.data.zero_()                                        # each caller has a network of its own
-    assert again.net.head.bias.any() and torch.equal(M.open_model(case.model).net.head.bias, again.net.head.bias)
+    assert again.net.head.bias.any()
+    assert torch.equal(M.open_model(case.model).net.head.bias, again.net.head.bias)
     assert "173,554 weights, 7 BatchNorm layers" in " ".join(S.say_model(case.network))
 
 
@@ -57,10 +59,12 @@ def test_networks_are_read_from_names_and_shapes(tmp_path):
     torch.save({"state_dict": {f"module.{k}": v for k, v in embedded.net.state_dict().items()}}, tmp_path / "e.pt")
     model = M.open_model(f"checkpoint:{tmp_path}/e.pt?mean={embedded.card.mean[0]}&std={embedded.card.std[0]}&size=28")
     x = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(model(x), embedded(x)) and "those of embedded:resnet_bn" in model.info["read"] and M.outputs_of(model) == 8
+    assert torch.equal(model(x), embedded(x))
+    assert "those of embedded:resnet_bn" in model.info["read"] and M.outputs_of(model) == 8
     torch.save(zoo.resnet18(num_classes=7).state_dict(), tmp_path / "r.pt")
     model = M.open_model(f"checkpoint:{tmp_path}/r.pt")
-    assert model.info["architecture"] == "resnet18" and M.outputs_of(model) == 7 and model.card.size == (224, 224)
+    assert model.info["architecture"] == "resnet18" and M.outputs_of(model) == 7
+    assert model.card.size == (224, 224)
     torch.save({"a.weight": torch.zeros(2, 2)}, tmp_path / "x.pt")
     with pytest.raises(DataError, match="fits no network that is known here: its 1 entries start with a.weight; name the network"):
         M.open_model(f"checkpoint:{tmp_path}/x.pt")
@@ -110,10 +114,12 @@ def test_prefixes_are_put_right_and_said(own):
     folder, made = own
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     added = M.open_model(f"checkpoint:{folder}/inner.pt?architecture={folder}/net.py:Outer&size=8")
-    assert torch.equal(added(x), made(x)) and "prefix 'backbone.' was put before" in added.info["read"]
+    assert torch.equal(added(x), made(x))
+    assert "prefix 'backbone.' was put before" in added.info["read"]
     for name, prefix in (("Inner", "lit.backbone."), ("Outer", "lit.")):
         dropped = M.open_model(f"checkpoint:{folder}/outer.pt?architecture={folder}/net.py:{name}&size=8")
-        assert torch.equal(dropped(x), made(x)) and f"'{prefix}' of the names was dropped; left out: loss.weight" in dropped.info["read"]
+        assert torch.equal(dropped(x), made(x))
+        assert f"'{prefix}' of the names was dropped; left out: loss.weight" in dropped.info["read"]
     rescaled = M.open_model(f"checkpoint:{folder}/inner.pt?architecture={folder}/net.py:rescaled&size=8")
     assert torch.equal(rescaled(x), 2 * made(x)) and not hasattr(rescaled.net, "head")   # cutting would have changed the answers
 
@@ -159,7 +165,8 @@ def test_keys_that_do_not_fit_are_named_and_the_network_they_are_of(own, tmp_pat
     torch.save(load_model("fashion_resnet_gn").net.state_dict(), tmp_path / "gn.pt")
     with pytest.raises(DataError, match=r"missing: conv\.bias, conv\.weight|missing: conv\.weight, conv\.bias") as told:
         M.open_model(f"checkpoint:{tmp_path}/gn.pt?architecture={own[0]}/net.py:Inner")
-    assert "unexpected: features.0.weight" in str(told.value) and "those of embedded:resnet_gn: choose that" in str(told.value)
+    assert "unexpected: features.0.weight" in str(told.value)
+    assert "those of embedded:resnet_gn: choose that" in str(told.value)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, own):
@@ -182,7 +189,8 @@ def test_torchvision_without_a_network_connection_names_the_remedy_and_random_we
     first = M.open_model("torchvision:resnet18?weights=none&outputs=0,1")
     M._OPENED.clear()
     again = M.open_model("torchvision:resnet18?weights=none&outputs=0,1")
-    assert first is not again and all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert first is not again
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert torch.equal(before, torch.random.get_rng_state()) and M.outputs_of(again) == 2
 
 
@@ -205,7 +213,8 @@ def test_a_file_that_was_changed_is_read_again(own, tmp_path):
 def test_labels_can_be_left_out_and_nothing_else_changes(example):
     _, case = example
     known, free = load(case.images), load(case.unlabelled)
-    assert torch.equal(known.images(), free.images()) and known.classes == free.classes and (free.y == -1).all() and (known.y >= 0).all()
+    assert torch.equal(known.images(), free.images()) and known.classes == free.classes
+    assert (free.y == -1).all() and (known.y >= 0).all()
     assert known.classes == tuple(S.folder_name(name) for name in load_model("fashion_resnet_bn").info["classes"])
     again = S.open_case(case.model, case.images, folder=case.folder)
     assert (again.images, again.unlabelled) == (case.images, case.unlabelled)
@@ -233,7 +242,8 @@ def test_classes_of_a_folder_follow_the_model_or_the_text_order_or_are_refused(e
         S.images_text(str(tmp_path / "eleven"), model)
     picture(tmp_path / "flat" / "1.png", (40, 30))
     case = S.open_case(example[1].model, str(tmp_path / "flat"), folder=tmp_path)
-    assert not case.labelled and "no sub-folders" in case.notes[-1] and load(case.images).images().shape == (1, 1, 28, 28)
+    assert not case.labelled and "no sub-folders" in case.notes[-1]
+    assert load(case.images).images().shape == (1, 1, 28, 28)
 
 
 @pytest.mark.parametrize("make_folder, said", [
@@ -261,7 +271,8 @@ def test_sets_with_their_own_labels_keep_them(example):
 def test_the_doctor_is_content_with_the_example_and_catches_each_mistake(example):
     _, case = example
     data, report = load(case.images), check_up(case.network, load(case.images), n=120)
-    assert report.ok and S.say_report(report)[0].startswith("● The doctor looked at 120 images and found nothing wrong")
+    assert report.ok
+    assert S.say_report(report)[0].startswith("● The doctor looked at 120 images and found nothing wrong")
     found = {f["fault"]: f for f in S.faults(case.network, data, n=120)}
     assert len(found) == 3 and all(f["caught"] for f in found.values()), {k: f["found"] for k, f in found.items()}
     assert "mean=(0.286,), std=(0.353,)" in S.say_fault(found["a wrong mean and standard deviation"])
@@ -275,7 +286,8 @@ def test_the_doctor_is_content_with_the_example_and_catches_each_mistake(example
 def test_reordered_classes_are_the_text_order_or_its_reverse(example):
     data = load(example[1].images)
     other = S.reordered(data)
-    assert list(other.classes) == sorted(data.classes) and [other.classes[k] for k in other.y] == [data.classes[k] for k in data.y]
+    assert list(other.classes) == sorted(data.classes)
+    assert [other.classes[k] for k in other.y] == [data.classes[k] for k in data.y]
     assert list(S.reordered(other).classes) == sorted(data.classes)[::-1]
 
 
@@ -285,8 +297,10 @@ def test_without_batch_norm_the_answers_stay_and_fewer_methods_are_left(example)
     x = data.images(slice(0, 20))
     torch.testing.assert_close(plain(x), case.network(x), atol=1e-4, rtol=1e-4)
     before, after = S.possible(case.network, data), S.possible(plain, data)
-    assert before["refused"] == [] and {"tent", "lame"} <= set(before["run"]) and "eata" in before["source"]
-    assert {"batch_norm", "tent"} <= set(after["refused"]) and "lame" in after["run"] and "BatchNorm" in after["why"]["batch_norm"]
+    assert before["refused"] == [] and {"tent", "lame"} <= set(before["run"])
+    assert "eata" in before["source"]
+    assert {"batch_norm", "tent"} <= set(after["refused"]) and "lame" in after["run"]
+    assert "BatchNorm" in after["why"]["batch_norm"]
     assert "cannot" in S.say_possible(after)[-1] and len(S.say_possible(before)) == 2
     assert any("batch-norm statistics" in text for text in check_up(plain, data, n=60).unchecked)
 
@@ -298,11 +312,13 @@ def test_labels_change_no_number_that_needs_none(example):
     choice = Experiment(case.model, recorded(case.unlabelled, shifts=("fog", "none"), per_shift=60, batch=20), make("tent", lr=0.01))
     known, free = (S.label_free_of(choice, images, "cpu") for images in (case.images, case.unlabelled))
     rows = S.beside(known, free)
-    assert len(rows) == 9 and all(r["same"] for r in rows) and S.say_beside(rows) == "All 9 label-free numbers are the same with labels and without."
+    assert len(rows) == 9 and all(r["same"] for r in rows)
+    assert S.say_beside(rows) == "All 9 label-free numbers are the same with labels and without."
     assert S.say_beside(S.beside(known, free | {"falling": -1.0})).endswith("8 of 9 label-free numbers agree; not: falling.")
     found = explore(replace(choice, stream=replace(choice.stream, known=case.images)), device="cpu")
     same = 100 * (found.trace["prediction"] == found.references["source"]["prediction"]).mean()
-    assert known["like source"] == same and "error" in found.rows[0] and "error" not in explore(choice, (), device="cpu").rows[0]
+    assert known["like source"] == same and "error" in found.rows[0]
+    assert "error" not in explore(choice, (), device="cpu").rows[0]
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -313,8 +329,10 @@ def test_a_choice_of_texts_is_json_and_its_code_makes_the_same_run(example, labe
     with contextlib.redirect_stdout(printed):
         exec(again.to_code(), space)
     trace = explore(choice, (), device="cpu").trace
-    assert (space["trace"]["entropy"] == trace["entropy"]).all() and choice.labelled is labelled and incompatibilities(choice) == []
-    assert printed.getvalue().startswith("error " if labelled else "no labels; like the source ") and "nan" not in printed.getvalue()
+    assert (space["trace"]["entropy"] == trace["entropy"]).all() and choice.labelled is labelled
+    assert incompatibilities(choice) == []
+    assert printed.getvalue().startswith("error " if labelled else "no labels; like the source ")
+    assert "nan" not in printed.getvalue()
 
 
 # --- fields
@@ -383,14 +401,17 @@ def test_wrong_entries_give_sentences_and_right_ones_the_doctor_and_the_explorer
     assert "/nowhere/images is not there" in check(panel)
     c["images"].value = case.images
     told = check(panel)                                                    # no mean and std, no size, no class names yet
-    assert "to put right" in told and "■ error" in panel.table.value and "normalisation" in panel.table.value and panel.explorer is not None
+    assert "to put right" in told and "■ error" in panel.table.value
+    assert "normalisation" in panel.table.value and panel.explorer is not None
     c["preset"].value = S.PRESETS["Fashion-MNIST mean and std"]
     c["classes"].value, c["size"].value = fields["classes"], "28"
     assert "press Check" in panel.message
-    assert check(panel) == "Checked 60 images: nothing wrong. The explorer is below." and panel.report.ok
+    assert check(panel) == "Checked 60 images: nothing wrong. The explorer is below."
+    assert panel.report.ok
     assert panel.place.children and panel.explorer.choice.labelled
     panel.explorer.run_button.click()
-    assert panel.explorer.wait(120) and "error" in panel.explorer.message and panel.explorer.results["model"][0] == "your my_weights.safetensors"
+    assert panel.explorer.wait(120) and "error" in panel.explorer.message
+    assert panel.explorer.results["model"][0] == "your my_weights.safetensors"
     with contextlib.redirect_stdout(io.StringIO()):
         exec(panel.to_code(), {})
     assert json.loads(panel.to_parameters().splitlines()[0].partition(": ")[2]) == panel.model_text
@@ -402,10 +423,13 @@ def test_the_panel_without_labels_and_another_number_of_classes(panel, example, 
     panel.put(case.model, case.images, labelled=False)
     assert panel.model_text == case.model and "Checked 60 images" in check(panel)
     e = panel.explorer
-    assert e.controls["protocol"].value == "recorded" and e.controls["per_shift"].max == 120 and not e.choice.labelled
+    assert e.controls["protocol"].value == "recorded" and e.controls["per_shift"].max == 120
+    assert not e.choice.labelled
     e.run_button.click()
-    assert e.wait(120) and "no labels: it answers like the source for" in e.message and "error" not in e.results
-    assert "not known which classes come when" in e.describe() and "no labels" in e.view.sentence.value
+    assert e.wait(120) and "no labels: it answers like the source for" in e.message
+    assert "error" not in e.results
+    assert "not known which classes come when" in e.describe()
+    assert "no labels" in e.view.sentence.value
     picture(tmp_path / "one" / "x" / "1.png")
     panel.controls["images"].value, panel.controls["labelled"].value = str(tmp_path / "one"), True
     assert "has 1 class folders" in check(panel) and panel.explorer is None
@@ -417,5 +441,6 @@ def test_headless_panel_fires_every_callback(example):
     from tta_lab.panels.your_model import your_model
     _, case = example
     panel = your_model(case.model, case.images, interactive=False, device="cpu", n=60, **S.first_settings(True, "fog", per_shift=40))
-    assert panel.error is None and panel.model_text == case.model and panel.explorer.session.finished
+    assert panel.error is None and panel.model_text == case.model
+    assert panel.explorer.session.finished
     assert panel.explorer.choice.stream.hash == recorded(load(case.images), shifts=("fog",), per_shift=40, batch=25).hash

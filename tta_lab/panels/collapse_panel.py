@@ -25,8 +25,7 @@ from ..studies.collapse.study import (
 )
 from .controls import dropdown, steps, tick
 from .layout import column, own_keys
-from .live import live_figure, show, sized
-from .run_panel import NOTHING, Pace, StudyPanel
+from .run_panel import NOTHING_BESIDE, Pace, StudyPanel
 
 
 def collapse_panel(setting: Setting | None = None, interactive: bool = True,
@@ -51,10 +50,12 @@ class CollapsePanel(StudyPanel):
     is the exception that ended the last run, or None.
     """
 
+    plots = pictures.plot_signals, pictures.plot_predictions
+
     def __init__(self, setting: Setting, interactive: bool, bench: Bench, at_once: bool):
         import ipywidgets as W
 
-        self.bench, self._first, self.state, self.pace = bench, setting, "none", Pace(0.5)
+        self.bench, self._first, self.state = bench, setting, "none"
         streams = {name: label for name, (label, *_) in STREAMS.items()}
         controls = {
             "factor": steps(FACTORS, float(setting.factor), "learning rate",
@@ -68,8 +69,8 @@ class CollapsePanel(StudyPanel):
             "choose": tick(setting.choose, "the guard may let source or BN-1 answer"),
             "at_once": tick(at_once, "run as soon as something is changed")}
         super().__init__(controls, interactive, "Run the stream with these settings")
-        self.figures = [live_figure(drawn, interactive) for drawn in _figures(None)]
         self.signals, self.predictions = self.figures
+        self.pace = Pace(0.5)
         self.alarm_box = W.HTML()
         self._say("Nothing has run yet: move the slider, or press Run.")
         self._show_alarm("none", "nobody watches yet")
@@ -104,31 +105,18 @@ class CollapsePanel(StudyPanel):
         self._say("Running source and BN-1 on this stream, for comparison.")
         beside = self.bench.beside(setting, self._stop.is_set, self._count)
         if self._stop.is_set():
-            self._say("Stopped while source and BN-1 were run for comparison: there is nothing to "
-                      "show.")
+            self._say(NOTHING_BESIDE.format("source and BN-1 were"))
             return
         classes = self.bench.classes(setting)
+        name = f"{setting.method} at x {setting.factor:g}"
         where = f"{setting.model}, {setting.shown}"
-
-        def each(trace):
-            self._count(trace)
-            if self.interactive and self.pace.due():
-                self._say(f"Running {setting.method} at x {setting.factor:g} on {where}: "
-                          f"{len(trace)} of {n} images.{self._stopping}")
-                self._draw(numbers_of(trace, beside, classes))
-
-        self.pace.took = 0.0
-        trace = self.bench.run(setting, self._stop.is_set, each)
-        self._count(trace)
-        if not len(trace):
-            self._say(NOTHING)
-            return
-        self.trace, self.result = trace, numbers_of(trace, beside, classes)
-        self._draw(self.result)
-        self._refresh()
-        done = "Done" if trace.meta["complete"] else "Stopped"
-        found = say_run(self.result, f"{done}, {setting.method} at x {setting.factor:g}")
-        self._say(f"{found} {where}.")
+        self.result = self._watch(
+            lambda each: self.bench.run(setting, self._stop.is_set, each),
+            lambda trace: numbers_of(trace, beside, classes), f"Running {name} on {where}", n)
+        if self.result is not None:
+            self._refresh()
+            done = "Done" if self.trace.meta["complete"] else "Stopped"
+            self._say(f"{say_run(self.result, f'{done}, {name}')} {where}.")
 
     # --- words
 
@@ -159,10 +147,8 @@ class CollapsePanel(StudyPanel):
     # --- figures
 
     def _draw(self, numbers):
-        with self.pace.drawing():
-            for figure, drawn in zip(self.figures, _figures(numbers), strict=True):
-                show(figure, drawn)
-            self._show_alarm(*light(numbers), _evidence(numbers))
+        super()._draw(numbers)
+        self._show_alarm(*light(numbers), _evidence(numbers))
 
     @property
     def widget(self):
@@ -183,8 +169,3 @@ def _evidence(numbers: dict) -> str:
     found = numbers["evidence"]
     return f"At the first alarm. {found['first']}" if found["first"] else found["now"]
 
-
-def _figures(numbers):
-    """The two figures, four pictures in all."""
-    for plot in (pictures.plot_signals, pictures.plot_predictions):
-        yield sized(plot(numbers, "plotly"), 310)

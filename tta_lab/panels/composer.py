@@ -69,7 +69,7 @@ def composer(recipe: Method | str | None = None, *, start: str = "tent", model=N
     """The composer with its first settings.
 
     ``recipe``: a composition or a method, its name or its JSON; else the slots of the method
-    ``start``. ``model``: a network of your own, or a text for `model_texts.open_model` (one that
+    ``start``. ``model``: a network of your own, or a text for `names.open_model` (one that
     runs a Python file only with ``trust``); ``stream``: a name of `compose_study.STREAMS`, or a
     stream of your own; ``images`` (a set or its text) and ``shifts`` for the former; ``per_shift``
     images of each shift in batches of ``batch``; ``relatives``: how many of the nearest published

@@ -7,11 +7,11 @@ import numpy as np
 from ..analysis import diagnose
 from ..core.knobs import Knob
 from ..methods import make
-from ..plots import FONT, GROUP_LABELS, GROUP_LOOKS, look
+from ..plots import GROUP_LABELS, GROUP_LOOKS, look
 from ..studies.crowds import study as crowds
 from .controls import control, find, narrow
 from .layout import block, column, line
-from .live import live_figure
+from .live import empty_figure, live_figure
 from .run_panel import NOTHING, StudyPanel
 
 FILTER = "filter: learn where d >= 0"
@@ -191,33 +191,24 @@ def _knobs(plan: crowds.Plan):
 
 def _empty_figures(go):
     """Error per round, who the falling are, and the histogram of d, with nothing in them."""
-    def line(label, number, **more):
-        return go.Scatter(x=[], y=[], name=label, mode="lines+markers", **more, **look(number))
+    def line(label, number):
+        return go.Scatter(x=[], y=[], name=label, mode="lines+markers", **look(number))
 
     groups = [(GROUP_LABELS[group], GROUP_LOOKS[group]) for group in diagnose.GROUPS]
-    stairs = [
-        go.Scatter(x=[], y=[], name=label, mode="lines",
-                   line={**look(number)["line"], "shape": "hv"}) for label, number in groups
-    ]
-    figures = (([line("BN-1", 3), line("previous run", 1),
-                 line("this run", 0)], "Error per round", "round (0 = first)", "error, known (%)"),
-               ([line(*group)
-                 for group in groups], "Who the falling are (d < 0)", "round (0 = first)",
-                "share of the falling"), (stairs, "Confidence difference, last round",
-                                          "d = adapted - source probability", "share of the group"))
-    for i, (traces, title, x, y) in enumerate(figures):
-        figure = go.Figure(traces)
-        figure.update_layout(
-            template="plotly_white", width=WIDTH, height=HEIGHT, font_size=FONT - 1,
-            margin={"l": 55, "r": 10, "t": 32,
-                    "b": 66}, title={"text": title, "font_size": FONT + 1, "x": 0.02,
-                                     "y": 0.97}, showlegend=True, legend={
-                                         "orientation": "h", "yref": "container", "y": 0.0,
-                                         "yanchor": "bottom", "x": 0.5, "xanchor": "center"
-                                     })
-        figure.update_xaxes(title={"text": x, "standoff": 4}, range=[-1, 1] if i == 2 else [0, 1])
-        figure.update_yaxes(title={"text": y, "standoff": 4}, range=[0, 1.05] if i else [0, 100],
-                            tickformat=".0%" if i else None)
-        if i == 2:
+    stairs = [go.Scatter(x=[], y=[], name=label, mode="lines",
+                         line={**look(number)["line"], "shape": "hv"}) for label, number in groups]
+    errors = [line("BN-1", 3), line("previous run", 1), line("this run", 0)]
+    legend = {"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom", "x": 0.5,
+              "xanchor": "center"}
+    rounds = "round (0 = first)"
+    for traces, title, x, y, xs, ys, form in (
+            (errors, "Error per round", rounds, "error, known (%)", [0, 1], [0, 100], None),
+            ([line(*group) for group in groups], "Who the falling are (d < 0)", rounds,
+             "share of the falling", [0, 1], [0, 1.05], ".0%"),
+            (stairs, "Confidence difference, last round", "d = adapted - source probability",
+             "share of the group", [-1, 1], [0, 1.05], ".0%")):
+        figure = empty_figure(traces, title, x, y, (WIDTH, HEIGHT), 66, legend=legend)
+        figure.update_xaxes(range=xs).update_yaxes(range=ys, tickformat=form)
+        if traces is stairs:
             figure.add_vline(x=0, line={"color": "#555555", "width": 1})
         yield figure

@@ -2,8 +2,8 @@
 compare it, take it away as code.
 
 What is chosen and what has run is in `explorer_state`, the widgets in `explorer_view`, sentences in
-`explorer_words`; the panel joins them. Whatever it does, `explore.Session` and the functions of
-`explorer_numbers` do without it; ``to_code()`` and ``to_parameters()`` say how.
+`explorer_words`; the panel joins them. Whatever it does, `experiment.Session` and the functions of
+`studies.explorer.study` do without it; ``to_code()`` and ``to_parameters()`` say how.
 """
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def explorer(choice: Experiment | str | None = None, *, model=None, stream=None,
     """The explorer with its first settings.
 
     ``choice`` (an `Experiment` or its JSON) sets everything at once. Else ``model``: the name of an
-    embedded one, a text for `model_texts.open_model` ("checkpoint:PATH", "torchvision:resnet50"),
+    embedded one, a text for `names.open_model` ("checkpoint:PATH", "torchvision:resnet50"),
     or a network of your own; ``stream``: a stream of your own, or None to choose a protocol;
     ``images``, ``unknown``, ``source_images``: image sets (or names, "folder:PATH") for the
     protocols, for the unknown images and for methods that need something of the source domain.
@@ -273,16 +273,8 @@ class ExplorerPanel(SessionPanel):
         return experiment_dict(self.choice)
 
     def label_free(self) -> dict:
-        """`explorer_numbers.label_free` of the run shown; {} before a run."""
+        """`studies.explorer.study.label_free` of the run shown; {} before a run."""
         return self.runs.label_free()
-
-    def changed(self) -> dict:
-        """The knobs that differ from the paper's (or the given) values: name -> value."""
-        return self.chosen.changed()
-
-    def stream_name(self, choice: Experiment | None = None) -> str:
-        """What the stream of a choice (that of the controls) is called."""
-        return self.chosen.stream_name(choice)
 
     def describe(self, choice: Experiment | None = None) -> str:
         """What a choice does and needs; without one, what the controls say would be run."""

@@ -436,7 +436,7 @@ class RunState:
         return Trace() if self.trace is None else self.trace
 
     def label_free(self) -> dict:
-        """`explorer_numbers.label_free` of the run shown; {} before a run."""
+        """`studies.explorer.study.label_free` of the run shown; {} before a run."""
         return {} if self.trace is None else E.label_free(self.trace, self.references)
 
     def _cut_references(self) -> dict:

@@ -175,7 +175,7 @@ def finding(trace, references: dict, label_free: dict, head: str) -> str:
 
 
 def image_text(t: dict) -> str:
-    """All that was recorded of one image (`explorer_numbers.told`)."""
+    """All that was recorded of one image (`studies.explorer.study.told`)."""
     true = ("no label, " if not t["true"] else
             "unknown image, " if t["true"] == "unknown" else f"true class {t['true']}, ")
     return (f"Image {t['id']} ({t['shift']}), number {t['row'] + 1} of the stream: {true}answer "
@@ -207,7 +207,7 @@ def figure_text(name: str, numbers: dict) -> str:
                                        zip(numbers["classes"], values, strict=True))
                 for run, values in numbers["values"].items())
         return "; ".join(runs) or "No image is chosen."
-    return "Pictures of images, listed in the list below them."
+    return "Pictures of images, listed in the list below them." if numbers else "No pictures yet."
 
 
 def results_html(rows) -> str:

@@ -15,19 +15,25 @@ from .layout import WIDTH
 
 LIBRARY = "export default { render() {} };"
 VIEW = """
-const TYPES = {f8: Float64Array, f4: Float32Array, i4: Int32Array, u4: Uint32Array, i2: Int16Array, u2: Uint16Array, i1: Int8Array, u1: Uint8Array};
+const TYPES = {
+  f8: Float64Array, f4: Float32Array, i4: Int32Array, u4: Uint32Array, i2: Int16Array,
+  u2: Uint16Array, i1: Int8Array, u1: Uint8Array,
+};
 
-function open(value) {  // one-dimensional arrays that travel as base64; plotly reads the others itself
+// one-dimensional arrays that travel as base64; plotly reads the others itself
+function open(value) {
   if (Array.isArray(value)) return value.map(open);
   if (value === null || typeof value !== "object") return value;
   if (value.bdata !== undefined && TYPES[value.dtype] && !String(value.shape ?? "").includes(",")) {
     const bytes = Uint8Array.from(atob(value.bdata), (c) => c.charCodeAt(0));
     return Array.from(new TYPES[value.dtype](bytes.buffer), (x) => Number.isNaN(x) ? null : x);
   }
-  return value.bdata !== undefined ? value : Object.fromEntries(Object.entries(value).map(([k, v]) => [k, open(v)]));
+  if (value.bdata !== undefined) return value;
+  return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, open(v)]));
 }
 
-const LOOKS = {  // dragging zooms and a double click goes back: most of plotly's buttons would only cover the titles
+// dragging zooms and a double click goes back: most of plotly's buttons would only cover the titles
+const LOOKS = {
   responsive: true, displaylogo: false, modeBarButtons: [["toImage"]],
 };
 
@@ -38,7 +44,10 @@ async function plotly(model) {
     new Function("module", "exports", library.get("code"))(module, module.exports);
     return module.exports;
   })();
-  try { return await globalThis._ttaLabPlotly; } catch (why) { globalThis._ttaLabPlotly = undefined; throw why; }
+  try { return await globalThis._ttaLabPlotly; } catch (error) {
+    globalThis._ttaLabPlotly = undefined;
+    throw error;
+  }
 }
 
 export default { render({ model, el }) {
@@ -64,17 +73,24 @@ export default { render({ model, el }) {
         const { data, layout } = open(JSON.parse(model.get("spec")));
         figure.setAttribute("aria-label", model.get("label"));
         await P.react(figure, data, layout, LOOKS);
-        if (!listens) figure.on("plotly_click", (e) => model.send({ points: e.points.map((p) => [p.curveNumber, p.x, p.y]) }));
+        if (!listens) figure.on("plotly_click", (e) => {
+          model.send({ points: e.points.map((p) => [p.curveNumber, p.x, p.y]) });
+        });
         listens = true;
       }
-    } catch (why) {
-      figure.textContent = "This figure could not be drawn: " + why;
+    } catch (error) {
+      figure.textContent = "This figure could not be drawn: " + error;
     } finally { busy = false; }
   };
   model.on("change:spec", draw);
   model.on("change:old", age);
   draw();
-  return () => { over = true; model.off("change:spec", draw); model.off("change:old", age); globalThis._ttaLabPlotly?.then((P) => P.purge(figure)); };
+  return () => {
+    over = true;
+    model.off("change:spec", draw);
+    model.off("change:old", age);
+    globalThis._ttaLabPlotly?.then((P) => P.purge(figure));
+  };
 } };
 """
 
@@ -155,6 +171,21 @@ def live_figure(figure=None, interactive: bool = True):
     import plotly.graph_objects as go
 
     return (_live_figure() if interactive else go.Figure)(figure)
+
+
+def empty_figure(traces, title: str, x: str, y: str, size: tuple[int, int], bottom: int, **layout):
+    """A plotly figure of some curves or bars under a title, with room below for ``bottom``
+    pixels."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure(traces)
+    figure.update_layout(
+        template="plotly_white", width=size[0], height=size[1], font_size=FONT - 1,
+        margin={"l": 58, "r": 10, "t": 32, "b": bottom}, showlegend=True,
+        title={"text": title, "font_size": FONT + 1, "x": 0.02, "y": 0.97}, **layout)
+    figure.update_xaxes(title={"text": x, "standoff": 4})
+    figure.update_yaxes(title={"text": y, "standoff": 4})
+    return figure
 
 
 def show(figure, drawn) -> None:

@@ -6,8 +6,10 @@ Its alternative text says what it shows.
 """
 from __future__ import annotations
 
+import functools
+
 from .layout import column, own_keys, picture
-from .run_panel import NOTHING, Pace, StudyPanel
+from .run_panel import NOTHING_BESIDE, StudyPanel
 
 
 class PicturePanel(StudyPanel):
@@ -40,8 +42,8 @@ class PicturePanel(StudyPanel):
         self.plan = plan  # None: the fast one of the study
         self.beside = {}
         self._known: dict = {}   # stream -> source and BN-1 on it
-        self.frame, self.pace = W.HTML(), Pace()
-        self._show(None)
+        self.frame = W.HTML()
+        self._draw(None)
         self._refresh()
         self._say("Nothing has run yet: choose, and press Run.")
 
@@ -72,30 +74,21 @@ class PicturePanel(StudyPanel):
             found = self.study.beside_run(*stream, seed=self.seed, stop=self._stop.is_set,
                                           device=self.device, plan=self.plan)
             if self._stop.is_set():
-                self._say("Stopped while source and BN-1 were run for comparison: there is "
-                          "nothing to show.")
+                self._say(NOTHING_BESIDE.format("source and BN-1 were"))
                 return
             self._known[stream] = found
         self.beside = self._known[stream]
         n = len(self.beside["source"])
         self.progress.value, self.progress.max = 0, n
+        self.result = self._watch(
+            functools.partial(self._one, c),
+            lambda trace: self.study.live_numbers(trace, self.beside), self._running(c), n)
+        if self.result is not None:
+            self._refresh()
+            done = "Done" if self.trace.meta["complete"] else "Stopped"
+            self._say(f"{done}: {self._say_live(c)}")
 
-        def each(trace):
-            self._count(trace)
-            if self.interactive and self.pace.due():
-                self._say(f"{self._running(c)}: {len(trace)} of {n} images.{self._stopping}")
-                self._show(self.study.live_numbers(trace, self.beside))
-
-        trace = self._one(c, each)
-        if not len(trace):
-            self._say(NOTHING)
-            return
-        self.trace, self.result = trace, self.study.live_numbers(trace, self.beside)
-        self._refresh()
-        self._show(self.result)
-        self._say(f"{'Done' if trace.meta['complete'] else 'Stopped'}: {self._say_live(c)}")
-
-    def _show(self, numbers) -> None:
+    def _draw(self, numbers) -> None:
         with self.pace.drawing():
             self.figure = self._figure(numbers)
             if self.interactive:

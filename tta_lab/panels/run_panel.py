@@ -16,9 +16,11 @@ import time
 from ..studies.report import paragraphs
 from .controls import move
 from .layout import block, column, details, line
+from .live import live_figure, show, sized
 
 OLD = "of the previous run"
 NOTHING = "Stopped before the first batch: there is nothing to show."
+NOTHING_BESIDE = "Stopped while {} run for comparison: there is nothing to show."
 
 
 def report_errors(callback):
@@ -286,13 +288,13 @@ class StudyPanel(RunPanel):
     describe() -> str    what the controls stand for
     to_code() -> str     the lines that make the run shown without the panel; before the first
                          run, the one that is chosen
-    figures              the live figures, all of the last run
+    plots                functions of numbers: each draws a live figure of the last run (plotly)
 
     ``ran`` is what was chosen when the last run began, ``trace`` and ``result`` belong to that run;
     all are None before the first.
     """
 
-    figures: tuple = ()
+    plots: tuple = ()
 
     def __init__(self, controls: dict, interactive: bool, run_tooltip: str, label_width: int = 100,
                  width: int = 390):
@@ -300,6 +302,8 @@ class StudyPanel(RunPanel):
 
         super().__init__(controls, interactive, run_tooltip, label_width, width)
         self.trace = self.result = self.ran = None
+        self.figures = [live_figure(drawn, interactive) for drawn in self._drawn(None)]
+        self.pace = Pace()
         self.code = W.HTML()
 
     @property
@@ -336,6 +340,35 @@ class StudyPanel(RunPanel):
 
     def _count(self, trace, done: int = 0) -> None:
         self.progress.value = done + len(trace)
+
+    def _watch(self, run, numbers, title: str, n: int, done: int = 0):
+        """What ``numbers`` says of the trace of ``run(each)``, drawn after a batch where it is time
+        to; the trace is kept. None, and a sentence, where nothing was seen. ``n`` images are to
+        come, ``done`` were counted before."""
+        self.pace.took = 0.0
+
+        def each(trace):
+            self._count(trace, done)
+            if self.interactive and self.pace.due():
+                self._say(f"{title}: {len(trace)} of {n} images.{self._stopping}")
+                self._draw(numbers(trace))
+
+        trace = run(each)
+        self._count(trace, done)
+        if not len(trace):
+            self._say(NOTHING)
+            return None
+        self.trace, found = trace, numbers(trace)
+        self._draw(found)
+        return found
+
+    def _drawn(self, numbers) -> list:
+        return [sized(plot(numbers, "plotly"), 310) for plot in self.plots]
+
+    def _draw(self, numbers) -> None:
+        with self.pace.drawing():
+            for figure, drawn in zip(self.figures, self._drawn(numbers), strict=True):
+                show(figure, drawn)
 
     def _halves(self, left, right):
         """Controls in two columns, by name; what is no name is a widget."""

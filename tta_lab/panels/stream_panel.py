@@ -13,14 +13,14 @@ import numpy as np
 
 from ..analysis import diagnose
 from ..experiments.runner import row
-from ..plots import FONT, look, plot_stream
+from ..plots import look, plot_stream
 from ..streams import protocols
 from ..streams.stream import AbstractStream
 from ..studies.streams.study import LOOKS, METHODS, MODEL, first_sentence, one_run, say_statistics
 from .controls import control
 from .crowd_panel import HEIGHT
 from .layout import WIDTH, block, column, details, div, own_keys, table_html
-from .live import live_figure, show, sized
+from .live import empty_figure, live_figure, show, sized
 from .run_panel import NOTHING, Pace, StudyPanel
 from .stream_settings import (
     CLUMPED,
@@ -277,12 +277,7 @@ def _empty_bars(go):
                    marker={"color": look(number)["line"]["color"], "pattern": {"shape": shape}})
             for label, number, shape in zip(METHODS.values(), LOOKS.values(), ("x", "", "/"),
                                             strict=True)]
-    figure = go.Figure(bars)
-    figure.update_layout(
-        template="plotly_white", width=WIDTH, height=HEIGHT, font_size=FONT - 1, barmode="group",
-        margin={"l": 60, "r": 10, "t": 32, "b": 50}, showlegend=True,
-        title={"text": "Error per domain", "font_size": FONT + 1, "x": 0.02, "y": 0.97},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"})
-    figure.update_yaxes(title={"text": "error, known (%)", "standoff": 4}, rangemode="tozero")
-    figure.update_xaxes(title={"text": "domain", "standoff": 4}, automargin=True)
-    return figure
+    legend = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"}
+    figure = empty_figure(bars, "Error per domain", "domain", "error, known (%)", (WIDTH, HEIGHT),
+                          50, barmode="group", legend=legend)
+    return figure.update_yaxes(rangemode="tozero").update_xaxes(automargin=True)

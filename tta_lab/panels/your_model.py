@@ -1,7 +1,7 @@
 """The panel of the bring-your-own notebook: name a model and a folder, let the doctor look, then
 explore.
 
-Opening is `model_texts.open_model` and `datasets.load`, looking is `doctor.check_up`, running is
+Opening is `names.open_model` and `tta_lab.load`, looking is `doctor.check_up`, running is
 the explorer: all of them work without the panel, and ``to_code()`` says how. What is typed wrongly
 gives a sentence with its remedy and is kept in ``refusal``; what fails otherwise in ``error``.
 """
@@ -45,7 +45,7 @@ TEXTS = {  # label, tooltip and example of the fields to type in
     "more": ("other options", "outputs=3,0,7 keeps these outputs; channels=1; "
              "normalisation=in_data; joined by &", ""),
     "images": ("image folder", "folder of pictures, or folder:PATH?order=time and other options "
-               "of datasets.load", "/path/to/folder")}
+               "of tta_lab.load", "/path/to/folder")}
 
 
 def your_model(model: str = "", images: str = "", labelled: bool = True, *,

@@ -34,8 +34,8 @@ from ..studies.zoo.study import (
 )
 from .controls import dropdown, tick
 from .layout import WIDTH, block, column, details, own_keys
-from .live import live_figure, show, sized
-from .run_panel import NOTHING, Pace, StudyPanel, report_errors
+from .live import live_figure, show
+from .run_panel import NOTHING_BESIDE, Pace, StudyPanel, report_errors
 
 PATIENCE = 15.0    # seconds: longer runs wait for the Run button
 BESIDE = {"BN-1": "batch_norm", "source": "source"}  # run once on each stream, for comparison
@@ -72,6 +72,8 @@ class ZooPanel(StudyPanel):
     tuning and rate. ``error`` is the exception that ended the last run, or None.
     """
 
+    plots = plots.plot_run_errors, plots.plot_run_predictions
+
     def __init__(self, zoo: Zoo, interactive: bool, device: str, seed: int, settings: dict):
         unknown = [name for name in settings if name not in FIRST]
         if unknown:
@@ -82,13 +84,13 @@ class ZooPanel(StudyPanel):
         self.seed = seed
         self.beside = {}
         self._known: dict = {}  # (source, stream) -> name -> trace
-        self._speed, self.pace = 2e-4, Pace(1.0, 0.0)  # seconds an image of the source, measured
+        self._speed = 2e-4  # seconds an image of the source, measured
         super().__init__(self._controls(FIRST | settings), interactive,
                          "Run the chosen cell again and compare it with the stored number", 100,
                          370)
         self.map = live_figure(self._new_map(), interactive)
-        self.figures = [live_figure(drawn, interactive) for drawn in _run_figures(None)]
         self.errors, self.predictions = self.figures
+        self.pace = Pace(1.0, 0.0)
         self._say("Nothing has run yet: click a cell of the map, or choose a method and a stream "
                   "and press Run.")
         if interactive:
@@ -234,16 +236,12 @@ class ZooPanel(StudyPanel):
         done, began = self.progress.max - images, time.perf_counter()
         names = {"name": method, "classes": self._stream(stream).classes}
 
-        def each(trace):
-            self._count(trace, done)
-            if self.pace.due():
-                self._say(f"Running {method} on {LABELS[stream]}, {source}: {len(trace)} of "
-                          f"{images} images.{self._stopping}")
-                self._draw_run(numbers_of(trace, self.beside, **names))
-
         try:
-            trace = live(source, stream, method, rate, self.seed, self._stop.is_set, each,
-                         self.device, self.zoo.ground)
+            found = self._watch(
+                lambda each: live(source, stream, method, rate, self.seed, self._stop.is_set, each,
+                                  self.device, self.zoo.ground),
+                lambda trace: numbers_of(trace, self.beside, **names),
+                f"Running {method} on {LABELS[stream]}, {source}", images, done)
         except (ValueError, RuntimeError) as error:
             stored = self.zoo.cell(source, stream, method, tuning)
             if not stored.get("refused") or stored["seeds"]:
@@ -251,15 +249,12 @@ class ZooPanel(StudyPanel):
             self.result = {"same": True, "words": f"refuses, as stored: {error}"}
             self._say(f"{method} on {LABELS[stream]} refuses, as stored: {error}")
             return
-        seconds = time.perf_counter() - began
-        if not len(trace):
-            self._say(NOTHING)
-            return
-        self.trace = trace
-        self.result = compared(self.zoo, source, stream, method, tuning, self.seed, trace, seconds)
-        self._draw_run(numbers_of(trace, self.beside, **names))
-        self._refresh()
-        self._say(self.finding())
+        if found is not None:
+            seconds = time.perf_counter() - began
+            self.result = compared(self.zoo, source, stream, method, tuning, self.seed, self.trace,
+                                   seconds)
+            self._refresh()
+            self._say(self.finding())
 
     def _references(self, source, stream, images, known) -> bool:
         """Run BN-1 and source where they are not ``known`` yet; False when stopped meanwhile."""
@@ -272,7 +267,7 @@ class ZooPanel(StudyPanel):
             reference = live(source, stream, BESIDE[name], 1.0, self.seed, self._stop.is_set, each,
                              self.device, self.zoo.ground)
             if not reference.meta["complete"]:
-                self._say(f"Stopped while {name} was run for comparison: there is nothing to show.")
+                self._say(NOTHING_BESIDE.format(f"{name} was"))
                 return False
             known[name] = reference
             if name == "source" and stream != "batch_of_one":
@@ -339,11 +334,6 @@ class ZooPanel(StudyPanel):
         with self.map.batch_update():
             self.map.layout.shapes = shapes
 
-    def _draw_run(self, numbers):
-        with self.pace.drawing():
-            for figure, drawn in zip(self.figures, _run_figures(numbers), strict=True):
-                show(figure, drawn)
-
     @property
     def widget(self):
         """Everything in one box."""
@@ -355,8 +345,3 @@ class ZooPanel(StudyPanel):
     def summary(self):
         return [self.describe(), self.message], [self.map, *self.figures]
 
-
-def _run_figures(numbers):
-    """The two figures of a run, four pictures in all, as wide as the map."""
-    for plot in (plots.plot_run_errors, plots.plot_run_predictions):
-        yield sized(plot(numbers, "plotly"), 310)
