@@ -10,7 +10,16 @@ import html
 from dataclasses import replace
 
 from ..studies.collapse import figures as pictures
-from ..studies.collapse.study import FACTORS, GUARDS, METHODS, STATISTICS, STREAMS, Bench, Setting, numbers_of
+from ..studies.collapse.study import (
+    FACTORS,
+    GUARDS,
+    METHODS,
+    STATISTICS,
+    STREAMS,
+    Bench,
+    Setting,
+    numbers_of,
+)
 from ..studies.collapse.text import LIGHTS, light, say_run
 from .controls import dropdown, steps, tick
 from .layout import column, own_keys

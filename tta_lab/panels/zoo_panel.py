@@ -15,7 +15,17 @@ from ..experiments.runner import row
 from ..methods import METHODS
 from ..studies.report import points
 from ..studies.zoo import figures as plots
-from ..studies.zoo.cells import LABELS, MEAN, METRICS, SOURCES, TUNINGS, Zoo, has_rate, load_zoo, split
+from ..studies.zoo.cells import (
+    LABELS,
+    MEAN,
+    METRICS,
+    SOURCES,
+    TUNINGS,
+    Zoo,
+    has_rate,
+    load_zoo,
+    split,
+)
 from ..studies.zoo.study import compared, live, numbers_of, zoo_stream
 from ..studies.zoo.table import heat_map, say_source
 from .controls import dropdown, tick
