@@ -98,8 +98,8 @@ def load_runs(folder: Path, sources, models) -> list[Run]:
                 seen = detection_collapse.watch(trace)
                 n = np.bincount(trace["step"])
                 columns = {
-                    "entropy": np.bincount(trace["step"], trace["entropy"]) / n,
-                    "marginal": trace.step("marginal_entropy"), "disagreement": np.bincount(
+    "entropy": np.bincount(trace["step"], trace["entropy"]) / n,
+    "marginal": trace.step("marginal_entropy"), "disagreement": np.bincount(
                         trace["step"], trace["prediction"] != trace["source_prediction"]) / n
                 }
                 found.append(
@@ -215,8 +215,8 @@ def fit(folder: Path, models, out: Path) -> None:
                 for patience in PATIENCES:
                     threshold, numbers = tune(runs, scores, patience, descending(1e-5, 0.5))
                     log.append({
-                        "variant": variant, "before": before, "strength": strength,
-                        "patience": patience, "threshold": threshold, **numbers
+    "variant": variant, "before": before, "strength": strength,
+    "patience": patience, "threshold": threshold, **numbers
                     })
                     value = (numbers["recall"] + numbers["recall_in_time"] +
                              0.5 * numbers["recall_10"])
@@ -332,10 +332,12 @@ def mean_of_recent(values, momentum=0.9) -> np.ndarray:
 
 
 RULES = {  # what it is compared with: name -> score of a run (T,), large where it collapses
-    "entropy mean (SAR), tuned": lambda r: -mean_of_recent(r.columns["entropy"]) / np.log(r.classes),
+    "entropy mean (SAR), tuned":
+        lambda r: -mean_of_recent(r.columns["entropy"]) / np.log(r.classes),
     "marginal entropy, tuned": lambda r: -r.columns["marginal"] / np.log(r.classes),
     "source disagreement, tuned": lambda r: mean_of_recent(r.columns["disagreement"]),
-    "weight distance, tuned": lambda r: np.fmax(r.signals[:, NAMES.index("distance")], r.signals[:, NAMES.index("distance_test")]),
+    "weight distance, tuned": lambda r: np.fmax(r.signals[:, NAMES.index("distance")], r.signals[:,
+        NAMES.index("distance_test")]),
 }
 # 0.2 nats for 1000 classes, a share of ln 1000 that is kept for other numbers
 PUBLISHED = "entropy mean (SAR), published"
@@ -462,8 +464,8 @@ def evaluate(folder: Path, models, out: Path) -> None:
             for group, mask in groups_of(runs).items():
                 inside = [f for f, m in zip(facts, mask, strict=True) if m]
                 numbers = {
-                    "part": part, "detector": name, "group": group, "threshold": threshold,
-                    "patience": patience, **numbers_of(inside)
+    "part": part, "detector": name, "group": group, "threshold": threshold,
+    "patience": patience, **numbers_of(inside)
                 }
                 streams = [f"{r.source} {r.stream}" for r, m in zip(runs, mask, strict=True) if m]
                 for kind, clusters in (("runs", range(len(inside))), ("streams", streams)):

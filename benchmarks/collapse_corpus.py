@@ -46,21 +46,32 @@ PICKS = {"development": (2, 5), "held_out": (1, 8)}
 SIX = {"shifts": STANDARD_SIX}
 STREAMS = {  # name -> stream of (known, unknown, seed, images in a batch); about 90 batches
     "continual": lambda k, u, s, b: protocols.continual(k, per_shift=270, batch=45, seed=s),
-    "long_term": lambda k, u, s, b: protocols.long_term(k, rounds=4, per_shift=4 * b, batch=b, seed=s, **SIX),
-    "sorted": lambda k, u, s, b: protocols.correlated(k, delta=0, per_shift=15 * b, batch=b, seed=s, **SIX),
-    "small_batches": lambda k, u, s, b: protocols.continual(k, per_shift=320, batch=16, seed=s, **SIX),
-    "correlated": lambda k, u, s, b: protocols.correlated(k, per_shift=15 * b, batch=b, seed=s, **SIX),
-    "label_shift": lambda k, u, s, b: protocols.label_shift(k, ratio=100, per_shift=15 * b, batch=b, reset="never", seed=s, **SIX),
-    "open_set": lambda k, u, s, b: protocols.open_set(k, u, shifts=STANDARD_SIX, per_shift=320, batch=20, seed=s),
+    "long_term": lambda k, u, s, b: protocols.long_term(k, rounds=4, per_shift=4 * b, batch=b,
+        seed=s, **SIX),
+    "sorted": lambda k, u, s, b: protocols.correlated(k, delta=0, per_shift=15 * b, batch=b,
+        seed=s, **SIX),
+    "small_batches": lambda k, u, s, b: protocols.continual(k, per_shift=320, batch=16,
+        seed=s, **SIX),
+    "correlated": lambda k, u, s, b: protocols.correlated(k, per_shift=15 * b, batch=b,
+        seed=s, **SIX),
+    "label_shift": lambda k, u, s, b: protocols.label_shift(k, ratio=100, per_shift=15 * b,
+        batch=b, reset="never", seed=s, **SIX),
+    "open_set": lambda k, u, s, b: protocols.open_set(k, u, shifts=STANDARD_SIX, per_shift=320,
+        batch=20, seed=s),
     "clean": lambda k, u, s, b: Stream(k, ("none",), per_shift=100 * b, batch=b, seed=s),
     "mixed": lambda k, u, s, b: protocols.mixed_domains(k, per_shift=6 * b, batch=b, seed=s),
     "gradual": lambda k, u, s, b: protocols.gradual(k, per_shift=2 * b, batch=b, seed=s, **SIX),
-    "zipf_grouped": lambda k, u, s, b: protocols.class_imbalance(k, ("fog", "pixelate"), grouped=True, per_shift=50 * b, batch=b, seed=s),
+    "zipf_grouped": lambda k, u, s, b: protocols.class_imbalance(k, ("fog", "pixelate"),
+        grouped=True, per_shift=50 * b, batch=b, seed=s),
     "noise": lambda k, u, s, b: Stream(k, ("gaussian_noise",), per_shift=100 * b, batch=b, seed=s),
-    "recurring": lambda k, u, s, b: protocols.recurring(k, STANDARD_SIX, visits=3, per_shift=5 * b, batch=b, seed=s),
-    "reset_each_shift": lambda k, u, s, b: protocols.reset_each_shift(k, per_shift=15 * b, batch=b, seed=s, **SIX),
-    "zipf": lambda k, u, s, b: protocols.class_imbalance(k, ("snow", "jpeg_compression"), per_shift=50 * b, batch=b, seed=s),
-    "large_batches": lambda k, u, s, b: protocols.continual(k, per_shift=10 * 64, batch=64, seed=s, **SIX),
+    "recurring": lambda k, u, s, b: protocols.recurring(k, STANDARD_SIX, visits=3,
+        per_shift=5 * b, batch=b, seed=s),
+    "reset_each_shift": lambda k, u, s, b: protocols.reset_each_shift(k, per_shift=15 * b,
+        batch=b, seed=s, **SIX),
+    "zipf": lambda k, u, s, b: protocols.class_imbalance(k, ("snow", "jpeg_compression"),
+        per_shift=50 * b, batch=b, seed=s),
+    "large_batches": lambda k, u, s, b: protocols.continual(k, per_shift=10 * 64, batch=64,
+        seed=s, **SIX),
 }
 # batch statistics fail here from the start
 ONE_CLASS_AT_A_TIME = ("sorted", "correlated", "label_shift", "recurring", "zipf_grouped")
@@ -116,11 +127,11 @@ def drawn(source: str, stream: str, seed: int, batch_norm: bool) -> list[str]:
     while len(labels) < learning:
         name = str(rng.choice(LEARN))
         factor = float(rng.choice(list(RATES), p=list(RATES.values())))
-        if rng.random() > SLOW.get(
-                name, 1) or not batch_norm and (name in ("rotta", "rmt") or "@" in name):
+        slow = rng.random() > SLOW.get(name, 1)
+        if slow or not batch_norm and (name in ("rotta", "rmt") or "@" in name):
             continue
-        if batch_norm and stream in ONE_CLASS_AT_A_TIME and "@" not in name and name != "rotta" and rng.random(
-        ) < 0.7:
+        falls = batch_norm and "@" not in name and name != "rotta"
+        if falls and stream in ONE_CLASS_AT_A_TIME and rng.random() < 0.7:
             continue
         label = f"{name} x {factor:g}"
         if label not in labels:

@@ -73,10 +73,14 @@ POOL = ("eta x 10", "eata", "sar x 10", "rotta", "tent@source", "tent@source x 3
 NO_BATCH_NORM = ("eta x 10", "sar x 10", "roid", "pseudo_label x 10", "rpl x 10", "deyo",
                  "shot_im x 10", "slr", "eata", "cmf")
 WAYS = {  # for `actions`: controllers beside those of the method
-    "plain": (), "guard": (Guard(),), "choice alone": (Guard(action="none"),), "smaller step alone": (Guard(choose=False),),
-    "roll back alone": (Guard(action="roll back", choose=False),), "reset alone": (Guard(action="reset", choose=False),),
-    "stop": (Guard(action="stop"),), "roll back": (Guard(action="roll back"),), "reset": (Guard(action="reset"),),
-    "ResetEvery(10)": (ResetEvery(10),), "ResetEvery(50)": (ResetEvery(50),), "CollapseRecovery": (CollapseRecovery(),),
+    "plain": (), "guard": (Guard(),), "choice alone": (Guard(action="none"),),
+    "smaller step alone": (Guard(choose=False),),
+    "roll back alone": (Guard(action="roll back", choose=False),),
+    "reset alone": (Guard(action="reset", choose=False),),
+    "stop": (Guard(action="stop"),), "roll back": (Guard(action="roll back"),),
+    "reset": (Guard(action="reset"),),
+    "ResetEvery(10)": (ResetEvery(10),), "ResetEvery(50)": (ResetEvery(50),),
+    "CollapseRecovery": (CollapseRecovery(),),
 }
 ACTION_STREAMS = ("continual", "small_batches", "noise", "open_set")
 ACTION_RECIPES = ("tent x 30", "pseudo_label x 30", "tent", "eta x 100")
@@ -146,9 +150,12 @@ def make_rows(rows: Runs, models: Models, until: float, source: str, stream: str
     shared = {}
 
     def trace_of(recipe, label):
-        given = prepare(model, recipe, datasets_load.load(images) if isinstance(images, str) else images, device="cpu", cache=models.cache) \
-            if label in ("eata",) else {}
-        adapter = Adapter(model, recipe, seed=seed, device="cpu", channels_last=True, source_info=given)
+        given = {}
+        if label == "eata":
+            source = datasets_load.load(images) if isinstance(images, str) else images
+            given = prepare(model, recipe, source, device="cpu", cache=models.cache)
+        adapter = Adapter(model, recipe, seed=seed, device="cpu", channels_last=True,
+                          source_info=given)
         adapter.shared_source = shared
         return run(adapter, made)
 

@@ -49,7 +49,8 @@ SMALL = {
     "mixed4": lambda k, u, s: protocols.mixed_domains(k, per_shift=80, batch=4, seed=s),
 }
 ACTING = {  # name -> knobs of the guard that acts
-    "none": {"action": "none"}, "guard": {}, "smaller step, factor 0.1": {"factor": 0.1}, "roll back": {"action": "roll back"},
+    "none": {"action": "none"}, "guard": {},
+    "smaller step, factor 0.1": {"factor": 0.1}, "roll back": {"action": "roll back"},
     "reset": {"action": "reset"}, "stop": {"action": "stop"},
 }
 # what a guard asks for -> what was recorded

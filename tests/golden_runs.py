@@ -10,7 +10,13 @@ from stored import differences, load, rows
 from tiny import GOLDEN, stream, tiny
 
 from tta_lab.components import updates
-from tta_lab.components.augment import Augmentation, ColorAffine, Occlude, ShufflePatches, ShufflePixels
+from tta_lab.components.augment import (
+    Augmentation,
+    ColorAffine,
+    Occlude,
+    ShufflePatches,
+    ShufflePixels,
+)
 from tta_lab.components.norms.batch_norm import BatchStatistics, SourceStatistics
 from tta_lab.components.penalties import AugmentedAgreement, Diversity
 from tta_lab.components.selectors import EntropyThreshold, PLPDFilter

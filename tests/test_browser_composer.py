@@ -3,7 +3,18 @@ the run away as code."""
 import re
 
 import pytest
-from test_browser import ERRORS, ROOT, chromium, console_errors, jupyterlab, open_notebook, page_of, run_all, status, with_defaults
+from test_browser import (
+    ERRORS,
+    ROOT,
+    chromium,
+    console_errors,
+    jupyterlab,
+    open_notebook,
+    page_of,
+    run_all,
+    status,
+    with_defaults,
+)
 
 pytestmark = pytest.mark.browser
 NOTEBOOK = ROOT / "notebooks" / "05_compose_your_own.ipynb"

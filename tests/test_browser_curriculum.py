@@ -3,7 +3,17 @@ keyboard and buttons and draw pictures."""
 import re
 
 import pytest
-from test_browser import ERRORS, ROOT, chromium, jupyterlab, open_notebook, page_of, run_all, status, with_defaults
+from test_browser import (
+    ERRORS,
+    ROOT,
+    chromium,
+    jupyterlab,
+    open_notebook,
+    page_of,
+    run_all,
+    status,
+    with_defaults,
+)
 
 pytestmark = pytest.mark.browser
 

@@ -3,7 +3,17 @@ below, with labels and without."""
 import re
 
 import pytest
-from test_browser import ERRORS, ROOT, chromium, console_errors, jupyterlab, open_notebook, page_of, run_all, with_defaults
+from test_browser import (
+    ERRORS,
+    ROOT,
+    chromium,
+    console_errors,
+    jupyterlab,
+    open_notebook,
+    page_of,
+    run_all,
+    with_defaults,
+)
 
 pytestmark = pytest.mark.browser
 

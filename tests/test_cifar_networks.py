@@ -14,7 +14,16 @@ import pytest
 import torch
 
 from tta_lab.data.shipped import DataError
-from tta_lab.models.cifar_networks import NETWORKS, PRESETS, PlainResNet, PreResNet, ResNeXt, WideResNet, guess, load_cifar
+from tta_lab.models.cifar_networks import (
+    NETWORKS,
+    PRESETS,
+    PlainResNet,
+    PreResNet,
+    ResNeXt,
+    WideResNet,
+    guess,
+    load_cifar,
+)
 
 GOLDEN = json.loads(
     (Path(__file__).parent / "golden" / "cifar_networks" / "networks.json").read_text())

@@ -11,7 +11,17 @@ import torch
 from tta_lab import Adapter, load_model, make
 from tta_lab import plots as P
 from tta_lab.analysis.collapse import collapse, watch
-from tta_lab.components.controllers.collapse_detector import ALARMS, FIRST, LONG, SHORT, SIGNALS, SLOW, TAU, CollapseDetector, fitted
+from tta_lab.components.controllers.collapse_detector import (
+    ALARMS,
+    FIRST,
+    LONG,
+    SHORT,
+    SIGNALS,
+    SLOW,
+    TAU,
+    CollapseDetector,
+    fitted,
+)
 from tta_lab.core.trace import Trace
 from tta_lab.data.shipped import DataError
 from tta_lab.experiments.runner import run

@@ -13,7 +13,18 @@ from tta_lab.data.corruptions.blurs import defocus_blur
 from tta_lab.data.corruptions.digital import affine_rows, elastic_transform
 from tta_lab.data.corruptions.filters import centre_zoom, motion, smooth
 from tta_lab.data.corruptions.noise import poisson
-from tta_lab.data.corruptions.weather import FROST_SCALE, canny, diamond_square, distance_to, equalise, fog, frost, frost_pictures, snow, spatter
+from tta_lab.data.corruptions.weather import (
+    FROST_SCALE,
+    canny,
+    diamond_square,
+    distance_to,
+    equalise,
+    fog,
+    frost,
+    frost_pictures,
+    snow,
+    spatter,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "corruptions"
 IDS = torch.tensor([3, 2**40 + 1])

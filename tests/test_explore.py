@@ -14,9 +14,25 @@ from tta_lab.components.selectors import ConfidenceRise, EntropyThreshold
 from tta_lab.core.parts import Step
 from tta_lab.core.run_keys import described
 from tta_lab.experiments.compose import to_code as compose_code
-from tta_lab.experiments.experiment import Experiment, Session, explore, incompatibilities, needs, stream_code
+from tta_lab.experiments.experiment import (
+    Experiment,
+    Session,
+    explore,
+    incompatibilities,
+    needs,
+    stream_code,
+)
 from tta_lab.streams.orders import Dirichlet
-from tta_lab.streams.protocols import PROTOCOLS, continual, correlated, cyclic, gradual, open_set, recurring, reset_each_shift
+from tta_lab.streams.protocols import (
+    PROTOCOLS,
+    continual,
+    correlated,
+    cyclic,
+    gradual,
+    open_set,
+    recurring,
+    reset_each_shift,
+)
 from tta_lab.streams.stream import Stream
 
 STREAM = correlated(shifts=("fog", "gaussian_noise"), per_shift=30, seed=1)

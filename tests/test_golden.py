@@ -4,12 +4,32 @@ from dataclasses import replace
 import golden_runs
 import numpy as np
 import pytest
-from golden_runs import INDEX, RECIPES, SPARED, STOCHASTIC, FixedViews, cotta, deviations, given, memo, play, roid, stored
+from golden_runs import (
+    INDEX,
+    RECIPES,
+    SPARED,
+    STOCHASTIC,
+    FixedViews,
+    cotta,
+    deviations,
+    given,
+    memo,
+    play,
+    roid,
+    stored,
+)
 from stored import spoiled, unused
 from tiny import GOLDEN, source_images, stream, tiny
 
 from tta_lab.components.augment import Occlude
-from tta_lab.components.selectors import ConfidenceRise, DiverseCertain, EntropyThreshold, EntropyWeight, NonRedundant, PLPDFilter
+from tta_lab.components.selectors import (
+    ConfidenceRise,
+    DiverseCertain,
+    EntropyThreshold,
+    EntropyWeight,
+    NonRedundant,
+    PLPDFilter,
+)
 from tta_lab.components.source import prepare as source
 from tta_lab.core.parts import SlidingWindow, Step
 from tta_lab.methods import make

@@ -8,7 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from tta_lab import Adapter, Experiment, check_up, continual, guarded, load, load_model, make, run, safety_report, with_classes, with_input_card
+from tta_lab import (
+    Adapter,
+    Experiment,
+    check_up,
+    continual,
+    guarded,
+    load,
+    load_model,
+    make,
+    run,
+    safety_report,
+    with_classes,
+    with_input_card,
+)
 from tta_lab.analysis.collapse import collapse, watch
 from tta_lab.analysis.model_selection import ordered, rank, reference, regret, scores, threshold
 from tta_lab.components.controllers.collapse_detector import CollapseDetector

@@ -9,7 +9,12 @@ import torch
 from tta_lab import Adapter, Trace, load_model, make, run
 from tta_lab.analysis import layer_probes as L
 from tta_lab.components.norms.adaptive import AdaptiveMixture
-from tta_lab.components.norms.batch_norm import BatchStatistics, MixedStatistics, RunningStatistics, SourceStatistics
+from tta_lab.components.norms.batch_norm import (
+    BatchStatistics,
+    MixedStatistics,
+    RunningStatistics,
+    SourceStatistics,
+)
 from tta_lab.components.norms.stream import InstanceAware, RobustStatistics
 from tta_lab.streams import protocols
 

@@ -4,7 +4,17 @@ import math
 import pytest
 import torch
 
-from tta_lab.streams.orders import ORDERS, ClassImbalance, Dirichlet, KeyedGenerator, LabelShift, Recorded, Shuffled, SortedByClass, from_dict
+from tta_lab.streams.orders import (
+    ORDERS,
+    ClassImbalance,
+    Dirichlet,
+    KeyedGenerator,
+    LabelShift,
+    Recorded,
+    Shuffled,
+    SortedByClass,
+    from_dict,
+)
 
 LABELS = torch.arange(10).repeat(200)          # 2 000 images, 10 classes
 

@@ -13,7 +13,14 @@ from tta_lab.data.image_set import ImageSet
 from tta_lab.streams import protocols
 from tta_lab.streams.images import UNKNOWN_ID
 from tta_lab.streams.orders import ClassImbalance, Dirichlet, LabelShift, Recorded, SortedByClass
-from tta_lab.streams.protocols import PROTOCOLS, continual, gradual, mixed_domains, open_set, recorded
+from tta_lab.streams.protocols import (
+    PROTOCOLS,
+    continual,
+    gradual,
+    mixed_domains,
+    open_set,
+    recorded,
+)
 from tta_lab.streams.stream import Stream
 
 THREE = ("gaussian_noise", "contrast", "none")

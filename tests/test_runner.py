@@ -7,7 +7,16 @@ import torch
 from tta_lab.analysis import diagnose, metrics
 from tta_lab.components.selectors import ConfidenceRise, RandomKeep
 from tta_lab.core.adapter import Adapter
-from tta_lab.experiments.runner import code_digest, compare, forgetting, proper_scores, row, run, runs, spread
+from tta_lab.experiments.runner import (
+    code_digest,
+    compare,
+    forgetting,
+    proper_scores,
+    row,
+    run,
+    runs,
+    spread,
+)
 from tta_lab.methods import make
 from tta_lab.models.embedded import load_model
 from tta_lab.streams.cached import CachedStream

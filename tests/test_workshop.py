@@ -19,7 +19,19 @@ from torch.nn.functional import cross_entropy, softmax
 from tta_lab.cli import headless
 from tta_lab.cli.bootstrap import Problem
 from tta_lab.core import scores as entropy_check_scores
-from tta_lab.workshop import EXERCISES, MODULES, entropy_check, filter_check, judge, judging, lists_check, resets_check, steps_check, study, words
+from tta_lab.workshop import (
+    EXERCISES,
+    MODULES,
+    entropy_check,
+    filter_check,
+    judge,
+    judging,
+    lists_check,
+    resets_check,
+    steps_check,
+    study,
+    words,
+)
 from tta_lab.workshop import checks as workshop
 from tta_lab.workshop import day as workshop_day
 from tta_lab.workshop.judging import same

@@ -15,7 +15,15 @@ from tta_lab.components.updates import Sam
 from tta_lab.core import hashing as source_hashing
 from tta_lab.core import scores
 from tta_lab.core.adapter import Adapter
-from tta_lab.core.parts import AllParameters, Controller, LossMethod, NeedsError, NormAffine, Selector, Step
+from tta_lab.core.parts import (
+    AllParameters,
+    Controller,
+    LossMethod,
+    NeedsError,
+    NormAffine,
+    Selector,
+    Step,
+)
 from tta_lab.methods import make
 from tta_lab.methods.tent import Tent
 

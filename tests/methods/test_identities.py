@@ -6,7 +6,14 @@ import torch
 from tiny import around, given, stream, tiny
 
 from tta_lab.components.augment import Unchanged
-from tta_lab.components.selectors import ConfidenceRise, DiverseCertain, EntropyThreshold, EntropyWeight, NonRedundant, PLPDFilter
+from tta_lab.components.selectors import (
+    ConfidenceRise,
+    DiverseCertain,
+    EntropyThreshold,
+    EntropyWeight,
+    NonRedundant,
+    PLPDFilter,
+)
 from tta_lab.components.updates import Sam, WeightEnsembling
 from tta_lab.core import scores
 from tta_lab.core.adapter import Adapter

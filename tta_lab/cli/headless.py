@@ -1,7 +1,9 @@
-"""Running a notebook without a browser: the executed notebook, a page that needs no network, and the numbers as JSON.
+"""Running a notebook without a browser: the executed notebook, a page that needs no network, and
+the numbers as JSON.
 
-Only finished results get their final name; a failing run leaves those of an earlier one as they are, and two runs never write to one
-folder at once. Relative paths mean the folder where the run was asked for; the folder of the notebook is on Python's path.
+Only finished results get their final name; a failing run leaves those of an earlier one as they
+are, and two runs never write to one folder at once. Relative paths mean the folder where the run
+was asked for; the folder of the notebook is on Python's path.
 """
 from __future__ import annotations
 
@@ -27,11 +29,13 @@ from ..core.arguments import flag, number, path_of, plain
 from ..core.files import write_text
 
 PLOTLY = "application/vnd.plotly.v1+json"
-RENAMED = {"model_from": "model", "images_from": "images"}  # former names of parameters, which are understood
+# former names of parameters, which are understood
+RENAMED = {"model_from": "model", "images_from": "images"}
 
 
 class NotebookError(ValueError):
-    """A notebook or a parameter that does not exist, or a value of the wrong type; nothing was run."""
+    """A notebook or a parameter that does not exist, or a value of the wrong type; nothing was
+    run."""
 
 
 class NotebookFailed(RuntimeError):
@@ -48,13 +52,16 @@ class Parameter:
     line: str
 
     def value(self, given: Any) -> Any:
-        """``given`` (a value, or its text from a command line) as a value of this parameter, in Python's own types. Raises NotebookError.
+        """``given`` (a value, or its text from a command line) as a value of this parameter, in
+        Python's own types. Raises NotebookError.
 
-        A text for a parameter that is one stays as it is, but for "None" where None is allowed. A Path is a text; numbers of NumPy and
-        PyTorch are numbers; a list, tuple, range or array is a list where the notebook has a list.
+        A text for a parameter that is one stays as it is, but for "None" where None is allowed. A
+        Path is a text; numbers of NumPy and PyTorch are numbers; a list, tuple, range or array is a
+        list where the notebook has a list.
         """
         value = _own(given)
-        if isinstance(value, str) and ("str" not in self.kinds or value == "None" and "None" in self.kinds):
+        if isinstance(value, str) and ("str" not in self.kinds or
+                                       value == "None" and "None" in self.kinds):
             value = _read(value)
         kind = "None" if value is None else type(value).__name__
         if kind in self.kinds:
@@ -66,11 +73,15 @@ class Parameter:
         for other, make in (("list", list), ("tuple", tuple)):
             if kind in ("list", "tuple") and other in self.kinds:
                 return make(value)
-        raise NotebookError(f"the parameter {self.name} must be {' or '.join(self.kinds)}, not {given!r}; the notebook says: {self.line}")
+        raise NotebookError(
+            f"the parameter {self.name} must be {' or '.join(self.kinds)}, not {given!r}; the "
+            f"notebook says: {self.line}"
+        )
 
 
 def _own(value):
-    """A value as Python's own types have it: numbers and arrays of other libraries, paths, ranges, and what lists and dicts hold."""
+    """A value as Python's own types have it: numbers and arrays of other libraries, paths, ranges,
+    and what lists and dicts hold."""
     value = plain(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
@@ -87,10 +98,12 @@ def _own(value):
 
 
 def _read(text: str):
-    """The value that a text on the command line stands for; the text itself where it stands for none."""
+    """The value that a text on the command line stands for; the text itself where it stands for
+    none."""
     word = text.strip()
     try:
-        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(word.lower(), word))
+        return ast.literal_eval({"true": "True", "false": "False",
+                                 "none": "None"}.get(word.lower(), word))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         pass
     for kind in (int, float):  # "01", "inf"
@@ -114,7 +127,8 @@ def _code(value) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """Where the results of a run lie (``json`` is None for a notebook without ``out_json``), and what its last cell printed."""
+    """Where the results of a run lie (``json`` is None for a notebook without ``out_json``), and
+    what its last cell printed."""
 
     notebook: Path
     html: Path
@@ -125,20 +139,24 @@ class Result:
 def notebook_folder() -> Path:
     """``notebooks/`` of the checkout, or the copy inside the installed package."""
     here = Path(__file__).resolve().parents[1]
-    return next((p for p in (here.parent / "notebooks", here / "_notebooks") if p.is_dir()), here.parent / "notebooks")
+    return next((p for p in (here.parent / "notebooks", here / "_notebooks") if p.is_dir()),
+                here.parent / "notebooks")
 
 
 def find(name: str | Path) -> Path:
-    """A notebook by path, or by name with or without ``.ipynb``. Raises NotebookError and lists what there is."""
+    """A notebook by path, or by name with or without ``.ipynb``. Raises NotebookError and lists
+    what there is."""
     place = _argument(path_of, "notebook", name)
     for path in (place, notebook_folder() / place, notebook_folder() / f"{place}.ipynb"):
         if path.is_file():
             return path.resolve()
-    there = sorted(p.relative_to(notebook_folder()).with_suffix("").as_posix() for p in notebook_folder().rglob("*.ipynb")
-                   if ".ipynb_checkpoints" not in p.parts)
+    there = sorted(
+        p.relative_to(notebook_folder()).with_suffix("").as_posix()
+        for p in notebook_folder().rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
     near = difflib.get_close_matches(place.stem, there, 1)
-    raise NotebookError(f"there is no notebook {str(name)!r}, neither here nor in {notebook_folder()}"
-                        f"{f'; did you mean {near[0]}?' if near else '.'} There are: {', '.join(there) or 'none'}")
+    raise NotebookError(
+        f"there is no notebook {str(name)!r}, neither here nor in {notebook_folder()}"
+        f"{f'; did you mean {near[0]}?' if near else '.'} There are: {', '.join(there) or 'none'}")
 
 
 def _argument(check: Callable, name: str, value, *bounds):
@@ -150,20 +168,25 @@ def _argument(check: Callable, name: str, value, *bounds):
 
 
 def split_settings(pairs: Iterable[str]) -> dict[str, str]:
-    """``["a=1", "b=x=y"]`` -> ``{"a": "1", "b": "x=y"}``. Raises NotebookError for anything else, and for a name that comes twice."""
+    """``["a=1", "b=x=y"]`` -> ``{"a": "1", "b": "x=y"}``. Raises NotebookError for anything else,
+    and for a name that comes twice."""
     settings: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier() or keyword.iskeyword(name):
             raise NotebookError(f"--set expects NAME=VALUE, for example --set seed=1, not {pair!r}")
         if name in settings:
-            raise NotebookError(f"--set names {name} twice, as {settings[name]!r} and as {value!r}; leave one of them out")
+            raise NotebookError(
+                f"--set names {name} twice, as {settings[name]!r} and as {value!r}; leave one of "
+                "them out"
+            )
         settings[name] = value
     return settings
 
 
 def opened(path: Path):
-    """The notebook in a file, in the present format. Raises NotebookError, naming the file, where there is none in it."""
+    """The notebook in a file, in the present format. Raises NotebookError, naming the file, where
+    there is none in it."""
     import nbformat
 
     try:
@@ -174,32 +197,45 @@ def opened(path: Path):
     except UnicodeDecodeError as why:
         raise NotebookError(f"{path} is no notebook: it is not text in UTF-8 ({why})") from why
     except Exception as why:  # nbformat has many errors for this
-        what = "the file is empty" if not text.strip() else (str(why).splitlines() or [type(why).__name__])[0][:200]
-        raise NotebookError(f"{path} is no notebook, or a damaged one ({what}); open it in JupyterLab and save it again, or restore it") from why
+        what = "the file is empty" if not text.strip() else (str(why).splitlines() or
+                                                             [type(why).__name__])[0][:200]
+        raise NotebookError(
+            f"{path} is no notebook, or a damaged one ({what}); open it in JupyterLab and save it "
+            "again, or restore it"
+        ) from why
     return content
 
 
 def parameters_of(notebook) -> dict[str, Parameter]:
-    """The parameters declared in the cell tagged ``parameters``: literals, one a line. Raises NotebookError for other code."""
-    cell = next((c for c in notebook.cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])), None)
+    """The parameters declared in the cell tagged ``parameters``: literals, one a line. Raises
+    NotebookError for other code."""
+    cell = next((c for c in notebook.cells
+                 if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])), None)
     found, lines = {}, cell.source.splitlines() if cell else []
     try:
         nodes = ast.parse(cell.source).body if cell else []
     except SyntaxError as why:
-        raise NotebookError(f"the parameters cell is not Python: {why.msg} in line {why.lineno}: {(why.text or '').strip()}") from why
+        raise NotebookError(
+            f"the parameters cell is not Python: {why.msg} in line {why.lineno}: "
+            f"{(why.text or '').strip()}"
+        ) from why
     for node in nodes:
         line = lines[node.lineno - 1].strip()
-        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
+        target = node.target if isinstance(
+            node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
         if not isinstance(target, ast.Name) or node.value is None:
-            raise NotebookError(f"the parameters cell may hold only lines 'name: type = value', not: {line}")
+            raise NotebookError(
+                f"the parameters cell may hold only lines 'name: type = value', not: {line}")
         try:
             default = ast.literal_eval(node.value)
         except ValueError as why:
-            raise NotebookError(f"the default of the parameter {target.id} must be a literal: {line}") from why
+            raise NotebookError(
+                f"the default of the parameter {target.id} must be a literal: {line}") from why
         if isinstance(node, ast.AnnAssign):
-            kinds = tuple(kind.split("[")[0].strip() for kind in ast.unparse(node.annotation).split("|"))
+            kinds = tuple(
+                kind.split("[")[0].strip() for kind in ast.unparse(node.annotation).split("|"))
         else:
             kinds = ("None" if default is None else type(default).__name__,)
         found[target.id] = Parameter(target.id, kinds, default, line)
@@ -207,14 +243,16 @@ def parameters_of(notebook) -> dict[str, Parameter]:
 
 
 def settled(known: dict[str, Parameter], given: dict[str, Any], full: bool) -> dict[str, Any]:
-    """The values to inject: what was asked for, checked, and what a headless run sets where the notebook has it."""
+    """The values to inject: what was asked for, checked, and what a headless run sets where the
+    notebook has it."""
     given = _with_new_names(known, given)
     unknown = [name for name in given if name not in known]
     if full and "fast" not in known:
         unknown.append("fast (which --full sets)")
     if unknown:
         listing = "".join(f"\n  {p.line}" for p in known.values()) or " none"
-        raise NotebookError(f"this notebook has no parameter {', '.join(unknown)}; it has:{listing}")
+        raise NotebookError(
+            f"this notebook has no parameter {', '.join(unknown)}; it has:{listing}")
     values = {name: known[name].value(value) for name, value in given.items()}
     if full and values.get("fast") is True:
         raise NotebookError("--full and fast=True contradict each other; leave one of them out")
@@ -223,21 +261,30 @@ def settled(known: dict[str, Parameter], given: dict[str, Any], full: bool) -> d
 
 
 def _with_new_names(known: dict[str, Parameter], given: dict[str, Any]) -> dict[str, Any]:
-    """The values by the present names of their parameters, where a notebook has these only. Raises NotebookError for a value under both names."""
-    moved = {old: new for old, new in RENAMED.items() if old in given and old not in known and new in known}
+    """The values by the present names of their parameters, where a notebook has these only. Raises
+    NotebookError for a value under both names."""
+    moved = {
+        old: new for old, new in RENAMED.items()
+        if old in given and old not in known and new in known
+    }
     if "looked_at" in known and str(given.get("images", "")).strip().isdigit():
         moved["images"] = "looked_at"  # once the number of images that notebook 04 looks into
     for old, new in moved.items():
         if new in given:
-            raise NotebookError(f"{old} is the former name of the parameter {new}, and both are given; leave {old} out")
+            raise NotebookError(
+                f"{old} is the former name of the parameter {new}, and both are given; leave "
+                f"{old} out"
+            )
     return {moved.get(name, name): value for name, value in given.items()}
 
 
 def kernel_manager(beside: Path | None = None):
-    """A kernel manager whose only kernel is this very interpreter, whatever kernels are registered on the machine.
+    """A kernel manager whose only kernel is this very interpreter, whatever kernels are registered
+    on the machine.
 
     Modules in the folder ``beside`` can be imported, as those beside a notebook can in JupyterLab.
-    On Unix it speaks over sockets in a private folder: TCP ports clash when many kernels start at once.
+    On Unix it speaks over sockets in a private folder: TCP ports clash when many kernels start at
+    once.
     """
     from ipykernel.kernelspec import make_ipkernel_cmd
     from jupyter_client import AsyncKernelManager
@@ -245,7 +292,8 @@ def kernel_manager(beside: Path | None = None):
 
     from .bootstrap import checkout, child_environment
 
-    env = {"OMP_WAIT_POLICY": "PASSIVE", "PLOTLY_RENDERER": "plotly_mimetype"}  # other renderers store 5 MB of script a figure
+    # other renderers store 5 MB of script a figure
+    env = {"OMP_WAIT_POLICY": "PASSIVE", "PLOTLY_RENDERER": "plotly_mimetype"}
     env = {name: os.environ.get(name, value) for name, value in env.items()}
     paths = [child_environment(checkout()).get("PYTHONPATH"), "" if beside is None else str(beside)]
     env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -253,14 +301,18 @@ def kernel_manager(beside: Path | None = None):
     class ThisInterpreter(AsyncKernelManager):
         def __init__(self, *args, **settings):
             folder = tempfile.TemporaryDirectory(prefix="tta-lab-") if os.name == "posix" else None
-            if folder is not None and len(folder.name) < 80:  # a socket's path has room for about 100 characters
-                settings |= {"transport": "ipc", "connection_file": os.path.join(folder.name, "kernel.json")}
+            # a socket's path has room for about 100 characters
+            if folder is not None and len(folder.name) < 80:
+                settings |= {
+                    "transport": "ipc", "connection_file": os.path.join(folder.name, "kernel.json")
+                }
             super().__init__(*args, **settings)
             self._folder = folder
 
         @property
         def kernel_spec(self):
-            return KernelSpec(argv=make_ipkernel_cmd(), language="python", display_name="Python 3", env=env)
+            return KernelSpec(argv=make_ipkernel_cmd(), language="python", display_name="Python 3",
+                              env=env)
 
     return ThisInterpreter
 
@@ -269,7 +321,10 @@ class _Progress:
     """One line a code cell: position, first line of code, seconds."""
 
     def __init__(self, cells: int, say: Callable):
-        self.cells, self.say, self.done, self.started = cells, say, 0, 0.0
+        self.cells = cells
+        self.say = say
+        self.done = 0
+        self.started = 0.0
 
     def start(self, cell, cell_index):
         self.done, self.started = self.done + 1, time.perf_counter()
@@ -283,23 +338,30 @@ class _Progress:
 
 @contextlib.contextmanager
 def alone(folder: Path):
-    """Hold a folder of results for this run alone. Raises NotebookError while another run holds it, in this process or any other.
+    """Hold a folder of results for this run alone. Raises NotebookError while another run holds it,
+    in this process or any other.
 
-    The lock is the system's, on a file beside the folder, and ends with the process however that ends.
+    The lock is the system's, on a file beside the folder, and ends with the process however that
+    ends.
     """
     path = folder.with_name(f".{folder.name}.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as why:
-        raise NotebookError(f"no folder for results can be made at {folder} ({why}); name another with --out (in Python out=...)") from why
+        raise NotebookError(
+            f"no folder for results can be made at {folder} ({why}); name another with --out (in "
+            "Python out=...)"
+        ) from why
     while True:
         file = path.open("a+")
         try:
             _lock(file)
         except BlockingIOError:
             file.close()
-            raise NotebookError(f"another run is writing to {folder} at this moment, and one would overwrite the other; give this one a folder "
-                                "of its own (--out OTHER; in Python out=...), or wait for the other") from None
+            raise NotebookError(
+                f"another run is writing to {folder} at this moment, and one would overwrite the "
+                "other; give this one a folder "
+                "of its own (--out OTHER; in Python out=...), or wait for the other") from None
         with contextlib.suppress(OSError):
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 break  # else the holder before took the file away between the two lines above
@@ -316,7 +378,8 @@ def alone(folder: Path):
 
 
 def _lock(file) -> None:
-    """Lock an open file, or raise BlockingIOError where another holds it. A file system without locks is used without."""
+    """Lock an open file, or raise BlockingIOError where another holds it. A file system without
+    locks is used without."""
     try:
         import fcntl
     except ImportError:
@@ -333,17 +396,23 @@ def _lock(file) -> None:
     except BlockingIOError:
         raise
     except OSError:
-        logging.getLogger(__name__).warning("%s: this file system has no locks; see to it that no other run writes there", file.name)
+        logging.getLogger(__name__).warning(
+            "%s: this file system has no locks; see to it that no other run writes there",
+            file.name)
 
 
-def execute(notebook: str | Path, parameters: dict[str, Any] | None = None, full: bool = False, out: str | Path = "runs",
-            timeout: float | None = None, say: Callable = print) -> Result:
-    """Run a notebook with these parameters and write ``<out>/<name>-<fast|full>/<name>.ipynb``, ``.html`` and ``.json``.
+def execute(notebook: str | Path, parameters: dict[str, Any] | None = None, full: bool = False,
+            out: str | Path = "runs", timeout: float | None = None,
+            say: Callable = print) -> Result:
+    """Run a notebook with these parameters and write ``<out>/<name>-<fast|full>/<name>.ipynb``,
+    ``.html`` and ``.json``.
 
-    ``notebook`` is a path or a name (`find`). ``full`` sets the notebook's ``fast`` to False; ``interactive`` becomes False and ``out_json`` a
-    path, where the notebook has them. ``timeout``: seconds for one cell. Relative paths, in parameters too, mean the present folder. Raises
-    NotebookError before anything runs, also while another run writes to this folder, and NotebookFailed when a cell fails; the
-    partly executed notebook is then ``<name>.failed.ipynb``, and results of an earlier run stay.
+    ``notebook`` is a path or a name (`find`). ``full`` sets the notebook's ``fast`` to False;
+    ``interactive`` becomes False and ``out_json`` a path, where the notebook has them. ``timeout``:
+    seconds for one cell. Relative paths, in parameters too, mean the present folder. Raises
+    NotebookError before anything runs, also while another run writes to this folder, and
+    NotebookFailed when a cell fails; the partly executed notebook is then ``<name>.failed.ipynb``,
+    and results of an earlier run stay.
     """
     full = _argument(flag, "full", full)
     if timeout is not None and _argument(number, "timeout", timeout, 0) == 0:
@@ -363,7 +432,8 @@ def execute(notebook: str | Path, parameters: dict[str, Any] | None = None, full
         return _executed(source, content, known, values, folder, timeout, say)
 
 
-def _executed(source: Path, content, known: dict, values: dict, folder: Path, timeout, say: Callable) -> Result:
+def _executed(source: Path, content, known: dict, values: dict, folder: Path, timeout,
+              say: Callable) -> Result:
     import papermill
 
     final = {kind: folder / f"{source.stem}.{kind}" for kind in ("ipynb", "html", "json")}
@@ -374,13 +444,17 @@ def _executed(source: Path, content, known: dict, values: dict, folder: Path, ti
     folder.mkdir(parents=True, exist_ok=True)
     for path in part.values():
         path.unlink(missing_ok=True)
-    progress = _Progress(sum(c.cell_type == "code" and bool(c.source.strip()) for c in content.cells) + bool(values), say)
+    progress = _Progress(
+        sum(c.cell_type == "code" and bool(c.source.strip()) for c in content.cells) + bool(values),
+        say)
     mode = folder.name.removeprefix(f"{source.stem}-")
-    say(f"{source.name}, {mode}: {', '.join(f'{k}={v!r}' for k, v in values.items() if k != 'out_json') or 'no parameters'}", flush=True)
+    given = ", ".join(f"{k}={v!r}" for k, v in values.items() if k != "out_json")
+    say(f"{source.name}, {mode}: {given or 'no parameters'}", flush=True)
     try:
         executed = papermill.execute_notebook(
-            with_values(content, values), _literal(part["ipynb"]), kernel_name="python3", language="python", progress_bar=False,
-            store_widget_state=False, execution_timeout=timeout, kernel_manager_class=kernel_manager(source.parent),
+            with_values(content, values), _literal(part["ipynb"]), kernel_name="python3",
+            language="python", progress_bar=False, store_widget_state=False,
+            execution_timeout=timeout, kernel_manager_class=kernel_manager(source.parent),
             on_cell_execute=progress.start, on_cell_executed=progress.end)
         has_json = values.get("out_json") == str(part["json"])
         if has_json:
@@ -400,20 +474,28 @@ def _executed(source: Path, content, known: dict, values: dict, folder: Path, ti
     for kind, path in part.items():
         if path.is_file():
             os.replace(path, final[kind])
-    return Result(final["ipynb"], final["html"], final["json"] if has_json else None, printed(executed))
+    return Result(final["ipynb"], final["html"], final["json"] if has_json else None,
+                  printed(executed))
 
 
 def with_values(notebook, values: dict[str, Any]):
-    """A copy of a notebook with a cell ``injected-parameters`` behind the cell ``parameters``; every value stands there as code that makes it."""
+    """A copy of a notebook with a cell ``injected-parameters`` behind the cell ``parameters``;
+    every value stands there as code that makes it."""
     import nbformat
 
     made = copy.deepcopy(notebook)
     if values:
         cells = made.cells
-        cell = nbformat.v4.new_code_cell("# Parameters\n" + "\n".join(f"{name} = {_code(value)}" for name, value in values.items()),
-                                         metadata={"tags": ["injected-parameters"]})
-        at = next((i + 1 for i, c in enumerate(cells) if "parameters" in c.metadata.get("tags", [])), 0)
-        made.cells = [*cells[:at], cell, *(c for c in cells[at:] if "injected-parameters" not in c.metadata.get("tags", []))]
+        cell = nbformat.v4.new_code_cell(
+            "# Parameters\n" + "\n".join(f"{name} = {_code(value)}"
+                                         for name, value in values.items()),
+            metadata={"tags": ["injected-parameters"]})
+        at = next(
+            (i + 1 for i, c in enumerate(cells) if "parameters" in c.metadata.get("tags", [])), 0)
+        made.cells = [
+            *cells[:at], cell,
+            *(c for c in cells[at:] if "injected-parameters" not in c.metadata.get("tags", []))
+        ]
     return made
 
 
@@ -424,7 +506,8 @@ def _literal(path: Path) -> str:
 
 def _check_json(path: Path) -> None:
     if not path.is_file():
-        raise RuntimeError("the notebook has a parameter out_json but wrote nothing there; its last cell should")
+        raise RuntimeError(
+            "the notebook has a parameter out_json but wrote nothing there; its last cell should")
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except ValueError as why:
@@ -436,21 +519,25 @@ def _reason(why: Exception, progress: _Progress) -> str:
 
     text = f" after {progress.done} of {progress.cells} code cells: {type(why).__name__}: {why}"
     if isinstance(why, PapermillExecutionError):
-        text = f" in code cell {progress.done} of {progress.cells}: {why.ename}: {why.evalue}\n\n" + "\n".join(why.traceback)
+        text = (f" in code cell {progress.done} of {progress.cells}: {why.ename}: "
+                f"{why.evalue}\n\n") + "\n".join(
+            why.traceback)
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def printed(notebook) -> str:
     """What the last code cell printed to standard output."""
     cells = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
-    return "".join(o.text for o in cells[-1].outputs if o.output_type == "stream" and o.name == "stdout") if cells else ""
+    return "".join(o.text for o in cells[-1].outputs
+                   if o.output_type == "stream" and o.name == "stdout") if cells else ""
 
 
 def to_offline_html(notebook, title: str) -> str:
     """A notebook as one HTML page that asks nothing of the network.
 
-    Plotly figures are drawn by the one copy of plotly.js (5 MB) that the first of them carries; stored widget state is
-    left out, since it is only drawn with scripts from elsewhere. Formulas stay in their TeX form for the same reason.
+    Plotly figures are drawn by the one copy of plotly.js (5 MB) that the first of them carries;
+    stored widget state is left out, since it is only drawn with scripts from elsewhere. Formulas
+    stay in their TeX form for the same reason.
     """
     from nbconvert import HTMLExporter
 
@@ -464,9 +551,11 @@ def to_offline_html(notebook, title: str) -> str:
         import plotly.io
 
         picture = {part: figure[part] for part in ("data", "layout", "frames") if part in figure}
-        output.data = {"text/html": plotly.io.to_html(
-            picture, config=figure.get("config"), full_html=False, include_mathjax=False, include_plotlyjs=figures == 0,
-            validate=False, div_id=f"figure-{figures + 1}")}
+        output.data = {
+            "text/html": plotly.io.to_html(picture, config=figure.get("config"), full_html=False,
+                                           include_mathjax=False, include_plotlyjs=figures == 0,
+                                           validate=False, div_id=f"figure-{figures + 1}")
+        }
         figures += 1
     exporter = HTMLExporter(mathjax_url="", require_js_url="", mermaid_js_url="", embed_images=True)
     html = exporter.from_notebook_node(page, resources={"metadata": {"name": title}})[0]

@@ -16,7 +16,18 @@ import torch
 
 from ..core.arguments import flag
 from .contents import note
-from .image_files import CACHE_BYTES, Cache, Decoder, Files, FileSet, existing_folder, file_set, image_names, natural, text_in
+from .image_files import (
+    CACHE_BYTES,
+    Cache,
+    Decoder,
+    Files,
+    FileSet,
+    existing_folder,
+    file_set,
+    image_names,
+    natural,
+    text_in,
+)
 from .kinds import kind
 from .label_tables import as_classes, class_index, labels_from_csv, read_map
 from .shipped import DataError

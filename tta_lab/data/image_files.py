@@ -203,7 +203,8 @@ class Decoder:
             image = Image.open(path)
         except FileNotFoundError as why:
             raise DataError(f"the image file {path} is missing") from why
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as why:
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError,
+                Image.DecompressionBombError) as why:
             with contextlib.suppress(OSError), path.open("rb") as file:
                 head = file.read(64)
                 refuse_html(head, path)
@@ -231,7 +232,8 @@ class Decoder:
             self.too_small(path, image.height, image.width)
             try:
                 image = image.convert("L" if self.mode == "grey" else "RGB")
-            except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as why:
+            except (OSError, SyntaxError, ValueError, EOFError, IndexError,
+                    Image.DecompressionBombError) as why:
                 raise DataError(f"{path} is damaged or cut short ({why}); fetch it again or "
                                 f"remove it") from why
             if self.size:

@@ -24,7 +24,19 @@ from ..core import places
 from .contents import digests, hashed, note
 from .embedded import EMBEDDED
 from .folders import folder as any_folder
-from .image_files import CACHE_BYTES, HEADERS, Cache, Decoder, Files, FileSet, existing_folder, file_set, image_names, natural, text_in
+from .image_files import (
+    CACHE_BYTES,
+    HEADERS,
+    Cache,
+    Decoder,
+    Files,
+    FileSet,
+    existing_folder,
+    file_set,
+    image_names,
+    natural,
+    text_in,
+)
 from .image_set import BaseSet, ImageSet
 from .kinds import KINDS, kind, opened
 from .shift import CLEAN
@@ -111,8 +123,9 @@ def read_pickled(file, name: str) -> dict:
         }
     except DataError as why:
         raise DataError(f"{name} {why}") from why
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, OverflowError,
-            MemoryError, ImportError, OSError, zlib.error, tarfile.TarError) as why:
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError,
+            KeyError, OverflowError, MemoryError, ImportError, OSError, zlib.error,
+            tarfile.TarError) as why:
         raise DataError(f"{name} is damaged or not a CIFAR file ({type(why).__name__}: {why}); "
                         f"fetch it again") from why
 
@@ -451,10 +464,9 @@ def _wnids(root: Path, what: str) -> list[str]:
             (entry for entry in folders if any(map(WNID.fullmatch, os.listdir(root / entry)))),
             None)
         hint = f"; did you mean {root / inner}?" if inner else ""
-        raise DataError(
-            f"{what}: {root} "
-            f"{'holds the folders ' + ', '.join(wrong[:5]) if wrong else 'holds no class folders'}; expected one "
-            f"folder a class, named by its wnid such as n01440764{hint}")
+        found = f"holds the folders {', '.join(wrong[:5])}" if wrong else "holds no class folders"
+        raise DataError(f"{what}: {root} {found}; expected one folder a class, named by its wnid "
+                        f"such as n01440764{hint}")
     return folders
 
 
@@ -501,12 +513,14 @@ def _imagenet_like(name: str, doc: str):
 
 imagenet = _imagenet_like(
     "imagenet",
-    """ImageNet-1k or a part of it: one folder a class, named by its wnid; sorted, these are the classes.
+    """ImageNet-1k or a part of it: one folder a class, named by its wnid; sorted, these are the
+    classes.
 
-    Shorter side to ``resize`` 256 pixels, ``size`` 224 cut from the centre, ``interpolation`` "bilinear" or "bicubic"; what a
-    model was tested with is on its page. ``model_classes`` is the place of each wnid in the full list (``wnid_order``), so
-    that a model with 1000 outputs is scored on these classes: ``datasets.class_logits``. Raises DataError for other folders,
-    empty classes, wnids not in the list, and where the list is needed and not at hand.
+    Shorter side to ``resize`` 256 pixels, ``size`` 224 cut from the centre, ``interpolation``
+    "bilinear" or "bicubic"; what a model was tested with is on its page. ``model_classes`` is the
+    place of each wnid in the full list (``wnid_order``), so that a model with 1000 outputs is
+    scored on these classes: ``datasets.class_logits``. Raises DataError for other folders, empty
+    classes, wnids not in the list, and where the list is needed and not at hand.
     """)
 imagenet_r = _imagenet_like("imagenet_r", "ImageNet-R, renditions of 200 classes (arXiv "
                                           "2006.16241); files and options as for ``imagenet``.")

@@ -22,7 +22,8 @@ RECIPES = {
     "batchnorm": "batch_norm"
 }
 PLACES = {  # data -> folder below the data folder
-    "cifar10_c": "CIFAR-10-C", "cifar100_c": "CIFAR-100-C", "imagenet_c": "ImageNet-C", "imagenet_r": "imagenet-r", "imagenet_sketch": "sketch",
+    "cifar10_c": "CIFAR-10-C", "cifar100_c": "CIFAR-100-C", "imagenet_c": "ImageNet-C",
+    "imagenet_r": "imagenet-r", "imagenet_sketch": "sketch",
 }
 # the 5000 images of ImageNet-C that RobustBench and the benchmark take
 IMAGE_LIST = "imagenet_test_image_ids.txt"

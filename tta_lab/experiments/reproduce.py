@@ -27,10 +27,12 @@ def load_published(model: str, folder: str | Path) -> SourceModel:
     whose file we cannot read."""
     file = models()[model]["file"] if model in models() else None
     if file is None or not (model in TORCHVISION or file.startswith("cifar")):
+        names = [
+            name for name, facts in models().items()
+            if name in TORCHVISION or (facts["file"] or "").startswith("cifar")
+        ]
         raise ValueError(
-            f"there is no loader for the model {model!r}; there are: "
-            f"{', '.join(n for n, f in models().items() if n in TORCHVISION or (f['file'] or '').startswith('cifar'))}"
-        )
+            f"there is no loader for the model {model!r}; there are: {', '.join(names)}")
     place = Path(folder) / "models" / file
     if model in TORCHVISION:
         return from_torchvision(TORCHVISION[model], place)

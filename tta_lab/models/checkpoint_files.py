@@ -91,7 +91,8 @@ def _objects_in(path: Path) -> list[str]:
         for stream in streams:
             while _names_in(stream, found):  # older files are several pickles, one behind the other
                 pass
-    except (ValueError, OSError, zipfile.BadZipFile, UnicodeError, IndexError, NotImplementedError, RuntimeError):
+    except (ValueError, OSError, zipfile.BadZipFile, UnicodeError, IndexError, NotImplementedError,
+            RuntimeError):
         pass  # the numbers behind the pickles, or a damaged file: what was found up to there counts
     names = []
     for text in found:

@@ -419,7 +419,8 @@ def load_cifar(path: str | Path, architecture: str | None = None, mean=None, std
                              f"there are: "
                              f"{', '.join(NETWORKS)}; and the presets {', '.join(PRESETS)}")
         name = PRESETS[named].architecture if named else architecture
-        remedy = f"Its names and shapes are those of {guessed[0]}: leave architecture out" if guessed and guessed[0] != name else \
+        remedy = (f"Its names and shapes are those of {guessed[0]}: leave "
+                  "architecture out") if guessed and guessed[0] != name else \
             "Leave architecture out to have it read from the file"
         with torch.device("meta"):
             net = NETWORKS[name](classes=PRESETS[named].classes if named else count)

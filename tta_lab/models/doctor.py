@@ -42,8 +42,8 @@ NORMALISATIONS = {
     3: {
         "ImageNet mean and std": (IMAGENET_MEAN, IMAGENET_STD),
         "CIFAR-10 mean and std": (CIFAR10_MEAN, CIFAR10_STD),
-        "CIFAR-100 mean and std": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)), "mean 0.5 "
-        "and std 0.5": ((0.5,) * 3, (0.5,) * 3)
+        "CIFAR-100 mean and std": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+        "mean 0.5 and std 0.5": ((0.5,) * 3, (0.5,) * 3)
     },
     1: {
         "MNIST mean and std": ((0.1307,), (0.3081,)),
@@ -112,8 +112,8 @@ def _figure(value) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, tuple | list):
-        return " to ".join(_figure(v) for v in value) if len(value) == 2 and all(isinstance(v, float) for v in value) else \
-            ", ".join(map(_figure, value))
+        is_range = len(value) == 2 and all(isinstance(v, float) for v in value)
+        return (" to " if is_range else ", ").join(map(_figure, value))
     return str(value)
 
 
@@ -559,7 +559,8 @@ def _scores(scale, add, unchecked):
     remedy = (f"return what the network hands to its last {layer}: nn.Identity() in place of that "
               f"layer, or leave the call out")
     if scale == "decisions":
-        remedy += "; where there is none, its logits are so large that softmax has no other values: look at their scale"
+        remedy += ("; where there is none, its logits are so large that softmax has no other "
+                   "values: look at their scale")
     add("scores", severity, text, remedy, outputs=scale)
 
 

@@ -10,7 +10,8 @@ class Block(nn.Module):
 
     def __init__(self, before, width, stride):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
         same = before == width and stride == 1
         self.short = nn.Identity() if same else nn.Conv2d(before, width, 1, stride, bias=False)
@@ -25,7 +26,8 @@ class MyNetwork(nn.Module):
 
     def __init__(self, classes=10):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 24, 3, 2, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, 24, 3, 2, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
         self.body = nn.Sequential(Block(24, 24, 1), Block(24, 48, 2), Block(48, 96, 2))
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(96, classes)

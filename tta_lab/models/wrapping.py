@@ -138,7 +138,8 @@ def split(net: nn.Module, card: InputCard) -> tuple[nn.Module, str, int | None]:
                        generator=torch.Generator().manual_seed(0)).to(first)
         try:
             logits = as_logits(net(x), net)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError):
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError,
+                NotImplementedError):
             continue
         if logits.ndim != 2:
             return net, "", None
@@ -154,7 +155,8 @@ def split(net: nn.Module, card: InputCard) -> tuple[nn.Module, str, int | None]:
                         as_logits(cut.head(features), cut), logits):
                     cut.eval()
                     return cut, way, logits.shape[1]
-            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError):
+            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError,
+                NotImplementedError):
                 continue
         return net, "", logits.shape[1]
     return net, "", None

@@ -3,7 +3,8 @@ numbers of the function ``x``.
 
 Each function turns its numbers into panels (`panel`) once, and one of two small backends
 (`matplotlib_backend`, `plotly_backend`) draws them, so both carry the same data.  ``matplotlib``
-returns a ``matplotlib.figure.Figure`` that pyplot does not know (it shows itself in a notebook); ``ax``
+returns a ``matplotlib.figure.Figure`` that pyplot does not know (it shows itself in a notebook);
+``ax``
 draws into given axes instead: one for a single panel, a sequence for several.  ``plotly`` returns
 a ``plotly.graph_objects.Figure``.  Numbers with nothing finite in them give an empty figure
 holding a sentence. ``HOW_TO_READ[x]`` says in a sentence how to read the figure.
@@ -17,7 +18,13 @@ from .looks import COLORS, FONT, GROUP_LABELS, GROUP_LOOKS, MARKERS, TITLE, look
 from .matplotlib_backend import captioned, new_figure, png  # noqa: F401
 from .panel import HeatMap, Panel, Series, common  # noqa: F401
 from .probes import HOW_TO_READ as _probes
-from .probes import plot_counterfactual_vote, plot_crowd_vote, plot_gradient_crowd, plot_open_set_picture, plot_procedure  # noqa: F401
+from .probes import (  # noqa: F401
+    plot_counterfactual_vote,
+    plot_crowd_vote,
+    plot_gradient_crowd,
+    plot_open_set_picture,
+    plot_procedure,
+)
 from .runs import *  # noqa: F403
 from .runs import HOW_TO_READ as _runs
 from .selection import HOW_TO_READ as _selection

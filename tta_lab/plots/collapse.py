@@ -41,7 +41,8 @@ def plot_collapse(numbers, backend: str = "matplotlib", ax=None):
     first = numbers["first_alarm"]
     title = (f"First alarm in step {first}: {ALARMS[alarm[alarm > 0][0]].replace('_', ' ')}"
              if first >= 0 else "No alarm")
-    title += f"; collapse established in step {marks[0]}" if marks else "; no collapse" if truth else ""
+    title += ("; collapse established in step "
+              f"{marks[0]}") if marks else "; no collapse" if truth else ""
     points = ((Series(step[alarm > 0], probability[alarm > 0], "alarm", 1, "points"),) if
               (alarm > 0).any() else ())
     panels = [

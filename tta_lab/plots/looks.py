@@ -15,7 +15,8 @@ DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"),
           ((0, (7, 2, 1, 2, 1, 2)), "longdashdot"))
 MARKERS = (("o", "circle"), ("s", "square"), ("^", "triangle-up"), ("D", "diamond"),
            ("v", "triangle-down"), ("X", "x"), ("P", "cross"))
-HATCHES = (("", ""), ("//", "/"), ("..", "."), ("xx", "x"), ("\\\\", "\\"), ("--", "-"), ("++", "+"))
+HATCHES = (("", ""), ("//", "/"), ("..", "."), ("xx", "x"), ("\\\\", "\\"), ("--", "-"), ("++",
+                                                                                          "+"))
 PLAIN = len(COLORS) * len(DASHES)  # looks that differ without a marker
 GREY = "#555555"     # of reference lines
 NOTHING = "#d9d9d9"  # cells of a heat map around 0 that hold no number; white is 0 there

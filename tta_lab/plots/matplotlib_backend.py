@@ -7,7 +7,17 @@ import math
 
 import numpy as np
 
-from .fitting import bar_names, decimals, inches, legend_columns, legend_lines, log_ticks, number, powers, wrapped
+from .fitting import (
+    bar_names,
+    decimals,
+    inches,
+    legend_columns,
+    legend_lines,
+    log_ticks,
+    number,
+    powers,
+    wrapped,
+)
 from .looks import FONT, GREY, NOTHING, TITLE, look_of
 from .panel import HeatMap, Panel, as_bytes, labels, missing, named_rows
 

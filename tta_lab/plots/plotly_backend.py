@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from .fitting import bar_names, decimals, finite, inches, legend_columns, legend_lines, log_ticks, wrapped
+from .fitting import (
+    bar_names,
+    decimals,
+    finite,
+    inches,
+    legend_columns,
+    legend_lines,
+    log_ticks,
+    wrapped,
+)
 from .looks import FONT, GREY, NOTHING, TITLE, look_of
 from .panel import MANY, HeatMap, Panel, as_bytes, labels, missing, named_rows
 

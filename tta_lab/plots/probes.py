@@ -187,8 +187,10 @@ class Box:
 
 
 INKS = {  # role -> face on white, face on black; edge and text follow
-    "images": ("#f2f2f2", "#2b2f36"), "adapted": ("#cfe4f4", "#123a56"), "source": ("#e3e3e3", "#3a3f47"), "loss": ("#cdeadf", "#0f4536"),
-    "select": ("#fbdcc4", "#5c2c0a"), "step": ("#f3dcea", "#512a42"), "answer": ("#f2f2f2", "#2b2f36"),
+    "images": ("#f2f2f2", "#2b2f36"), "adapted": ("#cfe4f4", "#123a56"), 
+    "source": ("#e3e3e3", "#3a3f47"), "loss": ("#cdeadf", "#0f4536"),
+    "select": ("#fbdcc4", "#5c2c0a"), "step": ("#f3dcea", "#512a42"),
+    "answer": ("#f2f2f2", "#2b2f36"),
 }
 # of a line of text; height of a line and room around text, in inches
 CHARACTERS, LINE, PAD = 25, 0.235, 0.13

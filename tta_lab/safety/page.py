@@ -4,7 +4,18 @@ from __future__ import annotations
 import base64
 from html import escape
 
-from .wording import COLORS, FINDINGS, PALE, SIGNS, SUMMARY, advice, cost, limits, rows, without_labels
+from .wording import (
+    COLORS,
+    FINDINGS,
+    PALE,
+    SIGNS,
+    SUMMARY,
+    advice,
+    cost,
+    limits,
+    rows,
+    without_labels,
+)
 
 STYLE = """
 .safety{font:13px/1.4 "Segoe UI",Helvetica,Arial,sans-serif;color:#1a1a1a;background:#fff;max-width:900px;margin:0 auto;padding:14px 18px}

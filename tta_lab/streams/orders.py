@@ -2,8 +2,8 @@
 with its knobs.
 
 ``arrange(labels, n, generator)`` gives n positions in a pool of images with these labels. Most
-orders are permutations (n is the size of the pool); those with ``replacement`` draw from the whole set.
-Random draws come from a counter-based generator: the same seed gives the same order on every
+orders are permutations (n is the size of the pool); those with ``replacement`` draw from the whole
+set. Random draws come from a counter-based generator: the same seed gives the same order on every
 machine and version.
 
 To add an order, derive from ``Order`` with knobs and ``arrange``; streams, JSON and controls find

@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 
 from ..core.arguments import WrongKind, flag, nearest, number, shown, whole
-from ..data.corruptions import CLEAN, CORRUPTIONS, STANDARD_SIX, check_severity, parameters, parse_shift
+from ..data.corruptions import (
+    CLEAN,
+    CORRUPTIONS,
+    STANDARD_SIX,
+    check_severity,
+    parameters,
+    parse_shift,
+)
 from ..data.image_set import BaseSet
 from . import orders
 from .base import AbstractStream, Joined, Slice, hash_of

@@ -220,9 +220,11 @@ torch.set_num_threads(min(2, torch.get_num_threads()))
 from tta_lab import Adapter, Stream, load_model, make, run
 start, limit = time.perf_counter(), float(sys.argv[1])
 stream = Stream(per_shift=200, batch=50)
-trace = run(Adapter(load_model("fashion_resnet_bn"), make("tent"), device="cpu"), stream, stop=lambda: time.perf_counter() - start > limit)
+trace = run(Adapter(load_model("fashion_resnet_bn"), make("tent"), device="cpu"), stream,
+            stop=lambda: time.perf_counter() - start > limit)
 seconds = time.perf_counter() - start
-print(f"{len(trace['correct'])} images in {seconds:.1f} s, error {100 * (1 - trace['correct'].mean()):.1f} %")
+error = 100 * (1 - trace["correct"].mean())
+print(f"{len(trace['correct'])} images in {seconds:.1f} s, error {error:.1f} %")
 """
 
 

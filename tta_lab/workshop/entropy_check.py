@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 
 from ..core.scores import entropy as right_entropy
-from .judging import Instead, Wrong, call, first_difference, kind, name, numbers, same, two, variants
+from .judging import (
+    Instead,
+    Wrong,
+    call,
+    first_difference,
+    kind,
+    name,
+    numbers,
+    same,
+    two,
+    variants,
+)
 
 SURE = torch.tensor(
     [[200.0, 0.0, -200.0], [0.0, 0.0, -200.0], [0.0, 0.0, 0.0], [1.0, 0.5, -0.5]]
@@ -133,12 +144,15 @@ SPECIAL = {  # scores that are no entropy
         lambda z: math.log(z.shape[1]) - right_entropy(z),
         lambda z: right_entropy(z) - math.log(z.shape[1]),
     ],
-    "one_minus": [lambda z: 1 - right_entropy(z), lambda z: 1 - right_entropy(z) / math.log(z.shape[1])],
+    "one_minus": [lambda z: 1 - right_entropy(z),
+        lambda z: 1 - right_entropy(z) / math.log(z.shape[1])],
     "exponential": [lambda z: right_entropy(z).exp(), lambda z: (-right_entropy(z)).exp()],
     "squared": [lambda z: right_entropy(z).square(), lambda z: right_entropy(z).sqrt()],
     "logsumexp": [lambda z: z.logsumexp(1), lambda z: -z.logsumexp(1)],
-    "spread": [lambda z: z.softmax(1).var(1), lambda z: z.softmax(1).std(1), lambda z: z.var(1), lambda z: z.std(1)],
-    "divided_by_sum": [lambda z: right_entropy(z).softmax(0), lambda z: right_entropy(z) / right_entropy(z).sum()],
+    "spread": [lambda z: z.softmax(1).var(1), lambda z: z.softmax(1).std(1), lambda z: z.var(1),
+        lambda z: z.std(1)],
+    "divided_by_sum": [lambda z: right_entropy(z).softmax(0),
+        lambda z: right_entropy(z) / right_entropy(z).sum()],
     "divided_by_images": [lambda z: right_entropy(z) / len(z)],
     "log_of_batch": [lambda z: right_entropy(z).log(), lambda z: -right_entropy(z).log()],
     "mean_first": [
@@ -152,7 +166,8 @@ SPECIAL = {  # scores that are no entropy
         lambda z: right_entropy(z).sum().expand(len(z)),
         lambda z: right_entropy(z)[0].expand(len(z)),
     ],
-    "one_image": [lambda z: right_entropy(z)[0], lambda z: right_entropy(z)[:1], lambda z: right_entropy(z)[-1]],
+    "one_image": [lambda z: right_entropy(z)[0], lambda z: right_entropy(z)[:1],
+        lambda z: right_entropy(z)[-1]],
     "one_number": [lambda z: right_entropy(z).amax(), lambda z: right_entropy(z).median()],
     "order": [
         lambda z: right_entropy(z).flip(0),

@@ -207,7 +207,9 @@ def watch(
         with _listening(model.events, made.losses):
             made.answer = call(fn, *inputs, known=KNOWN,
                                where=where if i == len(batches) - 1 else "")
-        made.events, made.gradients, made.after = list(model.events), list(seen), model.copy()
+        made.events = list(model.events)
+        made.gradients = list(seen)
+        made.after = model.copy()
         if not torch.equal(given, x):
             raise Wrong("changes_input")
         _check_modes(made, training, model, source)
@@ -418,7 +420,8 @@ PER_IMAGE: dict[str, list[Callable]] = {  # logits -> one value per image, in pl
         lambda z: entropy(z) * z.softmax(1).amax(1),
         lambda z: entropy(z) * (-entropy(z).detach()).exp(),
     ],
-    "spread": [lambda z: z.softmax(1).var(1), lambda z: z.var(1), lambda z: z.std(1), lambda z: z.softmax(1).std(1)],
+    "spread": [lambda z: z.softmax(1).var(1), lambda z: z.var(1), lambda z: z.std(1),
+        lambda z: z.softmax(1).std(1)],
 }
 OF_BATCH: dict[str, list[Callable]] = {
     "entropy_of_mean": [_of_mean, lambda z: entropy(z.mean(0, keepdim=True)).sum()],

@@ -27,12 +27,29 @@ from torch import Tensor
 
 from ...core.arguments import WrongKind, flag, nearest, whole
 from ..shift import CLEAN, Shift
-from .blurs import defocus_blur, disk_kernel, gaussian_blur, glass_blur, glass_sources, motion_blur, zoom_blur
+from .blurs import (
+    defocus_blur,
+    disk_kernel,
+    gaussian_blur,
+    glass_blur,
+    glass_sources,
+    motion_blur,
+    zoom_blur,
+)
 from .digital import box_matrix, brightness, contrast, elastic_transform, pixelate, saturate
 from .draws import Draws, precise
 from .jpeg import jpeg_compression, quantisation
 from .noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
-from .tables import ANCHORS, EXTRA_4, STANDARD_15, STANDARD_SIX, TABLES, at_severity, check_severity, table_side
+from .tables import (
+    ANCHORS,
+    EXTRA_4,
+    STANDARD_15,
+    STANDARD_SIX,
+    TABLES,
+    at_severity,
+    check_severity,
+    table_side,
+)
 from .weather import fog, frost, snow, spatter
 
 __all__ = [

@@ -15,7 +15,12 @@ import numpy as np
 
 from ...analysis.collapse import collapse, watch
 from ...analysis.timelines import split, stretches
-from ...components.controllers.collapse_detector import ALARMS, CollapseDetector, cannot_judge, fitted
+from ...components.controllers.collapse_detector import (
+    ALARMS,
+    CollapseDetector,
+    cannot_judge,
+    fitted,
+)
 from ...components.controllers.guard import ANSWERS, Guard, actions
 from ...components.norms.batch_norm import SourceStatistics
 from ...core.files import write_text

@@ -6,7 +6,24 @@ import math
 import numpy as np
 
 from ..report import paragraphs, points, signed
-from .study import AGREES, FORMS_DIFFER, LABELS, MEAN, METRICS, SOURCES, TUNINGS, WORDS, Zoo, costs, forms, gains, ranking, say_source, settled, split
+from .study import (
+    AGREES,
+    FORMS_DIFFER,
+    LABELS,
+    MEAN,
+    METRICS,
+    SOURCES,
+    TUNINGS,
+    WORDS,
+    Zoo,
+    costs,
+    forms,
+    gains,
+    ranking,
+    say_source,
+    settled,
+    split,
+)
 
 CHANCE = ("A sign counts only where it is the same on all three sources, which are trained independently and adapted on the same images; where "
           "nothing differs, three signs agree by chance in one case of four.")
