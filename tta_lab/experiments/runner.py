@@ -716,7 +716,8 @@ def spread(table, what: Sequence[str] = ("error",)):
 
 ROOT = Path(__file__).resolve().parents[1]
 READS = {  # turn a finished run into words and numbers
-    "analysis.diagnose", "analysis.metrics", "experiments.catalogue", "experiments.progress",
+    "analysis.columns", "analysis.diagnose", "analysis.metrics", "experiments.catalogue",
+    "experiments.progress",
 }
 
 
