@@ -101,7 +101,8 @@ def recipe_of(label: str):
 def start_of(source: str, label: str, models: Models) -> dict:
     """What `runner.run` writes of the start of a run: length of the tuned parameters, and whether
     statistics of test images are used."""
-    recipe, model = recipe_of(label), deepcopy(models[source][0])
+    recipe = recipe_of(label)
+    model = deepcopy(models[source][0])
     recipe.norm.apply_(model)
     return {
         "tuned_length": float(
@@ -193,18 +194,21 @@ def runs_on(folder, source, stream_name, seed, models, until) -> bool:
         return True
     # no two models see the same stream
     number = 1000 * seed + zlib.crc32(source.encode()) % 997
-    stream = CachedStream(STREAMS[stream_name](known, unknown, number, batch_of(source, stream_name)))
+    stream = CachedStream(STREAMS[stream_name](known, unknown, number,
+                                               batch_of(source, stream_name)))
     shared = {}
     for label in wanted:
         if time.monotonic() > until:
             return False
-        recipe, began = recipe_of(label), time.process_time()
+        recipe = recipe_of(label)
+        began = time.process_time()
         given = prepare(model, recipe,
                         datasets_load.load(images) if isinstance(images, str) else images,
                         device="cpu", cache=folder / "given")
         adapter = Adapter(model, recipe, seed=seed, device="cpu", record="source",
                           channels_last=True, source_info=given)
-        adapter.shared_source, why = shared, ""
+        adapter.shared_source = shared
+        why = ""
         try:
             trace = run(adapter, stream)
         # the loss is not finite any more: what was seen until then counts

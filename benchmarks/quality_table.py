@@ -35,7 +35,8 @@ def table(folder, data=None) -> str:
     rows, unknowns = zoo_cells.read_rows(folder)
     if data is None and folder.resolve() == HERE / "results":
         data = HERE.parent / "data"
-    zoo = zoo_cells.Zoo.of(zoo_cells.cells(rows), [{k: r[k] for k in UNKNOWN_COLUMNS} for r in unknowns])
+    zoo = zoo_cells.Zoo.of(zoo_cells.cells(rows),
+                           [{k: r[k] for k in UNKNOWN_COLUMNS} for r in unknowns])
     if data is not None:
         zoo_cells.save_cells(list(zoo.found.values()), Path(data) / zoo_cells.TABLE)
         write(Path(data) / zoo_cells.UNKNOWNS, zoo.unknowns, UNKNOWN_COLUMNS)
@@ -50,8 +51,8 @@ def table(folder, data=None) -> str:
 
 def text(zoo) -> str:
     """All tables, as Markdown."""
-    seeds = {len(c["seeds"]) for (s, _, m, t), c in zoo.found.items()
-             if s in zoo_cells.SOURCES and t == "default" and c["seeds"] and zoo_cells.split(m)[1] == "paper"}
+    seeds = {len(c["seeds"]) for (s, _, m, t), c in zoo.found.items() if s in zoo_cells.SOURCES
+             and t == "default" and c["seeds"] and zoo_cells.split(m)[1] == "paper"}
     made = sorted({c["torch"] for c in zoo.found.values() if c["torch"]})
     parts = [
         "# Quality of the methods", "Written by `quality_table.py` from the rows of "
@@ -65,7 +66,8 @@ def text(zoo) -> str:
         parts += [f"Tuning *{tuning}*:", W.say_zoo(zoo, tuning)]
     parts += [W.say_ranking(zoo, stream) for stream in zoo.streams()]
     parts += ["## Other sources"] if set(zoo.sources) - set(zoo_cells.SOURCES) else []
-    parts += [W.say_tables(zoo, source) for source in zoo.sources if source not in zoo_cells.SOURCES]
+    parts += [W.say_tables(zoo, source) for source in zoo.sources
+              if source not in zoo_cells.SOURCES]
     parts += [
         "## Cost",
         W.say_costs(zoo), "## Forms of public code",
@@ -82,7 +84,8 @@ def text(zoo) -> str:
 def summary(zoo) -> list[dict]:
     """One line for each method and tuning: mean error on each stream, and on top AUROC, forwards,
     backwards, time."""
-    price, lines = {c["method"]: c for c in zoo_table.costs(zoo)}, []
+    price = {c["method"]: c for c in zoo_table.costs(zoo)}
+    lines = []
     for label in zoo.methods():
         for tuning in zoo_cells.TUNINGS:
             cost = price.get(label, {})
