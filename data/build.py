@@ -1,7 +1,8 @@
 """Rebuild the embedded image files:  python data/build.py [--fashion FOLDER]
 
-FOLDER holds the four original Fashion-MNIST files (Debian's package dataset-fashion-mnist puts them under
-/usr/share/datasets/fashion-mnist). The digits need scikit-learn. Each file's sum goes into data/index.json.
+FOLDER holds the four original Fashion-MNIST files (Debian's package dataset-fashion-mnist puts them
+under /usr/share/datasets/fashion-mnist). The digits need scikit-learn. Each file's sum goes into
+data/index.json.
 """
 import argparse
 import io
@@ -28,16 +29,21 @@ def write(relative, **arrays):
 
 
 def slice_of_training(folder, per_class=500, seed=0):
-    """A class-balanced slice: per class the first `per_class` of a seeded permutation, in order of index."""
+    """A class-balanced slice: per class the first `per_class` of a seeded permutation, in order of
+    index."""
     data = fashion_training_set(folder)
     rng = np.random.default_rng(seed)
     labels = data.y.numpy()
-    index = np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:per_class] for c in range(10)]))
-    return dict(images=data.x[:, 0].numpy()[index], labels=labels[index].astype(np.uint8), index=index.astype(np.int32))
+    index = np.sort(
+        np.concatenate(
+            [rng.permutation(np.flatnonzero(labels == c))[:per_class] for c in range(10)]))
+    return dict(images=data.x[:, 0].numpy()[index], labels=labels[index].astype(np.uint8),
+                index=index.astype(np.int32))
 
 
 def enlarge(images, side=28):
-    """Bilinear interpolation with half-pixel centres, edges repeated.  (N, h, h) -> (N, side, side)"""
+    """Bilinear interpolation with half-pixel centres, edges repeated: (N, h, h) to
+    (N, side, side)."""
     h = images.shape[1]
     where = np.clip((np.arange(side) + 0.5) * h / side - 0.5, 0, h - 1)
     low = np.floor(where).astype(int)
@@ -55,15 +61,19 @@ def main():
         target = ROOT / "fashion-mnist" / f"t10k-{part}.gz"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / target.name, target)
-        register(target, ROOT, command, licence="MIT", origin="Fashion-MNIST test set, as in the Debian package dataset-fashion-mnist")
-    register(write("fashion-mnist/train-slice.npz.xz", **slice_of_training(folder)), ROOT, command, licence="MIT",
-             origin="Fashion-MNIST training set, 500 images a class")
+        register(target, ROOT, command, licence="MIT",
+                 origin="Fashion-MNIST test set, as in the Debian package dataset-fashion-mnist")
+    register(write("fashion-mnist/train-slice.npz.xz", **slice_of_training(folder)), ROOT, command,
+             licence="MIT", origin="Fashion-MNIST training set, 500 images a class")
 
     from sklearn.datasets import load_digits
     digits = load_digits()
-    images = np.ascontiguousarray(np.floor(enlarge(digits.images / 16) * 255 + 0.5).astype(np.uint8))
-    register(write("digits/digits-28x28.npz.xz", images=images, labels=digits.target.astype(np.uint8)), ROOT, command,
-             licence="CC BY 4.0", origin="UCI Optical Recognition of Handwritten Digits (scikit-learn load_digits), enlarged from 8 x 8")
+    images = np.ascontiguousarray(
+        np.floor(enlarge(digits.images / 16) * 255 + 0.5).astype(np.uint8))
+    labels = digits.target.astype(np.uint8)
+    register(write("digits/digits-28x28.npz.xz", images=images, labels=labels), ROOT, command,
+             licence="CC BY 4.0", origin="UCI Optical Recognition of Handwritten Digits "
+                                         "(scikit-learn load_digits), enlarged from 8 x 8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The picture of the packages in architecture.md, made from the imports: ``python docs/packages.py``
-writes it anew. Arrows are imports, without those that follow from others."""
+"""The picture of the packages in architecture.md, made from the imports: ``python
+docs/packages.py`` writes it anew. Arrows are imports, without those that follow from others."""
 import ast
 import tomllib
 from pathlib import Path

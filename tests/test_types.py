@@ -22,14 +22,12 @@ def cache(tmp_path_factory):
     return str(tmp_path_factory.mktemp("mypy"))
 
 
-@pytest.mark.slow
 def test_the_types_agree(cache):
     """The settings of pyproject.toml: no error in core, components and methods."""
     done = checked("--cache-dir", cache)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_a_wrong_selector_is_an_error(cache, tmp_path):
     """The check is not empty: it sees a selector of another signature and an update that is no
     Update."""

@@ -32,9 +32,10 @@ _HOME = {  # public name -> module that defines it
         "streams.orders",
     ),
     **dict.fromkeys(
-        ("reset_each_shift", "batch_episodic", "continual", "gradual", "mixed_domains", "correlated",
-         "mixed_correlated", "label_shift", "class_imbalance", "batch_of_one", "recurring", "cyclic",
-         "alternating", "long_term", "closed_set", "open_set", "natural", "recorded"),
+        ("reset_each_shift", "batch_episodic", "continual", "gradual", "mixed_domains",
+         "correlated", "mixed_correlated", "label_shift", "class_imbalance", "batch_of_one",
+         "recurring", "cyclic", "alternating", "long_term", "closed_set", "open_set", "natural",
+         "recorded"),
         "streams.protocols",
     ),
     "continually_changing": "streams.ccc",

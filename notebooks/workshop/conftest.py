@@ -1,2 +1,3 @@
-"""pytest: the student notebooks stop at the first exercise by design, so only the solutions are run as tests."""
+"""pytest: the student notebooks stop at the first exercise by design, so only the solutions are run
+as tests."""
 collect_ignore_glob = ["module_*.ipynb"]

@@ -36,9 +36,9 @@ class CollapseRecovery(Controller):
     """Reset when the running mean of the loss falls so low that the model must have collapsed.
 
     e <- L at first, then momentum e + (1 - momentum) L, for every batch of which something was
-    kept; reset when e < threshold. ``scope="weights"`` puts back the weights alone: e stays low and the
-    optimiser keeps its momentum, so that several batches in a row may be reset (what SAR's public
-    code does); "weights and mean" also clears e (what a later port does). SAR (2302.12400):
+    kept; reset when e < threshold. ``scope="weights"`` puts back the weights alone: e stays low and
+    the optimiser keeps its momentum, so that several batches in a row may be reset (what SAR's
+    public code does); "weights and mean" also clears e (what a later port does). SAR (2302.12400):
     threshold 0.2 for 1000 classes.
     """
 
