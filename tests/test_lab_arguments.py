@@ -55,7 +55,7 @@ WRONG = {
                         "values, got 2"),
     "card: mean text": (lambda: carded(mean="0.5"), "InputCard.mean must be a number, or one for "
                         "each channel, not '0.5'"),
-    "card: mean of texts": (lambda: carded(mean=("0.5",)), r"InputCard.mean\[0\] must be a "
+    "card: mean of texts": (lambda: carded(mean=("0.5", )), r"InputCard.mean\[0\] must be a "
                             r"number, not '0.5'"),
     "card: mean None": (lambda: carded(mean=None), "InputCard.mean must be a number"),
     "card: mean nan": (lambda: carded(mean=float("nan")), "InputCard.mean must be a finite number"),
@@ -100,7 +100,7 @@ WRONG = {
                                  "num_classes must be a whole number of at least 1"),
     "torchvision: other number": (lambda: from_torchvision(_resnet(), num_classes=4),
                                   "num_classes says 4 classes.*answers in 5; models.with"),
-    "torchvision: names": (lambda: from_torchvision(_resnet(), classes=("a",)), "classes says 1 "
+    "torchvision: names": (lambda: from_torchvision(_resnet(), classes=("a", )), "classes says 1 "
                            "classes"),
     "timm: net": (lambda: from_timm(NET), "name must be the name of a timm model.*with_input_card"),
     "timm: pretrained": (lambda: from_timm("resnet18", pretrained="yes"), "pretrained must be "
@@ -165,9 +165,9 @@ WRONG = {
                        "images must be an image set.*folder:PATH"),
     "safety: tensor": (lambda: safety_report("fashion_resnet_bn", "tent", torch.rand(4, 1, 28, 28)),
                        r"images must be an image set.*\(x, None\)"),
-    "safety: loader": (
-        lambda: safety_report("fashion_resnet_bn", "tent", torch.utils.data.DataLoader([1])),
-        "loader.dataset"),
+    "safety: loader":
+        (lambda: safety_report("fashion_resnet_bn", "tent", torch.utils.data.DataLoader([1])),
+         "loader.dataset"),
     "safety: unknown": (lambda: report(unknown=3), "unknown must be an image set"),
     "safety: limit": (lambda: report(limit=0), "limit must be a whole number of at least 1"),
     "safety: batch": (lambda: report(batch=2.5), "batch must be a whole number"),
@@ -177,36 +177,41 @@ WRONG = {
     "safety: situations": (lambda: report(situations="single"), "situations must list names"),
     "safety: none": (lambda: report(situations=[]), "no situation named"),
     "safety: shifts": (lambda: report(shifts="fog"), "shifts must list texts"),
-    "safety: shift": (lambda: report(shifts=("fogg",)), "fogg"),
+    "safety: shift": (lambda: report(shifts=("fogg", )), "fogg"),
     "safety: rule": (lambda: report(rule=0.5), "rule must be a Rule"),
     "safety: source_info": (lambda: report(source_info=FEW), "source_info must be what "
-                      "source.prepare.*source_images="),
+                            "tta_lab.prepare.*source_images="),
     "safety: source": (lambda: report(source_images=3), "source_images must be an image set"),
     "safety: seed": (lambda: report(seed="a"), "seed must be a whole number"),
     "safety: device": (lambda: report(device="gpu"), "device must be 'auto' or a device"),
     "safety: progress": (lambda: report(progress="yes"), "progress must be True or False"),
     "rule: harm": (lambda: Rule(harm="a"), "Rule.harm must be a number"),
     "paired_numbers: trace": (lambda: paired_numbers([], []), "source must be the Trace of a run"),
-    "choice: model": (lambda: Experiment(3), "Experiment.model must be a text such as 'fashion_resnet_bn'"),
+    "choice: model":
+        (lambda: Experiment(3), "Experiment.model must be a text such as 'fashion_resnet_bn'"),
     "choice: model path": (lambda: Experiment(Path("w.pt")), "Experiment.model must be a "
                            "text.*checkpoint:PATH"),
-    "choice: stream": (lambda: Experiment(stream="continual"), r"Experiment.stream must be a stream.*make "
-                       r"one with tta_lab.continual\(\)"),
+    "choice: stream":
+        (lambda: Experiment(stream="continual"), r"Experiment.stream must be a stream.*make "
+         r"one with tta_lab.continual\(\)"),
     "choice: images": (lambda: Experiment(stream=FEW), r"Experiment.stream must be a "
                        r"stream.*tta_lab.continual\(images\)"),
     "choice: recipe": (lambda: Experiment(recipe=3), "Experiment.recipe must be a method"),
     "choice: recipe name": (lambda: Experiment(recipe="tnt"), "no method 'tnt'"),
     "choice: seed": (lambda: Experiment(seed=1.5), "Experiment.seed must be a whole number"),
-    "choice: source": (lambda: Experiment(source_images=3),
-                       "Experiment.source_images must be an image set"),
+    "choice: source":
+        (lambda: Experiment(source_images=3), "Experiment.source_images must be an image set"),
     "choice: json": (lambda: Experiment.from_json("[1]"), "not a choice written by to_json"),
     "choice: json lacks": (lambda: Experiment.from_json("{}"), "it lacks 'stream'"),
-    "choice: json more": (lambda: Experiment.from_json(Experiment().to_json()[:-1] + ', "modell": 1}'),
-                          "entries modell, which a choice has not"),
+    "choice: json more":
+        (lambda: Experiment.from_json(Experiment().to_json()[:-1] + ', "modell": 1}'),
+         "entries modell, which a choice has not"),
     "explore: choice": (lambda: explore("tent"), "choice must be an Experiment"),
-    "explore: references": (lambda: explore(Experiment(), references="source"), "references must list "
-                            "names of methods"),
-    "explore: reference": (lambda: explore(Experiment(), references=("sorce",)), "no method 'sorce'"),
+    "explore: references":
+        (lambda: explore(Experiment(), references="source"), "references must list "
+         "names of methods"),
+    "explore: reference":
+        (lambda: explore(Experiment(), references=("sorce", )), "no method 'sorce'"),
     "session": (lambda: Session(make("tent")), "choice must be an Experiment"),
     "obstacles": (lambda: incompatibilities(3), "choice must be an Experiment"),
     "needs": (lambda: needs(3), "recipe must be a method"),

@@ -193,7 +193,7 @@ def test_the_embedded_case_is_what_it_was():
     assert (collapse_study.setting_of() == (collapse_study.Setting(), ())
             and compose_study.Ground.of(True).panel() == {})
     small = norm_study.FULL.shorter()
-    assert small.small == 16 and eval(f"norm_study.Plan({small.settings()})") == small
+    assert small.small == 16 and eval(f"norm_study.Plan({small.arguments()})") == small
 
 
 def test_former_names_of_parameters_are_understood():

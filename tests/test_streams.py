@@ -260,7 +260,7 @@ def test_json_of_subsets_and_of_own_sets():
     for own in (toy(), load("digits").take(slice(0, 100)), load("digits").only([3, 5],
                                                                                relabel=False)):
         with pytest.raises(ValueError,
-                           match="the known set .* is not one that datasets.load finds"):
+                           match="the known set .* is not one that tta_lab.load finds"):
             Stream(own, per_shift=20).to_json()
     with pytest.raises(ValueError, match="the unknown set 'toy'"):
         Stream("digits", per_shift=20, unknown=toy(side=28)).to_json()
@@ -303,7 +303,7 @@ def test_damaged_json_is_refused():
 
 @pytest.mark.parametrize("settings, words", [
     (dict(known="mnist"), "no embedded image set 'mnist'; there are: fashion_mnist"),
-    (dict(known=3), "Stream.known must be an image set or a text that datasets.load"),
+    (dict(known=3), "Stream.known must be an image set or a text that tta_lab.load"),
     (dict(shifts="contrast"), r"write shifts=\['contrast'\]"),
     (dict(shifts=()), "shifts is empty; name at least one of gaussian_noise"),
     (dict(shifts=("contrast", "fogg")), "no corruption 'fogg'"),

@@ -3,7 +3,7 @@ is.
 
 A ``FileSet`` is labels and row numbers; its ``source`` turns rows into pixels. Sources here: image
 files (``Files``) and torch data sets (``wrap``); those of the published benchmarks are in
-``published_sets``. Pictures are decoded by Pillow in a few threads, resized and cropped like
+`data.published`. Pictures are decoded by Pillow in a few threads, resized and cropped like
 torchvision's ``Resize`` and ``CenterCrop``, and kept in a cache of limited size.
 """
 from __future__ import annotations
@@ -145,7 +145,7 @@ def lists(path, *, files=None, images=None, classes=None, map=None, size=224, re
     where there is none every ``.txt`` file. The domain is the file's name without ``_list``. Paths
     are relative to ``images``, default: the folder. ``classes`` as in ``folder``; default: the
     numbers 0 to the largest label. ``map`` names a text file of lines ``class output output ...``
-    from classes (index or name) to the outputs of a larger model: see ``datasets.class_logits``. A
+    from classes (index or name) to the outputs of a larger model: see ``image_set.class_logits``. A
     label of -1 is not known.
 
     Raises DataError for missing lists or images, lines that do not fit, labels out of range.

@@ -3,7 +3,7 @@ recorded sums.
 
 Everything here is *images with labels*, nothing else; how they are ordered, shifted and mixed is
 the business of ``streams``. Sets of files on disk are in ``image_files``, the published benchmarks
-in ``published_sets``.
+in `data.published`.
 """
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def _text(value) -> str:
 def kind(name: str):
     """Register a function ``(path, *, options) -> set`` under ``name``; the set it gives is named
     ``name:path?options`` with its absolute path and the options that differ from their defaults,
-    so that ``datasets.load`` rebuilds it from everywhere. Unknown options raise ValueError."""
+    so that ``tta_lab.load`` rebuilds it from everywhere. Unknown options raise ValueError."""
     def register(build):
         known = {
             p.name: p.default for p in inspect.signature(build).parameters.values()

@@ -2,7 +2,7 @@
 sets derived from them.
 
 Each kind is a function ``(path, *, options) -> set`` under its name in ``KINDS``;
-``datasets.load("kind:path?options")`` calls it. To add one, write such a function and put
+``tta_lab.load("kind:path?options")`` calls it. To add one, write such a function and put
 ``@kind("its_name")`` above it.
 """
 from __future__ import annotations
@@ -519,7 +519,7 @@ imagenet = _imagenet_like(
     Shorter side to ``resize`` 256 pixels, ``size`` 224 cut from the centre, ``interpolation``
     "bilinear" or "bicubic"; what a model was tested with is on its page. ``model_classes`` is the
     place of each wnid in the full list (``wnid_order``), so that a model with 1000 outputs is
-    scored on these classes: ``datasets.class_logits``. Raises DataError for other folders, empty
+    scored on these classes: ``image_set.class_logits``. Raises DataError for other folders, empty
     classes, wnids not in the list, and where the list is needed and not at hand.
     """)
 imagenet_r = _imagenet_like("imagenet_r", "ImageNet-R, renditions of 200 classes (arXiv "

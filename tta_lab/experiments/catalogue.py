@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..components.augment import Augmentation, Unchanged
-from ..components.source import prepare as source
+from ..components.source.prepare import prepare
 from ..core.adapter import Adapter
 from ..core.knob_text import parameter_table
 from ..core.knobs import knobs
@@ -32,7 +32,7 @@ Written by `python -m tta_lab.experiments.catalogue` from the methods themselves
 
 **Needs**: `batch_norm` layers; `features` and `head` of the model; `source_logits`, the answer of
 the frozen source beside that of the adapted model; and what is taken from the source domain
-before the stream with `source.prepare`:
+before the stream with `tta_lab.prepare`:
 
 {chr(10).join(f"- `{k}`: {v}" for k, v in sorted(TAKEN.items()))}
 
@@ -134,8 +134,8 @@ def cost_of(recipe: Method) -> dict[str, tuple[float, float]]:
     x, found = _images(64, 1).double(), []
     for scale in (1e-3, 1e3):
         net = _Tiny(scale, x.float()).double()
-        given = source.prepare(net, recipe, x, torch.arange(64) % 10, device="cpu")
-        adapter = Adapter(net, recipe, device="cpu", source_info=given, record="off")
+        source_info = prepare(net, recipe, x, torch.arange(64) % 10, device="cpu")
+        adapter = Adapter(net, recipe, device="cpu", source_info=source_info, record="off")
         for batch in _images(BATCH * BATCHES, 2).double().split(BATCH):
             adapter(batch)
         found.append([adapter.cost[k] / (BATCH * BATCHES) for k in ("forwards", "backwards")])

@@ -29,7 +29,7 @@ from ..components.norms.stream import InstanceAware, RobustStatistics, UnmixedSt
 from ..components.objectives import SourceReplay
 from ..components.penalties import AugmentedAgreement, Diversity, FisherAnchor, PosteriorAnchor
 from ..components.selectors import SELECTORS
-from ..components.source import prepare as source
+from ..components.source.prepare import prepare
 from ..components.updates import CosineSam, Sam, WeightEnsembling
 from ..core.adapter import AdaptationError, Adapter
 from ..core.knobs import Knob, followers, knobs, own_knobs, with_knobs
@@ -381,13 +381,13 @@ def incompatibility(slots: dict, choice: Experiment, images: torch.Tensor | None
     if found or images is None:
         return found
     try:
-        given = _given(recipe, choice, {} if made is None else made)
+        source_info = _source_info(recipe, choice, {} if made is None else made)
     except ValueError as why:
         # of a class that the sample lacks there may be one
         return "" if "no source image of class" in str(why) else str(why)
     try:
         Adapter(choice.network, recipe, seed=choice.seed, device="cpu", record="off",
-                source_info=given)(images)
+                source_info=source_info)(images)
     except NeedsError as why:
         return str(why)
     except (ValueError, AdaptationError) as why:
@@ -401,7 +401,7 @@ def incompatibility(slots: dict, choice: Experiment, images: torch.Tensor | None
     return ""
 
 
-def _given(recipe: Method, choice: Experiment, made: dict) -> dict | None:
+def _source_info(recipe: Method, choice: Experiment, made: dict) -> dict | None:
     """A small sample of what a recipe needs of the source domain, good for a rehearsal only."""
     wanted = source_info_of(recipe)
     if not wanted:
@@ -410,7 +410,7 @@ def _given(recipe: Method, choice: Experiment, made: dict) -> dict | None:
     if key not in made:
         images = load(choice.source_images) if isinstance(choice.source_images,
                                                           str) else choice.source_images
-        made[key] = source.prepare(choice.network, recipe, images, limit=SOURCE_SAMPLE,
+        made[key] = prepare(choice.network, recipe, images, limit=SOURCE_SAMPLE,
                                    device="cpu")
     return made[key]
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ..components.controllers.guard import Guard
-from ..components.source import prepare as source
+from ..components.source.prepare import prepare
 from ..core import run_keys
 from ..core.adapter import Adapter
 from ..core.arguments import WrongKind, shown, whole
@@ -58,8 +58,8 @@ KEPT_PROBABILITIES = 2e7
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is run: ``model`` (a text for `model_texts.open_model`, such as the name of an embedded
-    one or "checkpoint:PATH"; or any network),
+    """What is run: ``model`` (a text for `tta_lab.models.names.open_model`, such as the name of an
+    embedded one or "checkpoint:PATH"; or any network),
     ``stream``, ``recipe`` (or the name of a method), ``seed``; and ``source_images``, an image set
     of the source domain (or its name) for recipes that need something of it, or None. With texts in
     place of networks and image sets a choice can be written down. Raises ValueError, or TypeError,
@@ -116,7 +116,7 @@ class Experiment:
                 "only choices of models and image sets with a name can be written down; a network "
                 "that was passed in code has none, "
                 "but a text such as 'checkpoint:/path/weights.pt?architecture=/path/net.py:build' "
-                "(model_texts.open_model) has"
+                "(tta_lab.models.names.open_model) has"
             )
         return json.dumps({
             "model": self.model, "stream": json.loads(self.stream.to_json()),
@@ -244,7 +244,7 @@ def stream_code(stream: AbstractStream) -> tuple[list[str], str]:
     try:
         stream.check_rebuildable()
     except ValueError:
-        return [], "# stream: your own, as above: its images have no name that datasets.load finds"
+        return [], "# stream: your own, as above: its images have no name that tta_lab.load finds"
     imports, text = _stream_expression(stream)
     return sorted(set(imports)), f"stream = {text}"
 
@@ -473,18 +473,19 @@ def needs(recipe: Method) -> str:
 
 
 def _adapter(choice: Experiment, recipe: Method, device, probe: bool = False) -> Adapter:
-    model, given = choice.network, None
+    model, source_info = choice.network, None
     wanted = source_info_of(recipe)
     if wanted and choice.source_images is not None:
         if probe:
             # names are enough; PETAL begins at such means
-            given = dict.fromkeys(wanted, {f"mean/{n}": p for n, p in model.named_parameters()})
+            source_info = dict.fromkeys(wanted,
+                                        {f"mean/{n}": p for n, p in model.named_parameters()})
         else:
             images = load(choice.source_images) if isinstance(choice.source_images,
                                                               str) else choice.source_images
-            given = source.prepare(model, recipe, images, device=device)
+            source_info = prepare(model, recipe, images, device=device)
     return Adapter(model, recipe, seed=choice.seed, device=device, record="source",
-                   source_info=given)
+                   source_info=source_info)
 
 
 def model_key(choice: Experiment) -> tuple:

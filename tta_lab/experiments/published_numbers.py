@@ -207,7 +207,7 @@ def cell(data: str, model: str, protocol: str, method: str, *, table: str | None
     as a plain dict.
 
     data, model, table, value, metric   of the published number
-    stream      {"protocol": name, "known": text for ``datasets.load``, ...}: the arguments of the
+    stream      {"protocol": name, "known": text for ``tta_lab.load``, ...}: the arguments of the
                 function in ``protocols.PROTOCOLS``
     method      name of the recipe; settings: its hyper-parameters (step sizes by their dotted
                 names)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..analysis import diagnose, metrics
-from ..components.source import prepare as source
+from ..components.source.prepare import prepare
 from ..core import hashing, run_keys
 from ..core.adapter import Adapter
 from ..core.arguments import NAMED, WrongKind, choice, flag, path_of, seeds_of, shown
@@ -445,12 +445,12 @@ class _Runs:
                     "source_images=, an image set of the source domain such as "
                     "'fashion_mnist_train_slice'"
                 )
-            given = source.prepare(self.model, recipe, self.images,
+            source_info = prepare(self.model, recipe, self.images,
                                    device=self.device) if wanted else None
-            Adapter(self.model, recipe, device=self.device, source_info=given)
+            Adapter(self.model, recipe, device=self.device, source_info=source_info)
         except NeedsError as why:
             raise NeedsError(f"recipe {name!r}: {why}") from why
-        return given
+        return source_info
 
     def __iter__(self) -> Iterator[tuple[Key, Trace]]:
         bar = Progress(
@@ -463,14 +463,14 @@ class _Runs:
                     self.clean) else self.clean
                 for name, recipe in self.recipes.items():
                     if isinstance(recipe, Method):
-                        given = self.source_info[name]
+                        source_info = self.source_info[name]
                     else:
                         recipe = recipe_of(recipe(earlier),
                                            f"what recipes[{name!r}] makes of the traces")
-                        given = self._fit(name, recipe)
+                        source_info = self._fit(name, recipe)
                     adapter = Adapter(self.model, recipe, seed=seed, device=self.device,
                                       record="source", channels_last=self.channels_last,
-                                      source_info=given)
+                                      source_info=source_info)
                     adapter.shared_source = shared
                     path = None
                     if self.folder is not None:
@@ -544,7 +544,7 @@ def runs(recipes, streams, model, seeds: Sequence[int] = (0, ), *, cache: str | 
               where it stopped
     clean     stream of unshifted images (or a function of the seed) for `forgetting`
     source_images   image set of the source domain (or its name), for recipes that need something of
-                    it (`source.prepare`): Fisher
+                    it (`tta_lab.prepare`): Fisher
               information, prototypes, ...; a recipe that needs none never sees it
     channels_last   memory format of the networks
 

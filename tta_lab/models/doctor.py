@@ -381,8 +381,8 @@ def check_up(model: nn.Module | str, data, n: int = 512, batch: int = 128, devic
     """Look at a model and clean images of an image set together, and say what does not fit.
 
     model   a classifier, best one with an input card, or the text that names one
-            (`model_texts.open_model`); a copy of it is asked
-    data    an image set, or the text that names one (``datasets.load``), whose images are *clean*
+            (`tta_lab.models.names.open_model`); a copy of it is asked
+    data    an image set, or the text that names one (``tta_lab.load``), whose images are *clean*
             and, best, labelled; ``n`` of them are
             drawn with ``seed``
     device  "auto" (the model's accelerator, else CUDA if there is one, else CPU) or a device

@@ -44,15 +44,17 @@ def load_model(name: str = "fashion_resnet_bn", normalisation: str = "in_model",
     from safetensors.torch import load as load_tensors
 
     if not isinstance(name, str):
-        what = ("; a file of weights is opened with model_texts.open_model('checkpoint:PATH')"
-                if isinstance(name, os.PathLike) else "")
+        what = (
+            "; a file of weights is opened with tta_lab.models.names.open_model('checkpoint:PATH')"
+            if isinstance(name, os.PathLike) else "")
         raise WrongKind(f"name must be the name of an embedded model, such as "
                         f"'fashion_resnet_bn', not {shown(name)}{what}")
     check_normalisation(normalisation)
     known = checkpoints(root if root is None else path_of("root", root))
     if name not in known:
         near = difflib.get_close_matches(name.lower(), known, 1, 0.5)
-        other = "; other models are opened with model_texts.open_model" if ":" in name else ""
+        other = ("; other models are opened with "
+                 "tta_lab.models.names.open_model") if ":" in name else ""
         raise DataError(
             f"there is no checkpoint {name!r} in "
             f"{data_root(root) / 'checkpoints'}{f'; did you mean {near[0]}?' if near else ''} "

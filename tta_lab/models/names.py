@@ -1,4 +1,4 @@
-"""Models as texts, as image sets are in `datasets.load`: "torchvision:resnet50",
+"""Models as texts, as image sets are in `tta_lab.load`: "torchvision:resnet50",
 "checkpoint:/path/weights.pt?architecture=my_net.py:build".
 
 A text can be typed into a panel, given to papermill and written into code, and `open_model` makes

@@ -41,9 +41,10 @@ def with_input_card(net: nn.Module, *, channels: int = 3, size=None, mean=0.0, s
     meant and for another number of classes.
     """
     if isinstance(net, str | os.PathLike):
-        raise WrongKind(f"net must be a network (nn.Module), not {net!r}; model_texts.open_model "
-                        f"opens models by text, with mean=, std= and size= "
-                        "in it")
+        raise WrongKind(
+            f"net must be a network (nn.Module), not {net!r}; tta_lab.models.names.open_model "
+            f"opens models by text, with mean=, std= and size= "
+            "in it")
     card = InputCard(channels, size, mean, std)
     names = names_of(classes)
     count = None if num_classes is None else whole("num_classes", num_classes, 1)
@@ -163,7 +164,7 @@ def split(net: nn.Module, card: InputCard) -> tuple[nn.Module, str, int | None]:
 
 
 class ClassPick(nn.Module):
-    """Logits of K classes from those of L outputs, see `datasets.class_logits`."""
+    """Logits of K classes from those of L outputs, see `image_set.class_logits`."""
 
     def __init__(self, members: Tensor):
         super().__init__()

@@ -52,7 +52,7 @@ class PicturePanel(StudyPanel):
         folder, name = self.study.__name__.rpartition(".")[0], self.alias
         made, more = "", ""
         if self.plan is not None:
-            made, more = f"plan = {name}.Plan({self.plan.settings()})\n", ", plan=plan"
+            made, more = f"plan = {name}.Plan({self.plan.arguments()})\n", ", plan=plan"
         return (f"from {folder} import study as {name}\n"
                 "from tta_lab.experiments.runner import row\n\n"
                 f"{made}trace = {name}.one_run({arguments}, seed={self.seed}{more})\n{result}")

@@ -76,8 +76,8 @@ def groups_in(shares) -> list[str]:
 
 
 def plot_entropy_frames(numbers, backend: str = "matplotlib", ax=None):
-    """``views.entropy_frames`` with a slider over time in plotly, as small multiples in matplotlib
-    (``ax``: as many axes as stretches)."""
+    """``timelines.entropy_frames`` with a slider over time in plotly, as small multiples in
+    matplotlib (``ax``: as many axes as stretches)."""
     first, last = (np.asarray(numbers[k]).astype(int) for k in ("first_step", "last_step"))
     names = [
         f"steps {a} to {b}" if b > a else f"step {a}" for a, b in zip(first, last, strict=True)
@@ -103,7 +103,7 @@ def plot_entropy_frames(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_calibration(numbers, backend: str = "matplotlib", ax=None):
-    """Two panels of ``views.calibration``, early and late: accuracy against confidence of the
+    """Two panels of ``timelines.calibration``, early and late: accuracy against confidence of the
     adapted model and the source."""
     panels = []
     labels = {
@@ -127,8 +127,8 @@ def plot_calibration(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_class_shares(numbers, backend: str = "matplotlib", ax=None):
-    """``views.class_shares``: maps of predicted and true shares under each other, and the distance
-    between them."""
+    """``timelines.class_shares``: maps of predicted and true shares under each other, and the
+    distance between them."""
     edges, middle = step_edges(numbers)
     names = tuple(numbers["classes"])
     height = 0.9 + 0.26 * max(3, min(len(names), ROWS))
@@ -148,8 +148,8 @@ def plot_class_shares(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_confusion_over_time(numbers, backend: str = "matplotlib", ax=None):
-    """Three maps of ``views.confusion_over_time``: early, late, late minus early; numbers in the
-    cells are per cent."""
+    """Three maps of ``timelines.confusion_over_time``: early, late, late minus early; numbers in
+    the cells are per cent."""
     rows, columns = tuple(numbers["rows"]), tuple(numbers["classes"])
     cells = "{:.0f}" if len(columns) <= 12 else ""
     change = np.abs(np.asarray(numbers["difference"], np.float64))
@@ -172,8 +172,8 @@ def plot_confusion_over_time(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_selection_anatomy(numbers, backend: str = "matplotlib", ax=None):
-    """Three panels of ``views.selection_anatomy``: who is kept, how much of each group, kept share
-    and precision."""
+    """Three panels of ``timelines.selection_anatomy``: who is kept, how much of each group, kept
+    share and precision."""
     _, x = step_edges(numbers)
 
     def lines(key):
@@ -196,7 +196,7 @@ def plot_selection_anatomy(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_gradient_norm(numbers, backend: str = "matplotlib", ax=None):
-    """Two panels of ``views.gradient_norm`` under each other: the gradient's norm (logarithmic)
+    """Two panels of ``timelines.gradient_norm`` under each other: the gradient's norm (logarithmic)
     and the distance from the source."""
     step = numbers["step"]
     skipped = int(np.sum(numbers["skipped"]))
@@ -337,7 +337,7 @@ def _percent(share) -> str:
 
 
 def plot_cost_against_error(numbers, backend: str = "matplotlib", ax=None):
-    """Two panels of ``views.cost_against_error``: error against passes and against milliseconds
+    """Two panels of ``timelines.cost_against_error``: error against passes and against milliseconds
     per image, with the front."""
     panels = []
     errors = np.asarray(numbers["error"], np.float64)
@@ -362,7 +362,7 @@ def plot_cost_against_error(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_changed_images(numbers, backend: str = "matplotlib", ax=None):
-    """The pictures of ``views.changed_images``, a row for each kind."""
+    """The pictures of ``timelines.changed_images``, a row for each kind."""
     rows = []
     columns = ("source", "source_confidence", "adapted", "confidence", "true", "d", "shift")
     for kind, found in numbers["kinds"].items():

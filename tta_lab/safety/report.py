@@ -98,7 +98,7 @@ def safety_report(model, recipe, images, *, unknown=None, limit: int | None = 20
     shifts = _shifts(shifts)
     progress = flag("progress", progress)
     if source_info is not None and not isinstance(source_info, dict):
-        raise WrongKind("source_info must be what source.prepare(model, recipe, images) hands "
+        raise WrongKind("source_info must be what tta_lab.prepare(model, recipe, images) hands "
                         f"back, a dict, not {shown(source_info)}; images go to source_images=")
     _wanted(situations, isinstance(images, AbstractStream), batch)
     model = model_of(model)
@@ -182,7 +182,7 @@ def _as_set(images, name: str = "images") -> BaseSet:
             else "; give the data set inside, loader.dataset"
             if isinstance(images, torch.utils.data.DataLoader)
             else "; without labels that is (x, None)" if isinstance(images, Tensor) else "")
-    raise WrongKind(f"{name} must be an image set, a text for datasets.load, a torch Dataset, (x, "
+    raise WrongKind(f"{name} must be an image set, a text for tta_lab.load, a torch Dataset, (x, "
                     f"y) tensors or a stream, not {shown(images)}{hint}")
 
 

@@ -101,7 +101,7 @@ class AbstractStream(ABC):
 
     @abstractmethod
     def check_rebuildable(self) -> None:
-        """Raise ValueError when a set is not one that ``datasets.load`` finds by its name."""
+        """Raise ValueError when a set is not one that ``tta_lab.load`` finds by its name."""
 
     @property
     def whole(self) -> AbstractStream:
@@ -226,7 +226,7 @@ class AbstractStream(ABC):
 
     def to_json(self) -> str:
         """A text from which ``Stream.from_json`` rebuilds exactly this stream; needs sets that
-        ``datasets.load`` finds by name."""
+        ``tta_lab.load`` finds by name."""
         self.check_rebuildable()
         return json.dumps(self.to_dict(), indent=1)
 

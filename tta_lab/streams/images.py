@@ -66,7 +66,7 @@ def image_set_of(value, role: str):
         return value
     hint = ("a path is written as a text, 'folder:PATH'"
             if isinstance(value, os.PathLike) else "a torch Dataset goes through tta_lab.wrap")
-    raise WrongKind(f"Stream.{role} must be an image set or a text that datasets.load understands "
+    raise WrongKind(f"Stream.{role} must be an image set or a text that tta_lab.load understands "
                     f"({', '.join(EMBEDDED)}, "
                     f"'folder:PATH', ...), got {shown(value)}; {hint}")
 

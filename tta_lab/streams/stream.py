@@ -47,7 +47,7 @@ class Stream(AbstractStream):
     """Known images under one shift after another, for one or more rounds, with or without unknown
     images.
 
-    known          set of the known classes: an image set, or a text for ``datasets.load``
+    known          set of the known classes: an image set, or a text for ``tta_lab.load``
     shifts         texts in order: a domain that the set itself holds, or a corruption; "fog",
                    "fog:2.5" (its own severity),
                    "gaussian_noise:2+fog:1" (one on the other), "none" is clean. A name may come
@@ -469,8 +469,8 @@ class Stream(AbstractStream):
                     same = False
                 if not same:
                     raise ValueError(f"the {role} set {given.name!r} is not one that "
-                                     f"datasets.load finds by this name, so this stream cannot "
-                                     "be rebuilt from text; use a name of datasets.load "
+                                     f"tta_lab.load finds by this name, so this stream cannot "
+                                     "be rebuilt from text; use a name of tta_lab.load "
                                      "('fashion_mnist[0,1]', 'folder:PATH'), or keep "
                                      "the set and the constructor call in your own script")
 

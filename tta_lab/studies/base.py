@@ -60,7 +60,7 @@ class Plan:
         """The same plan with what a model and images allow, and ``notes`` on it."""
         raise NotImplementedError
 
-    def settings(self) -> str:
+    def arguments(self) -> str:
         """What differs from the full plan, as arguments of ``Plan``."""
         return ", ".join(f"{name}={getattr(self, name)!r}"
                          for name, default in self.defaults().items()

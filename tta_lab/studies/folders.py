@@ -22,7 +22,7 @@ def brings_labels(images: str) -> bool:
 
 
 def images_text(images: str, network: SourceModel, labelled: bool = True) -> tuple[str, list[str]]:
-    """A text for `datasets.load` from the path of a folder, or from such a text, completed for this
+    """A text for `tta_lab.load` from the path of a folder, or from such a text, completed for this
     model: its size, grey or colour, and the classes; and what was decided, in sentences.
 
     Classes of a folder: where its sub-folders have names of the model's classes, the model's order

@@ -63,7 +63,7 @@ def plot_explorer_errors(numbers, backend: str = "matplotlib", ax=None):
 
 def plot_explorer_predictions(numbers, backend: str = "matplotlib", ax=None):
     """Two panels: ``numbers["entropy"]`` of ``explorer_numbers.entropy_now`` and
-    ``numbers["classes"]`` of ``views.class_shares``."""
+    ``numbers["classes"]`` of ``timelines.class_shares``."""
     entropy = numbers["entropy"]
     classes = numbers["classes"]
     edges = np.asarray(entropy["edges"])

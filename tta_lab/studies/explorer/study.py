@@ -190,7 +190,7 @@ def fall_over_time(trace, windows: int = 12) -> dict:
     stretches of about 30 images or more.
 
     ``image`` (W,) middles, ``share[g]`` (W,), ``all`` (W,) and ``rise`` (W,), the share of all that
-    has risen (d > 0); groups as in `views.split`; ``why``.
+    has risen (d > 0); groups as in `timelines.split`; ``why``.
     """
     d = column(trace, "rise_source")
     if not np.isfinite(d).any():

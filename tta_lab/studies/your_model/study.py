@@ -47,8 +47,8 @@ RENAMED = (("features.0.", "stem.0."), ("features.1.", "stem.1."), ("features.3.
 
 @dataclass(frozen=True)
 class Case:
-    """A model and images as texts: ``model`` for `model_texts.open_model`, ``images`` and
-    ``unlabelled`` for `datasets.load`, both of the same files in the same order, ``unlabelled``
+    """A model and images as texts: ``model`` for `tta_lab.models.names.open_model`, ``images`` and
+    ``unlabelled`` for `tta_lab.load`, both of the same files in the same order, ``unlabelled``
     without their labels (the same text where there are none, "" for a set that brings its labels);
     ``named`` the images as they were named, before the text was completed for this model;
     ``folder`` a place for what is written; ``notes`` says what was decided."""
@@ -148,7 +148,7 @@ def open_case(model: str = "", images: str = "", labelled: bool = True, folder=N
     """A case from texts; what is "" is taken from the example, which then is written into
     ``folder`` ("" or None: a new temporary one).
 
-    ``images``: the path of a folder of your own, or a text for `datasets.load`. Size and colour are
+    ``images``: the path of a folder of your own, or a text for `tta_lab.load`. Size and colour are
     those of the model's card where the text does not say them; ``labelled``: sub-folders are
     classes, else all images count as unlabelled. See `images_text` for the classes. A model's text
     that names a Python file runs it, and is refused unless ``trust`` says that you trust it; the
@@ -243,7 +243,7 @@ def text_of(fields: dict) -> str:
 
 def fields_of(text: str) -> dict:
     """The fields of a panel that stand for a text; `text_of` of them opens the same model. Raises
-    ValueError as `model_texts.parse` does, and for "python:" texts, which have no fields."""
+    ValueError as `names.parse` does, and for "python:" texts, which have no fields."""
     kind, name, options = parse(text)
     fields = dict(EMPTY)
     architecture = options.pop("architecture", "")
