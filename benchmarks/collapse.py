@@ -95,7 +95,7 @@ def load_runs(folder: Path, sources, models) -> list[Run]:
             for label, path in paths.items():
                 trace = Trace.load(path)
                 trace.meta |= start_of(source, label, models)
-                seen = detection_collapse.watch(trace)
+                seen = detection_collapse.detect(trace)
                 n = np.bincount(trace["step"])
                 columns = {
     "entropy": np.bincount(trace["step"], trace["entropy"]) / n,

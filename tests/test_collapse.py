@@ -10,7 +10,7 @@ import torch
 
 from tta_lab import Adapter, load_model, make
 from tta_lab import plots as P
-from tta_lab.analysis.collapse import collapse, watch
+from tta_lab.analysis.collapse import collapse, detect
 from tta_lab.components.controllers.collapse_detector import (
     ALARMS,
     FIRST,
@@ -298,9 +298,9 @@ def test_missing_files_and_variants_are_named(tmp_path):
     with pytest.raises(ValueError, match="variant"):
         CollapseDetector("dark")
     with pytest.raises(ValueError, match="record='source'"):
-        watch(trace_of(np.zeros(100)), CollapseDetector("source"))
+        detect(trace_of(np.zeros(100)), CollapseDetector("source"))
     with pytest.raises(ValueError, match="empty"):
-        watch(Trace())
+        detect(Trace())
 
 
 # --- a real run ---------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ def traces():
 
 def test_wild_steps_raise_an_alarm_and_calm_ones_do_not(traces):
     for variant in ("light", "source"):
-        wild, calm = (watch(traces[name], CollapseDetector(variant)) for name in ("wild", "calm"))
+        wild, calm = (detect(traces[name], CollapseDetector(variant)) for name in ("wild", "calm"))
         assert wild["first_alarm"] >= 0 and wild["probability"][-1] > 0.9 and ALARMS[wild["alarm"]
                                                                                      [-1]] != "none"
         assert not calm["alarm"].any() and calm["probability"][-1] < 0.5
@@ -324,7 +324,7 @@ def test_wild_steps_raise_an_alarm_and_calm_ones_do_not(traces):
 def test_step_by_step_with_a_saved_state_is_the_same_as_watching_the_trace(traces, tmp_path):
     trace = Trace.load(traces["wild"].save(tmp_path / "run.npz"))
     detector = CollapseDetector("source")
-    whole = watch(trace, detector)
+    whole = detect(trace, detector)
     adapter = Adapter(load_model("fashion_resnet_bn"), make("tent"), device="cpu")
     state = detector.init(adapter.model, adapter.source)
     assert state["length"] == pytest.approx(trace.meta["tuned_length"]) and state["test_statistics"]
@@ -354,13 +354,13 @@ def test_step_by_step_with_a_saved_state_is_the_same_as_watching_the_trace(trace
 
 @pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
 def test_figures_show_the_numbers(traces, backend):
-    numbers = watch(traces["wild"])
+    numbers = detect(traces["wild"])
     figure = P.plot_collapse(numbers | {"truth": collapse(traces["wild"], traces["calm"])},
                              backend=backend)
     curve = figure.axes[0].lines[0].get_ydata() if backend == "matplotlib" else figure.data[0].y
     assert np.array_equal(np.asarray(curve), numbers["probability"])
     P.plot_collapse(numbers, backend=backend)
-    P.plot_collapse(watch(traces["calm"]), backend=backend)
+    P.plot_collapse(detect(traces["calm"]), backend=backend)
     detector = {
         "curves": {"a": {"false_alarms": [0.0, 1.0, 5.0],
                          "recall": [0.5, 0.8, 1.0]}}, "chosen": {"a": [1.0, 0.8], "b": [2.0, 0.1]},
@@ -396,7 +396,7 @@ def test_what_moves_no_weight_cannot_be_judged(method, said):
     why = cannot_judge(trace)
     assert (said in why and why) if said else why == ""
     for variant in ("light", "source"):
-        seen = watch(trace, CollapseDetector(variant))
+        seen = detect(trace, CollapseDetector(variant))
         assert seen["cannot_judge"] == why and seen["judged"][-1] == (
             not why) and not seen["judged"][:10].any()
 
@@ -420,7 +420,7 @@ def test_small_batches_and_short_histories_cannot_be_judged(batch, images, reset
         "reset": np.isin(np.arange(n), list(reset))
     }
     trace = Trace.from_columns(samples, steps, {"classes": 10})
-    why, seen = cannot_judge(trace), watch(trace)
+    why, seen = cannot_judge(trace), detect(trace)
     assert (said in why and why) if said else why == ""
     assert seen["cannot_judge"] == why and (seen["first_alarm"] >= 0
                                             or seen["judged"][-1] == (not why))

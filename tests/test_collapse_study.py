@@ -121,10 +121,10 @@ def test_a_witness_and_a_bench_change_nothing(bench):
 
 
 def test_the_witness_says_what_the_detector_says_of_the_finished_trace(bench):
-    from tta_lab.analysis.collapse import watch
+    from tta_lab.analysis.collapse import detect
 
     trace = bench.run(replace(TINY, factor=100.0))
-    again = watch(trace)
+    again = detect(trace)
     assert np.allclose(again["probability"], trace.step("alarm_probability"), atol=1e-4)
     assert np.array_equal(again["alarm"], trace.step("alarm"))
     first = int(np.flatnonzero(again["alarm"] > 0)[0]) if again["first_alarm"] >= 0 else -1

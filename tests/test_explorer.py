@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tta_lab import load, load_model, make
-from tta_lab.analysis.collapse import watch
+from tta_lab.analysis.collapse import detect
 from tta_lab.components.controllers.collapse_detector import CollapseDetector
 from tta_lab.components.controllers.guard import guarded
 from tta_lab.components.selectors import ConfidenceRise, EntropyThreshold
@@ -145,7 +145,7 @@ def test_the_light_says_what_watch_says_in_pieces_and_at_once():
     trace = explore(
         Experiment(stream=continual(shifts=("fog", "contrast"), per_shift=40, batch=10),
                recipe=make("tent", lr=0.3)), (), device="cpu").trace
-    whole = watch(trace, CollapseDetector(variant="source"))
+    whole = detect(trace, CollapseDetector(variant="source"))
     light = N.Light()
     for n in (10, 30, len(trace)):
         lamp = light.see(trace.head(n))

@@ -17,7 +17,7 @@ from torchvision import transforms
 from tta_lab.data import image_files
 from tta_lab.data.folders import folder as image_folder
 from tta_lab.data.folders import lists
-from tta_lab.data.image_files import Cache, Decoder, FileSet, as_size, natural, spread
+from tta_lab.data.image_files import Cache, Decoder, FileSet, as_size, evenly_spaced, natural
 from tta_lab.data.image_set import BaseSet, ImageSet, class_logits
 from tta_lab.data.kinds import KINDS
 from tta_lab.data.load import load
@@ -363,7 +363,7 @@ def test_threads_change_nothing(tmp_path, monkeypatch):
 
 
 def test_spread():
-    assert list(spread(5, 9)) == [0, 1, 2, 3, 4] and spread(100, 3) == [0, 49, 99]
+    assert list(evenly_spaced(5, 9)) == [0, 1, 2, 3, 4] and evenly_spaced(100, 3) == [0, 49, 99]
 
 
 # --- torch data sets ----------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from tta_lab import (
     with_classes,
     with_input_card,
 )
-from tta_lab.analysis.collapse import collapse, watch
+from tta_lab.analysis.collapse import collapse, detect
 from tta_lab.analysis.model_selection import ordered, rank, reference, regret, scores, threshold
 from tta_lab.components.controllers.collapse_detector import CollapseDetector
 from tta_lab.core.knobs import knobs
@@ -223,8 +223,8 @@ WRONG = {
                     "action"),
     "guard: recipe": (lambda: guarded(3), "recipe must be a method"),
     "guard: detector": (lambda: guarded("tent", detector=3), "detector must be a CollapseDetector"),
-    "watch: trace": (lambda: watch([1]), "trace must be the Trace of a run"),
-    "watch: detector": (lambda: watch(Trace(), CollapseDetector), "detector must be a "
+    "detect: trace": (lambda: detect([1]), "trace must be the Trace of a run"),
+    "detect: detector": (lambda: detect(Trace(), CollapseDetector), "detector must be a "
                         "CollapseDetector"),
     "collapse: trace": (lambda: collapse(Trace(), None), "source_trace must be the Trace of a run"),
     "collapse: window": (lambda: collapse(Trace(), Trace(), window=0), "window must be a whole "

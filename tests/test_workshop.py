@@ -1154,7 +1154,7 @@ def single(mutants):
 def test_no_known_mistake_is_right_on_all_probes():
     """A mutant that the probes cannot tell from the right answer would be accepted."""
     assert behaviours(single(entropy_check.mutants()), entropy_check.PROBES,
-                      entropy_check_scores.right_entropy) == []
+                      entropy_check_scores.entropy) == []
     assert behaviours(single(filter_check.mutants()), filter_check.PROBES,
                       filter_check.right_filter) == []
     lists = lists_check

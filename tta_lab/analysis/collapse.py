@@ -14,7 +14,7 @@ from ..components.controllers.collapse_detector import (
 from ..core import arguments
 
 
-def watch(trace, detector: CollapseDetector | None = None) -> dict:
+def detect(trace, detector: CollapseDetector | None = None) -> dict:
     """What the detector would have said after each step of a trace: ``step``, ``alarm`` (index
     into `ALARMS`), ``probability`` and under ``signals`` each signal, under ``evidence`` what each
     fitted signal adds to the log odds, (T,); ``first_alarm`` (step, -1: none) and ``threshold``;

@@ -132,14 +132,13 @@ def threshold(values, share: float) -> float:
 def scores(trace, reference: Mapping | None = None, logits=None, source=None) -> dict[str, float]:
     """All label-free scores of one run; what cannot be worked out is NaN (see `definitions`).
 
-    ``trace``      of run(adapter, stream) ``source``     trace of the method ``source`` on the
-                   same stream, for ``agreement`` and ``confidence_shift``; without it what the
-                   trace
-                   recorded of the source counts, which is under
-                   ``trace.meta["source_statistics"]``: batch statistics, as a rule
+    ``trace``      of run(adapter, stream)
+    ``source``     trace of the method ``source`` on the same stream, for ``agreement`` and
+                   ``confidence_shift``; without it what the trace recorded of the source counts,
+                   which is under ``trace.meta["source_statistics"]``: batch statistics, as a rule
     ``reference``  of `reference`, for ``doc_error``, ``atc_error`` and ``atc_entropy_error``
-                   ``logits``     (N, C) of the run, for ``neighbourhood`` and ``nuclear_norm``;
-                   they are not part of a trace
+    ``logits``     (N, C) of the run, for ``neighbourhood`` and ``nuclear_norm``; they are not part
+                   of a trace
 
     All images of the run count, unknown ones too: without labels nobody knows which they are. A
     broken row (NaN) counts as confidence 1 / C and entropy ln C, so that breaking is never an

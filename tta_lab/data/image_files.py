@@ -289,7 +289,7 @@ class Cache:
         return value
 
 
-def spread(n: int, most: int) -> Sequence[int]:
+def evenly_spaced(n: int, most: int) -> Sequence[int]:
     """Up to ``most`` of the numbers 0 .. n-1, evenly spaced, the first and the last among them."""
     return range(n) if n <= most else sorted(set(np.linspace(0, n - 1, most).astype(int).tolist()))
 
@@ -349,7 +349,7 @@ class Files:
                 self.decoder.too_small(self.root / self.paths[row], image.height, image.width)
                 return image.height, image.width
 
-        rows = spread(len(self.paths), most if self.decoder.size else len(self.paths))
+        rows = evenly_spaced(len(self.paths), most if self.decoder.size else len(self.paths))
         sizes = self._each(header, rows)
         if self.decoder.size:
             return (self.decoder.channels, *self.decoder.size)

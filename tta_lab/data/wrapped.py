@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .contents import digests, hashed, signature
-from .image_files import FileSet, spread
+from .image_files import FileSet, evenly_spaced
 from .shipped import DataError
 
 
@@ -69,7 +69,7 @@ class Wrapped:
         """What the data set makes its images from (`_stored_content`) and 64 images; where that is
         not known, all images, read again when one of the 64 has changed, or an array or a file
         that it holds (`_held`)."""
-        few = [rows[k] for k in spread(len(rows), 64)]
+        few = [rows[k] for k in evenly_spaced(len(rows), 64)]
         seen = hashed(repr(rows),
                       _stored_content(self.dataset) or "",
                       *(self.item(row)[0].tobytes() for row in few)).encode()

@@ -532,20 +532,19 @@ def runs(recipes, streams, model, seeds: Sequence[int] = (0, ), *, cache: str | 
     seed), Trace), with the frozen source recorded.
 
     recipes   list of methods or their names, or name -> Method (or its name); or name -> function
-              of the traces made before on the same stream
-              and seed, {name: Trace} -> Method, for controls that need to know what another method
-              did
+              of the traces made before on the same stream and seed, {name: Trace} -> Method, for
+              controls that need to know what another method did
     streams   a stream, or name -> stream; a stream is seeded anew for each seed (its own seed +
-              seed); or a function of the seed. An image set,
-              or its name, is shown in the order of its files
+              seed); or a function of the seed. An image set, or its name, is shown in the order of
+              its files
     model     a network, or the text that names one
     seeds     whole numbers, each once
     cache     folder where each finished run is written at once: an interrupted comparison goes on
               where it stopped
     clean     stream of unshifted images (or a function of the seed) for `forgetting`
     source_images   image set of the source domain (or its name), for recipes that need something of
-                    it (`tta_lab.prepare`): Fisher
-              information, prototypes, ...; a recipe that needs none never sees it
+                    it (`tta_lab.prepare`): Fisher information, prototypes, ...; a recipe that needs
+                    none never sees it
     channels_last   memory format of the networks
 
     The outputs of the frozen source on a stream are computed once and shared by all recipes; their

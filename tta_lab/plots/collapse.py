@@ -30,7 +30,7 @@ def plot_collapse(numbers, backend: str = "matplotlib", ax=None):
     """The detector over a run, panels on top of each other: probability and alarms, the evidence
     by kind of alarm, and with labels the excess error.
 
-    ``numbers`` is ``collapse.watch(trace)``; with ``numbers["truth"] = collapse.collapse(...)``
+    ``numbers`` is ``collapse.detect(trace)``; with ``numbers["truth"] = collapse.collapse(...)``
     the excess error is drawn and collapse marked.
     """
     step = np.asarray(numbers["step"])

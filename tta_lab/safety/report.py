@@ -425,12 +425,12 @@ def _without_labels(source, adapted) -> dict:
 def _alarms(trace) -> dict:
     """What the collapse detector says of the run, where it is there and can be asked."""
     try:
-        from ..analysis.collapse import watch
+        from ..analysis.collapse import detect
         from ..components.controllers.collapse_detector import ALARMS
     except ImportError:
         return {"alarm": "", "alarm_after": -1}
     try:
-        seen = watch(trace)
+        seen = detect(trace)
     # too short a run, or its fitted numbers are missing: the report has other evidence
     except Exception as why:
         return {"alarm": f"not asked ({type(why).__name__})", "alarm_after": -1}

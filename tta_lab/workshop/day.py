@@ -1,11 +1,11 @@
 """What the instructor needs around the workshop: student notebooks from the solutions, a check of
 a laptop, wheels for a room without network, slides.
 
-python -m tta_lab workshop students          # write notebooks/workshop/*.ipynb from
-notebooks/workshop/solutions python -m tta_lab workshop check             # the day before, and on
-every laptop: about a minute python -m tta_lab workshop wheels FOLDER     # where there is network;
-prints the command for a laptop without python -m tta_lab workshop slides MODULE     # one page for
-the projector; needs no network
+python -m tta_lab workshop students          # write the students' notebooks from the solutions
+python -m tta_lab workshop check             # the day before, and on every laptop: about a minute
+python -m tta_lab workshop wheels FOLDER     # where there is network; prints the command for a
+                                             # laptop without
+python -m tta_lab workshop slides MODULE     # one page for the projector; needs no network
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def _listening(events: list[str], losses: list[float]) -> Iterator[None]:
 
 def watch(
     fn: Callable,
-    optimiser: type,
+    optimizer: type,
     training: bool,
     batches: list[Tensor],
     sources: list[Tiny] | None = None,
@@ -193,7 +193,7 @@ def watch(
     for net in (model, *(sources or ())):
         net.train(training)
     seen: list = []
-    optimizer = spying(optimiser, model.events, seen)(model.tuned(), lr=RATE)
+    optimizer = spying(optimizer, model.events, seen)(model.tuned(), lr=RATE)
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     for p in model.tuned():
         p.register_hook(lambda g: model.events.append("gradient" if bool(g.any()) else "zeros"))
@@ -576,19 +576,19 @@ def check_step(fn: Callable) -> None:
         "base_2": lambda c: 1 / math.log(2),
         "divided_by_ln_classes": lambda c: 1 / math.log(3),
     }
-    for optimiser, training in ((torch.optim.SGD, False), (torch.optim.Adam, True)):
-        calls = watch(fn, optimiser, training, small)
+    for optimizer, training in ((torch.optim.SGD, False), (torch.optim.Adam, True)):
+        calls = watch(fn, optimizer, training, small)
         for made in calls:
             check_way(made)
         name_gradients(calls, losses, scales)
-        _check_moves(calls, optimiser)
+        _check_moves(calls, optimizer)
         check_answers(calls)
 
 
-def _check_moves(calls: list[Call], optimiser: type) -> None:
+def _check_moves(calls: list[Call], optimizer: type) -> None:
     """The weights move as the optimiser moves them, and not otherwise."""
     twin = calls[0].model.copy()
-    steps = optimiser(twin.tuned(), lr=RATE)
+    steps = optimizer(twin.tuned(), lr=RATE)
     for made in calls:
         if not made.gradients:
             continue
@@ -617,9 +617,9 @@ def check_filtered_step(fn: Callable) -> None:
         "mean_over_classes": lambda c: 1 / 3, "divided_twice": lambda c: 1 / (_share(c) * len(c.x))
     }
     scales["backward_twice"] = _backwards
-    for optimiser, training in ((torch.optim.SGD, False), (torch.optim.Adam, True)):
+    for optimizer, training in ((torch.optim.SGD, False), (torch.optim.Adam, True)):
         source = Tiny()
-        calls = watch(fn, optimiser, training, batches, [source] * 3)
+        calls = watch(fn, optimizer, training, batches, [source] * 3)
         try:
             for made in calls:
                 check_way(made)
@@ -637,7 +637,7 @@ def check_filtered_step(fn: Callable) -> None:
             raise Wrong("source_never_asked", *others, **found.values) from found
         if not asked:
             raise Wrong("source_never_asked")
-        _check_moves(calls, optimiser)
+        _check_moves(calls, optimizer)
         check_answers(calls)
         if "recorded" in source.events:
             raise Wrong("grad_for_source")
@@ -799,9 +799,9 @@ def _check_nobody(fn: Callable) -> None:
     sharp = source.copy()
     with torch.no_grad():
         sharp.last *= -60  # quite sure of what the adapted model finds least probable
-    for optimiser, sources in ((torch.optim.SGD, [sharp]), (torch.optim.Adam,
+    for optimizer, sources in ((torch.optim.SGD, [sharp]), (torch.optim.Adam,
                                                             [source, source, sharp])):
-        *before, made = watch(fn, optimiser, False, batches[: len(sources)], sources, EMPTY)
+        *before, made = watch(fn, optimizer, False, batches[: len(sources)], sources, EMPTY)
         if not bool(torch.isfinite(made.after.numbers()).all()):
             raise Wrong("empty_nan")
         if any(not math.isfinite(value) for value in made.losses):

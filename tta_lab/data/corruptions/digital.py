@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .draws import Draws, precise
-from .filters import need_colours, sample, smooth
+from .filters import need_colors, sample, smooth
 
 
 def contrast(x: Tensor, factor: float, draws: Draws) -> Tensor:
@@ -36,7 +36,7 @@ def saturate(x: Tensor, p: tuple[float, float], draws: Draws) -> Tensor:
     gains change nothing there, offsets darken.
     """
     gain, offset = p
-    need_colours("saturate", x)
+    need_colors("saturate", x)
     if x.shape[1] == 1:
         return x * (1 - min(max(offset, 0), 1) * (0.587 + 0.114))
     value = x.amax(1, keepdim=True)

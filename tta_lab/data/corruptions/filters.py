@@ -12,7 +12,7 @@ from torch import Tensor
 GREY = (0.299, 0.587, 0.114)   # weights of red, green and blue in the luma
 
 
-def need_colours(name: str, x: Tensor) -> None:
+def need_colors(name: str, x: Tensor) -> None:
     """Raise ValueError unless the images are grey (1 channel) or colour (3)."""
     if x.shape[1] not in (1, 3):
         raise ValueError(f"{name} needs grey (1) or colour (3) channels, got {x.shape[1]}")

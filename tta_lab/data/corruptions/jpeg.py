@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .digital import nearest
 from .draws import Draws
-from .filters import need_colours
+from .filters import need_colors
 
 # ITU-T T.81, Annex K: the tables that every codec scales by its quality
 LUMA = ((16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55),
@@ -68,7 +68,7 @@ def jpeg_compression(x: Tensor, quality: float, draws: Draws) -> Tensor:
     decoder interpolates chroma linearly (weights 3/4, 1/4). Entropy coding is lossless and left
     out.
     """
-    need_colours("jpeg_compression", x)
+    need_colors("jpeg_compression", x)
     _, c, h, w = x.shape
     block, kept = 8 if c == 1 else 16, x.dtype
     planes = F.pad(nearest(x * 255), (0, -w % block, 0, -h % block), mode="replicate")

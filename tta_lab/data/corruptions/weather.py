@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .draws import Draws
-from .filters import GREY, centre_zoom, fold, luma, motion, need_colours, smooth
+from .filters import GREY, centre_zoom, fold, luma, motion, need_colors, smooth
 from .tables import table_side
 
 
@@ -22,7 +22,7 @@ def snow(x: Tensor, p: tuple[float, ...], draws: Draws) -> Tensor:
     luma + 0.5), plus the layer, plus the layer turned by 180 degrees.
     """
     mean, std, zoom, threshold, radius, sigma, mix = p
-    need_colours("snow", x)
+    need_colors("snow", x)
     h, w = x.shape[2:]
     layer = draws.normal32(h * w).to(x.dtype).view(-1, 1, h, w).mul_(std).add_(mean)
     layer = centre_zoom(layer, zoom)
@@ -111,11 +111,11 @@ def frost_pictures(scale: float) -> Tensor:
         grey = sum(weight * (part - part.mean()) / part.std()
                    for weight, part in ((0.7, clouds), (0.8, ice), (0.45, veins), (0.4, cover)))
         grey = (grey - grey.mean()) / grey.std()
-        colour = [
+        color = [
             mean + spread * grey + tint * (cover - cover.mean())
             for mean, spread, tint in FROST_COLOUR
         ]
-        pictures.append(torch.stack(colour).clamp(0, 1))
+        pictures.append(torch.stack(color).clamp(0, 1))
     return torch.stack(pictures)
 
 
@@ -142,7 +142,7 @@ def frost(x: Tensor, p: tuple[float, float], draws: Draws) -> Tensor:
     of the frost.
     """
     a, b = p
-    need_colours("frost", x)
+    need_colors("frost", x)
     h, w = x.shape[2:]
     tiles = _frost_tiles(FROST_SCALE[table_side(min(h, w))], h, w, x.dtype, x.device)
     n = tiles.shape[2] - h + 1
@@ -153,9 +153,9 @@ def frost(x: Tensor, p: tuple[float, float], draws: Draws) -> Tensor:
     return luma_like(x, windows[which, top, left]).mul(b).add_(x, alpha=a)
 
 
-def luma_like(x: Tensor, colour: Tensor) -> Tensor:
+def luma_like(x: Tensor, color: Tensor) -> Tensor:
     """The colours themselves, or their luma where the images are grey."""
-    return luma(colour) if x.shape[1] == 1 else colour
+    return luma(color) if x.shape[1] == 1 else color
 
 
 # --- fog ----------------------------------------------------------------------------------------
@@ -319,19 +319,19 @@ def spatter(x: Tensor, p: tuple[float, ...], draws: Draws) -> Tensor:
     colours.
     """
     mean, std, blur, threshold, strength, mud = p
-    need_colours("spatter", x)
+    need_colors("spatter", x)
     h, w = x.shape[2:]
     field = draws.normal32(h * w).to(x.dtype).view(-1, 1, h, w).mul_(std).add_(mean)
     field = smooth(field, blur)
-    colours = MUD if mud >= 0.5 else WATER
+    colors = MUD if mud >= 0.5 else WATER
     weights = [1.0] if x.shape[1] == 3 else GREY
-    colour = x.new_tensor(
-        colours if len(weights) == 1 else [sum(
-            a * b for a, b in zip(colours, GREY, strict=True))]).div(255).view(1, -1, 1, 1)
+    color = x.new_tensor(
+        colors if len(weights) == 1 else [sum(
+            a * b for a, b in zip(colors, GREY, strict=True))]).div(255).view(1, -1, 1, 1)
     if mud >= 0.5:
         mask = smooth((field > threshold).to(x.dtype), strength)
         mask = torch.where(mask < 0.8, 0, mask)
-        return x * (1 - mask) + colour * mask
+        return x * (1 - mask) + color * mask
     layer = torch.where(field < threshold, 0, field).clamp_(0, 1).mul_(255).floor_()[:, 0]
     relief = distance_to(canny(layer, 50, 150))
     relief = equalise(_filter3(relief, BOX).add_(1e-4).floor())
@@ -339,4 +339,4 @@ def spatter(x: Tensor, p: tuple[float, ...], draws: Draws) -> Tensor:
     relief = _filter3(relief, BOX).round()
     mask = layer * relief
     mask = (mask / mask.amax((1, 2), keepdim=True).clamp(min=1e-12))[:, None]
-    return x + colour * (mask * strength)
+    return x + color * (mask * strength)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...analysis.collapse import collapse, watch
+from ...analysis.collapse import collapse, detect
 from ...analysis.timelines import split, stretches
 from ...components.controllers.collapse_detector import CollapseDetector, cannot_judge, fitted
 from ...components.controllers.guard import ANSWERS, Guard, actions
@@ -455,9 +455,9 @@ def falling(trace: Trace, windows: int = 12) -> dict:
 # --- with labels
 
 def with_truth(trace: Trace, beside: dict[str, Trace]) -> dict:
-    """`collapse.watch` of a trace with the definition by labels against source and BN-1 beside it
+    """`collapse.detect` of a trace with the definition by labels against source and BN-1 beside it
     (``truth``), for `plots.plot_collapse`."""
-    return {**watch(trace), "truth": collapse(trace, beside["source"], beside.get("BN-1"))}
+    return {**detect(trace), "truth": collapse(trace, beside["source"], beside.get("BN-1"))}
 
 
 # --- few classes: a shift of the labels, and collapse

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from ...analysis import diagnose
-from ...analysis.collapse import watch
+from ...analysis.collapse import detect
 from ...components.controllers.guard import actions, guarded
 from ...components.controllers.resets import ResetEvery
 from ...core.knobs import with_knobs
@@ -314,7 +314,7 @@ def _first_alarm(trace: Trace) -> int:
     if "alarm" in steps and np.isfinite(np.asarray(steps["alarm"], np.float64)).any():
         raised = np.flatnonzero(np.nan_to_num(steps["alarm"]) > 0)
         return int(steps["step"][raised[0]]) if len(raised) else -1
-    return int(watch(trace)["first_alarm"])
+    return int(detect(trace)["first_alarm"])
 
 
 def distance(trace: Trace) -> dict:
@@ -424,7 +424,7 @@ def guards_of(result: Study) -> dict:
             trace = result.traces[arm]
             found[name] = numbers_of(trace, beside, recent=min(RECENT, 4 * result.plan.per_shift))
             if arm != "guard_large":  # nobody watched: what the detector says of the finished trace
-                found[name]["probability"] = watch(trace)["probability"]
+                found[name]["probability"] = detect(trace)["probability"]
     return found
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ...analysis import diagnose
-from ...analysis.collapse import watch
+from ...analysis.collapse import detect
 from ...components.controllers.resets import CollapseRecovery
 from ...components.norms.batch_norm import BatchStatistics
 from ...components.selectors.entropy_threshold import EntropyThreshold
@@ -314,7 +314,7 @@ def summary(trace: Trace) -> dict:
     planned = len(trace.meta["segments"]) - 1 if trace.meta["reset"] == "domain" else 0
     used = classes_in_use(trace, steps[len(steps) // 2:], 100)
     return {"error": float(numbers["error"]), "resets": int(numbers["resets"]) - planned,
-            "alarm": watch(trace)["first_alarm"] if len(norm) else -1,
+            "alarm": detect(trace)["first_alarm"] if len(norm) else -1,
             "kept": base.kept_share(trace),
             **{name: float(np.nanmean(values)) for name, values in used.items()},
             "batches": len(steps), "gradient": float(np.median(norm)) if len(norm) else math.nan,
@@ -466,7 +466,7 @@ def over_time(trace: Trace, recent: int = 100) -> dict:
     ``alarm`` (bool), (T,); ``threshold``; ``marks``: steps before which the model was put back.
     """
     steps = np.asarray(trace.step("step"))
-    seen = watch(trace)
+    seen = detect(trace)
     norm = np.asarray(trace.step("grad_norm"), np.float64)
     reset = np.nan_to_num(np.asarray(trace.step("reset"), np.float64)) > 0
     return {"step": steps, "gradient": np.where(norm > 0, norm, np.nan),
