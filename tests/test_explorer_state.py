@@ -8,6 +8,7 @@ import pytest
 
 from tta_lab.experiments.experiment import Experiment
 from tta_lab.methods import make
+from tta_lab.panels.explorer import settings_of
 from tta_lab.panels.explorer_state import ExplorerState, RunState, experiment_dict
 from tta_lab.panels.inputs import GIVEN, StreamNames
 from tta_lab.panels.stream_settings import FIRST, ByHand, protocol_call, stream_label
@@ -30,6 +31,17 @@ def test_first_values_make_an_experiment():
     head = "tent + entropy threshold lr 0.01 on fashion_resnet_bn"
     assert s.title(s.choice) == f"{head}, {s.stream_name()}"
     assert "Entropy threshold:" in s.describe() and "40 images in 4 batches" in s.describe()
+
+
+def test_parameters_of_a_notebook_that_say_nothing_leave_the_mode_as_it_is():
+    def chosen(fast, **values):
+        return ExplorerState({}, 0, settings_of(fast, **values)).choice
+
+    plain = chosen(True, lr=0.0, protocol="", per_shift=0, guard=False)
+    assert plain == chosen(True)
+    assert plain.stream.per_shift < chosen(False).stream.per_shift
+    guarded = chosen(True, guard=True, lr=0.02).recipe
+    assert guarded.controllers and guarded.update.lr == 0.02
 
 
 @pytest.mark.parametrize("settings, said", [
