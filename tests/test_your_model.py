@@ -238,6 +238,8 @@ def test_classes_of_a_folder_follow_the_model_or_the_text_order_or_are_refused(e
     text, notes = S.images_text(str(tmp_path / "ten"), model)
     assert load(text).y.tolist() == list(range(10)) and "ImageFolder" in notes[0]
     picture(tmp_path / "eleven" / "x" / "1.png")
+    with pytest.raises(ValueError, match="no kind of image set 'foldr'.*did you mean 'folder'"):
+        S.images_text(f"foldr:{tmp_path}", model)
     with pytest.raises(DataError, match="has 1 class folders .x, ....*, but the model answers in 10 classes .T-shirt-top.*keep only some outputs"):
         S.images_text(str(tmp_path / "eleven"), model)
     picture(tmp_path / "flat" / "1.png", (40, 30))

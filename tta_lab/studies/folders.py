@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core import places
+from ..core.arguments import nearest
 from ..core.source_model import SourceModel
 from ..data.embedded import EMBEDDED
 from ..data.folders import refuse_parts
@@ -40,6 +41,10 @@ def images_text(images: str, network: SourceModel, labelled: bool = True) -> tup
         return images, []
     if not images:
         raise ValueError("no images are named; give the path of a folder of pictures")
+    is_kind = colon and len(kind) > 1 and kind.isidentifier()
+    if is_kind and kind not in KINDS and not places.home(images).exists():
+        raise ValueError(f"{images!r}: there is no kind of image set {kind!r}; there are: "
+                         f"{', '.join(KINDS)}, or give the path of a folder" + nearest(kind, KINDS))
     path, query, subsets = places.split(rest if colon and kind == "folder" else images)
     root = existing_folder(path, "images")
     card = network.card
