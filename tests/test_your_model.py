@@ -378,6 +378,15 @@ def panel(example):
     assert made.error is None
 
 
+def test_a_text_without_fields_has_a_sentence_in_place_of_the_panel():
+    pytest.importorskip("anywidget")
+    from tta_lab.panels.your_model import your_model
+    panel = your_model("python:/n.py:Net", "/photos", trust=True)
+    assert panel.widget.children == (panel.status,) and panel.error is None
+    assert "write checkpoint:WEIGHTS?architecture=/n.py:Net" in panel.message
+    assert panel.to_code() == "# Nothing was checked yet."
+
+
 def check(panel):
     panel.run_button.click()
     assert panel.wait(120)

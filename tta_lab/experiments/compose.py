@@ -96,15 +96,16 @@ LOSS_OF = {  # whose loss is which objective
 ANSWER_OF = {"lame": NeighbourAnswer, "t3a": PrototypeAnswer, "adanpc": VotedAnswer}
 WHOLE = {  # methods that cannot be taken apart, and why
     "cmf": "its weights follow a hidden model that a Kalman filter estimates from the steps",
-    "memo": "it treats every image as an episode of its own, with a lesson and a reset for each",
+    "memo": "it treats every image as an episode of its own, with a learning batch and a reset for "
+            "each",
     "paf_kip": "its loss, its filters and its answer share the crops that model and teacher are "
                "shown",
     "petal": "it begins at a posterior of the source weights, and its teacher and its restore "
              "stay with that posterior",
     "psmt": "its teacher is moved twice, around a restore that reads the gradients of the step",
     "rmt": "its loss contrasts features through a projector that is tuned along with the model",
-    "rotta": "it learns from a memory, with lessons and statistics that only its own teacher "
-             "shares",
+    "rotta": "it learns from a memory, with learning batches and statistics that only its own "
+             "teacher shares",
     "santa": "its loss contrasts features through a projector that is tuned along with the model",
     "stamp": "it learns from a memory that its own answer, a mean over augmented views, fills"
 }

@@ -15,7 +15,7 @@ from ..core.source_model import InputError
 from ..data.load import load
 from ..data.shipped import DataError
 from ..models.doctor import check_up
-from ..models.names import code_of, open_model, refuse_code
+from ..models.names import code_of, open_model, parse, refuse_code
 from ..studies.your_model import study
 from .controls import dropdown, tick
 from .explorer import explorer
@@ -59,7 +59,8 @@ def your_model(model: str = "", images: str = "", labelled: bool = True, *,
     the tick box below the name of a Python file, which is run only when it is ticked. ``n`` images
     are looked at by the doctor. ``settings`` are first values of the explorer's controls.
     ``interactive`` False returns a panel that has checked and run once, in the caller's thread,
-    with every callback called from Python.
+    with every callback called from Python. A "python:" text has no fields: it is run so alone, and
+    with ``interactive`` a sentence stands in place of the panel.
     """
     for name, value in (("model", model), ("images", images)):
         if not isinstance(value, str):
@@ -85,6 +86,8 @@ class YourModelPanel(RunPanel):
                  trust=False):
         import ipywidgets as W
 
+        kind, name, _ = parse(model) if model.strip() else ("", "", {})
+        self._without_fields = model if kind == "python" else ""
         self.device = device
         self.seed = seed
         self.n = n
@@ -93,7 +96,7 @@ class YourModelPanel(RunPanel):
         self.refusal = ""
         self.notes = []
         self.network = self.data = self.report = self.explorer = self._failed = None
-        super().__init__(_fields(model, images, labelled, trust), interactive,
+        super().__init__(_fields("" if self._without_fields else model, images, labelled, trust), interactive,
                          "Open both, and let the doctor look whether they belong together", 110,
                          395)
         self.run_button.description = "Check"
@@ -101,7 +104,8 @@ class YourModelPanel(RunPanel):
         self.table, self.code, self.opened_box, self.place = W.HTML(), W.HTML(), W.HTML(), W.VBox()
         self._file = self._runs() or self.controls["code"].value
         self._arrange()
-        self._say("Name a model and a folder of images, then press Check.")
+        self._say(study.NO_FIELDS.format(model, name) if self._without_fields else
+                  "Name a model and a folder of images, then press Check.")
 
     # --- what the fields say
 
@@ -131,12 +135,13 @@ class YourModelPanel(RunPanel):
     @property
     def model_text(self) -> str:
         """The text for `open_model`. Raises ValueError where a field is empty or wrong."""
-        return study.text_of(self.fields)
+        return self._without_fields or study.text_of(self.fields)
 
     def put(self, model: str, images: str, labelled: bool = True) -> None:
         """Fill the fields from texts, as ``your_model`` does. Raises ValueError for a text that
         has no fields."""
         fields, c = study.fields_of(model), self.controls
+        self._without_fields = ""
         c["source"].value = fields["source"]
         for name, value in fields.items():
             if name not in ("source", "preset") and (name != "name" or c["name"].options):
@@ -307,6 +312,8 @@ class YourModelPanel(RunPanel):
     @property
     def widget(self):
         """Everything in one box."""
+        if self._without_fields:
+            return column(self.status)
         c = self.controls
         left = column(*(c[name] for name in ("source", "name", "weights", "checkpoint", "code",
                                              "trust", "images", "labelled")))

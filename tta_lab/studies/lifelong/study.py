@@ -131,8 +131,8 @@ class Plan(base.Plan):
                                 per_shift=self.per_shift, batch=self.batch, redraw=True, seed=seed)
 
     def unshifted(self, seed: int):
-        """Clean images that the stream "same" never shows: the deck is dealt to its shifts first,
-        and then to these."""
+        """Clean images that the stream "same" never shows: images are drawn for its shifts
+        first, and then for these."""
         stream = replace(self.stream("same", seed), shifts=(*self.shifts, *("none",) * self.clean),
                          rounds=1)
         return stream.cut(len(self.shifts) * math.ceil(self.per_shift / self.batch))
