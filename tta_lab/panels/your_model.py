@@ -96,7 +96,8 @@ class YourModelPanel(RunPanel):
         self.refusal = ""
         self.notes = []
         self.network = self.data = self.report = self.explorer = self._failed = None
-        super().__init__(_fields("" if self._without_fields else model, images, labelled, trust), interactive,
+        fields = _fields("" if self._without_fields else model, images, labelled, trust)
+        super().__init__(fields, interactive,
                          "Open both, and let the doctor look whether they belong together", 110,
                          395)
         self.run_button.description = "Check"
