@@ -403,7 +403,7 @@ def test_wrong_entries_give_sentences_and_right_ones_the_doctor_and_the_explorer
     assert "there is no checkpoint file /nowhere/w.pt; check the path" in check(panel)
     fields = S.fields_of(case.model)
     c["checkpoint"].value = fields["checkpoint"]
-    assert "fits no network that is known here" in check(panel) and panel.refusal
+    assert "fits no network that is known here" in check(panel) and panel.incompatibility
     c["source"].value = "python"
     assert c["code"].layout.display is None and c["name"].layout.display == "none"
     c["code"].value = fields["code"]

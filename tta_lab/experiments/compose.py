@@ -2,9 +2,10 @@
 set beside its relatives.
 
 `decompose` gives the slots of a recipe, `assemble` makes a recipe of slots. What cannot go together
-is found by doing it (`why_not`): the parts, the adapter on the chosen model and a rehearsal on two
-images all have their say. Methods named in `WHOLE` cannot be taken apart: their objective, teacher,
-answer and what happens after a step stay together, and everything else can be exchanged.
+is found by doing it (`incompatibility`): the parts, the adapter on the chosen model and a rehearsal
+on two images all have their say. Methods named in `WHOLE` cannot be taken apart: their objective,
+teacher, answer and what happens after a step stay together, and everything else can be
+exchanged.
 """
 from __future__ import annotations
 
@@ -587,7 +588,7 @@ def relatives(recipe: Method, n: int = 2, choice: Experiment | None = None,
               images=None) -> list[tuple[str, list[dict]]]:
     """The ``n`` nearest published methods, nearest first, each with its `differences`; not source
     and BN-1, which every run is beside, nor the method that it is. With ``choice`` only those for
-    which `why_not` has nothing to say."""
+    which `incompatibility` has nothing to say."""
     recipe = recipe_of(recipe)
     rows = [(name, differences(recipe, other)) for name, other in _published()
             if "[" not in name and name not in ("source", "batch_norm")]

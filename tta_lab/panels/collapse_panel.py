@@ -53,7 +53,9 @@ class CollapsePanel(StudyPanel):
     def __init__(self, setting: Setting, interactive: bool, bench: Bench, at_once: bool):
         import ipywidgets as W
 
-        self.bench, self._first, self.state = bench, setting, "none"
+        self.bench = bench
+        self._first = setting
+        self.state = "none"
         streams = {name: label for name, (label, *_) in STREAMS.items()}
         controls = {
             "factor": steps(FACTORS, float(setting.factor), "learning rate",

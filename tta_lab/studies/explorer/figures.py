@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...plots import GROUP_LABELS, GROUP_LOOKS, HeatMap, Panel, Series, draw, draw_pictures
-from ...plots.views import groups_in, step_edges
+from ...plots.timelines import groups_in, step_edges
 from .study import KINDS, SCORES
 
 HOW_TO_READ = {

@@ -344,7 +344,8 @@ def visits(trace: Trace) -> dict:
     for r, name in ((0, "first"), (1, "second")):
         here = np.flatnonzero(known & (rounds == r))
         here = here[np.lexsort((ids[here], domain[here]))]
-        wrong[name], places[name] = scored["wrong"][here], np.stack([domain[here], ids[here]])
+        wrong[name] = scored["wrong"][here]
+        places[name] = np.stack([domain[here], ids[here]])
     same = places["first"].shape == places["second"].shape and bool((places["first"]
                                                                      == places["second"]).all())
     return {**wrong, "shift": places["first"][0], "shift_second": places["second"][0],

@@ -120,7 +120,8 @@ def _plotly(numbers):
     columns = [name.replace(" ", "<br>", 1) for name in numbers["columns"]]
     shades = np.asarray(numbers["shade"], np.float64)
     gaps = np.array([[bool(why) for why in line] for line in numbers["reason"]])
-    (low, high), (places, labels, name) = _range(numbers), numbers["ticks"]
+    (low, high) = _range(numbers)
+    (places, labels, name) = numbers["ticks"]
     colors = BETTER_TO_WORSE if numbers["diverging"] else MORE
     y = np.arange(len(rows))
     x = np.arange(len(columns))
