@@ -1,7 +1,7 @@
 """The composer: choose what stands in every slot of a method, see what cannot go together and why,
 run it beside its nearest published relatives.
 
-Whatever the panel does, the functions of `compose` and `compose_study` do without it; ``to_code()``
+Whatever the panel does, the functions of `compose` and `compose.study` do without it; ``to_code()``
 says how.
 """
 from __future__ import annotations
@@ -71,7 +71,7 @@ def composer(recipe: Method | str | None = None, *, start: str = "tent", model=N
 
     ``recipe``: a composition or a method, its name or its JSON; else the slots of the method
     ``start``. ``model``: a network of your own, or a text for `names.open_model` (one that
-    runs a Python file only with ``trust``); ``stream``: a name of `compose_study.STREAMS`, or a
+    runs a Python file only with ``trust``); ``stream``: a name of `compose.study.STREAMS`, or a
     stream of your own; ``images`` (a set or its text) and ``shifts`` for the former; ``per_shift``
     images of each shift in batches of ``batch``; ``relatives``: how many of the nearest published
     methods are run beside it, 0 to 4; ``source_images`` for parts that need something of the source
@@ -704,7 +704,7 @@ def runs_html(rows: list[dict]) -> str:
 def save(panel: ComposerPanel, path, guided=(), refused=()) -> None:
     """Write the runs of a panel as JSON (no number: null), with the recipe of the last one (before
     any: that of the slots) and the versions they were made with; and those of the notebook's guided
-    compositions (`compose_study.run_guided`) and of what was `compose_study.refused`."""
+    compositions (`compose.study.run_guided`) and of what was `compose.study.refused`."""
     recipe = panel.to_json() if panel._ran is None else to_json(panel._ran.recipe)
     guided = [{name: found[name] for name in ("words", "rows", "verdict")} for found in guided]
     write_numbers(path, {"runs": panel._rows, "verdict": panel.verdict, "recipe": recipe,

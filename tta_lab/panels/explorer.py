@@ -76,8 +76,7 @@ class ExplorerPanel(SessionPanel):
     """What ``explorer`` makes.
 
     ``choice`` is what the controls say (None while they make no run; then ``incompatibility`` says
-    why),
-    ``state`` the same as a dict. Of the run shown: ``trace``, ``references`` (name -> Trace),
+    why), ``state`` the same as a dict. Of the run shown: ``trace``, ``references`` (name -> Trace),
     ``session``, ``ran`` (its Experiment). ``results`` is a pandas frame with one row for each run
     so far, ``comparison`` the last one with A and ``compared_words`` what it says. ``drawn`` holds
     the numbers of each figure, ``figures`` the plotly figures of a panel without a browser.

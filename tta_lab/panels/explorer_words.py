@@ -177,7 +177,7 @@ def finding(trace, references: dict, label_free: dict, head: str) -> str:
 
 
 def image_text(t: dict) -> str:
-    """All that was recorded of one image (`studies.explorer.study.told`)."""
+    """All that was recorded of one image (`studies.explorer.study.image_summary`)."""
     true = ("no label, " if not t["true"] else
             "unknown image, " if t["true"] == "unknown" else f"true class {t['true']}, ")
     return (f"Image {t['id']} ({t['shift']}), number {t['row'] + 1} of the stream: {true}answer "

@@ -1,7 +1,7 @@
 """The panel of the second notebook: choose a protocol, see the stream at once, run source, BN-1
 and Tent on it.
 
-Whatever the panel does, ``stream_study.one_run`` and the functions in ``protocols`` do without it;
+Whatever the panel does, ``streams.study.one_run`` and the functions in ``protocols`` do without it;
 ``to_code()`` says how.
 """
 from __future__ import annotations
@@ -60,8 +60,8 @@ class StreamPanel(StudyPanel):
     """What ``stream_panel`` makes.
 
     ``stream`` is the last stream that was accepted and is drawn; ``incompatibility`` says why the
-    present settings make none, or is "". ``table`` (a pandas frame, one row for each method) and ``traces``
-    (method -> Trace) belong to the last run.
+    present settings make none, or is "". ``table`` (a pandas frame, one row for each method)
+    and ``traces`` (method -> Trace) belong to the last run.
     """
 
     def __init__(self, known: str, interactive: bool, device, seed: int, settings: dict,

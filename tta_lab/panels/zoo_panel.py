@@ -1,8 +1,8 @@
 """The panel of the third notebook: the table of all methods on all streams as a heat map, of which
 any cell can be run again.
 
-The map is ``zoo_table.heat_map``, a run is ``zoo_study.live``, the comparison
-``zoo_study.compared``: all of them run without the panel, and ``to_code()`` says how.
+The map is ``zoo.table.heat_map``, a run is ``zoo.study.live``, the comparison
+``zoo.study.compared``: all of them run without the panel, and ``to_code()`` says how.
 """
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ZooPanel(StudyPanel):
 
     ``numbers`` is what the map shows. ``trace`` is the last run, ``beside`` those of BN-1 and
     source on the same stream, ``result`` the comparison with the stored number
-    (`zoo_study.compared`), or None before the first run; ``ran`` its source, stream, method,
+    (`zoo.study.compared`), or None before the first run; ``ran`` its source, stream, method,
     tuning and rate. ``error`` is the exception that ended the last run, or None.
     """
 

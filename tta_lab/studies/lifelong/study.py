@@ -416,7 +416,7 @@ def forgetting_table(result: Study) -> dict:
 
 def guards_of(result: Study) -> dict:
     """The large rate without and with a guard and with resets, first seed: {name:
-    `collapse_study.numbers_of`}, watched by the same detector."""
+    `collapse.study.numbers_of`}, watched by the same detector."""
     beside = {"BN-1": result.traces["batch_norm"]}
     found = {}
     for arm, name in (("tent_large", "Tent alone"), ("guard_large", "with guard"),
@@ -480,7 +480,7 @@ def beside_run(stream: str = "same", rounds: int = 3, seed: int = 0, stop=None, 
 
 
 def live_numbers(trace: Trace, beside: dict[str, Trace]) -> dict:
-    """What the panel draws: ``so_far`` (`explorer_numbers.so_far`), ``distance``, ``marks``: steps
+    """What the panel draws: ``so_far`` (`explorer.study.so_far`), ``distance``, ``marks``: steps
     after which a controller went back or acted, ``borders``: images at which a round begins,
     ``error`` {name: %}, ``clean`` (after, before) or ()."""
     from ..explorer.study import so_far

@@ -492,7 +492,7 @@ def plot_images(data, n: int = 12, backend: str = "matplotlib"):
 
 
 def beside(labelled: dict, unlabelled: dict) -> list[dict]:
-    """The label-free numbers of two runs over the same images (`explorer_numbers.label_free`):
+    """The label-free numbers of two runs over the same images (`explorer.study.label_free`):
     ``number``, ``with labels``, ``without``, ``same``."""
     return [{"number": name, "with labels": labelled.get(name), "without": unlabelled.get(name),
              "same": labelled.get(name) == unlabelled.get(name)}
