@@ -252,7 +252,7 @@ def _em(text: str) -> float:
 
 
 def _of_plotly(figure, width: float = 820) -> list[str]:
-    """Places of texts are estimated; `tests/test_browser_figures.py` measures them in a browser."""
+    """Places of texts are estimated."""
     found, layout = [], figure.layout
     width, height, size = layout.width or width, layout.height or 450, layout.font.size or 12
     margin = layout.margin

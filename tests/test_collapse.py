@@ -430,15 +430,15 @@ def test_small_batches_and_short_histories_cannot_be_judged(batch, images, reset
 
 
 def test_a_state_of_an_older_version_is_judged_and_goes_on():
-    from tta_lab.components.controllers.collapse_detector import why_not
+    from tta_lab.components.controllers.collapse_detector import obstacle
 
     state = DETECTOR.init()
     for name in ("images", "since", "moved"):
         del state[name]
     state["steps"] = 40
-    assert why_not(state) == ""
+    assert obstacle(state) == ""
     DETECTOR.look({"entropy": np.full(20, 0.5), "confidence": np.full(20, 0.8)},
                   {"distance": 0.1, "reset": False}, state)
-    assert why_not(state) == "" and why_not(DETECTOR.init()) == "nothing has run yet"
+    assert obstacle(state) == "" and obstacle(DETECTOR.init()) == "nothing has run yet"
     assert DETECTOR.evidence(
         DETECTOR.init()) == "No alarm, but the detector cannot judge: nothing has run yet."

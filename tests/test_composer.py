@@ -454,7 +454,7 @@ def test_lists_say_what_cannot_be_chosen_and_what_would_help(fired):
     assert any("PAF-KIP" not in why and "paf_kip" in why for _, why in fired.reasons_rows())
     before = fired.slots
     fired.controls["objective"].value = "Agreement"
-    assert "learns from a teacher" in fired.refusal
+    assert "learns from a teacher" in fired.incompatibility
     assert "&quot;mean teacher&quot;" in fired.description.value and fired.recipe is None
     assert text("teacher", "MeanTeacher") == "→ mean teacher (would make it possible)"
     with pytest.raises(ValueError, match="no recipe to write down"):
@@ -465,11 +465,11 @@ def test_lists_say_what_cannot_be_chosen_and_what_would_help(fired):
     assert fired.message.startswith("Nothing was run, because this composition is impossible: ")
     assert len(fired.results) == runs
     fired.controls["teacher"].value = "FrozenTeacher"
-    assert not fired.refusal and fired.recipe.teacher == P.FrozenTeacher()
+    assert not fired.incompatibility and fired.recipe.teacher == P.FrozenTeacher()
     assert text("teacher", "MeanTeacher") == "mean teacher"
     assert fired.controls["start"].value == ""
     fired.controls["start"].value = "wisdom_of_crowds"
-    assert fired.slots == before and not fired.refusal
+    assert fired.slots == before and not fired.incompatibility
 
 
 def test_whole_methods_guard_and_knobs_in_the_panel(fired, monkeypatch):
@@ -504,10 +504,10 @@ def test_a_knob_that_makes_it_impossible_can_be_turned_back(fired, monkeypatch):
     fired.controls["start"].value = "tent"
     fired.controls["objective"].value, fired.controls["teacher"].value = "Agreement", "MeanTeacher"
     fired.knobs["objective.loss"].value = "cross_entropy"
-    assert "nothing would ever move" in fired.refusal and fired.recipe is None
+    assert "nothing would ever move" in fired.incompatibility and fired.recipe is None
     assert fired.error is None
     fired.knobs["objective.loss"].value = "classes"
-    assert not fired.refusal and fired.recipe.objective == P.Agreement("classes")
+    assert not fired.incompatibility and fired.recipe.objective == P.Agreement("classes")
     fired.controls["start"].value = "tent"
 
 
@@ -545,12 +545,12 @@ def test_given_model_stream_and_mistakes():
     from tta_lab.panels.composer import composer
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
     panel = composer(model=net, stream=STREAM, device="cpu", start="source", relatives=0)
-    assert panel.choice.network is net and panel.choice.stream is STREAM and not panel.refusal
+    assert panel.choice.network is net and panel.choice.stream is STREAM and not panel.incompatibility
     panel.controls["start"].value = "tent"
-    assert "normalisation layers" in panel.refusal
+    assert "normalisation layers" in panel.incompatibility
     assert "parameters &quot;all parameters&quot;" in panel.description.value
     panel.controls["train"].value = "AllParameters"
-    assert not panel.refusal
+    assert not panel.incompatibility
     assert panel.to_code().count("# model: your own network") == 1
     with pytest.raises(ValueError, match="no method 'tant' to start from; there are: .*ada_mix_bn"):
         composer(start="tant")

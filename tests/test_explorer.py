@@ -22,7 +22,7 @@ from tta_lab.core.trace import Trace
 from tta_lab.experiments.experiment import Experiment, Session, explore
 from tta_lab.panels import explorer as P
 from tta_lab.panels import explorer_words as words
-from tta_lab.panels.inputs import GIVEN
+from tta_lab.panels.inputs import AS_GIVEN
 from tta_lab.streams.protocols import continual
 from tta_lab.studies.explorer import figures as plots_figures
 from tta_lab.studies.explorer import study as N
@@ -277,7 +277,7 @@ def test_a_choice_as_text_sets_every_control(headless):
     assert panel.choice.stream.hash == headless.ran.stream.hash
     c = panel.controls
     assert (c["method"].value, c["first"].value, c["guard"].value,
-            c["protocol"].value) == ("tent", "confidence_rise", True, GIVEN)
+            c["protocol"].value) == ("tent", "confidence_rise", True, AS_GIVEN)
     assert panel.knobs["update.lr"].value == 1e-2
 
 
@@ -318,9 +318,9 @@ def test_sliders_follow_the_method_and_paper_defaults_come_back(panel):
     assert panel.choice.recipe == make("tent", lr=0.0123).where(
         EntropyThreshold()) and "select.0.fraction" in panel.knobs
     panel.controls["method"].value = "lame"
-    assert "no loss" in panel.refusal or "selectors" in panel.refusal
+    assert "no loss" in panel.incompatibility or "selectors" in panel.incompatibility
     panel.controls["first"].value = ""
-    assert panel.choice.recipe == make("lame") and panel.refusal == ""
+    assert panel.choice.recipe == make("lame") and panel.incompatibility == ""
     panel.controls["method"].value = "tent"
     assert panel.choice.recipe == make("tent", lr=0.0123)
     panel.view.buttons["paper"].click()
@@ -330,16 +330,16 @@ def test_sliders_follow_the_method_and_paper_defaults_come_back(panel):
 def test_an_impossible_choice_says_why_and_run_refuses_with_that_sentence(panel):
     panel.controls["model"].value = "fashion_resnet_gn"
     panel.controls["method"].value = "rotta"
-    assert "batch-norm" in panel.refusal and "batch-norm" in panel.description.value
+    assert "batch-norm" in panel.incompatibility and "batch-norm" in panel.description.value
     press(panel, "run")
-    assert panel.refusal in panel.message and panel.trace is None and len(panel.results) == 0
+    assert panel.incompatibility in panel.message and panel.trace is None and len(panel.results) == 0
     panel.controls["model"].value = "fashion_resnet_bn"
     panel.controls["protocol"].value = "natural"
     press(panel, "step")
     assert "holds no domains" in panel.message and panel.choice is None and panel.state == {}
     panel.controls["protocol"].value = "continual"
     panel.controls["method"].value = "eata"
-    assert panel.refusal == "" and "Fisher" in panel.description.value
+    assert panel.incompatibility == "" and "Fisher" in panel.description.value
 
 
 def test_step_hold_go_on_and_reset(panel):
@@ -463,7 +463,7 @@ def test_a_model_and_images_of_ones_own_without_labels():
         "# ") and panel.state["model"] is None and "your own" in panel.to_code()
     panel.controls["method"].value = "eata"
     # no source images were given with the model
-    assert "Fisher" in panel.refusal
+    assert "Fisher" in panel.incompatibility
     assert panel.error is None
 
 

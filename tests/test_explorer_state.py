@@ -10,7 +10,7 @@ from tta_lab.experiments.experiment import Experiment
 from tta_lab.methods import make
 from tta_lab.panels.explorer import settings_of
 from tta_lab.panels.explorer_state import ExplorerState, RunState, experiment_dict
-from tta_lab.panels.inputs import GIVEN, StreamNames
+from tta_lab.panels.inputs import AS_GIVEN, StreamNames
 from tta_lab.panels.stream_settings import FIRST, ByHand, protocol_call, stream_label
 from tta_lab.streams import protocols
 
@@ -24,7 +24,7 @@ def state(given=None, **settings) -> ExplorerState:
 
 def test_first_values_make_an_experiment():
     s = state(method="tent", lr=0.01, selectors="entropy_threshold", severity=3.0)
-    assert s.refusal == "" and s.choice.recipe.update.lr == 0.01
+    assert s.incompatibility == "" and s.choice.recipe.update.lr == 0.01
     assert s.changed() == {"update.lr": 0.01}
     assert (s.choice.stream.n_images, len(s.choice.stream)) == (40, 4)
     assert s.stream_name() == "continual, severity 3, 20 a shift, fog+contrast, batches of 10"
@@ -60,21 +60,21 @@ def test_what_cannot_run_is_refused_and_comes_back():
     s = state()
     s.set("model", "fashion_resnet_gn")
     s.set("method", "rotta")
-    assert "batch-norm" in s.refusal and s.choice is not None          # it can be said, not run
+    assert "batch-norm" in s.incompatibility and s.choice is not None          # it can be said, not run
     s.set("model", "fashion_resnet_bn")
-    assert s.refusal == ""
+    assert s.incompatibility == ""
     s.set("protocol", "natural")
-    assert s.choice is None and "holds no domains" in s.refusal        # there is no such stream
-    assert RunState(s).to_code() == f"# no run: {s.refusal}" and experiment_dict(s.choice) == {}
+    assert s.choice is None and "holds no domains" in s.incompatibility        # there is no such stream
+    assert RunState(s).to_code() == f"# no run: {s.incompatibility}" and experiment_dict(s.choice) == {}
     s.set("protocol", "continual")
-    assert s.refusal == "" and s.choice.stream.batch == 10
+    assert s.incompatibility == "" and s.choice.stream.batch == 10
 
 
 def test_a_selector_before_what_has_no_loss_is_refused():
     s = state(method="lame", selectors=["entropy_threshold"])
-    assert s.choice is None and s.refusal and not s.rows
+    assert s.choice is None and s.incompatibility and not s.rows
     s.set("first", "")
-    assert s.refusal == "" and s.choice.recipe == make("lame")
+    assert s.incompatibility == "" and s.choice.recipe == make("lame")
 
 
 def test_knobs_stay_with_their_part_and_follow_their_quantity():
@@ -112,8 +112,8 @@ def test_a_recipe_is_taken_apart_or_kept_whole():
     assert found.values["method"] == "tent" and found.choice.recipe == make("tent", lr=0.01)
     other = make("tent").where(*[type(make("eata").select[0])()] * 3)
     whole = state({"recipe": other})
-    assert whole.values["method"] == GIVEN and whole.choice.recipe == other
-    assert whole.options("method")[0][1] == GIVEN
+    assert whole.values["method"] == AS_GIVEN and whole.choice.recipe == other
+    assert whole.options("method")[0][1] == AS_GIVEN
 
 
 def test_after_any_protocol_any_other_is_as_in_a_fresh_explorer(monkeypatch):
@@ -121,7 +121,7 @@ def test_after_any_protocol_any_other_is_as_in_a_fresh_explorer(monkeypatch):
     monkeypatch.setattr("tta_lab.panels.explorer_state.incompatibilities", lambda choice: [])
 
     def made(s):
-        return s.values, s.refusal or s.choice.stream.hash
+        return s.values, s.incompatibility or s.choice.stream.hash
 
     fresh = {name: made(state(protocol=name)) for name in NAMES}
     s = state()

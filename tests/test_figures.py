@@ -11,7 +11,7 @@ import pytest
 from figure_check import faults, touch
 from test_plots import CASES
 from test_plots import plot as drawn
-from test_view_plots import CASES as VIEWS
+from test_timeline_plots import CASES as VIEWS
 
 from tta_lab import plots as P
 from tta_lab.components.controllers.collapse_detector import SIGNALS

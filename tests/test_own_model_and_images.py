@@ -87,9 +87,10 @@ def run_cells(name, **parameters):
     return " ".join(said.getvalue().split()), scope
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_every_notebook_takes_a_network_and_a_folder(name, mine, tmp_path):
-    model = mine["weights" if name.startswith("06") else "four"]
+@pytest.mark.parametrize("name, model",
+                         [*((name, "four") for name in SMALL), ("06_your_model", "weights")])
+def test_every_notebook_takes_a_network_and_a_folder(name, model, mine, tmp_path):
+    model = mine[model]
     parameters = SMALL[name] | {"model": model, "images": mine["folder"], "trust": True,
                                 "out_json": str(tmp_path / "n.json")}
     said, scope = run_cells(name, **parameters,
@@ -101,6 +102,13 @@ def test_every_notebook_takes_a_network_and_a_folder(name, mine, tmp_path):
     assert "fashion" not in said.lower() or name.startswith("05")
     panel = scope["panel"]
     assert panel.error is None and "Done" in panel.message + said
+
+
+def test_the_zoo_of_one_method_has_the_source_beside_it(mine):
+    said, scope = run_cells("03_method_zoo", model=mine["four"], images=mine["folder"], trust=True,
+                            per_shift=2, methods="tent", streams="continual")
+    assert set(scope["zoo"].methods()) == {"source", "tent"} and zoo_study.NO_SOURCE in said
+    assert scope["panel"].error is None
 
 
 # --- what cannot be is said in a sentence
@@ -182,6 +190,7 @@ def test_no_stored_number_is_shown_for_others(mine):
             and not zoo.unknowns)
     assert ([line["stored"] == line["stored"] for line in zoo.lines] == [False, False]
             and "source images" in zoo.lines[1]["words"])
+    assert zoo.ground == ground
     assert zoo_study.Ground.of() is None and zoo_study.Ground.of("fashion_resnet_bn_1") is None
 
 

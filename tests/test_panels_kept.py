@@ -38,7 +38,7 @@ def said(panel) -> dict:
     choice = getattr(panel, "choice", None)
     made = (None if choice is None else
             (choice.stream.hash, to_json(choice.recipe), choice.model, choice.source_images))
-    return values | {"made": made or getattr(panel, "refusal", "")}
+    return values | {"made": made or getattr(panel, "incompatibility", "")}
 
 
 @pytest.fixture
@@ -69,14 +69,14 @@ def test_the_stream_panel_leaves_nothing_behind_either(monkeypatch):
     for name in NAMES:
         made = S.StreamPanel("fashion_mnist", True, "cpu", 0, {"protocol": name, **small})
         fresh[name] = {n: w.value
-                       for n, w in made.controls.items()}, made.refusal or made.stream.hash
+                       for n, w in made.controls.items()}, made.incompatibility or made.stream.hash
     panel = S.StreamPanel("fashion_mnist", True, "cpu", 0, dict(small))
     for a in NAMES:
         for b in ("continual", "batch_of_one", "recurring", "open_set", "mixed_domains",
                   "closed_set"):
             panel.controls["protocol"].value = a
             panel.controls["protocol"].value = b
-            assert ({n: w.value for n, w in panel.controls.items()}, panel.refusal
+            assert ({n: w.value for n, w in panel.controls.items()}, panel.incompatibility
                     or panel.stream.hash) == fresh[b], (a, b)
 
 
@@ -87,7 +87,7 @@ def test_what_was_set_by_hand_stays_where_it_means_something(light):
     c["straddle"].value = True
     c["batch"].value = 7
     c["protocol"].value = "mixed_domains"
-    assert panel.refusal == "" and not c["straddle"].value and c[
+    assert panel.incompatibility == "" and not c["straddle"].value and c[
         "severity"].value == 2 and panel.choice.stream.batch == 7
     c["protocol"].value = "open_set"
     c["unknown_ratio"].value = 0.5
@@ -226,7 +226,7 @@ def test_streams_never_share_a_name(light):
                         ("protocol", "recurring"), ("protocol", "cyclic"), ("model",
                                                                             "fashion8_resnet_bn")):
         panel.controls[name].value = value
-        assert panel.choice is not None, (name, panel.refusal)
+        assert panel.choice is not None, (name, panel.incompatibility)
         names.setdefault(panel.choice.stream.hash, panel.chosen.stream_name())
     assert len(names) == 20 and len(set(names.values())) == len(names), names
     assert P.explorer(device="cpu").chosen.stream_name() == "continual"

@@ -117,10 +117,10 @@ def test_accuracies_become_errors():
 ])
 def test_nothing_stands_beside_other_settings(change, word):
     assert P.beside({"source": 43.5}, **CIFAR | change) == []
-    text = P.why_nothing(**CIFAR | change)
+    text = P.mismatch(**CIFAR | change)
     # one thing differs from the nearest table
     assert word in text and text.count(" there, ") == 1
-    assert P.why_nothing(**CIFAR) == ""
+    assert P.mismatch(**CIFAR) == ""
 
 
 def test_what_is_not_verified_is_never_compared():

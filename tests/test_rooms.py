@@ -1,6 +1,7 @@
 """The house: imports go one way, and the page shows what is there."""
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,58 @@ def test_private_names_stay_in_their_module():
     two = ast.parse("from .one import A, _d\nfrom torch import _e\nA()._b()\nA()._f()\nx._c\n")
     assert sorted(private_uses({"one": one, "two": two})) == [
         ("two", 1, "_d"), ("two", 3, "_b"), ("two", 5, "_c")]
+
+
+def gone_names(trees):
+    """(module, name) where a docstring has ``a.b`` in backticks that is nowhere: no attribute of a
+    module whose path ends so, and ``a`` no object of the code."""
+    def bound(node):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            return [node.name]
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            return [alias.asname or alias.name for alias in node.names]
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        return [n.id for t in targets if t for n in ast.walk(t) if isinstance(n, ast.Name)]
+
+    held = {path.replace("/", ".").removesuffix(".py").removesuffix(".__init__"):
+            {name for node in tree.body for name in bound(node)} for path, tree in trees.items()}
+    ends = {}
+    for path, names in held.items():
+        parts = path.split(".")
+        for i in range(len(parts)):
+            ends.setdefault(".".join(parts[i:]), set()).update(names)
+        ends.setdefault(".".join(parts[:-1]), set()).add(parts[-1])
+    nodes = [node for tree in trees.values() for node in ast.walk(tree)]
+    objects = {*sys.stdlib_module_names, "torch", "torchvision", "numpy", "np", "matplotlib",
+               "plotly"}
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            objects.add(node.name)
+        elif isinstance(node, ast.arg | ast.keyword):
+            objects.add(node.arg)
+        elif isinstance(node, ast.Attribute) or isinstance(getattr(node, "ctx", None), ast.Store):
+            objects.add(getattr(node, "attr", getattr(node, "id", "")))
+
+    def there(name):
+        parts = name.split(".")
+        heads = [i for i in range(len(parts), 0, -1) if ".".join(parts[:i]) in ends]
+        return parts[0] in objects or any(
+            i == len(parts) or parts[i] in ends[".".join(parts[:i])] for i in heads)
+
+    found = []
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                named = re.findall(r"`([a-z_]\w*(?:\.\w+)+)[`(]", ast.get_docstring(node) or "")
+                found += [(path, n) for n in named
+                          if not re.search(r"\.(py|csv|json|html|npz?|txt|bin|md|safetensors)$", n)
+                          and not there(n)]
+    return found
+
+
+def test_names_in_docstrings_are_there():
+    trees = {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8"))
+             for path in (ROOT / "tta_lab").rglob("*.py")}
+    assert gone_names(trees) == []
+    one = ast.parse('"""`one.f`, `a.one.f(1)`, `x.y`, ``one.g``, `old.f`."""\ndef f(x):\n    pass\n')
+    assert gone_names({"a/one.py": one}) == [("a/one.py", "one.g"), ("a/one.py", "old.f")]

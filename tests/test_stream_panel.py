@@ -45,7 +45,7 @@ def panel(built):
 # --- without a browser
 
 def test_headless_panel_has_run_once_and_holds_the_numbers(headless):
-    assert headless.error is None and not headless.running and headless.refusal == ""
+    assert headless.error is None and not headless.running and headless.incompatibility == ""
     assert list(headless.table["method"]) == ["source", "BN-1", "Tent"
                                               ] and headless.table["complete"].all()
     stream = protocols.continual(shifts=SMALL["shifts"], per_shift=10, batch=10)
@@ -96,10 +96,10 @@ def test_each_protocol_is_said_drawn_and_rebuilt_by_code(panel, name):
     panel.controls["protocol"].value = name
     assert panel.error is None
     if name == "natural":
-        assert "fashion_mnist holds no domains of its own" in panel.refusal
+        assert "fashion_mnist holds no domains of its own" in panel.incompatibility
         assert "make no stream" in panel.description.value
         return
-    assert panel.refusal == "" and f'px">{name}: ' in panel.description.value
+    assert panel.incompatibility == "" and f'px">{name}: ' in panel.description.value
     assert S.say_statistics(panel.stream.statistics()) in panel.description.value
     scope: dict = {}
     exec(panel.to_code(), scope)
@@ -147,7 +147,7 @@ def test_refused_settings_say_why_and_lose_nothing(panel):
     accepted = panel.stream
     drawn = panel.stream_figure.data[0].z.copy()
     c["protocol"].value, c["straddle"].value = "mixed_domains", True
-    assert panel.refusal == "mixed=True pools all shifts, so there is no border to straddle; leave straddle out"
+    assert panel.incompatibility == "mixed=True pools all shifts, so there is no border to straddle; leave straddle out"
     assert "These settings make no stream:</b> mixed=True pools" in panel.description.value
     assert "last stream that could be made" in panel.description.value
     mixed = panel.stream
@@ -157,11 +157,11 @@ def test_refused_settings_say_why_and_lose_nothing(panel):
     assert not panel.running and panel.message.startswith("Nothing was run, because these "
                                                           "settings make no stream: mixed=True")
     c["straddle"].value = False
-    assert panel.refusal == "" and panel.stream is mixed
+    assert panel.incompatibility == "" and panel.stream is mixed
     c["shifts"].value = ()
-    assert panel.refusal.startswith("Stream.shifts is empty") and panel.stream is mixed
+    assert panel.incompatibility.startswith("Stream.shifts is empty") and panel.stream is mixed
     c["shifts"].value = ("fog",)
-    assert panel.refusal == "" and panel.stream.shifts == ("fog",)
+    assert panel.incompatibility == "" and panel.stream.shifts == ("fog",)
 
 
 def test_figure_shows_the_new_stream(panel):

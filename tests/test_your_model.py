@@ -380,6 +380,15 @@ def panel(example):
     assert made.error is None
 
 
+def test_a_text_without_fields_has_a_sentence_in_place_of_the_panel():
+    pytest.importorskip("anywidget")
+    from tta_lab.panels.your_model import your_model
+    panel = your_model("python:/n.py:Net", "/photos", trust=True)
+    assert panel.widget.children == (panel.status,) and panel.error is None
+    assert "write checkpoint:WEIGHTS?architecture=/n.py:Net" in panel.message
+    assert panel.to_code() == "# Nothing was checked yet."
+
+
 def check(panel):
     panel.run_button.click()
     assert panel.wait(120)
@@ -396,7 +405,7 @@ def test_wrong_entries_give_sentences_and_right_ones_the_doctor_and_the_explorer
     assert "there is no checkpoint file /nowhere/w.pt; check the path" in check(panel)
     fields = S.fields_of(case.model)
     c["checkpoint"].value = fields["checkpoint"]
-    assert "fits no network that is known here" in check(panel) and panel.refusal
+    assert "fits no network that is known here" in check(panel) and panel.incompatibility
     c["source"].value = "python"
     assert c["code"].layout.display is None and c["name"].layout.display == "none"
     c["code"].value = fields["code"]

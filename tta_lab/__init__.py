@@ -39,7 +39,7 @@ _HOME = {  # public name -> module that defines it
         "streams.protocols",
     ),
     "continually_changing": "streams.ccc",
-    "watch": "analysis.collapse",
+    "detect": "analysis.collapse",
     **dict.fromkeys(("run", "runs", "compare", "spread", "forgetting"), "experiments.runner"),
     "Experiment": "experiments.experiment",
     "catalogue": "experiments.catalogue",

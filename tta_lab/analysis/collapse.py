@@ -8,8 +8,8 @@ from ..components.controllers.collapse_detector import (
     CollapseDetector,
     evidence_of,
     fitted,
+    obstacle,
     trace_of,
-    why_not,
 )
 from ..core import arguments
 
@@ -51,7 +51,7 @@ def detect(trace, detector: CollapseDetector | None = None) -> dict:
         alarm, probability = detector.look({c: v[lo:hi] for c, v in samples.items()},
                                            {c: v[t] for c, v in numbers.items()}, state)
         rows.append((alarm, probability, *state["signals"].tolist()))
-        judged.append(not why_not(state))
+        judged.append(not obstacle(state))
     table, fit = np.array(rows), fitted(detector.variant)
     alarms = table[:, 0].astype(np.int64)
     return {
@@ -59,7 +59,7 @@ def detect(trace, detector: CollapseDetector | None = None) -> dict:
         "first_alarm": int(steps["step"][alarms.argmax() if alarms.any() else 0])
         if alarms.any() else -1, "threshold": detector.threshold
         or fitted(detector.variant)["threshold"], "judged": np.array(judged),
-        "cannot_judge": why_not(state), "signals": dict(zip(SIGNALS, table[:, 2:].T, strict=True)),
+        "cannot_judge": obstacle(state), "signals": dict(zip(SIGNALS, table[:, 2:].T, strict=True)),
         "evidence": dict(zip(fit["signals"],
                              evidence_of(table[:, 2:], fit).T, strict=True))
     }

@@ -442,7 +442,7 @@ def _asked(
     ):
         raise ValueError(f"{name} as set here does not learn from each batch as a whole but from a "
                          f"memory, a window or image by image; "
-                         "probes are for methods whose lesson is the batch")
+                         "probes are for methods whose learning batch is the batch itself")
     x, ids = adapter.batch(x, ids)
     rows = list(range(len(x))) if rows is None else [int(i) for i in rows]
     outside = [i for i in rows if not 0 <= i < len(x)]

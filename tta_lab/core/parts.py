@@ -294,7 +294,8 @@ class Step(Update):
     momentum: float = knob(0.9, (0.0, 1.0), "momentum of SGD, beta1 of Adam")
     nesterov: bool = knob(False, why="Nesterov momentum (SGD only)")
     weight_decay: float = knob(0.0, (0.0, 1.0), "L2 weight decay")
-    repeats: int = knob(1, (1, 100), "steps on each batch; the answer is that of the last look")
+    repeats: int = knob(1, (1, 100), "steps on each batch; the answer is that of the last "
+                        "evaluation")
 
     def build(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser on these parameters. Raises ValueError for settings that it cannot

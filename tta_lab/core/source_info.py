@@ -124,7 +124,7 @@ def check_given(recipe: Method, source_info: dict, model: str) -> None:
         if name not in source_info:
             raise NeedsError(
                 f"{who} needs {info.what} from the source domain; make it once with {AGAIN} and "
-                "hand it over: Adapter(..., source_info=given)"
+                "hand it over: Adapter(..., source_info=source_info)"
             )
         info.check(source_info[name], model, who)
 

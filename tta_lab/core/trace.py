@@ -47,6 +47,7 @@ SAMPLES = {  # column -> meaning
 STEPS = {
     "step": "index of the call",
     "n": "images",
+    "lessons": "learning batches, each with a loss and a backward",
     "n_kept": "samples learned from (pixels in segmentation)",
     "skipped": "no update was made",
     "loss": "averaged losses plus penalties",

@@ -27,7 +27,7 @@ def load(name: str, root: str | Path | None = None) -> BaseSet:
     near unknowns); ``root`` is the data folder they lie in.
 
     On disk: ``cifar10_c:/data/CIFAR-10-C``, ``folder:photos?size=64&order=time``; the kinds are
-    the functions in ``published_sets.KINDS``, options follow as a query and are the function's
+    the functions in ``kinds.KINDS``, options follow as a query and are the function's
     arguments. Relative paths start at the working directory; the name of the set that comes back
     holds the absolute one. Class indices in brackets take a subset, relabelled:
     ``fashion_mnist[0,1,5]``. A path that is there as it stands is taken so, whatever it holds

@@ -40,7 +40,7 @@ before the stream with `tta_lab.prepare`:
 
 **Cost**: forwards and backwards per image, counted on two tiny networks, one unsure of every
 image and one sure of it, over {BATCHES} batches of {BATCH}; "a - b" where the two differ. A
-forward of one augmented view counts as one; a backward counts once for each image of a lesson,
+forward of one augmented view counts as one; a backward counts once for each image learned from,
 however many views of it are in the loss.
 
 **Presets**: `make(name, preset=...)` takes the settings published for a benchmark, by the authors

@@ -2,9 +2,10 @@
 set beside its relatives.
 
 `decompose` gives the slots of a recipe, `assemble` makes a recipe of slots. What cannot go together
-is found by doing it (`why_not`): the parts, the adapter on the chosen model and a rehearsal on two
-images all have their say. Methods named in `WHOLE` cannot be taken apart: their objective, teacher,
-answer and what happens after a step stay together, and everything else can be exchanged.
+is found by doing it (`incompatibility`): the parts, the adapter on the chosen model and a rehearsal
+on two images all have their say. Methods named in `WHOLE` cannot be taken apart: their objective,
+teacher, answer and what happens after a step stay together, and everything else can be
+exchanged.
 """
 from __future__ import annotations
 
@@ -96,15 +97,16 @@ LOSS_OF = {  # whose loss is which objective
 ANSWER_OF = {"lame": NeighbourAnswer, "t3a": PrototypeAnswer, "adanpc": VotedAnswer}
 WHOLE = {  # methods that cannot be taken apart, and why
     "cmf": "its weights follow a hidden model that a Kalman filter estimates from the steps",
-    "memo": "it treats every image as an episode of its own, with a lesson and a reset for each",
+    "memo": "it treats every image as an episode of its own, with a learning batch and a reset for "
+            "each",
     "paf_kip": "its loss, its filters and its answer share the crops that model and teacher are "
                "shown",
     "petal": "it begins at a posterior of the source weights, and its teacher and its restore "
              "stay with that posterior",
     "psmt": "its teacher is moved twice, around a restore that reads the gradients of the step",
     "rmt": "its loss contrasts features through a projector that is tuned along with the model",
-    "rotta": "it learns from a memory, with lessons and statistics that only its own teacher "
-             "shares",
+    "rotta": "it learns from a memory, with learning batches and statistics that only its own "
+             "teacher shares",
     "santa": "its loss contrasts features through a projector that is tuned along with the model",
     "stamp": "it learns from a memory that its own answer, a mean over augmented views, fills"
 }
@@ -586,7 +588,7 @@ def relatives(recipe: Method, n: int = 2, choice: Experiment | None = None,
               images=None) -> list[tuple[str, list[dict]]]:
     """The ``n`` nearest published methods, nearest first, each with its `differences`; not source
     and BN-1, which every run is beside, nor the method that it is. With ``choice`` only those for
-    which `why_not` has nothing to say."""
+    which `incompatibility` has nothing to say."""
     recipe = recipe_of(recipe)
     rows = [(name, differences(recipe, other)) for name, other in _published()
             if "[" not in name and name not in ("source", "batch_norm")]

@@ -130,7 +130,7 @@ def beside(results: Mapping[str, float | Sequence[float]], *, data: str, model: 
     One row per published number: method, source, mark, batch, theirs, spread, ours, seeds,
     difference, allowed and ``cell``: "reproduced", "not reproduced" or "not tried"; accuracies are
     turned into errors.  Nothing marked U is compared, and nothing whose model or sample count is
-    not stated.  An empty list means that nothing fits: `why_nothing` says why.
+    not stated.  An empty list means that nothing fits: `mismatch` says why.
     """
     ours = {}
     for name, value in results.items():
@@ -167,7 +167,7 @@ def beside(results: Mapping[str, float | Sequence[float]], *, data: str, model: 
     return _frame(rows) if frame else rows
 
 
-def why_nothing(*, data: str, model: str, protocol: str, samples: int, severity: float = 5,
+def mismatch(*, data: str, model: str, protocol: str, samples: int, severity: float = 5,
                 batch: int | None = None, stream: Mapping | None = None) -> str:
     """One sentence on why `beside` finds no number for these settings: the nearest published ones
     and what differs.

@@ -14,7 +14,7 @@ from ..methods import make
 from ..models.libraries import from_torchvision
 from ..models.wrapping import with_classes
 from ..streams.protocols import PROTOCOLS
-from .published_numbers import beside, cell, models, published, why_nothing
+from .published_numbers import beside, cell, mismatch, models, published
 from .runner import row, runs
 
 TORCHVISION = {
@@ -79,7 +79,7 @@ def reproduce(data: str, model: str, protocol: str, method: str, folder: str | P
         if r["cell"] != "not tried"
     ]
     if not found:
-        raise ValueError(why_nothing(**facts, batch=batch, stream=stated))
+        raise ValueError(mismatch(**facts, batch=batch, stream=stated))
     return [{**r, "stream_hash": stream.hash, "settings": repr(recipe)} for r in found
             if r["table"] == preset["table"]]
 

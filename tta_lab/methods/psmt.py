@@ -40,7 +40,10 @@ class Psmt(LossMethod):
                          paper="2407.02253, authors' code: 0.999")
     restore: float = knob(0.03, (0.0, 1.0), "share of the student's weights put back in each step",
                           paper="2407.02253, authors' code: 0.03")
-    tasks, family, source_info, reads_gradients = ("classification",), "teacher", (fisher,), True
+    tasks = ("classification",)
+    family = "teacher"
+    source_info = (fisher,)
+    reads_gradients = True
     verified = "golden; augmented views by invariants only"
     paper = "Parameter-Selective Continual Test-Time Adaptation (2407.02253)"
     presets = {

@@ -1,7 +1,7 @@
 """The panel of the fourth notebook: one slider, the learning rate, provokes collapse; error,
 predictions, detector and guard are watched live.
 
-Runs are made by ``collapse_study.Bench``, numbers by ``collapse_study.numbers_of``: all of them
+Runs are made by ``collapse.study.Bench``, numbers by ``collapse.study.numbers_of``: all of them
 work without the panel, and ``to_code()`` says how.
 """
 from __future__ import annotations
@@ -42,7 +42,7 @@ def collapse_panel(setting: Setting | None = None, interactive: bool = True,
 class CollapsePanel(StudyPanel):
     """What ``collapse_panel`` makes.
 
-    ``trace`` is the last run and ``result`` its numbers (`collapse_study.numbers_of`), None before
+    ``trace`` is the last run and ``result`` its numbers (`collapse.study.numbers_of`), None before
     the first; ``state`` is the name of its alarm light ("calm", "doubtful", "alarm", "unsure",
     "none"), ``setting`` what the controls stand for, ``ran`` the setting of the last run. ``error``
     is the exception that ended the last run, or None.
@@ -53,7 +53,9 @@ class CollapsePanel(StudyPanel):
     def __init__(self, setting: Setting, interactive: bool, bench: Bench, at_once: bool):
         import ipywidgets as W
 
-        self.bench, self._first, self.state = bench, setting, "none"
+        self.bench = bench
+        self._first = setting
+        self.state = "none"
         streams = {name: label for name, (label, *_) in STREAMS.items()}
         controls = {
             "factor": steps(FACTORS, float(setting.factor), "learning rate",

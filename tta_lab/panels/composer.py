@@ -1,7 +1,7 @@
 """The composer: choose what stands in every slot of a method, see what cannot go together and why,
 run it beside its nearest published relatives.
 
-Whatever the panel does, the functions of `compose` and `compose_study` do without it; ``to_code()``
+Whatever the panel does, the functions of `compose` and `compose.study` do without it; ``to_code()``
 says how.
 """
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..studies.compose.figures import plot_composer_runs
 from ..studies.report import signed, write_numbers
 from .controls import KnobFields, dropdown, move, other, rounded, seed_field, slider, tick
 from .inputs import (
-    GIVEN,
+    AS_GIVEN,
     IMAGES,
     USUAL_IMAGES,
     StreamNames,
@@ -39,7 +39,8 @@ from .inputs import (
 from .layout import WIDTH, block, code_block, column, div, line, own_keys, picture, table_html
 from .run_panel import NOTHING, SessionPanel, report_errors
 
-HEIGHT, INCHES = 320, (10.5, 4.2)
+HEIGHT = 320
+INCHES = (10.5, 4.2)
 SECOND = {"select 1": "learn from", "select 2": "and of these", "select 3": "and of these",
           "penalties 1": "extra term", "penalties 2": "extra term"}
 TIPS = {"norm": "whose statistics the normalisation layers use",
@@ -70,7 +71,7 @@ def composer(recipe: Method | str | None = None, *, start: str = "tent", model=N
 
     ``recipe``: a composition or a method, its name or its JSON; else the slots of the method
     ``start``. ``model``: a network of your own, or a text for `names.open_model` (one that
-    runs a Python file only with ``trust``); ``stream``: a name of `compose_study.STREAMS`, or a
+    runs a Python file only with ``trust``); ``stream``: a name of `compose.study.STREAMS`, or a
     stream of your own; ``images`` (a set or its text) and ``shifts`` for the former; ``per_shift``
     images of each shift in batches of ``batch``; ``relatives``: how many of the nearest published
     methods are run beside it, 0 to 4; ``source_images`` for parts that need something of the source
@@ -99,7 +100,7 @@ def composer(recipe: Method | str | None = None, *, start: str = "tent", model=N
 class ComposerPanel(SessionPanel):
     """What ``composer`` makes.
 
-    ``recipe`` is what the slots say (None while they make none; then ``refusal`` says why),
+    ``recipe`` is what the slots say (None while they make none; then ``incompatibility`` says why),
     ``slots`` the slots themselves, ``marks`` what cannot be chosen next (place -> key -> reason).
     Of the last run: ``traces`` (name -> Trace, "composition" first), ``table`` (its rows) and
     ``verdict`` (sentences); ``results`` is a pandas frame of all runs so far. ``error`` is the
@@ -109,7 +110,8 @@ class ComposerPanel(SessionPanel):
     def __init__(self, recipe, given: dict, first: dict, interactive: bool, device):
         import ipywidgets as W
 
-        self.device, self._given = device, given
+        self.device = device
+        self._given = given
         self._fast = not interactive  # no marks while every callback is called
         self._made: dict = {}         # of source images, for rehearsals
         self._asked: dict = {}        # answers known so far, by model and stream
@@ -118,12 +120,14 @@ class ComposerPanel(SessionPanel):
         self._known: dict = {}        # finished references
         self._saved: dict[Path, bytes] = {}
         self._streams = StreamNames()
-        self._guard, self._brought = Guard(), False  # brought: it came with the recipe
+        self._guard = Guard()
+        self._brought = False  # brought: it came with the recipe
         self.slots = {}
         self.marks = {}
-        self.refusal = ""
+        self.incompatibility = ""
         self.choice = None
-        self._recognised, self._turn = "", 0
+        self._recognised = ""
+        self._turn = 0
         self.number = 0
         self._rows = []
         self._ran = None
@@ -137,7 +141,8 @@ class ComposerPanel(SessionPanel):
         self._knob_of = {}
         self.reasons, self.table_box, self.judged = W.HTML(), W.HTML(), W.HTML()
         self.code, self.json_box, self.frame = W.HTML(), W.HTML(), W.HTML()
-        self.figure, self.drawn = None, {}
+        self.figure = None
+        self.drawn = {}
         self.path = W.Text(value="composition.json", description="file", continuous_update=False,
                            tooltip="where the recipe is saved, beside the notebook",
                            style={"description_width": "40px"})
@@ -167,13 +172,16 @@ class ComposerPanel(SessionPanel):
     # --- what can be chosen
 
     def _controls(self, first) -> dict:
-        model, stream, streams = self._given["model"], self._given["stream"], list(S.STREAMS)
+        model = self._given["model"]
+        stream = self._given["stream"]
+        streams = list(S.STREAMS)
         own = own_model(model)
         if stream is not None and not isinstance(stream, str):
-            streams, stream = [("as given", GIVEN), *streams], GIVEN
+            streams = [("as given", AS_GIVEN), *streams]
+            stream = AS_GIVEN
         found = {
             "model": dropdown("model", model_options(own),
-                              GIVEN if own else model or "fashion_resnet_bn", "model",
+                              AS_GIVEN if own else model or "fashion_resnet_bn", "model",
                               "the source model that is adapted"),
             "stream": dropdown("stream", streams, stream or next(iter(S.STREAMS)), "stream",
                                "which images come when"),
@@ -230,13 +238,14 @@ class ComposerPanel(SessionPanel):
     def _base(self) -> Experiment:
         """Model, stream and seed of the controls, with the source as recipe. Raises ValueError when
         they make no stream."""
-        c, given = self.values, self._given
+        c = self.values
+        given = self._given
         seed = int(c["seed"])
-        own = c["model"] == GIVEN
+        own = c["model"] == AS_GIVEN
         stream = given["stream"]
         known, unknown, source = IMAGES.get(c["model"], USUAL_IMAGES)
         known = known if given["images"] is None else given["images"]
-        if c["stream"] != GIVEN:
+        if c["stream"] != AS_GIVEN:
             stream = S.stream_of(c["stream"], c["per_shift"], c["batch"], seed, given["shifts"],
                                  known, unknown)
         if given["source_images"] is not None or own:
@@ -272,13 +281,15 @@ class ComposerPanel(SessionPanel):
             text = repr(self.choice.recipe)
             if text not in known:
                 known[text] = C.incompatibility(self._full(), base, images, self._made)
-            self.refusal = known[text]
+            self.incompatibility = known[text]
         except (ValueError, TypeError) as error:
-            self.choice, self.refusal = None, str(error)
+            self.choice = None
+            self.incompatibility = str(error)
         found = None if self.recipe is None else C.recognise(self.recipe)
         published = found is not None and not found[1]
         self._recognised = found[0].split(" ")[0] if published else ""
-        self.marks, self._turn = {}, self._turn + 1
+        self.marks = {}
+        self._turn += 1
         self._sync()
         self._set_knobs()
         self._refresh()
@@ -319,7 +330,7 @@ class ComposerPanel(SessionPanel):
         for place, (slot, seat, _) in self._places.items():  # a seat appears after the one before
             shown = slot not in C.SEATS or seat <= len(self.slots[slot])
             self.controls[place].layout.display = None if shown else "none"
-        single = self.controls["stream"].value in (SINGLE, GIVEN)
+        single = self.controls["stream"].value in (SINGLE, AS_GIVEN)
         self.controls["batch"].layout.display = "none" if single else None
 
     def _sync_list(self, place, slot, keys) -> None:
@@ -333,16 +344,18 @@ class ComposerPanel(SessionPanel):
                    for key in keys]
         if tuple(options) != tuple(widget.options) or widget.value != now:
             with widget.hold_sync():
-                widget.options, widget.value = options, now
+                widget.options = options
+                widget.value = now
 
     def _marked(self, text: str, reason: str | None, few: bool, now: bool) -> str:
         """An option as the list shows it: what is impossible says so; where nothing goes yet, what
         would make it go."""
         if now or not self.marks:
             return text
-        if self.refusal and reason is None:
+        if self.incompatibility and reason is None:
             return YES.format(text) if few else text
-        return NO.format(text) if reason is not None and reason not in self.refusal else text
+        impossible = reason is not None and reason not in self.incompatibility
+        return NO.format(text) if impossible else text
 
     # --- callbacks
 
@@ -386,9 +399,11 @@ class ComposerPanel(SessionPanel):
 
     def run_headless(self) -> None:
         """Every callback once, and one run in the caller's thread."""
-        start, guard = self.slots, self.guard_box.value
+        start = self.slots
+        guard = self.guard_box.value
         for name, widget in self.controls.items():
-            before, widget.value = widget.value, other(widget)
+            before = widget.value
+            widget.value = other(widget)
             if name in self._places or name == "start":
                 self.slots = start
             else:
@@ -397,7 +412,8 @@ class ComposerPanel(SessionPanel):
         assert self.slots == start and self.guard_box.value == guard
         for widget in list(self.knobs.values())[:2]:
             move(widget)
-        self.slots, self._fast = start, False
+        self.slots = start
+        self._fast = False
         self._settle()
         for fold in self.folds.values():
             fold.value = True
@@ -409,7 +425,8 @@ class ComposerPanel(SessionPanel):
         """Fields for the knobs of what is chosen; the step size is always in sight."""
         found = C.slot_knobs(self.slots)
         labels = {name: self._knob_label(name) for name in found}
-        before, self._knob_of = self._knob_of, found
+        before = self._knob_of
+        self._knob_of = found
         if _shown(before) == _shown(found):
             return
         if labels == {name: widget.description for name, widget in self.knobs.items()}:
@@ -435,9 +452,9 @@ class ComposerPanel(SessionPanel):
     # --- the work
 
     def _refused(self) -> str:
-        if self.choice is None or self.refusal:
+        if self.choice is None or self.incompatibility:
             return ("Nothing was run, because this composition is impossible: "
-                    f"{C.on_screen(self.refusal)}")
+                    f"{C.on_screen(self.incompatibility)}")
         return ""
 
     def _of_run(self):
@@ -454,19 +471,21 @@ class ComposerPanel(SessionPanel):
     def title(self) -> tuple[str, str]:
         """What the controls say beside the slots: the model and the stream, which no other stream
         shares its name with."""
-        c, choice = self.values, self.choice
+        c = self.values
+        choice = self.choice
         parts = ["your stream"]
-        if c["stream"] != GIVEN:
+        if c["stream"] != AS_GIVEN:
             parts = [c["stream"], f"{c['per_shift']} a shift"]
             parts += [f"batches of {c['batch']}"] * (c["stream"] != SINGLE)
             parts += [f"seed {c['seed']}"] * bool(c["seed"])
         model = c["model"]
-        if model == GIVEN:
+        if model == AS_GIVEN:
             model = choice.model if isinstance(choice.model, str) else "your model"
         return model, self._streams.add(choice.stream, ", ".join(parts))
 
     def _run(self, choice, n, title):
-        self._ran, where = choice, f"on {', '.join(title)}"
+        self._ran = choice
+        where = f"on {', '.join(title)}"
         self.session = session = Session(choice, S.beside(choice, n), device=self.device,
                                          known=self._known)
         beside = ", ".join(session.traces.keys() - {"choice"})
@@ -532,14 +551,14 @@ class ComposerPanel(SessionPanel):
         """The recipe as JSON; ``composer(recipe=text)`` opens it again. Raises ValueError while the
         slots make none."""
         if self.recipe is None:
-            raise ValueError(f"there is no recipe to write down: {self.refusal}")
+            raise ValueError(f"there is no recipe to write down: {self.incompatibility}")
         return to_json(self.recipe)
 
     def to_code(self) -> str:
         """A cell that makes the run without the panel: the last one as far as it went, if nothing
         was changed since, else what the slots say."""
-        if self.choice is None or self.refusal:
-            return f"# no run: {C.on_screen(self.refusal)}"
+        if self.choice is None or self.incompatibility:
+            return f"# no run: {C.on_screen(self.incompatibility)}"
         if self._shown_run():
             beside = [name for name in self.session.traces if name != "choice"]
             return C.to_code(self.session.shown(), beside)
@@ -547,7 +566,8 @@ class ComposerPanel(SessionPanel):
 
     def _shown_run(self) -> bool:
         """Whether the last run is what the slots say."""
-        session, now = self.session, self.choice
+        session = self.session
+        now = self.choice
         if session is None or now is None or not session.done:
             return False
         ran = session.choice
@@ -560,7 +580,8 @@ class ComposerPanel(SessionPanel):
         there is not written over, unless ``overwrite`` or this panel has saved it and nobody has
         changed it since. Raises ValueError while the slots make no recipe and for another ending,
         FileExistsError, OSError where the file cannot be written."""
-        path, text = path_of("path", path), self.to_json() + "\n"
+        path = path_of("path", path)
+        text = self.to_json() + "\n"
         path = (path if path.suffix else path.with_name(path.name + ".json")).resolve()
         if path.suffix.lower() != ".json":
             raise ValueError(f"a recipe is saved as .json, not as {path.suffix}: call it "
@@ -594,8 +615,8 @@ class ComposerPanel(SessionPanel):
                 " ".join([needs(recipe), *C.notes(recipe, choice)])]
 
     def _refresh(self):
-        reason = html.escape(C.on_screen(self.refusal))
-        text = f"<p><b>Impossible:</b> {reason}</p>" if self.refusal else ""
+        reason = html.escape(C.on_screen(self.incompatibility))
+        text = f"<p><b>Impossible:</b> {reason}</p>" if self.incompatibility else ""
         for i, part in enumerate(self._sentences()):
             weight = "bold" if i == 1 else "normal"
             text += f'<p style="margin: 2px 0; font-weight: {weight}">{html.escape(part)}</p>'
@@ -614,7 +635,7 @@ class ComposerPanel(SessionPanel):
         for place, marked in self.marks.items():
             slot, _, _ = self._places[place]
             for key, reason in marked.items():
-                if reason not in self.refusal and (key or slot not in C.TOGETHER):
+                if reason not in self.incompatibility and (key or slot not in C.TOGETHER):
                     where = SECOND.get(place, C.SLOTS[slot])
                     option = self._option(slot, key)
                     rows.setdefault(C.on_screen(reason), {}).setdefault(
@@ -683,7 +704,7 @@ def runs_html(rows: list[dict]) -> str:
 def save(panel: ComposerPanel, path, guided=(), refused=()) -> None:
     """Write the runs of a panel as JSON (no number: null), with the recipe of the last one (before
     any: that of the slots) and the versions they were made with; and those of the notebook's guided
-    compositions (`compose_study.run_guided`) and of what was `compose_study.refused`."""
+    compositions (`compose.study.run_guided`) and of what was `compose.study.refused`."""
     recipe = panel.to_json() if panel._ran is None else to_json(panel._ran.recipe)
     guided = [{name: found[name] for name in ("words", "rows", "verdict")} for found in guided]
     write_numbers(path, {"runs": panel._rows, "verdict": panel.verdict, "recipe": recipe,

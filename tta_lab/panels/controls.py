@@ -129,7 +129,8 @@ class KnobFields:
         """Fields for these (knob, label, whether it is simple), in place of the present ones."""
         for widget in self.fields.values():
             widget.unobserve_all("value")
-        self.fields, boxes = {}, ([], [])
+        self.fields = {}
+        boxes = ([], [])
         for knob, label, simple in rows:
             widget = field(knob, label)
             widget.observe(functools.partial(self._moved, knob.name), "value")
@@ -197,5 +198,6 @@ def other(widget):
 
 def move(widget) -> None:
     """Give a control another value and its own again, so that its callbacks are called."""
-    before, widget.value = widget.value, other(widget)
+    before = widget.value
+    widget.value = other(widget)
     widget.value = before

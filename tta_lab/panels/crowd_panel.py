@@ -64,7 +64,8 @@ class CrowdPanel(StudyPanel):
         return (previous,)
 
     def _run(self, previous):
-        plan, c = self.plan, self.ran
+        plan = self.plan
+        c = self.ran
         self._draw_start(previous)
         stream = crowds.stream_of(plan, c["unknown_ratio"], c["rounds"], plan.first_seed)
         self.progress.value, self.progress.max = 0, stream.n_images

@@ -47,7 +47,8 @@ def explorer(choice: Experiment | str | None = None, *, model=None, stream=None,
     Raises ValueError for a setting or a value that does not exist, naming the nearest, TypeError (a
     ValueError too) for an object of another kind.
     """
-    trust, seed = flag("trust", trust), whole("seed", seed, 0, 10**6)
+    trust = flag("trust", trust)
+    seed = whole("seed", seed, 0, 10**6)
     if isinstance(choice, str):
         choice = Experiment.from_json(choice)
     if choice is not None:
@@ -74,8 +75,8 @@ def explorer(choice: Experiment | str | None = None, *, model=None, stream=None,
 class ExplorerPanel(SessionPanel):
     """What ``explorer`` makes.
 
-    ``choice`` is what the controls say (None while they make no run; then ``refusal`` says why),
-    ``state`` the same as a dict. Of the run shown: ``trace``, ``references`` (name -> Trace),
+    ``choice`` is what the controls say (None while they make no run; then ``incompatibility`` says
+    why), ``state`` the same as a dict. Of the run shown: ``trace``, ``references`` (name -> Trace),
     ``session``, ``ran`` (its Experiment). ``results`` is a pandas frame with one row for each run
     so far, ``comparison`` the last one with A and ``compared_words`` what it says. ``drawn`` holds
     the numbers of each figure, ``figures`` the plotly figures of a panel without a browser.
@@ -85,7 +86,7 @@ class ExplorerPanel(SessionPanel):
     """
 
     choice = property(attrgetter("chosen.choice"))
-    refusal = property(attrgetter("chosen.refusal"))
+    incompatibility = property(attrgetter("chosen.incompatibility"))
     trace = property(attrgetter("runs.trace"))
     references = property(attrgetter("runs.references"))
     session = property(attrgetter("runs.session"))
@@ -95,7 +96,9 @@ class ExplorerPanel(SessionPanel):
     knobs = property(attrgetter("view.knobs.fields"))
 
     def __init__(self, chosen: ExplorerState, interactive: bool, device):
-        self.chosen, self.runs, self.device = chosen, RunState(chosen), device
+        self.chosen = chosen
+        self.runs = RunState(chosen)
+        self.device = device
         self.view = view = ExplorerView(chosen, self._on_knob)
         super().__init__(view.controls, interactive, "Run the choice beside source and BN-1; a run "
                          "that was stopped goes on", 130, 395)
@@ -194,7 +197,8 @@ class ExplorerPanel(SessionPanel):
 
     def _refresh(self) -> None:
         """The texts of what is chosen."""
-        reason = f"<br><b>Impossible:</b> {html.escape(self.refusal)}" if self.refusal else ""
+        why = html.escape(self.incompatibility)
+        reason = f"<br><b>Impossible:</b> {why}" if why else ""
         self.description.value = div(html.escape(self.describe()) + reason)
         self.view.code.value = div(
             code_block("A cell that makes this run without the panel:", self.to_code())
@@ -203,20 +207,22 @@ class ExplorerPanel(SessionPanel):
     # --- the work
 
     def _refused(self) -> str:
-        if self.choice is None or self.refusal:
+        if self.choice is None or self.incompatibility:
             self._budget = None
-            return f"Nothing was run, because this choice is impossible: {self.refusal}"
+            return f"Nothing was run, because this choice is impossible: {self.incompatibility}"
         return ""
 
     def _of_run(self):
         return self.view.of_run()
 
     def _begin(self):
-        budget, self._budget = self._budget, None
+        budget = self._budget
+        self._budget = None
         held = self.runs.held()
         if self.runs.stale(held):
             self._age()
-            self._pictures, self.view.details.value = {}, ""
+            self._pictures = {}
+            self.view.details.value = ""
             self._show_options(NO_IMAGE)
         return self.choice, held, budget
 
@@ -239,7 +245,8 @@ class ExplorerPanel(SessionPanel):
         self._say(self.finding())
 
     def _finish(self):
-        runs, view = self.runs, self.view
+        runs = self.runs
+        view = self.view
         view.buttons["keep"].disabled = False
         self._draw()
         kept = runs.kept is not None and runs.kept["number"] != runs.number
@@ -329,7 +336,8 @@ class ExplorerPanel(SessionPanel):
     def _draw_threshold(self):
         """The threshold on unknown images, and with it which unknown images are shown as
         accepted."""
-        trace, view = self.runs.seen, self.view
+        trace = self.runs.seen
+        view = self.view
         numbers = E.threshold_at(trace, view.score.value, view.rejected.value)
         if not len(trace):
             numbers["why"] = "Nothing has run yet."
@@ -340,7 +348,8 @@ class ExplorerPanel(SessionPanel):
 
     def _draw_images(self):
         """The grid of pictures and the list to choose one from."""
-        trace, view = self.runs.seen, self.view
+        trace = self.runs.seen
+        view = self.view
         if not len(trace):
             return
         found = E.threshold_at(trace, view.score.value, view.rejected.value)

@@ -23,7 +23,7 @@ from ..studies.explorer import study as E
 from . import explorer_words as words
 from .controls import check_option, rounded
 from .inputs import (
-    GIVEN,
+    AS_GIVEN,
     IMAGES,
     USUAL_IMAGES,
     StreamNames,
@@ -55,7 +55,8 @@ class ExplorerState:
     ``given`` holds what was passed in (model, stream, images, unknown, source_images, recipe),
     ``values`` what the controls say, by name, and ``rows`` the knobs of the recipe (knob, label,
     whether it is a simple one), with ``knob_values``. ``choice`` is what they make; where they make
-    none it is None, and ``refusal`` says why. ``settings`` are first values of controls and knobs.
+    none it is None, and ``incompatibility`` says why. ``settings`` are first values of controls and
+    knobs.
     Raises ValueError for a setting or a value that does not exist, naming the nearest.
     """
 
@@ -63,11 +64,12 @@ class ExplorerState:
         settings = dict(settings or {})
         self.given = given
         self.choice = None
-        self.refusal = ""
-        self.streams, self._protocols = StreamNames(), {}  # protocols: hash -> name
+        self.incompatibility = ""
+        self.streams = StreamNames()
+        self._protocols = {}  # protocols: hash -> name
         self._kept: dict = {}      # home of a knob -> its name there -> the value set by hand
         self._forms: dict = {}     # method -> the form set by hand
-        self._refusals: dict = {}  # of choices that were looked at
+        self._incompatibilities: dict = {}  # of choices that were looked at
         model = self._first_model()
         method = self._first_method(settings)
         stream = self._first_stream(settings)
@@ -85,18 +87,20 @@ class ExplorerState:
 
     def _first_model(self) -> str:
         model = self.given.get("model")
-        return GIVEN if own_model(model) else model or "fashion_resnet_bn"
+        return AS_GIVEN if own_model(model) else model or "fashion_resnet_bn"
 
     def _first_method(self, settings: dict) -> dict:
         """Method, form, selectors and guard; ``settings`` loses what is used."""
         first = {"method": settings.pop("method", "tent"), "form": settings.pop("form", "paper"),
                  "selectors": settings.pop("selectors", ()),
                  "guard": flag("guard", settings.pop("guard", False))}
-        recipe, self._recipe = self.given.get("recipe"), None
+        recipe = self.given.get("recipe")
+        self._recipe = None
         if recipe is not None:
             found = words.split_recipe(recipe)
             if found is None:
-                self._recipe, first["method"] = recipe, GIVEN
+                self._recipe = recipe
+                first["method"] = AS_GIVEN
             else:
                 first = found
                 for name, value in found["values"].items():
@@ -109,7 +113,8 @@ class ExplorerState:
             near = "".join(nearest(name, SELECTORS) for name in wrong)
             raise ValueError(f"selectors takes up to two of {', '.join(SELECTORS)}, got "
                              f"{chosen}{near}")
-        check_option("method", first["method"], [GIVEN] * (self._recipe is not None) + [*METHODS])
+        own = [AS_GIVEN] * (self._recipe is not None)
+        check_option("method", first["method"], own + [*METHODS])
         check_option("form", first["form"],
                      ["paper", *dict.fromkeys(f for kind in METHODS.values() for f in kind.forms)])
         one, two = [*chosen, "", ""][:2]
@@ -129,7 +134,7 @@ class ExplorerState:
             defaults["per_shift"] = min(max(first, low), count)
             settings["per_shift"] = by_hand["per_shift"] = defaults["per_shift"]
         if self.given.get("stream") is not None:
-            by_hand["protocol"] = GIVEN
+            by_hand["protocol"] = AS_GIVEN
         self._hand = ByHand(by_hand, defaults)
         settings |= {name: self._hand.value(name) for name in self._hand.defaults
                      if name not in settings}
@@ -139,7 +144,7 @@ class ExplorerState:
                           for k, label in self.knobs]
         found = {k.name: k.value for k, _ in self.knobs}
         if self.given.get("stream") is not None:
-            found["protocol"] = GIVEN
+            found["protocol"] = AS_GIVEN
         found["shifts"] = some_shifts(settings.pop("shifts", FIRST))
         settings |= rate
         return found
@@ -162,12 +167,12 @@ class ExplorerState:
             return model_options(own_model(self.given.get("model")))
         if name == "method":
             own = [] if self._recipe is None else [(f"as given: {type(self._recipe).__name__}",
-                                                    GIVEN)]
+                                                    AS_GIVEN)]
             return own + method_options()
         if name == "form":
             return [(words.form_label(form), form) for form in self.forms]
         if name == "protocol":
-            own = [("as given", GIVEN)] * (self.given.get("stream") is not None)
+            own = [("as given", AS_GIVEN)] * (self.given.get("stream") is not None)
             return own + [(n, n) for n in protocols.PROTOCOLS]
         return [("all images", ""), *((n.replace("_", " "), n) for n in SELECTORS)]
 
@@ -189,7 +194,7 @@ class ExplorerState:
             return bool(v["first"] or v["second"])
         if name in ("model", "seed", "protocol", *METHOD):
             return True
-        return v["protocol"] != GIVEN and applies(v["protocol"], name)
+        return v["protocol"] != AS_GIVEN and applies(v["protocol"], name)
 
     # --- what is chosen
 
@@ -239,7 +244,7 @@ class ExplorerState:
         ValueError or TypeError where they do not combine."""
         v = self.values
         method = v["method"]
-        recipe = self._recipe if method == GIVEN else make(method, form=self._form(v["form"]))
+        recipe = self._recipe if method == AS_GIVEN else make(method, form=self._form(v["form"]))
         parts = [SELECTORS[name]() for name in (v["first"], v["second"]) if name]
         recipe = recipe.where(*parts) if parts else recipe
         return guarded(recipe) if v["guard"] else recipe
@@ -278,7 +283,7 @@ class ExplorerState:
         if not isinstance(recipe, LossMethod):
             return 0
         method = self.values["method"]
-        return len((self._recipe if method == GIVEN else make(method)).select)
+        return len((self._recipe if method == AS_GIVEN else make(method)).select)
 
     def changed(self) -> dict:
         """The knobs that differ from the paper's (or the given) values: name -> value."""
@@ -292,11 +297,12 @@ class ExplorerState:
         try:
             self.choice = self._build()
             key = model_key(self.choice), self.choice.stream.hash, to_json(self.base())
-            if key not in self._refusals:
-                self._refusals[key] = " ".join(incompatibilities(self.choice))
-            self.refusal = self._refusals[key]
+            if key not in self._incompatibilities:
+                self._incompatibilities[key] = " ".join(incompatibilities(self.choice))
+            self.incompatibility = self._incompatibilities[key]
         except (ValueError, TypeError) as error:
-            self.choice, self.refusal = None, str(error)
+            self.choice = None
+            self.incompatibility = str(error)
 
     def _sets(self) -> tuple:
         """Known, unknown and source images for the chosen model."""
@@ -305,14 +311,15 @@ class ExplorerState:
         given = [self.given.get(name) for name in ("images", "unknown", "source_images")]
         known, unknown, source = (usual[i] if value is None else value
                                   for i, value in enumerate(given))
-        return known, unknown, None if model == GIVEN and given[2] is None else source
+        return known, unknown, None if model == AS_GIVEN and given[2] is None else source
 
     def _build(self) -> Experiment:
         """The choice that the values stand for. Raises ValueError or TypeError where there is
         none."""
-        v, (known, unknown, source) = self.values, self._sets()
+        v = self.values
+        (known, unknown, source) = self._sets()
         seed = int(v["seed"])
-        if v["protocol"] == GIVEN:
+        if v["protocol"] == AS_GIVEN:
             stream = self.given["stream"]
         else:
             name, call = protocol_call(v, seed, unknown)
@@ -321,7 +328,7 @@ class ExplorerState:
             sets = getattr(known, "name", known), getattr(unknown, "name", unknown)
             self.streams.add(stream, stream_label(name, call, *sets))
         recipe = with_knobs(self.base(), **self.knob_values)
-        model = self.given["model"] if v["model"] == GIVEN else v["model"]
+        model = self.given["model"] if v["model"] == AS_GIVEN else v["model"]
         return Experiment(model, stream, recipe, seed, source)
 
     # --- in words
@@ -344,7 +351,7 @@ class ExplorerState:
             name = self._protocols.get(choice.stream.hash)
             return words.describe_choice(choice, name and protocols.PROTOCOLS[name])
         v = self.values
-        kind = type(self._recipe) if v["method"] == GIVEN else METHODS[v["method"]]
+        kind = type(self._recipe) if v["method"] == AS_GIVEN else METHODS[v["method"]]
         return words.describe_method(kind, (v["first"], v["second"]))
 
 
@@ -352,7 +359,7 @@ class RunState:
     """What has run.
 
     ``session`` and its choice ``begun``; ``ran`` is that choice as far as it has come. ``trace``
-    and ``references`` (name -> Trace) are its traces, ``alarm_status`` and ``light`` the alarm
+    and ``references`` (name -> Trace) are its traces, ``alarm_status`` and ``status`` the alarm
     light. ``kept`` is A, ``comparison`` the run beside it, ``rows`` (number -> row) all runs so
     far. All are empty before the first run. ``title(choice)`` and ``stream_name(choice)`` name
     choices.
@@ -371,7 +378,8 @@ class RunState:
         """Forget the run that is shown; A and the rows stay."""
         self.session = self.trace = self.ran = self.begun = None
         self.references: dict = {}
-        self.light, self.alarm_status = E.Light(), "wait"
+        self.status = E.Light()
+        self.alarm_status = "wait"
 
     def start(self, choice: Experiment, device, known: dict) -> None:
         """A run begins."""
@@ -380,7 +388,8 @@ class RunState:
         self.ran = self.begun = choice
         self.number += 1
         self.references, self.comparison = {}, {}
-        self.light, self.alarm_status = E.Light(), "wait"
+        self.status = E.Light()
+        self.alarm_status = "wait"
 
     @property
     def finished(self) -> bool:
@@ -406,12 +415,13 @@ class RunState:
 
     def look(self) -> tuple[dict, dict]:
         """See what the session has so far: numbers of the two live figures."""
-        trace, n = self.trace, len(self.trace)
-        self.alarm_status = self.light.see(trace)
+        trace = self.trace
+        n = len(self.trace)
+        self.alarm_status = self.status.see(trace)
         if self.session is not None:
             self.references = {REFERENCES[name]: t for name, t in self.session.traces.items()
                                if name != "choice"}
-        steps = [t for t, _ in actions(trace)] + [self.light.first] * (self.light.first >= 0)
+        steps = [t for t, _ in actions(trace)] + [self.status.first] * (self.status.first >= 0)
         marks = [int((trace["step"] <= step).sum()) for step in steps]
         classes = views.class_shares(trace, names=self.classes)
         return ({"so_far": E.so_far(self._traces(), n), "fall": E.fall_over_time(trace),
@@ -445,7 +455,8 @@ class RunState:
 
     def finish(self) -> None:
         """A run ended or was held: its row, and the comparison with A."""
-        r, choice = row(self.trace), self.begun
+        r = row(self.trace)
+        choice = self.begun
         labelled = bool(E.scored(self.trace).any())
         errors = {"error": r["error"]}
         errors |= {f"error of {name}": row(t)["error"]
@@ -459,8 +470,8 @@ class RunState:
             "run": self.number, "method": words.recipe_label(choice.recipe),
             "model": words.model_name(choice.model), "stream": self._chosen.stream_name(choice),
             **(errors if labelled else {}), **self.label_free(), "labelled": labelled,
-            "alarm": words.alarm_cell(self.alarm_status, self.light),
-            "first alarm": self.light.first, "images": r["images"], "complete": r["complete"],
+            "alarm": words.alarm_cell(self.alarm_status, self.status),
+            "first alarm": self.status.first, "images": r["images"], "complete": r["complete"],
             "ms_per_image": r["ms_per_image"], "seed": choice.seed,
             "settings": repr(choice.recipe), "stream_hash": r["stream_hash"], "choice": text}
         if self.kept is not None and self.kept["number"] != self.number:
@@ -471,7 +482,8 @@ class RunState:
             self.comparison = E.paired(self.kept["trace"], self.trace)
             self.compared_words = E.say_paired(self.comparison, self.kept["label"], self.name())
         except ValueError as error:
-            self.comparison, self.compared_words = {}, str(error)
+            self.comparison = {}
+            self.compared_words = str(error)
 
     def keep(self) -> None:
         """The run shown becomes A."""
@@ -502,13 +514,14 @@ class RunState:
         """What the run shown has found so far; "" where it has seen nothing."""
         if not len(self.seen):
             return ""
-        done, s = self.finished, self.session
+        done = self.finished
+        s = self.session
         head = f"{'Done' if done else 'Held'}, {self._chosen.title(self.begun)}, "
         head += f"{len(self.trace)} images"
         if not done:
             head += f" (batch {s.done} of {s.total}; Run goes on, Step shows one batch)"
         found = words.finding(self.trace, self._cut_references(), self.label_free(), head)
-        return f"{found} {words.alarm_sentence(self.alarm_status, self.light)}"
+        return f"{found} {words.alarm_sentence(self.alarm_status, self.status)}"
 
     def missing(self) -> str:
         """What cannot be said because images have no labels."""
@@ -524,19 +537,19 @@ class RunState:
         so_far = numbers["so_far"] if numbers else {}
         last = so_far["last"] if so_far.get("labelled") else {}
         errors = {name: value for name, value in last.items() if name != "A"}
-        return words.alarm_text(self.alarm_status, self.light, errors)
+        return words.alarm_text(self.alarm_status, self.status, errors)
 
     def to_code(self) -> str:
         """A cell that makes the run shown (as far as it went), or before any run the one that is
         chosen."""
         choice = self.ran or self._chosen.choice
-        return f"# no run: {self._chosen.refusal}" if choice is None else choice.to_code()
+        return f"# no run: {self._chosen.incompatibility}" if choice is None else choice.to_code()
 
     def to_parameters(self) -> str:
         """The same as YAML text, parameters of the explorer's notebook."""
         choice = self.ran or self._chosen.choice
         if choice is None:
-            return f"# no run: {self._chosen.refusal}\n"
+            return f"# no run: {self._chosen.incompatibility}\n"
         try:
             return "".join(f"{name}: {json.dumps(value)}\n"
                            for name, value in choice.to_parameters().items())
@@ -551,7 +564,8 @@ def knob_home(name: str, recipe, method: str, form: str) -> tuple[tuple, str]:
     head, _, rest = name.partition(".")
     at, _, short = rest.partition(".")
     if head == "select" and short and method in METHODS:
-        i, kind = int(at), type(recipe.select[int(at)])
+        i = int(at)
+        kind = type(recipe.select[int(at)])
         if i >= len(getattr(make(method), "select", ())):
             before = sum(type(s) is kind for s in recipe.select[:i])
             return ("select", kind.__name__, before), short

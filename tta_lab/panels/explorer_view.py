@@ -69,7 +69,8 @@ class ExplorerView:
             widget.layout.width = "400px"
 
     def _controls(self) -> dict:
-        state, first = self.state, self.state.values
+        state = self.state
+        first = self.state.values
         lists = {name: dropdown(name, state.options(name), first[name], *LISTS[name])
                  for name in LISTS}
         found = {"model": lists.pop("model")} | {k.name: control(k, label)
@@ -113,7 +114,8 @@ class ExplorerView:
 
     def show_alarm(self, status: str, text: str) -> None:
         """The alarm light with what it says."""
-        (shape, word), color = E.LIGHTS[status], COLORS[status]
+        (shape, word) = E.LIGHTS[status]
+        color = COLORS[status]
         self.alarm_box.value = (
             f'<div role="group" aria-label="alarm light: {word}" style="border-left: 8px solid '
             f'{color}; padding-left: 8px; line-height: 1.4; max-width: {WIDTH}px"><span '
@@ -138,7 +140,8 @@ class ExplorerView:
 
     def folds(self) -> dict:
         """Parts that a button opens: name -> (label, box)."""
-        c, f = self.controls, self.frames
+        c = self.controls
+        f = self.frames
         more = [c[name] for name in c
                 if name not in ("model", "seed", *METHOD, *SIMPLE_STREAM)] + [c["seed"]]
         return {"stream": ("more about the stream", line(column(*more[::2]), column(*more[1::2]))),

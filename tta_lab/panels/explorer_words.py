@@ -73,7 +73,8 @@ def selector_name(part) -> str | None:
 
 def recipe_label(recipe) -> str:
     """Method, selectors, guard and changed knobs, short."""
-    name, found = method_name(recipe), split_recipe(recipe)
+    name = method_name(recipe)
+    found = split_recipe(recipe)
     if found is None:
         return name
     paper = {k.name: k.value for k in knobs(join_recipe(found))}
@@ -124,7 +125,8 @@ def describe_method(kind, selectors) -> str:
 
 def describe_choice(choice, protocol) -> str:
     """What a choice does and needs; ``protocol`` is the function that made its stream, or None."""
-    found, stream = split_recipe(choice.recipe), choice.stream
+    found = split_recipe(choice.recipe)
+    stream = choice.stream
     text = describe_method(type(choice.recipe), found["selectors"] if found else ())
     if choice.labelled:
         shown = say_statistics(stream.statistics(), len(stream.classes)).capitalize()
@@ -137,31 +139,31 @@ def describe_choice(choice, protocol) -> str:
 
 # --- the run
 
-def alarm_text(status: str, light, errors: dict) -> str:
+def alarm_text(state: str, status, errors: dict) -> str:
     """What the alarm light says: its word with the evidence, or why it cannot judge, and with
     labels the error beside the references'."""
-    if status == "wait":
+    if state == "wait":
         return "no run yet"
-    word = E.LIGHTS[status][1]
-    text = f"{word}: {light.why}." if status == "unsure" else f"{word}. {light.words}"
-    if status == "calm":  # the evidence matters when there is some
+    word = E.LIGHTS[state][1]
+    text = f"{word}: {status.why}." if state == "unsure" else f"{word}. {status.words}"
+    if state == "calm":  # the evidence matters when there is some
         text = text.partition(";")[0].rstrip(".") + "."
     return f"{text} {E.say_beside(errors)}".rstrip()
 
 
-def alarm_sentence(status: str, light) -> str:
+def alarm_sentence(state: str, status) -> str:
     """The alarm light in the sentence of a run."""
-    if status == "unsure" and light.first < 0:
-        return f"The alarm light cannot judge: {light.why.partition(',')[0].partition(':')[0]}."
-    if light.first < 0:
+    if state == "unsure" and status.first < 0:
+        return f"The alarm light cannot judge: {status.why.partition(',')[0].partition(':')[0]}."
+    if status.first < 0:
         return "No alarm."
-    now = f", now: {light.name}." if light.alarm else ", none now."
-    return f"First alarm in batch {light.first + 1}{now}"
+    now = f", now: {status.name}." if status.alarm else ", none now."
+    return f"First alarm in batch {status.first + 1}{now}"
 
 
-def alarm_cell(status: str, light) -> str:
+def alarm_cell(state: str, status) -> str:
     """The alarm light in the table of runs."""
-    return "cannot judge" if status == "unsure" and light.first < 0 else ALARMS[light.alarm]
+    return "cannot judge" if state == "unsure" and status.first < 0 else ALARMS[status.alarm]
 
 
 def finding(trace, references: dict, label_free: dict, head: str) -> str:
@@ -175,7 +177,7 @@ def finding(trace, references: dict, label_free: dict, head: str) -> str:
 
 
 def image_text(t: dict) -> str:
-    """All that was recorded of one image (`studies.explorer.study.told`)."""
+    """All that was recorded of one image (`studies.explorer.study.image_summary`)."""
     true = ("no label, " if not t["true"] else
             "unknown image, " if t["true"] == "unknown" else f"true class {t['true']}, ")
     return (f"Image {t['id']} ({t['shift']}), number {t['row'] + 1} of the stream: {true}answer "

@@ -13,7 +13,7 @@ from ..models.embedded import checkpoints
 from ..models.names import parse, refuse_code
 from ..streams.stream import AbstractStream
 
-GIVEN = "given"  # the option that stands for what was passed in
+AS_GIVEN = "given"  # the option that stands for what was passed in
 IMAGES = {  # known, unknown and source images of a model
     "fashion8_resnet_bn": ("fashion_mnist_8", "fashion_mnist_held_out",
                            "fashion_mnist_train_slice_8")}
@@ -63,7 +63,7 @@ def own_model(model) -> bool:
 
 def model_options(own: bool) -> list[tuple[str, str]]:
     """(label, value) of the list of models."""
-    return [("your model", GIVEN)] * own + [(name, name) for name in checkpoints()]
+    return [("your model", AS_GIVEN)] * own + [(name, name) for name in checkpoints()]
 
 
 def method_options() -> list[tuple[str, str]]:

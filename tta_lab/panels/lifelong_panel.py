@@ -1,7 +1,7 @@
 """The panel of the eighth notebook: the rate of Tent and what holds it back; error over the rounds
 and distance from the source.
 
-A run is ``lifelong_study.one_run``, its numbers ``lifelong_study.live_numbers``: both work without
+A run is ``lifelong.study.one_run``, its numbers ``lifelong.study.live_numbers``: both work without
 the panel, and ``to_code()`` says how.
 """
 from __future__ import annotations

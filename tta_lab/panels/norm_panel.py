@@ -1,7 +1,7 @@
 """The panel of the seventh notebook: a source, a setting, a method and the size of the batch;
 error and classes beside source and BN-1.
 
-A run is ``norm_study.one_run``, its numbers ``norm_study.live_numbers``: both work without the
+A run is ``norms.study.one_run``, its numbers ``norms.study.live_numbers``: both work without the
 panel, and ``to_code()`` says how.
 """
 from __future__ import annotations

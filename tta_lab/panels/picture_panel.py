@@ -49,10 +49,12 @@ class PicturePanel(StudyPanel):
 
     def _code(self, arguments: str, result: str) -> str:
         """The lines that call the study's ``one_run`` with these arguments and read ``result``."""
-        folder, name = self.study.__name__.rpartition(".")[0], self.alias
+        folder = self.study.__name__.rpartition(".")[0]
+        name = self.alias
         made, more = "", ""
         if self.plan is not None:
-            made, more = f"plan = {name}.Plan({self.plan.arguments()})\n", ", plan=plan"
+            made = f"plan = {name}.Plan({self.plan.arguments()})\n"
+            more = ", plan=plan"
         return (f"from {folder} import study as {name}\n"
                 "from tta_lab.experiments.runner import row\n\n"
                 f"{made}trace = {name}.one_run({arguments}, seed={self.seed}{more})\n{result}")

@@ -40,7 +40,8 @@ class Pace:
     takes no more than a share of 1 / (1 + ``share``) of the time."""
 
     def __init__(self, pause: float = 1.0, share: float = 2.0):
-        self.pause, self.share = pause, share
+        self.pause = pause
+        self.share = share
         self.drawn = self.took = 0.0
 
     def due(self) -> bool:
@@ -73,12 +74,16 @@ class RunPanel:
                  width: int = 370):
         import ipywidgets as W
 
-        self.controls, self.interactive = controls, interactive
+        self.controls = controls
+        self.interactive = interactive
         self.running = False
         self.error = None
         self.message = ""
-        self._busy, self._lock = False, threading.RLock()  # busy: the panel itself sets controls
-        self._stop, self._thread, self._starting = threading.Event(), None, threading.Lock()
+        self._busy = False  # busy: the panel itself sets controls
+        self._lock = threading.RLock()
+        self._stop = threading.Event()
+        self._thread = None
+        self._starting = threading.Lock()
         self._again = False  # another run follows the one in work
         for name, widget in controls.items():
             widget.observe(functools.partial(self._changed, name), "value")
@@ -106,7 +111,8 @@ class RunPanel:
     def _quietly(self):
         """Set controls without being told that they were moved."""
         with self._lock:
-            before, self._busy = self._busy, True
+            before = self._busy
+            self._busy = True
             try:
                 yield
             finally:
@@ -162,7 +168,8 @@ class RunPanel:
                                     tooltip=f"show or hide: {label}", layout={"width": "auto"})
             box.layout.display = "none"
             toggle.observe(functools.partial(self._folded, name, label), "value")
-            self.folds[name], self.fold_boxes[name] = toggle, box
+            self.folds[name] = toggle
+            self.fold_boxes[name] = box
 
     def _folded(self, name, label, change):
         self._on_fold(name, label, change["new"])
@@ -358,7 +365,8 @@ class StudyPanel(RunPanel):
         if not len(trace):
             self._say(NOTHING)
             return None
-        self.trace, found = trace, numbers(trace)
+        self.trace = trace
+        found = numbers(trace)
         self._draw(found)
         return found
 

@@ -1,7 +1,7 @@
 """The panel of the second notebook: choose a protocol, see the stream at once, run source, BN-1
 and Tent on it.
 
-Whatever the panel does, ``stream_study.one_run`` and the functions in ``protocols`` do without it;
+Whatever the panel does, ``streams.study.one_run`` and the functions in ``protocols`` do without it;
 ``to_code()`` says how.
 """
 from __future__ import annotations
@@ -59,9 +59,9 @@ def stream_panel(known: str = "fashion_mnist", interactive: bool = True, device=
 class StreamPanel(StudyPanel):
     """What ``stream_panel`` makes.
 
-    ``stream`` is the last stream that was accepted and is drawn; ``refusal`` says why the present
-    settings make none, or is "". ``table`` (a pandas frame, one row for each method) and ``traces``
-    (method -> Trace) belong to the last run.
+    ``stream`` is the last stream that was accepted and is drawn; ``incompatibility`` says why the
+    present settings make none, or is "". ``table`` (a pandas frame, one row for each method)
+    and ``traces`` (method -> Trace) belong to the last run.
     """
 
     def __init__(self, known: str, interactive: bool, device, seed: int, settings: dict,
@@ -83,12 +83,15 @@ class StreamPanel(StudyPanel):
         self.device = device
         self.seed = seed
         self.model = model
-        self.refusal = ""
+        self.incompatibility = ""
         self.stream: AbstractStream | None = None
         self._call: tuple[str, dict] | None = None  # of the accepted stream
         self._frame = pandas.DataFrame
-        self.traces, self.table, self.pace = {}, self._frame(), Pace(0.5, 0.0)
-        self._total, self._ran_words = 0, ""
+        self.traces = {}
+        self.table = self._frame()
+        self.pace = Pace(0.5, 0.0)
+        self._total = 0
+        self._ran_words = ""
         self.numbers = W.HTML()
         self.stream_figure = live_figure(None, interactive)
         self.error_figure = live_figure(_empty_bars(go), interactive)
@@ -110,13 +113,14 @@ class StreamPanel(StudyPanel):
             call = self.call()
             stream = protocols.PROTOCOLS[call[0]](self.known, **call[1])
         except ValueError as error:
-            self.refusal = str(error)
+            self.incompatibility = str(error)
             last = " The picture still shows the last stream that could be made."
             self.description.value = div(f"<b>These settings make no stream:</b> "
-                                         f"{html.escape(self.refusal)}."
+                                         f"{html.escape(self.incompatibility)}."
                                          f"{'' if self.stream is None else last}")
             return
-        self.refusal, self._call = "", call
+        self.incompatibility = ""
+        self._call = call
         if self.stream is None or stream.hash != self.stream.hash:
             self.stream = stream
             self._draw_stream()
@@ -126,9 +130,9 @@ class StreamPanel(StudyPanel):
         self.code.value = details("The cell that rebuilds this stream", self.to_code())
 
     def _refused(self):
-        if self.refusal or self.stream is None:
+        if self.incompatibility or self.stream is None:
             return ("Nothing was run, because these settings make no stream: "
-                    f"{self.refusal}.")
+                    f"{self.incompatibility}.")
         return ""
 
     def _of_run(self):
@@ -136,7 +140,9 @@ class StreamPanel(StudyPanel):
 
     def _begin(self):
         super()._begin()
-        self.traces, self.table, self._ran_words = {}, self._frame(), self.describe()
+        self.traces = {}
+        self.table = self._frame()
+        self._ran_words = self.describe()
         return self._call[0], self.stream, float(self.ran["lr"])
 
     # --- the stream
@@ -155,17 +161,20 @@ class StreamPanel(StudyPanel):
             imports += "from tta_lab.streams.orders import Dirichlet\n"
         arguments = [repr(self.known), *(f"{key}={value!r}" for key, value in call.items())]
         ends = [", "] * (len(arguments) - 1) + [")"]
-        lines, last = [], f"stream = protocols.{name}("
+        lines = []
+        last = f"stream = protocols.{name}("
         for argument, end in zip(arguments, ends, strict=True):
             if len(last) + len(argument + end) > 88:
-                lines, last = [*lines, last.rstrip()], "    "
+                lines = [*lines, last.rstrip()]
+                last = "    "
             last += argument + end
         return imports + "\n".join([*lines, last])
 
     # --- the work
 
     def _run(self, name, stream, lr):
-        self._total, self.numbers.value = stream.n_images, ""
+        self._total = stream.n_images
+        self.numbers.value = ""
         self.progress.value, self.progress.max = 0, stream.n_images * len(METHODS)
         self._draw_errors(stream)
         for i, method in enumerate(METHODS):

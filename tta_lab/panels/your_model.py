@@ -3,7 +3,8 @@ explore.
 
 Opening is `names.open_model` and `tta_lab.load`, looking is `doctor.check_up`, running is
 the explorer: all of them work without the panel, and ``to_code()`` says how. What is typed wrongly
-gives a sentence with its remedy and is kept in ``refusal``; what fails otherwise in ``error``.
+gives a sentence with its remedy and is kept in ``incompatibility``; what fails otherwise in
+``error``.
 """
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from ..core.source_model import InputError
 from ..data.load import load
 from ..data.shipped import DataError
 from ..models.doctor import check_up
-from ..models.names import code_of, open_model, refuse_code
+from ..models.names import code_of, open_model, parse, refuse_code
 from ..studies.your_model import study
 from .controls import dropdown, tick
 from .explorer import explorer
@@ -59,15 +60,18 @@ def your_model(model: str = "", images: str = "", labelled: bool = True, *,
     the tick box below the name of a Python file, which is run only when it is ticked. ``n`` images
     are looked at by the doctor. ``settings`` are first values of the explorer's controls.
     ``interactive`` False returns a panel that has checked and run once, in the caller's thread,
-    with every callback called from Python.
+    with every callback called from Python. A "python:" text has no fields: it is run so alone, and
+    with ``interactive`` a sentence stands in place of the panel.
     """
     for name, value in (("model", model), ("images", images)):
         if not isinstance(value, str):
             raise WrongKind(f"{name} must be a text, such as 'checkpoint:PATH' or the path of a "
                             f"folder, not a {type(value).__name__}; the explorer takes networks "
                             "and image sets as they are")
-    labelled, trust = flag("labelled", labelled), flag("trust", trust)
-    seed, n = whole("seed", seed, 0, 10**6), whole("n", n, 1)
+    labelled = flag("labelled", labelled)
+    trust = flag("trust", trust)
+    seed = whole("seed", seed, 0, 10**6)
+    n = whole("n", n, 1)
     return YourModelPanel(model, images, labelled, interactive, device, seed, n, settings,
                           trust).opened()
 
@@ -76,32 +80,39 @@ class YourModelPanel(RunPanel):
     """What ``your_model`` makes.
 
     ``texts`` (model, images) as they were checked last, ``network`` and ``data`` what they opened,
-    ``report`` the doctor's, ``explorer`` the explorer's panel on them (None before); ``refusal``
-    says why nothing was opened, or is "". ``error`` is the exception that ended the last check, or
-    the explorer's; None when there was none.
+    ``report`` the doctor's, ``explorer`` the explorer's panel on them (None before);
+    ``incompatibility`` says why nothing was opened, or is "". ``error`` is the exception that
+    ended the last check, or the explorer's; None when there was none.
     """
 
     def __init__(self, model, images, labelled, interactive, device, seed, n, settings,
                  trust=False):
         import ipywidgets as W
 
+        kind, name, _ = parse(model) if model.strip() else ("", "", {})
+        self._without_fields = model if kind == "python" else ""
         self.device = device
         self.seed = seed
         self.n = n
         self.settings = settings
         self.texts = ("", "")
-        self.refusal = ""
+        self.incompatibility = ""
         self.notes = []
         self.network = self.data = self.report = self.explorer = self._failed = None
-        super().__init__(_fields(model, images, labelled, trust), interactive,
+        fields = _fields("" if self._without_fields else model, images, labelled, trust)
+        super().__init__(fields, interactive,
                          "Open both, and let the doctor look whether they belong together", 110,
                          395)
         self.run_button.description = "Check"
         self.run_button.layout.width = "128px"
-        self.table, self.code, self.opened_box, self.place = W.HTML(), W.HTML(), W.HTML(), W.VBox()
+        self.table = W.HTML()
+        self.code = W.HTML()
+        self.opened_box = W.HTML()
+        self.place = W.VBox()
         self._file = self._runs() or self.controls["code"].value
         self._arrange()
-        self._say("Name a model and a folder of images, then press Check.")
+        self._say(study.NO_FIELDS.format(model, name) if self._without_fields else
+                  "Name a model and a folder of images, then press Check.")
 
     # --- what the fields say
 
@@ -131,22 +142,26 @@ class YourModelPanel(RunPanel):
     @property
     def model_text(self) -> str:
         """The text for `open_model`. Raises ValueError where a field is empty or wrong."""
-        return study.text_of(self.fields)
+        return self._without_fields or study.text_of(self.fields)
 
     def put(self, model: str, images: str, labelled: bool = True) -> None:
         """Fill the fields from texts, as ``your_model`` does. Raises ValueError for a text that
         has no fields."""
-        fields, c = study.fields_of(model), self.controls
+        fields = study.fields_of(model)
+        c = self.controls
+        self._without_fields = ""
         c["source"].value = fields["source"]
         for name, value in fields.items():
             if name not in ("source", "preset") and (name != "name" or c["name"].options):
                 c[name].value = value
         c["preset"].value = "own" if fields["mean"] else None
-        c["images"].value, c["labelled"].value = images, labelled
+        c["images"].value = images
+        c["labelled"].value = labelled
 
     def _arrange(self):
         """Show the fields that have a meaning now."""
-        c, source = self.controls, self.controls["source"].value
+        c = self.controls
+        source = self.controls["source"].value
         shown = SHOWN[source]
         for name in ("name", "weights", "checkpoint", "code"):
             there = (name in shown or name == "checkpoint" and "weights" in shown
@@ -175,7 +190,7 @@ class YourModelPanel(RunPanel):
             c["name"].options = _name_options(names)
             c["name"].value = first[0] if first else None
         self._arrange()
-        if self.report is not None or self.refusal:
+        if self.report is not None or self.incompatibility:
             self._say("The fields were changed: press Check."
                       + (" The explorer below still has "
                          "what was checked last." if self.explorer else ""))
@@ -195,14 +210,15 @@ class YourModelPanel(RunPanel):
 
     def _refused(self) -> str:
         try:
-            self.refusal, text = "", self.model_text
+            self.incompatibility = ""
+            text = self.model_text
             refuse_code(text, self.controls["trust"].value, TRUST)
             if not self.controls["images"].value.strip():
-                self.refusal = ("no folder of images is named: type its path into the field "
-                                "'image folder'.")
+                self.incompatibility = ("no folder of images is named: type its path into the "
+                                        "field 'image folder'.")
         except (ValueError, ImportError) as error:
-            self.refusal = str(error)
-        return f"Nothing was checked: {self.refusal}" if self.refusal else ""
+            self.incompatibility = str(error)
+        return f"Nothing was checked: {self.incompatibility}" if self.incompatibility else ""
 
     def _begin(self):
         if self.explorer is not None:
@@ -253,9 +269,9 @@ class YourModelPanel(RunPanel):
         self.code.value = div(code_block("The same without the panel:", self.to_code()))
 
     def _refuse(self, error):
-        self.refusal = str(error)
+        self.incompatibility = str(error)
         what = "Nothing was checked" if self.report is None else "The explorer cannot be opened"
-        self._say(f"{what}: {self.refusal.rstrip('.')}.")
+        self._say(f"{what}: {self.incompatibility.rstrip('.')}.")
 
     def _explore(self, model, images, trust):
         labelled = bool((self.data.y >= 0).any())
@@ -275,8 +291,8 @@ class YourModelPanel(RunPanel):
         found = f"{len(wrong)} thing{'s' * (len(wrong) > 1)} to put right, see the table" \
             if wrong else "nothing wrong"
         text = f"Checked {self.report.images} images: {found}. The explorer is below"
-        if self.explorer.refusal:
-            return f"{text}, but with these settings it cannot run: {self.explorer.refusal}"
+        if self.explorer.incompatibility:
+            return f"{text}, but with these settings it cannot run: {self.explorer.incompatibility}"
         broken = any(f.severity == "error" for f in wrong)
         return text + ("; its numbers mean little before that." if broken else ".")
 
@@ -307,6 +323,8 @@ class YourModelPanel(RunPanel):
     @property
     def widget(self):
         """Everything in one box."""
+        if self._without_fields:
+            return column(self.status)
         c = self.controls
         left = column(*(c[name] for name in ("source", "name", "weights", "checkpoint", "code",
                                              "trust", "images", "labelled")))
@@ -329,7 +347,8 @@ def _fields(model: str, images: str, labelled: bool, trust: bool) -> dict:
     if fields["source"] not in sources:
         raise ImportError("the package timm is not installed: pip install timm; torchvision's "
                           "networks work without it")
-    names, weights = study.names_of(fields["source"]), list(WEIGHTS)
+    names = study.names_of(fields["source"])
+    weights = list(WEIGHTS)
     if fields["weights"] not in [value for _, value in weights]:
         weights.insert(0, (fields["weights"], fields["weights"]))
     own = [("the numbers below", "own")]

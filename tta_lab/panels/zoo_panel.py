@@ -1,8 +1,8 @@
 """The panel of the third notebook: the table of all methods on all streams as a heat map, of which
 any cell can be run again.
 
-The map is ``zoo_table.heat_map``, a run is ``zoo_study.live``, the comparison
-``zoo_study.compared``: all of them run without the panel, and ``to_code()`` says how.
+The map is ``zoo.table.heat_map``, a run is ``zoo.study.live``, the comparison
+``zoo.study.compared``: all of them run without the panel, and ``to_code()`` says how.
 """
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ZooPanel(StudyPanel):
 
     ``numbers`` is what the map shows. ``trace`` is the last run, ``beside`` those of BN-1 and
     source on the same stream, ``result`` the comparison with the stored number
-    (`zoo_study.compared`), or None before the first run; ``ran`` its source, stream, method,
+    (`zoo.study.compared`), or None before the first run; ``ran`` its source, stream, method,
     tuning and rate. ``error`` is the exception that ended the last run, or None.
     """
 
@@ -206,10 +206,13 @@ class ZooPanel(StudyPanel):
             errors = " ".join(f"{e:.2f}" for e in cell["errors"])
             stored = f"{errors} (seeds {' '.join(map(str, cell['seeds']))})"
         ground = self.zoo.ground
-        made, more, where = "", "", "stored"
+        made = ""
+        more = ""
+        where = "stored"
         if ground is not None:
             made = f"ground = zoo_study.{replace(ground, notes=())!r}\n"
-            more, where = ", ground=ground", "in the table"
+            more = ", ground=ground"
+            where = "in the table"
         return ("from tta_lab.studies.zoo import study as zoo_study\n"
                 "from tta_lab.experiments.runner import row\n"
                 f"{made}trace = zoo_study.live({source!r}, {stream!r}, {method!r}{rate}, "
@@ -229,7 +232,8 @@ class ZooPanel(StudyPanel):
             return
         self.beside = {k: t for k, t in known.items()
                        if method not in BESIDE.values() or BESIDE[k] != method}
-        done, began = self.progress.max - images, time.perf_counter()
+        done = self.progress.max - images
+        began = time.perf_counter()
         names = {"name": method, "classes": self._stream(stream).classes}
 
         try:
@@ -321,7 +325,8 @@ class ZooPanel(StudyPanel):
     def _outline(self):
         """A frame around the chosen cell, where the map shows it."""
         _, stream, method, _ = self.cell
-        rows, streams = self.numbers["rows"], self.numbers["streams"]
+        rows = self.numbers["rows"]
+        streams = self.numbers["streams"]
         shapes = [s for s in self.map.layout.shapes if s.type != "rect"]
         if method in rows and stream in streams:
             i, j = rows.index(method), streams.index(stream)

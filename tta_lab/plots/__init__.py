@@ -29,7 +29,7 @@ from .runs import *  # noqa: F403
 from .runs import HOW_TO_READ as _runs
 from .selection import HOW_TO_READ as _selection
 from .selection import plot_regret  # noqa: F401
-from .views import *  # noqa: F403
-from .views import HOW_TO_READ as _views
+from .timelines import *  # noqa: F403
+from .timelines import HOW_TO_READ as _views
 
 HOW_TO_READ = {**_runs, **_collapse, **_guard, **_probes, **_views, **_selection}

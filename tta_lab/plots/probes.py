@@ -271,7 +271,7 @@ def procedure(recipe) -> tuple[list[Box], list[tuple]]:
 
     chain = []
     if recipe.learns:
-        own = ("on lessons of its own: memory or single images"
+        own = ("on learning batches of its own: memory or single images"
                if type(recipe).learning_batches is not LossMethod.learning_batches else "")
         chain.append(box("loss", 2, top, f"Loss per image: {_words(named)}", _sentence(recipe),
                          own))

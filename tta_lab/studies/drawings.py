@@ -20,7 +20,7 @@ def curves(runs: dict, y: str, kind: str = "line", first: int = 0) -> tuple[Seri
 
 def errors_beside(numbers: dict, first: int, name: str = "{}",
                   scale: float = 1.0) -> tuple[Series, ...]:
-    """The errors of the other runs of ``collapse_study.numbers_of`` as far as they have come."""
+    """The errors of the other runs of ``collapse.study.numbers_of`` as far as they have come."""
     return tuple(Series(numbers["step"][:len(e)], e / scale, name.format(other), i, "path")
                  for i, (other, e) in enumerate(numbers["errors"].items(), first))
 

@@ -205,7 +205,7 @@ class CollapseDetector(Part):
         if state["broken"]:
             return ("Alarm broken_outputs: entropy or confidence of the answer is not a finite "
                     "number.")
-        why = "" if state["alarm"] else why_not(state)
+        why = "" if state["alarm"] else obstacle(state)
         if why:
             return f"No alarm, but the detector cannot judge: {why}."
         head = f"Alarm {ALARMS[state['alarm']]}" if state["alarm"] else "No alarm"
@@ -226,7 +226,7 @@ class CollapseDetector(Part):
 _FACTS = {"images": 0, "since": 0, "moved": -1}
 
 
-def why_not(state: dict) -> str:
+def obstacle(state: dict) -> str:
     """Why the detector cannot judge the run that its ``state`` comes from, up to its last step; ""
     where it can.
 
@@ -257,14 +257,14 @@ def why_not(state: dict) -> str:
 
 def cannot_judge(trace) -> str:
     """Why the detector cannot judge a run, up to its last step, in words; "" where it can. A
-    function of the trace alone; see `why_not`."""
+    function of the trace alone; see `obstacle`."""
     if not len(trace):
-        return why_not({"steps": 0})
+        return obstacle({"steps": 0})
     steps = trace.columns("steps")
     n = np.diff(np.searchsorted(trace["step"], np.append(steps["step"], steps["step"][-1] + 1)))
     resets = np.flatnonzero(np.nan_to_num(steps.get("reset", np.zeros(len(n))))[1:] > 0) + 1
     distance = np.asarray(steps.get("distance", [np.nan]), np.float64)
-    return why_not({
+    return obstacle({
         "steps": len(n), "images": int(n.sum()),
         "since": int(n[resets[-1] if len(resets) else 0:].sum()),
         "moved": -1 if np.isnan(distance).all() else int(np.nanmax(distance) > 0)

@@ -1,7 +1,7 @@
 """Batch-norm layers for streams whose neighbours are alike: robust running statistics,
 instance-aware statistics, un-mixed components.
 
-As in ``norms.py`` statistics move only in a forward with ``commit`` set.
+As in ``batch_norm.py`` statistics move only in a forward with ``commit`` set.
 """
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Warming a mean teacher up on source images before a stream, without labels; what comes out is
-handed to an adapter with the rest of ``given``."""
+handed to an adapter in its ``source_info``."""
 from __future__ import annotations
 
 import torch

@@ -48,7 +48,7 @@ def compact(figure, colors: int = 128):
 
 
 def plot_signals(numbers, backend: str = "matplotlib", ax=None):
-    """Two panels of ``collapse_study.numbers_of``: error over the stream beside the others;
+    """Two panels of ``collapse.study.numbers_of``: error over the stream beside the others;
     probability of collapse with alarms and actions."""
     if numbers is None:
         return draw([Panel("Error over the stream", "", "error"),
@@ -70,7 +70,7 @@ def plot_signals(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_predictions(numbers, backend: str = "matplotlib", ax=None):
-    """Two panels of ``collapse_study.numbers_of``: shares of the classes among the last images;
+    """Two panels of ``collapse.study.numbers_of``: shares of the classes among the last images;
     entropies of the first and the last images."""
     if numbers is None:
         return draw([Panel("Predicted classes", "", "share of images"),
@@ -88,7 +88,7 @@ def plot_predictions(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_three(runs: dict, backend: str = "matplotlib", ax=None):
-    """Runs as small multiples, a column each, from {name: ``collapse_study.numbers_of``}: error,
+    """Runs as small multiples, a column each, from {name: ``collapse.study.numbers_of``}: error,
     probability of collapse, entropy and classes."""
     rows = [], [], []
     for name, n in runs.items():
@@ -115,7 +115,7 @@ def plot_three(runs: dict, backend: str = "matplotlib", ax=None):
 
 
 def plot_inside(found, backend: str = "matplotlib", ax=None):
-    """Two panels of ``collapse_study.look_inside``: entropy and gradient norm of each image, before
+    """Two panels of ``collapse.study.look_inside``: entropy and gradient norm of each image, before
     and after the run, on common axes."""
     clouds = {f"{when.capitalize()} the run": {
         g: (found[when]["loss"][m], found[when]["norm"][m])
@@ -128,7 +128,7 @@ def plot_inside(found, backend: str = "matplotlib", ax=None):
 
 
 def plot_falling(numbers, backend: str = "matplotlib", ax=None):
-    """Two panels of ``collapse_study.falling``."""
+    """Two panels of ``collapse.study.falling``."""
     x = numbers["step"]
     groups = tuple(Series(x, numbers[g], GROUP_LABELS[g], GROUP_LOOKS[g])
                    for g in ("correct", "wrong"))
@@ -141,7 +141,7 @@ def plot_falling(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_few_classes(runs: dict, backend: str = "matplotlib", ax=None):
-    """One panel for each run of {name: ``collapse_study.batch_classes``}: classes of each batch,
+    """One panel for each run of {name: ``collapse.study.batch_classes``}: classes of each batch,
     predicted and true."""
     panels = [Panel(name, STEP, "effective classes in a batch",
                     (Series(n["step"], n["true"], "true", 3, "points"),
@@ -152,7 +152,7 @@ def plot_few_classes(runs: dict, backend: str = "matplotlib", ax=None):
 
 
 def plot_sweep(numbers, backend: str = "matplotlib", ax=None):
-    """Bars of ``collapse_study.sweep``: error at each rate, without and with each guard."""
+    """Bars of ``collapse.study.sweep``: error at each rate, without and with each guard."""
     names = [f"x {factor:g}" for factor in numbers["factor"]]
     series = [seeds_of(names, values.T, f"guard: {guard}" if guard else "no guard",
                        (1, 0, 2, 4, 5)[i % 5])

@@ -252,7 +252,8 @@ class Bench:
 
         trace = run(adapter, self._stream(setting)[0], stop=stop, each=with_evidence)
         if trace.meta["complete"]:
-            self._runs[key], self._adapters[key] = trace, adapter
+            self._runs[key] = trace
+            self._adapters[key] = adapter
         return trace
 
     def known(self, setting: Setting) -> bool:

@@ -13,8 +13,8 @@ LOOKS = {"composition": 0, "BN-1": 1, "source": 2}
 
 
 def plot_composer_runs(numbers, backend: str = "matplotlib", ax=None):
-    """Two panels: ``numbers["so_far"]`` (``explorer_numbers.so_far``) and ``numbers["collapse"]``
-    (``compose_study.collapse_of``)."""
+    """Two panels: ``numbers["so_far"]`` (``explorer.study.so_far``) and ``numbers["collapse"]``
+    (``compose.study.collapse_of``)."""
     so_far = numbers["so_far"]
     collapse = numbers["collapse"]
     looks = dict(LOOKS)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...plots import GROUP_LABELS, GROUP_LOOKS, HeatMap, Panel, Series, draw, draw_pictures
-from ...plots.views import groups_in, step_edges
+from ...plots.timelines import groups_in, step_edges
 from .study import KINDS, SCORES
 
 HOW_TO_READ = {
@@ -36,7 +36,7 @@ LOOKS = {"source": 3, "BN-1": 6, "A": 8, "like source": OWN, "like BN-1": 6, "BN
 
 
 def plot_explorer_errors(numbers, backend: str = "matplotlib", ax=None):
-    """Two panels: ``numbers["so_far"]`` of ``explorer_numbers.so_far`` and ``numbers["fall"]`` of
+    """Two panels: ``numbers["so_far"]`` of ``explorer.study.so_far`` and ``numbers["fall"]`` of
     ``fall_over_time``; ``numbers["marks"]`` images at which something happened, upright lines."""
     so_far = numbers["so_far"]
     fall = numbers["fall"]
@@ -62,7 +62,7 @@ def plot_explorer_errors(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_explorer_predictions(numbers, backend: str = "matplotlib", ax=None):
-    """Two panels: ``numbers["entropy"]`` of ``explorer_numbers.entropy_now`` and
+    """Two panels: ``numbers["entropy"]`` of ``explorer.study.entropy_now`` and
     ``numbers["classes"]`` of ``timelines.class_shares``."""
     entropy = numbers["entropy"]
     classes = numbers["classes"]
@@ -83,7 +83,7 @@ def plot_explorer_predictions(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_explorer_threshold(numbers, backend: str = "matplotlib", ax=None):
-    """``explorer_numbers.threshold_at``: the score by group, with an upright line at the
+    """``explorer.study.threshold_at``: the score by group, with an upright line at the
     threshold."""
     edges = np.asarray(numbers["edges"])
     at = float(numbers["threshold"])
@@ -97,7 +97,7 @@ def plot_explorer_threshold(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_explorer_probabilities(numbers, backend: str = "matplotlib", ax=None):
-    """``explorer_numbers.probabilities_of``: bars of the classes, for each run."""
+    """``explorer.study.probabilities_of``: bars of the classes, for each run."""
     bars = tuple(Series(numbers["classes"], values, name, LOOKS.get(name, OWN), "bar")
                  for name, values in numbers["values"].items())
     return draw([Panel("Probabilities", "", "probability", bars, percent=True, top=1.0,
@@ -105,7 +105,7 @@ def plot_explorer_probabilities(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_explorer_images(numbers, backend: str = "matplotlib", ax=None):
-    """``explorer_numbers.pictures``: a row for each kind, a caption below each picture."""
+    """``explorer.study.pictures``: a row for each kind, a caption below each picture."""
     rows = [(KINDS[kind], [(image, _caption(t)) for image, t in found])
             for kind, found in numbers.items()]
     return draw_pictures(rows, backend, ax, "There are no images to show yet.")

@@ -14,7 +14,7 @@ import numpy as np
 from ...analysis import metrics
 from ...analysis import timelines as views
 from ...analysis.columns import column, ratio
-from ...components.controllers.collapse_detector import ALARMS, CollapseDetector, fitted, why_not
+from ...components.controllers.collapse_detector import ALARMS, CollapseDetector, fitted, obstacle
 from ...experiments.experiment import NO_LABELS
 from ..base import effective_number
 from ..report import interval, points
@@ -251,7 +251,7 @@ class Light:
             if self.alarm and self.first < 0:
                 self.first = int(steps["step"][t])
         self.words = self.detector.evidence(self.state)
-        self.why = why_not(self.state)
+        self.why = obstacle(self.state)
         threshold = self.detector.threshold or fitted(self.detector.variant)["threshold"]
         return ("alarm" if self.alarm else "unsure" if self.why else "watch"
                 if self.probability[-1] > threshold / 2 else "calm")

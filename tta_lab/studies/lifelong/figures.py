@@ -46,7 +46,7 @@ def _look(number: int) -> int:
 
 
 def plot_rounds(result, backend: str = "matplotlib", ax=None):
-    """Two panels of a ``lifelong_study.Study``: error per round at published and at large rates,
+    """Two panels of a ``lifelong.study.Study``: error per round at published and at large rates,
     each beside BN-1; mean and deviation over seeds."""
     from .study import ARMS
 
@@ -62,14 +62,14 @@ def plot_rounds(result, backend: str = "matplotlib", ax=None):
 
 
 def plot_forgetting(numbers, backend: str = "matplotlib", ax=None):
-    """Bars of ``lifelong_study.forgetting_table``, and the source's error as a line."""
+    """Bars of ``lifelong.study.forgetting_table``, and the source's error as a line."""
     after = Series(numbers["arms"], numbers["after"], "", 0, "bar", known(numbers["sd"]))
     return draw([Panel("Clean images, after the stream", "", "error (%)", (after,),
                        line=(numbers["before"], "the source, before"))], backend, ax, size=(9, 5))
 
 
 def plot_distances(result, backend: str = "matplotlib", ax=None):
-    """Two panels of a ``lifelong_study.Study``, first seed: distance of the tuned weights from the
+    """Two panels of a ``lifelong.study.Study``, first seed: distance of the tuned weights from the
     source's over time, as a share of their length."""
     from .study import ARMS, distance
 
@@ -83,7 +83,7 @@ def plot_distances(result, backend: str = "matplotlib", ax=None):
 
 
 def plot_second_visits(numbers, backend: str = "matplotlib", ax=None):
-    """A panel of bars for each stream of ``lifelong_study.second_visits``."""
+    """A panel of bars for each stream of ``lifelong.study.second_visits``."""
     from .study import ARMS, STREAMS
 
     return draw([Panel(STREAMS[name], "", "second - first visit, beyond BN-1 (points)",
@@ -93,7 +93,7 @@ def plot_second_visits(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_cyclic(result, backend: str = "matplotlib", ax=None):
-    """Bars of the stretches of the cyclic stream of a ``lifelong_study.Study``, mean and deviation
+    """Bars of the stretches of the cyclic stream of a ``lifelong.study.Study``, mean and deviation
     over seeds."""
     from .study import ARMS, CYCLIC
 
@@ -105,7 +105,7 @@ def plot_cyclic(result, backend: str = "matplotlib", ax=None):
 
 
 def plot_guards(runs: dict, backend: str = "matplotlib", ax=None):
-    """Two panels under each other from {name: ``collapse_study.numbers_of``}: error of the last
+    """Two panels under each other from {name: ``collapse.study.numbers_of``}: error of the last
     images; probability of collapse."""
     if not runs:
         return draw([Panel("No run", "", "error")], backend, ax)
@@ -119,7 +119,7 @@ def plot_guards(runs: dict, backend: str = "matplotlib", ax=None):
 
 
 def plot_lifelong_live(numbers, backend: str = "matplotlib", ax=None):
-    """What the panel shows, from ``lifelong_study.live_numbers``, or None before the first run:
+    """What the panel shows, from ``lifelong.study.live_numbers``, or None before the first run:
     error so far; distance of the weights."""
     def weights(numbers):
         away = Series(numbers["distance"]["step"], numbers["distance"]["distance"], "this run", 0,

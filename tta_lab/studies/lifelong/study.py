@@ -131,8 +131,8 @@ class Plan(base.Plan):
                                 per_shift=self.per_shift, batch=self.batch, redraw=True, seed=seed)
 
     def unshifted(self, seed: int):
-        """Clean images that the stream "same" never shows: the deck is dealt to its shifts first,
-        and then to these."""
+        """Clean images that the stream "same" never shows: images are drawn for its shifts
+        first, and then for these."""
         stream = replace(self.stream("same", seed), shifts=(*self.shifts, *("none",) * self.clean),
                          rounds=1)
         return stream.cut(len(self.shifts) * math.ceil(self.per_shift / self.batch))
@@ -344,7 +344,8 @@ def visits(trace: Trace) -> dict:
     for r, name in ((0, "first"), (1, "second")):
         here = np.flatnonzero(known & (rounds == r))
         here = here[np.lexsort((ids[here], domain[here]))]
-        wrong[name], places[name] = scored["wrong"][here], np.stack([domain[here], ids[here]])
+        wrong[name] = scored["wrong"][here]
+        places[name] = np.stack([domain[here], ids[here]])
     same = places["first"].shape == places["second"].shape and bool((places["first"]
                                                                      == places["second"]).all())
     return {**wrong, "shift": places["first"][0], "shift_second": places["second"][0],
@@ -415,7 +416,7 @@ def forgetting_table(result: Study) -> dict:
 
 def guards_of(result: Study) -> dict:
     """The large rate without and with a guard and with resets, first seed: {name:
-    `collapse_study.numbers_of`}, watched by the same detector."""
+    `collapse.study.numbers_of`}, watched by the same detector."""
     beside = {"BN-1": result.traces["batch_norm"]}
     found = {}
     for arm, name in (("tent_large", "Tent alone"), ("guard_large", "with guard"),
@@ -479,7 +480,7 @@ def beside_run(stream: str = "same", rounds: int = 3, seed: int = 0, stop=None, 
 
 
 def live_numbers(trace: Trace, beside: dict[str, Trace]) -> dict:
-    """What the panel draws: ``so_far`` (`explorer_numbers.so_far`), ``distance``, ``marks``: steps
+    """What the panel draws: ``so_far`` (`explorer.study.so_far`), ``distance``, ``marks``: steps
     after which a controller went back or acted, ``borders``: images at which a round begins,
     ``error`` {name: %}, ``clean`` (after, before) or ()."""
     from ..explorer.study import so_far

@@ -31,14 +31,14 @@ HOW_TO_READ = {
 
 
 def plot_sources(numbers, backend: str = "matplotlib", ax=None):
-    """Bars of ``norm_study.source_errors``."""
+    """Bars of ``norms.study.source_errors``."""
     series = tuple(Series(numbers["settings"], v, name, i, "bar", known(numbers["spread"][name]))
                    for i, (name, v) in enumerate(numbers["lines"].items()))
     return draw([Panel("Without learning", "", "error (%)", series)], backend, ax, size=(9, 4.8))
 
 
 def plot_differences(numbers, against_start, backend: str = "matplotlib", ax=None):
-    """Two maps of ``norm_study.differences``: against the own source, and (``against_start``)
+    """Two maps of ``norms.study.differences``: against the own source, and (``against_start``)
     against BN-1."""
     panels = []
     top = 20.0
@@ -53,7 +53,7 @@ def plot_differences(numbers, against_start, backend: str = "matplotlib", ax=Non
 
 
 def plot_statistics(numbers, backend: str = "matplotlib", ax=None):
-    """Lines over the layers of ``norm_study.statistics``."""
+    """Lines over the layers of ``norms.study.statistics``."""
     from .study import SETTINGS
 
     series = [Series(numbers["layers"], numbers["source"], "stored in the source", 3)]
@@ -65,7 +65,7 @@ def plot_statistics(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_in_use(numbers, backend: str = "matplotlib", ax=None):
-    """Lines over time of ``norm_study.in_use``."""
+    """Lines over time of ``norms.study.in_use``."""
     from .study import METHODS, SETTINGS
 
     series = tuple(Series(numbers["step"], line, METHODS[method], i)
@@ -76,7 +76,7 @@ def plot_in_use(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_gradients(found, backend: str = "matplotlib", ax=None, classes: int = 10):
-    """A panel for each source of ``norm_study.gradients``: entropy and gradient norm of single
+    """A panel for each source of ``norms.study.gradients``: entropy and gradient norm of single
     images, on common axes."""
     from .study import KINDS
 
@@ -91,7 +91,7 @@ def plot_gradients(found, backend: str = "matplotlib", ax=None, classes: int = 1
 
 
 def plot_parts(numbers, backend: str = "matplotlib", ax=None):
-    """A panel for each kind of ``norm_study.parts``: bars of the arms at each rate, and the error
+    """A panel for each kind of ``norms.study.parts``: bars of the arms at each rate, and the error
     without learning as a line."""
     from .study import KINDS
 
@@ -106,7 +106,7 @@ def plot_parts(numbers, backend: str = "matplotlib", ax=None):
 
 
 def plot_over_time(runs: dict, backend: str = "matplotlib", ax=None):
-    """Runs under each other, a panel for each quantity, from {name: ``norm_study.over_time``}:
+    """Runs under each other, a panel for each quantity, from {name: ``norms.study.over_time``}:
     gradient, classes, probability of collapse."""
     one = next(iter(runs.values()), None)
     if one is None:
@@ -126,7 +126,7 @@ def plot_over_time(runs: dict, backend: str = "matplotlib", ax=None):
 
 
 def plot_live(numbers, backend: str = "matplotlib", ax=None):
-    """What the panel shows, from ``norm_study.live_numbers``, or None before the first run: error
+    """What the panel shows, from ``norms.study.live_numbers``, or None before the first run: error
     so far; classes predicted and true."""
     def classes(numbers):
         over = numbers["over"]

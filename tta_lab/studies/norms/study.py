@@ -597,7 +597,7 @@ def beside_run(source: str, setting: str, batch: int, seed: int = 0, stop=None, 
 
 
 def live_numbers(trace: Trace, beside: dict[str, Trace], recent: int = 100) -> dict:
-    """What the panel draws: ``so_far`` (`explorer_numbers.so_far`) of this run and those beside it,
+    """What the panel draws: ``so_far`` (`explorer.study.so_far`) of this run and those beside it,
     ``over`` (`over_time`), ``error`` {name: %}."""
     from ..explorer.study import so_far
 

@@ -36,6 +36,8 @@ FAST = {"images": 200, "limit": 150, "doctor": 200}
 FULL = {"images": 1000, "limit": 1000, "doctor": 512}
 SHIFTS = ("none", "fog", "gaussian_noise")  # of the example's images, one after another
 MARKS = {"ok": "●", "warning": "▲", "error": "■"}
+NO_FIELDS = ("{!r}: a panel needs weights in a file of their own; write "
+             "checkpoint:WEIGHTS?architecture={}")
 PRESETS = {"as the weights say, else none": None, "none: images in 0 to 1": ((0.0,), (1.0,)),
            **{name: card for cards in NORMALISATIONS.values() for name, card in cards.items()}}
 
@@ -248,8 +250,7 @@ def fields_of(text: str) -> dict:
     fields = dict(EMPTY)
     architecture = options.pop("architecture", "")
     if kind == "python":
-        raise ValueError(f"{text!r}: a panel needs weights in a file of their own; write "
-                         f"checkpoint:WEIGHTS?architecture={name}")
+        raise ValueError(NO_FIELDS.format(text, name))
     fields |= {"mean": options.pop("mean", ""), "std": options.pop("std", ""),
                "size": options.pop("size", ""), "classes": options.pop("classes", "")}
     if kind == "checkpoint":
@@ -491,7 +492,7 @@ def plot_images(data, n: int = 12, backend: str = "matplotlib"):
 
 
 def beside(labelled: dict, unlabelled: dict) -> list[dict]:
-    """The label-free numbers of two runs over the same images (`explorer_numbers.label_free`):
+    """The label-free numbers of two runs over the same images (`explorer.study.label_free`):
     ``number``, ``with labels``, ``without``, ``same``."""
     return [{"number": name, "with labels": labelled.get(name), "without": unlabelled.get(name),
              "same": labelled.get(name) == unlabelled.get(name)}

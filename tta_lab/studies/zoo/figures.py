@@ -27,7 +27,7 @@ GAP = "#8C8C8C"
 
 
 def plot_zoo(numbers: dict, backend: str = "matplotlib", ax=None):
-    """Heat map of ``zoo_study.heat_map``: methods down, streams across, a number in each cell,
+    """Heat map of ``zoo.table.heat_map``: methods down, streams across, a number in each cell,
     hatched grey where there is none.
 
     Colours say how far a cell is from BN-1 on the same stream (for costs: how many times the
@@ -120,7 +120,8 @@ def _plotly(numbers):
     columns = [name.replace(" ", "<br>", 1) for name in numbers["columns"]]
     shades = np.asarray(numbers["shade"], np.float64)
     gaps = np.array([[bool(why) for why in line] for line in numbers["reason"]])
-    (low, high), (places, labels, name) = _range(numbers), numbers["ticks"]
+    (low, high) = _range(numbers)
+    (places, labels, name) = numbers["ticks"]
     colors = BETTER_TO_WORSE if numbers["diverging"] else MORE
     y = np.arange(len(rows))
     x = np.arange(len(columns))
@@ -164,7 +165,7 @@ def _plotly(numbers):
 
 
 def plot_unknown_shares(numbers: dict, backend: str = "matplotlib", ax=None):
-    """One panel for each kind of unknown images from ``zoo_study.gains``: the change of error
+    """One panel for each kind of unknown images from ``zoo.table.gains``: the change of error
     against Tent at each share, the mean over sources and seeds with one standard deviation; single
     runs where there is no spread. Points below 0 are a gain."""
     arms = {"tent + filter": ("filter alone", 0),
@@ -185,7 +186,7 @@ def plot_unknown_shares(numbers: dict, backend: str = "matplotlib", ax=None):
 
 
 def plot_run_errors(numbers: dict, backend: str = "matplotlib", ax=None):
-    """Two panels of ``zoo_study.numbers_of``: error over the stream beside source and BN-1, and the
+    """Two panels of ``zoo.study.numbers_of``: error over the stream beside source and BN-1, and the
     share of images learned from."""
     if numbers is None:
         return draw([Panel(title, "", title.lower())
@@ -205,7 +206,7 @@ def plot_run_errors(numbers: dict, backend: str = "matplotlib", ax=None):
 
 
 def plot_run_predictions(numbers: dict, backend: str = "matplotlib", ax=None):
-    """Two panels of ``zoo_study.numbers_of``: entropy of the predictions, and how often each class
+    """Two panels of ``zoo.study.numbers_of``: entropy of the predictions, and how often each class
     is predicted and true."""
     if numbers is None:
         return draw([Panel(title, "", title.lower())

@@ -6,14 +6,14 @@ import warnings
 
 import numpy as np
 import pytest
-from test_views import ROWS, STEPS, trace, unlabelled
+from test_timelines import ROWS, STEPS, trace, unlabelled
 
 from tta_lab import Trace
 from tta_lab import plots as P
 from tta_lab.analysis import layer_probes as L
 from tta_lab.analysis import timelines as V
 from tta_lab.plots import drawing, fitting
-from tta_lab.plots import views as PV
+from tta_lab.plots import timelines as PV
 from tta_lab.plots.panel import COLUMNS
 
 Figure = pytest.importorskip("matplotlib.figure").Figure
