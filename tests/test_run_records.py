@@ -488,7 +488,8 @@ def test_the_digest_covers_what_a_run_loads_and_does_not_depend_on_its_place(tmp
     import subprocess
     import sys
 
-    from tta_lab.experiments.runner import READS, ROOT, _imported, code_digest
+    from tta_lab.core.run_keys import ROOT
+    from tta_lab.experiments.runner import READS, code_digest, covered
 
     code = ("import sys, tta_lab\n"
             "for name in ('eata',):\n"
@@ -500,8 +501,7 @@ def test_the_digest_covers_what_a_run_loads_and_does_not_depend_on_its_place(tmp
                           text=True, check=True, cwd=ROOT.parent)
     loaded = {m for m in done.stdout.split()
               if not any(f"{m}.".startswith(f"{r}.") for r in READS)}
-    covered = _imported(ROOT, "experiments.runner").keys()
-    assert "core.adapter" in loaded and len(loaded) > 60 and loaded <= covered
+    assert "core.adapter" in loaded and len(loaded) > 60 and loaded <= covered().keys()
     copy = shutil.copytree(ROOT, tmp_path / "somewhere" / "tta_lab",
                            ignore=shutil.ignore_patterns("__pycache__"))
     assert code_digest(copy) == code_digest()

@@ -117,7 +117,7 @@ def test_the_cache_holds_all_that_the_numbers_depend_on(tmp_path):
 
 def test_the_code_of_a_maker_counts_and_that_of_what_it_calls():
     def build(text):
-        space = {"__name__": "tta_lab.elsewhere"}
+        space = {"__name__": "elsewhere"}
         exec(text, space)  # noqa: S102
         return space["make"]
 

@@ -639,6 +639,7 @@ class _OneBatch(StreamWrapper):
     """A stream of which one batch, which has been made already, is sent."""
 
     batch: Batch
+    same_images: ClassVar[bool] = True
     goes_on: ClassVar[bool] = True  # the rows of all its batches are those of one stream
 
     def batches(self, device="cpu", start=0, stop=None):

@@ -5,7 +5,6 @@ Labels never reach an adapter; they arrive in the trace here.
 """
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import math
@@ -713,7 +712,6 @@ def spread(table, what: Sequence[str] = ("error",)):
     return out.reset_index()
 
 
-ROOT = Path(__file__).resolve().parents[1]
 READS = {  # turn a finished run into words and numbers
     "analysis.columns", "analysis.diagnose", "analysis.metrics", "experiments.catalogue",
     "experiments.progress",
@@ -721,50 +719,20 @@ READS = {  # turn a finished run into words and numbers
 
 
 @lru_cache
-def code_digest(root: Path = ROOT) -> str:
+def code_digest(root: Path = run_keys.ROOT) -> str:
     """First 12 hex digits of the sha256 of the code that makes a run: the runner and what it
     imports, directly or not.
 
     Modules count under their full name in the package, wherever the package lies. Comments,
     docstrings and layout do not count, nor do modules that only read or show a finished run
     (`READS`)."""
-    digest = hashlib.sha256()
-    for name, tree in sorted(_imported(root, "experiments.runner").items()):
-        digest.update(name.encode() + ast.dump(tree).encode())
-    return digest.hexdigest()[:12]
+    return hash_of(covered(root))
 
 
-def _imported(root: Path, first: str) -> dict[str, ast.Module]:
-    """Name in the package -> tree without docstrings, of a module and all that it imports of this
-    package, directly or not."""
-    found = {}
-    waiting = [first, *(place.partition(":")[0].partition(".")[2] for place in NAMED.values())]
-    while waiting:
-        name = waiting.pop()
-        path = root.joinpath(*name.split("."))
-        is_package = path.is_dir()
-        path = path / "__init__.py" if is_package else path.with_suffix(".py")
-        if not name or name in found or not path.is_file() or any(f"{name}.".startswith(f"{r}.")
-                                                                  for r in READS):
-            continue
-        found[name] = tree = ast.parse(path.read_text(encoding="utf-8"))
-        if is_package and any(
-                isinstance(n, ast.Name) and n.id == "find_parts" for n in ast.walk(tree)):
-            # it finds its files by itself
-            waiting += [f"{name}.{p.stem}" for p in path.parent.glob("*.py") if p != path]
-        parents = name.split(".") if is_package else name.split(".")[:-1]
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                base = parents[:len(parents) - node.level +
-                               1] + (node.module.split(".") if node.module else [])
-                for k in range(1, len(base) + 1):
-                    waiting.append(".".join(base[:k]))
-                waiting += [".".join([*base, alias.name]) for alias in node.names]
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(
-                    body[0].value, ast.Constant):
-                node.body = body[1:]
-    return found
+def covered(root: Path = run_keys.ROOT) -> dict[str, str]:
+    """Name in the package -> digest of the code, of the modules that make a run."""
+    late = (place.partition(":")[0].partition(".")[2] for place in NAMED.values())
+    return run_keys.own(["experiments.runner", *late], READS, root)
 
 
 def _key(adapter: Adapter, stream, channels_last: bool, clean=None) -> str:

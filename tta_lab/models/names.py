@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..core import places
 from ..core.arguments import WrongKind
+from ..core.run_keys import source_digest
 from ..core.source_model import InputCard, SourceModel
 from ..core.step_context import as_logits
 from ..data.contents import signature
@@ -422,7 +423,9 @@ def built(text: str) -> nn.Module:
                         f"build() returns the network")
     if not file.is_file():
         raise DataError(f"there is no Python file {file}; check the path")
-    spec = importlib.util.spec_from_file_location(f"_tta_lab_user_{abs(hash(str(file.resolve())))}",
+    source = file.read_bytes()
+    # names of caches hold this name: it goes by what the file says, not by where it lies
+    spec = importlib.util.spec_from_file_location(f"_tta_lab_user_{source_digest(source)[:12]}",
                                                   file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and the like look their module up
@@ -430,7 +433,7 @@ def built(text: str) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             # as it now is: compiled files go by whole seconds
-            exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
+            exec(compile(source, str(file), "exec"), module.__dict__)
             made = getattr(module, name, None)
             if not callable(made):
                 there = [

@@ -8,7 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core import run_keys
 from ..core.arguments import whole
 from ..data.image_set import BaseSet
 from .images import UNKNOWN_ID, Batch, BatchPlan
@@ -357,9 +358,14 @@ def _within(name: str) -> property:
 
 @dataclass(frozen=True)
 class StreamWrapper(AbstractStream):
-    """A stream that answers all as the one within; derive from it and change what differs."""
+    """A stream that answers all as the one within; derive from it and change what differs.
+
+    Its record and hash also hold the code of its class and its fields. A class that changes no
+    image says ``same_images = True`` itself; then they are those of the stream within.
+    """
 
     stream: AbstractStream
+    same_images: ClassVar[bool] = False
 
     known_set = _within("known_set")
     unknown_set = _within("unknown_set")
@@ -371,9 +377,30 @@ class StreamWrapper(AbstractStream):
     reset = _within("reset")
     seed = _within("seed")
     n_images = _within("n_images")
-    hash = _within("hash")
-    old_hash = _within("old_hash")
-    whole = _within("whole")
+
+    @property
+    def _own(self) -> dict:
+        """What it adds to the record; nothing where its class changes no image."""
+        if vars(type(self)).get("same_images"):
+            return {}
+        kind = type(self)
+        values = {f.name: run_keys.plain(getattr(self, f.name)) for f in fields(self)
+                  if f.compare and f.name != "stream"}
+        return {"kind": kind.__qualname__, "code": run_keys.code_of(kind), "fields": values}
+
+    @property
+    def hash(self):
+        own = self._own
+        return hash_of([self.stream.hash, own]) if own else self.stream.hash
+
+    @property
+    def old_hash(self):
+        own = self._own
+        return hash_of([self.stream.old_hash, own]) if own else self.stream.old_hash
+
+    @property
+    def whole(self):
+        return self if self._own else self.stream.whole
 
     def __len__(self):
         return len(self.stream)
@@ -388,9 +415,14 @@ class StreamWrapper(AbstractStream):
         return self.stream.images_of(ids, segment, device)
 
     def settings(self):
-        return self.stream.settings()
+        own = self._own
+        return {**own, "stream": self.stream.to_dict()} if own else self.stream.settings()
 
     def check_rebuildable(self):
+        if self._own:
+            raise ValueError(f"{type(self).__name__} is a class of yours that changes a stream, so "
+                             f"this stream cannot be rebuilt from text; keep the class and the "
+                             f"constructor call in your own script")
         self.stream.check_rebuildable()
 
 
@@ -400,6 +432,7 @@ class Slice(StreamWrapper):
 
     start: int
     stop: int
+    same_images: ClassVar[bool] = True
 
     def __post_init__(self):
         if not 0 <= self.start < self.stop <= len(self.stream):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 
@@ -13,6 +14,7 @@ class CachedStream(StreamWrapper):
     """A stream that makes each batch once on a device and keeps it in memory, for many runs; its
     record and hash are those of the stream within."""
 
+    same_images: ClassVar[bool] = True
     _made: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def batches(self, device="cpu", start=0, stop=None):

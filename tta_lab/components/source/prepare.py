@@ -26,7 +26,7 @@ from ...core.hashing import digest
 from ...core.named import model_of, recipe_of
 from ...core.needs import check_needs
 from ...core.parts import LossMethod, Norm, Part
-from ...core.run_keys import described, foreign, maker_code
+from ...core.run_keys import described, foreign, maker_code, nested, own, precision
 from ...core.source_info import Made, SourceInfo, source_info, source_info_of
 from ...core.step_context import StepContext, as_logits, undisturbed
 from ...data.load import images_of
@@ -132,7 +132,7 @@ def prepare(
         path = (
             None
             if cache is None
-            else Path(cache) / f"{name}-{_key(info, described(model), recipe, data)}.safetensors"
+            else Path(cache) / f"{name}-{_key(info, model, recipe, data)}.safetensors"
         )
         if path is not None and path.exists():
             found = _kept(path)
@@ -146,18 +146,28 @@ def prepare(
     return given
 
 
-def _key(info: SourceInfo, model: str, recipe, data: Images) -> str:
+def _key(info: SourceInfo, model, recipe, data: Images) -> str:
     """A name for what is made, which changes with anything that its numbers depend on."""
     parts = [
         recipe.norm,
         recipe.train,
         *(value for _, value in info.knobs if isinstance(value, Part)),
     ]
+    # what of this package makes it: the maker, this file, parts and layers, with what they import
+    places = {
+        info.make.__module__,
+        __name__,
+        *(type(inner).__module__ for part in parts for inner in nested(part)),
+        *(type(module).__module__ for module in model.modules()),
+    }
+    code = own(p.removeprefix("tta_lab.") for p in places if p.startswith("tta_lab."))
     facts = [
         info.name,
         maker_code(info.make),
+        sorted(code.items()),
+        precision(),
         info.knobs,
-        model,
+        described(model),
         recipe.norm,
         recipe.train,
         [foreign(part) for part in parts],
