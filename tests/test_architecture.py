@@ -15,9 +15,10 @@ BLOCKS = re.findall(r"^### \.\.\. an? (.+?)$.*?^```python\n(.*?)^```$", PAGE, re
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
-    """A copy of the package with the files of the page in it, and beside it page.py, the rest."""
+    """A copy of the package with the files of the page, and beside it page.py, the rest."""
     root = tmp_path_factory.mktemp("house")
-    shutil.copytree(ROOT / "tta_lab", root / "tta_lab", ignore=shutil.ignore_patterns("__pycache__"))
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "tta_lab", root / "tta_lab", ignore=ignore)
     (root / "data").symlink_to(ROOT / "data")
     rest = ["import torch"]
     for name, text in BLOCKS:

@@ -316,9 +316,9 @@ class Adapter:
             [kept.sum(), torch.isfinite(loss.detach()), *within]).tolist()
         if not all(fits):
             selector = recipe.select[fits.index(0)]
-            raise ValueError(f"{type(selector).__name__}.weights must return weights >= 0, but some "
-                             f"are negative or NaN in step {self.steps} of {method}; no weight of "
-                             f"the network was moved")
+            raise ValueError(f"{type(selector).__name__}.weights must return weights >= 0, but "
+                             f"some are negative or NaN in step {self.steps} of {method}; no "
+                             f"weight of the network was moved")
         if not finite:
             raise AdaptationError(f"the loss became {loss.item()} in step {self.steps} of "
                                   f"{type(recipe).__name__}; no weight was moved. Usual causes: a "
