@@ -16,6 +16,7 @@ from tta_lab.core import scores
 from tta_lab.core.adapter import AdaptationError, Adapter
 from tta_lab.core.knobs import knobs, with_knobs
 from tta_lab.core.parts import AllParameters, Controller, NeedsError, Selector, SlidingWindow, Step
+from tta_lab.core.registry import find_parts
 from tta_lab.core.source_model import InputError
 from tta_lab.core.trace import Trace
 from tta_lab.experiments.catalogue import catalogue
@@ -673,3 +674,14 @@ def test_making_an_adapter_leaves_the_global_generator_to_other_threads(monkeypa
     # a method that draws weights of its own needs it
     with pytest.raises(AssertionError, match="borrowed"):
         Adapter(tiny("tinybn"), make("rmt"), device="cpu", source_info=given(make("rmt"), "tinybn"))
+
+
+def test_a_base_class_without_defaults_is_named_with_its_file_and_the_remedy(tmp_path, monkeypatch):
+    (tmp_path / "pair").mkdir()
+    (tmp_path / "pair" / "__init__.py").touch()
+    (tmp_path / "pair" / "both.py").write_text(
+        "from dataclasses import dataclass\nfrom tta_lab.core.parts import LossMethod\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Base(LossMethod):\n    factor: float\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TypeError, match=r"Base in .*both.py.*: norm, factor; .*begin its name with _"):
+        find_parts("pair", [str(tmp_path / "pair")], "Method")

@@ -315,3 +315,67 @@ def test_single_samples_have_no_loss_and_no_gradient_then():
         sample_gradients(adapter, [], "method")
     with pytest.raises(NotImplementedError, match="does not say what its loss is"):
         LossMethod(norm=_Level().norm).losses(None, {})
+
+
+def _stating(**functions):
+    """A method with these functions of its own."""
+    base = {"norm": make("source").norm, "__annotations__": {"norm": Part}}
+    return dataclass(frozen=True, kw_only=True)(type("Own", (LossMethod,), base | functions))()
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "said"),
+    [
+        ("batch_loss", lambda *_: None, r"Own.batch_loss must return one number.*not None"),
+        (
+            "batch_loss",
+            lambda self, ctx, *_: ctx.logits.mean(1),
+            r"Own.batch_loss must return one number.*not shape \(\d+,\)",
+        ),
+        (
+            "losses",
+            lambda self, ctx, state: ctx.logits.mean(),
+            r"Own.losses must return one loss per sample.*\(B, \*S\) = .*not shape \(\)",
+        ),
+        (
+            "losses",
+            lambda self, ctx, state: ctx.logits,
+            r"Own.losses must return one loss per sample.*not shape \(\d+, 10\)",
+        ),
+        ("losses", lambda self, ctx, state: ctx.forward(), r"Own.losses .*not shape \(\d+, 10\)"),
+    ],
+)
+def test_what_a_method_returns_is_checked_before_the_step(name, function, said):
+    adapter = Adapter(
+        tiny("tinybn"), _stating(**{name: function, "tasks": ("classification",)}), device="cpu"
+    )
+    with pytest.raises(ValueError, match=said):
+        adapter(X)
+    assert all(torch.equal(p, adapter.origin[n]) for n, p in adapter.tuned.items())
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        (lambda losses: -torch.ones_like(losses), "negative or NaN in step 0 of Tent"),
+        (lambda losses: losses * float("nan"), "negative or NaN in step 0 of Tent"),
+        (lambda losses: torch.ones(3), r"one weight >= 0 per sample.*not shape \(3,\)"),
+        (lambda losses: 1.0, "one weight >= 0 per sample.*not 1.0"),
+    ],
+)
+def test_weights_of_a_selector_are_checked_before_the_step(weights, said):
+    class Odd(Selector):
+        def weights(self, ctx, losses, keep, state):
+            return weights(losses)
+
+    adapter = Adapter(tiny("tinybn"), make("tent").where(_First(), Odd()), device="cpu")
+    with pytest.raises(ValueError, match=f"Odd.weights must return .*{said}"):
+        adapter(X)
+    assert all(torch.equal(p, adapter.origin[n]) for n, p in adapter.tuned.items())
+
+
+@pytest.mark.parametrize("names", [None, "features.1", (3,)])
+def test_observed_layers_are_names_in_a_tuple(names):
+    own = _stating(observed_layers=lambda self, model: names)
+    with pytest.raises(TypeError, match=r"Own.observed_layers takes names of layers.*write return"):
+        Adapter(tiny("tinybn"), own, device="cpu")

@@ -1,11 +1,13 @@
 """Orders: permutations, their statistics against the law that they promise, determinism."""
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 
+from tta_lab import Stream
+from tta_lab.experiments.experiment import stream_code
 from tta_lab.streams.orders import (
-    ORDERS,
     ClassImbalance,
     Dirichlet,
     KeyedGenerator,
@@ -14,6 +16,7 @@ from tta_lab.streams.orders import (
     Shuffled,
     SortedByClass,
     from_dict,
+    known_orders,
 )
 
 LABELS = torch.arange(10).repeat(200)          # 2 000 images, 10 classes
@@ -23,7 +26,7 @@ def classes_per_batch(labels, batch=64):
     return [len(part.unique()) for part in labels.split(batch) if len(part) == batch]
 
 
-@pytest.mark.parametrize("order", [kind() for kind in ORDERS.values()] + [
+@pytest.mark.parametrize("order", [kind() for kind in known_orders().values()] + [
     Dirichlet(0.01),
     Dirichlet(1000.0),
     Dirichlet(0.1, "rotta"),
@@ -146,3 +149,27 @@ def test_recorded_and_shuffled_need_no_labels():
 def test_bad_orders_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         from_dict(values)
+
+
+def test_an_order_of_your_own_is_found_once_it_is_defined():
+    with pytest.raises(ValueError, match="no order 'Backwards'.*import the module of an order"):
+        from_dict("Backwards")
+
+    @dataclass(frozen=True)
+    class Backwards(Recorded):
+        """The last first."""
+
+        def arrange(self, labels, n, generator):
+            return torch.arange(n).flip(0)
+
+    stream = Stream(shifts=("fog",), per_shift=20, batch=10, order=Backwards())
+    assert Stream.from_json(stream.to_json()) == stream
+    imports, text = stream_code(stream)
+    assert f"from {__name__} import Backwards" in imports and "from_json" not in text
+
+    @dataclass(frozen=True)
+    class Shuffled(Recorded):
+        """One that has the name of ours."""
+
+    assert known_orders()["Shuffled"].__module__ == "tta_lab.streams.orders"
+    assert Shuffled is not known_orders()["Shuffled"]

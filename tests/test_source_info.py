@@ -227,3 +227,51 @@ def test_a_maker_may_look_at_layers():
     torch.testing.assert_close(
         still, net.features[:2](x[:64]).mean((0, 2, 3)).detach(), atol=1e-5, rtol=1e-5
     )
+
+
+def _plain(probe, images):
+    return {}
+
+
+@pytest.mark.parametrize("declared", [(_plain,), ("mean_image",), mean_image])
+def test_a_declaration_is_a_tuple_of_declared_makers(declared):
+    class Slip(_Brightness):
+        source_info = declared
+
+    with pytest.raises(
+        TypeError, match=r"Slip.source_info must be a tuple of .*@source_info\(...\), such as \(m"
+    ):
+        prepare(tiny("tinybn"), Slip(), source_images()[0], device="cpu")
+
+
+def _tensor(probe, images):
+    return torch.zeros(3)
+
+
+def _number(probe, images):
+    return {"mean": 1.0}
+
+
+def _asks(probe, images, *, family):
+    return {}
+
+
+def _behind(probe, images, crop):
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("make_it", "said"),
+    [
+        (_tensor, "must return a dict, name -> tensor, not tensor"),
+        (_number, "must return a dict, name -> tensor, not {'mean': 1.0}"),
+        (_asks, "asks for the knob 'family', which Slip does not have"),
+        (_behind, "'crop'; write its knobs behind a"),
+    ],
+)
+def test_slips_of_a_maker_are_named(make_it, said):
+    class Slip(_Brightness):
+        source_info = (source_info("something")(make_it),)
+
+    with pytest.raises(TypeError, match=f"the maker of '{make_it.__name__}' .*{said}"):
+        prepare(tiny("tinybn"), Slip(), source_images()[0], device="cpu")

@@ -177,3 +177,12 @@ def test_the_head_of_a_trace_is_that_of_a_shorter_run():
     assert head.step("step").tolist() == [0, 1] and head.meta == {"complete": False}
     assert trace.head(2).step("step").tolist() == [0] and not trace.head(0).step("n").size
     assert trace.head(4) is trace and list(trace.columns("steps")) == ["step", "n"]
+
+
+def test_what_a_trace_does_not_have_is_refused():
+    trace = made()
+    for n, said in ((-1, "of at least 0, not -1"), (1.5, "a whole number of at least 0, not 1.5")):
+        with pytest.raises(ValueError, match=said):
+            trace.head(n)
+    with pytest.raises(ValueError, match="must be one of 'samples', 'steps', not 'nope'"):
+        trace.columns("nope")

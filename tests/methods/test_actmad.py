@@ -289,3 +289,11 @@ def test_maps_of_another_model_other_layers_or_another_size_are_refused(maps):
         2000,
         ["layers", "pooled", "augment"],
     )
+
+
+def test_layers_are_names_in_a_tuple():
+    with pytest.raises(ValueError, match=r"not 'net.head'; write layers=\('net.head',\)"):
+        make("actmad", layers="net.head")
+    with pytest.raises(ValueError, match=r"not \(3,\); write layers=\('net.head',\)"):
+        make("actmad", layers=(3,))
+    assert make("actmad", layers=["net.head"]).layers == ("net.head",)

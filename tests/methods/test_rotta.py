@@ -10,6 +10,7 @@ from tta_lab.components.memories import BalancedMemory
 from tta_lab.components.norms.batch_norm import BatchStatistics
 from tta_lab.components.norms.stream import RobustStatistics
 from tta_lab.core.adapter import Adapter
+from tta_lab.core.step_context import StepContext
 from tta_lab.methods import make
 
 RUNS = Runs("rotta")
@@ -151,3 +152,10 @@ def test_student_and_teacher_have_statistics_of_their_own():
         # nu = 0: only statistics move
         assert torch.equal(teacher[name], start) == (not mean and not name.endswith("running_var"))
         assert not torch.equal(adapter.state.tensors[name].detach(), teacher[name])
+
+
+def test_a_batch_of_the_stream_has_no_loss():
+    adapter = Adapter(tiny("tinybn"), make("rotta"), device="cpu")
+    x, ids = adapter.batch(stream("s1")[0][0])
+    with pytest.raises(ValueError, match="Rotta learns from its memory alone"):
+        adapter.loss_of(StepContext(adapter, x, ids))

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from .adapter_state import LEARNED, LEARNING_PARTS, PARTS, AdapterState, to_device
-from .arguments import choice, flag, whole
+from .arguments import choice, flag, shown, whole
 from .copying import device_of, linked_copy, own_copy, own_parameters_, precision_of
 from .hashing import digest
 from .inputs import check_images, whole_ids
-from .layer_outputs import layers_named
+from .layer_outputs import layer_names, layers_named
 from .named import model_of, recipe_of
 from .needs import check_needs
 from .norm_layers import check_asked, use_batch_statistics_
@@ -48,6 +48,22 @@ AMP = {None: None, torch.bfloat16: torch.bfloat16, "bfloat16": torch.bfloat16,
 class AdaptationError(RuntimeError):
     """A step cannot be made: the loss or the answer is NaN or infinite. For a loss, and an answer
     from before the step, no weight has moved."""
+
+
+def _samples(ctx: StepContext, losses: Any) -> tuple[int, ...]:
+    """(B, *S); where the logits were not asked for, S is that of the losses."""
+    if "logits" in vars(ctx):
+        return (*ctx.logits.shape[:1], *ctx.logits.shape[2:])
+    places = "segmentation" in ctx.adapter.recipe.tasks and isinstance(losses, Tensor)
+    return (len(ctx.x), *(losses.shape[1:] if places else ()))
+
+
+def _check_returned(value: Any, shape: tuple[int, ...], who: str, rule: str) -> None:
+    """Raise ValueError unless this is a tensor of that shape."""
+    if not isinstance(value, Tensor) or value.shape != shape:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
+        expected = f" = {tuple(shape)}" if shape else ""
+        raise ValueError(f"{who} must return {rule}{expected}, not {found}; no weight was moved")
 
 
 class Observer:
@@ -139,7 +155,9 @@ class Adapter:
         self.model = linked_copy(self.source)
         recipe.norm.apply_(self.model)
         self.observed_layers = tuple(dict.fromkeys(
-            name for part in parts_of(recipe) for name in part.observed_layers(self.model)))
+            name for part in parts_of(recipe) for name in layer_names(
+                part.observed_layers(self.model), f"{type(part).__name__}.observed_layers",
+                "return ")))
         layers_named(self.model, self.observed_layers)
         self.tuned = own_parameters_(self.model, recipe.train(self.model))
         self.extra = None
@@ -259,16 +277,26 @@ class Adapter:
     def loss_of(self, ctx: StepContext, keep: Tensor | None = None) -> LossOutput:
         """The loss as a step takes it: losses, the selection chain, the average, the penalties.
 
-        ``keep`` (B, *S): weights of those to choose among (None: all, with weight 1). Asks the
-        host once: was anything kept? Raises AdaptationError where the loss is not finite,
-        ValueError for a method without a loss."""
+        ``ctx`` is one that the method's ``learning_batches`` yields (its ``next_evaluation``); the
+        images of any batch do where these are the batch itself, not where they are a memory
+        (RoTTA). ``keep`` (B, *S): weights of those to choose among (None: all, with weight 1). Asks
+        the host once: was anything kept? Raises AdaptationError where the loss is not finite,
+        ValueError for a method without a loss, and where losses, weights, batch loss or a penalty
+        are not of the shape (B, *S) or one number, or weights negative or NaN."""
         recipe, state = self._learning(), self.states["method"]
         losses = recipe.losses(ctx, state)
+        method = type(recipe).__name__
+        _check_returned(losses, _samples(ctx, losses), f"{method}.losses",
+                        "one loss per sample, of shape (B, *S)")
+        within = []
         with torch.no_grad():
             kept = torch.ones_like(losses, dtype=torch.bool) if keep is None else keep > 0
             weights = torch.ones_like(losses) if keep is None else keep
             for selector, its in zip(recipe.select, self.states["select"], strict=True):
                 w = selector.weights(ctx, losses.detach(), kept, its)
+                _check_returned(w, losses.shape, f"{type(selector).__name__}.weights",
+                                "one weight >= 0 per sample, of shape (B, *S)")
+                within.append((w >= 0).logical_or_(~kept | losses.isnan()).all())
                 kept = kept & (w > 0)
                 weights = torch.where(kept, weights * w, 0.0)
                 if self.observer is not None:
@@ -276,10 +304,21 @@ class Adapter:
             n = kept.sum().clamp(min=1) if recipe.average == "kept" else kept.numel()
         loss = torch.where(kept, weights * losses, 0.0).sum() / n
         if recipe.has_batch_loss:
-            loss = loss + torch.where(kept.any(), recipe.batch_loss(ctx, weights, state), 0.0)
+            whole_batch = recipe.batch_loss(ctx, weights, state)
+            _check_returned(whole_batch, (), f"{method}.batch_loss", "one number, a tensor ()")
+            loss = loss + torch.where(kept.any(), whole_batch, 0.0)
         for penalty, its in zip(recipe.penalties, self.states["penalties"], strict=True):
-            loss = loss + penalty(ctx, losses, weights, its)
-        n_kept, finite = torch.stack([kept.sum(), torch.isfinite(loss.detach()).long()]).tolist()
+            term = penalty(ctx, losses, weights, its)
+            _check_returned(term, (), f"{type(penalty).__name__}.__call__",
+                            "one number, a tensor ()")
+            loss = loss + term
+        n_kept, finite, *fits = torch.stack(
+            [kept.sum(), torch.isfinite(loss.detach()), *within]).tolist()
+        if not all(fits):
+            selector = recipe.select[fits.index(0)]
+            raise ValueError(f"{type(selector).__name__}.weights must return weights >= 0, but "
+                             f"some are negative or NaN in step {self.steps} of {method}; no "
+                             f"weight of the network was moved")
         if not finite:
             raise AdaptationError(f"the loss became {loss.item()} in step {self.steps} of "
                                   f"{type(recipe).__name__}; no weight was moved. Usual causes: a "

@@ -8,8 +8,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .arguments import WrongKind
 from .parts import NeedsError
 from .scores import upcast
+
+
+def layer_names(value: object, who: str, write: str = "") -> tuple[str, ...]:
+    """The names of layers in a tuple or list. Raises WrongKind, which says what to write, for
+    anything else, a single text too."""
+    names = tuple(value) if isinstance(value, tuple | list) else (value,)
+    if not isinstance(value, tuple | list) or not all(isinstance(name, str) for name in names):
+        example = (value,) if isinstance(value, str) else ("net.head",)
+        raise WrongKind(f"{who} takes names of layers, not {value!r}; write {write}{example!r}")
+    return names
 
 
 def layers_named(net: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:

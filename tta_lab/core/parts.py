@@ -52,7 +52,12 @@ class Part:
 
     def takes(self) -> tuple:
         """What this part takes from the source domain, with the knobs that its makers see
-        (`source_info.SourceInfo`)."""
+        (`source_info.SourceInfo`). Raises TypeError for a declaration that is none."""
+        makers = self.source_info
+        if not isinstance(makers, tuple) or not all(hasattr(info, "of") for info in makers):
+            raise TypeError(f"{type(self).__name__}.source_info must be a tuple of functions that "
+                            f"are declared with @source_info(...), such as (maker,), not "
+                            f"{makers!r}")
         return tuple(info.of(self) for info in self.source_info)
 
     def observed_layers(self, model: nn.Module) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .parts import Method, NeedsError, Part, parts_of
@@ -48,9 +48,18 @@ class SourceInfo:
     knobs: tuple[tuple[str, Any], ...] = ()
 
     def of(self, part: Part) -> SourceInfo:
-        """The same with the knobs of this part. Raises TypeError where it has no such knob."""
+        """The same with the knobs of this part. Raises TypeError where it has no such knob or
+        field, and for a maker that cannot be called so."""
         names = _keywords(self.make)
-        missing = [name for name in names if not hasattr(part, name)]
+        try:
+            inspect.signature(self.make).bind(None, None, **dict.fromkeys(names))
+        except TypeError as why:
+            raise TypeError(
+                f"the maker of {self.name!r} is called as make(probe, images, *, knobs): {why}; "
+                "write its knobs behind a *"
+            ) from None
+        known = {f.name for f in fields(part)}
+        missing = [name for name in names if name not in known]
         if missing:
             raise TypeError(
                 f"the maker of {self.name!r} asks for the knob {missing[0]!r}, which "

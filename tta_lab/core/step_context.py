@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .layer_outputs import kept_outputs, layers_named
+from .layer_outputs import kept_outputs, layer_names, layers_named
 from .norm_layers import first_input, set_commit_
 from .parts import NeedsError
 from .scores import upcast
@@ -179,15 +179,17 @@ class StepContext:
         self._outputs = found
         return logits
 
-    def outputs(self, layers: Iterable[str]) -> dict[str, Tensor]:
+    def outputs(self, layers: tuple[str, ...] | list[str]) -> dict[str, Tensor]:
         """Name -> output of these layers of the adapted network, (B, ...) in at least float32,
         from the same forward as ``logits``.
 
-        Layers of ``observed_layers`` may be asked for at any time, others before ``logits`` is
-        first asked for. Raises NeedsError for names that the network does not have, layers that do
-        not run or run more than once, and for what was asked for too late.
+        A part names its layers in ``observed_layers``; these may be asked for at any time. Others
+        only before ``logits`` is first asked for, as a maker of source statistics can; ``losses``
+        asks first, so that ``batch_loss``, selectors and penalties come too late. Raises NeedsError
+        for names that the network does not have, layers that do not run or run more than once, and
+        for what was asked for too late, WrongKind for anything but names.
         """
-        layers = tuple(layers)
+        layers = layer_names(layers, "ctx.outputs")
         if "logits" not in vars(self):
             self._wanted = layers
             self.logits  # noqa: B018

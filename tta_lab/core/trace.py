@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .arguments import WrongKind, path_of, whole
+from .arguments import WrongKind, choice, path_of, whole
 from .files import written
 from .trace_chunks import TABLES, Chunks, of_json
 
@@ -158,7 +158,8 @@ class Trace:
         return self._in_memory(table) + (self._chunks.rows(table) if self._chunks else 0)
 
     def names(self, table: str = "samples") -> list[str]:
-        """Names of the columns of a table, "samples" or "steps"."""
+        """Names of the columns of a table, "samples" or "steps". Raises ValueError for others."""
+        choice("table", table, TABLES)
         self._move()
         names = dict.fromkeys(
             [*(self._chunks.names(table) if self._chunks else ()), *self._done[table]])
@@ -186,12 +187,14 @@ class Trace:
         return self._read[table, name]
 
     def columns(self, table: str = "samples") -> dict[str, np.ndarray]:
-        """Name -> whole column of a table, "samples" or "steps"."""
+        """Name -> whole column of a table, "samples" or "steps". Raises ValueError for others."""
         return {name: self._whole(table, name) for name in self.names(table)}
 
     def head(self, n: int) -> Trace:
         """The trace of the first ``n`` images, with the steps that they came in; the trace itself
-        where it has no more. Its meta says that it is not complete."""
+        where it has no more. Its meta says that it is not complete. Raises ValueError for a number
+        that is not whole or negative."""
+        n = whole("n", n, 0)
         if len(self) <= n:
             return self
         samples = {k: v[:n] for k, v in self.columns().items()}

@@ -27,7 +27,7 @@ from ..core.adapter import Adapter
 from ..core.arguments import WrongKind, shown, whole
 from ..core.knobs import knobs
 from ..core.named import recipe_of
-from ..core.parts import LossMethod, Method, NeedsError, needs_of
+from ..core.parts import LossMethod, Method, NeedsError, Part, needs_of
 from ..core.source_info import source_info_of
 from ..core.trace import Trace
 from ..data.load import images_of, load
@@ -228,11 +228,14 @@ def _recipe_code(recipe: Method) -> tuple[list[str], str]:
             if added and select[:len(base.select)] == base.select:
                 imports, inner = _recipe_code(replace(recipe, select=base.select))
                 if inner.startswith("make("):
-                    kinds = sorted({type(s).__name__ for s in added})
                     return [
-                        *imports, f"from tta_lab.components.selectors import {', '.join(kinds)}"
+                        *imports, *sorted({_import(s) for s in added})
                     ], f"{inner}.where({', '.join(map(repr, added))})"
     return ["from tta_lab.methods.serialise import from_json"], f"from_json({to_json(recipe)!r})"
+
+
+def _import(part: Part) -> str:
+    return f"from {type(part).__module__} import {type(part).__name__}"
 
 
 def stream_code(stream: AbstractStream) -> tuple[list[str], str]:
@@ -262,12 +265,13 @@ def _stream_expression(stream: AbstractStream) -> tuple[list[str], str]:
         return imports, f"{text}.cut({stream.start}, {stream.stop})"
     calls = list(_calls(stream)) if type(stream) is Stream else []
     if not calls:
-        return ["from tta_lab.streams.stream import Stream"
+        order = getattr(stream, "order", None)  # one of yours is found once it is imported
+        own = isinstance(order, Order) and type(order).__module__ != Order.__module__
+        return ["from tta_lab.streams.stream import Stream", *([_import(order)] if own else [])
                 ], f"Stream.from_json({stream.to_json()!r})"
     name, given = min(calls, key=lambda call: (len(call[1]), call[0] != "continual"))
-    orders = sorted({type(v).__name__ for v in given.values() if isinstance(v, Order)})
-    imports = [f"from tta_lab.streams.protocols import {name}"
-               ] + [f"from tta_lab.streams.orders import {order}" for order in orders]
+    imports = [f"from tta_lab.streams.protocols import {name}",
+               *sorted({_import(v) for v in given.values() if isinstance(v, Order)})]
     return imports, f"{name}({', '.join(f'{k}={_short(v)}' for k, v in given.items())})"
 
 

@@ -9,7 +9,7 @@ from ..components.augment import CropFlip, Unchanged
 from ..components.norms.batch_norm import SourceStatistics
 from ..components.source.prepare import seen
 from ..core.knobs import knob
-from ..core.layer_outputs import weighted_moments
+from ..core.layer_outputs import layer_names, weighted_moments
 from ..core.parts import (
     NORM_LAYERS,
     AllParameters,
@@ -98,6 +98,10 @@ class Actmad(LossMethod):
         "torch_ttt": {"pooled": True, "update": Step(rule="adam", lr=1e-3, repeats=2)},
     }
     presets = {"cifar10_c": {"lr": 1e-2}, "cifar100_c": {"lr": 1e-3}, "imagenet_c": {"lr": 2.5e-4}}
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "layers", layer_names(self.layers, "Actmad.layers", "layers="))
 
     def observed_layers(self, model):
         return chosen(model, self.layers)

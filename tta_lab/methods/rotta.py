@@ -61,6 +61,9 @@ class Rotta(LossMethod):
                 yield ctx.other(*self.memory.content(state["memory"]))
 
     def losses(self, ctx, state):
+        if ctx.rows is not None:
+            raise ValueError("Rotta learns from its memory alone: its losses are those of a "
+                             "context that learning_batches yields, not of a batch of the stream")
         target = ctx.once(state,
                            lambda: ctx.forward(tensors=state["teacher"], commit=True).softmax(1))
         logits = ctx.forward(x=ctx.draw(state, lambda rng: self.augment(ctx.x, rng)),

@@ -5,10 +5,11 @@ import json
 import sys
 from dataclasses import fields, is_dataclass
 
-from ..components import augment, penalties, selectors, updates
+from ..components import augment, penalties, updates
 from ..components.controllers import guard
 from ..components.controllers import resets as controllers
 from ..components.norms import batch_norm as norms
+from ..components.selectors import SELECTORS
 from ..core import parts
 from ..core.parts import Part
 from . import METHODS, composed
@@ -21,10 +22,10 @@ FORMERLY = {  # name in JSON of before -> name now
     "DestroyedObject": "PLPDFilter",
     "LowEntropy": "EntropyThreshold",
 }
-PARTS: dict[str, type] = {  # of the modules for parts, and whatever else a method's file uses
-    value.__name__: value for place in (parts, norms, penalties, selectors, updates, controllers,
-                                        guard, augment, composed, *(sys.modules[m.__module__]
-                                                                    for m in METHODS.values()))
+PARTS: dict[str, type] = {  # of the modules for parts, and what the files found by name use
+    value.__name__: value
+    for place in (parts, norms, penalties, updates, controllers, guard, augment, composed,
+                  *(sys.modules[m.__module__] for m in (*SELECTORS.values(), *METHODS.values())))
     for value in vars(place).values() if isinstance(value, type) and issubclass(value, Part)
     and is_dataclass(value) and not value.__name__.startswith("_")
 } | {value.__name__: value for value in METHODS.values()}

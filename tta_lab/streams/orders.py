@@ -6,8 +6,8 @@ orders are permutations (n is the size of the pool); those with ``replacement`` 
 set. Random draws come from a counter-based generator: the same seed gives the same order on every
 machine and version.
 
-To add an order, derive from ``Order`` with knobs and ``arrange``; streams, JSON and controls find
-it.
+To add an order, derive from ``Order`` with knobs and ``arrange``, here or in a module of your own;
+streams and JSON find it once that is imported.
 """
 from __future__ import annotations
 
@@ -265,7 +265,17 @@ def _within(labels: Tensor, wanted: Tensor, generator: KeyedGenerator) -> Tensor
                                  counts[k]).long().clamp(max=counts[k] - 1)]
 
 
-ORDERS = {kind.__name__: kind for kind in Order.__subclasses__()}
+def known_orders() -> dict[str, type[Order]]:
+    """Name -> order: those of this file, and those that loaded modules derive from ``Order``."""
+    found: dict[str, type[Order]] = {}
+    waiting = Order.__subclasses__()
+    while waiting:
+        kind = waiting.pop(0)
+        waiting += kind.__subclasses__()
+        if kind.__module__ == __name__ or getattr(found.get(kind.__name__), "__module__",
+                                                  "") != __name__:
+            found[kind.__name__] = kind
+    return found
 
 
 def from_dict(values) -> Order:
@@ -280,12 +290,13 @@ def from_dict(values) -> Order:
                         f"name, not {values!r}")
     values = {"kind": values} if isinstance(values, str) else dict(values)
     kind = values.pop("kind", None)
-    if not isinstance(kind, str) or kind not in ORDERS:
-        raise ValueError(f"there is no order {kind!r}; there are: {', '.join(ORDERS)}" +
-                         nearest(kind, ORDERS))
-    known = [k.name for k in own_knobs(ORDERS[kind]())]
+    found = known_orders()
+    if not isinstance(kind, str) or kind not in found:
+        raise ValueError(f"there is no order {kind!r}; there are: {', '.join(found)}"
+                         f"{nearest(kind, found)}; import the module of an order of your own first")
+    known = [k.name for k in own_knobs(found[kind])]
     for name in values:
         if name not in known:
             raise ValueError(f"{kind} has no knob {name!r}; it has: {', '.join(known) or '(none)'}"
                              + nearest(name, known))
-    return ORDERS[kind](**values)
+    return found[kind](**values)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...core.adapter import Adapter
-from ...core.arguments import path_of, whole
+from ...core.arguments import path_of, shown, whole
 from ...core.files import written
 from ...core.hashing import digest
 from ...core.named import model_of, recipe_of
@@ -117,7 +117,8 @@ def prepare(
     depends on); None: as many as each maker says (`core.source_info`). ``cache`` names a folder
     that keeps results under a hash of model, maker, its code and knobs, normalisation, tuned
     parameters, images, batch and limit; two processes may share it. Raises ValueError when labels
-    are needed and missing, NeedsError when the model lacks a layer that the recipe works with.
+    are needed and missing, NeedsError when the model lacks a layer that the recipe works with,
+    TypeError for a maker that does not return a dict of tensors.
     """
     model, recipe = model_of(model), recipe_of(recipe)
     images = images if isinstance(images, Tensor) else images_of(images)
@@ -138,6 +139,12 @@ def prepare(
             found = _kept(path)
         else:
             found = info.make(probe, data, **dict(info.knobs))
+            if not isinstance(found, dict) or not all(
+                isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()
+            ):
+                raise TypeError(
+                    f"the maker of {name!r} must return a dict, name -> tensor, not {shown(found)}"
+                )
             found = {k: v.detach().cpu().contiguous() for k, v in found.items()}
             if path is not None:
                 with written(path) as part:
