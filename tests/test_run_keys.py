@@ -23,6 +23,7 @@ from tta_lab.streams.cached import CachedStream
 from tta_lab.streams.stream import Stream
 
 METHOD = """from dataclasses import dataclass
+import run_keys_helper as module
 from run_keys_helper import table, array, bound, kept, thing, method
 from tta_lab.methods.tent import Tent
 
@@ -81,8 +82,8 @@ def test_all_of_ones_own_that_a_method_uses_counts(tmp_path, monkeypatch, i):
 
 
 def test_a_comment_in_ones_own_module_does_not_count(tmp_path, monkeypatch):
-    written(tmp_path / "a", "1")
-    written(tmp_path / "b", "1", more='"""What."""\n# why\n')
+    written(tmp_path / "a", "module.kept()")
+    written(tmp_path / "b", "module.kept()", more='"""What."""\n# why\n')
     assert loaded(tmp_path / "a", monkeypatch) == loaded(tmp_path / "b", monkeypatch)
 
 
