@@ -101,6 +101,7 @@ class _Tiny(nn.Module):
         ]
         self.features = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(16, 10)
+        self.double()
         rng = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for m in (layers[0], layers[3], self.head):
@@ -133,7 +134,7 @@ def cost_of(recipe: Method) -> dict[str, tuple[float, float]]:
         })
     x, found = _images(64, 1).double(), []
     for scale in (1e-3, 1e3):
-        net = _Tiny(scale, x.float()).double()
+        net = _Tiny(scale, x)
         source_info = prepare(net, recipe, x, torch.arange(64) % 10, device="cpu")
         adapter = Adapter(net, recipe, device="cpu", source_info=source_info, record="off")
         for batch in _images(BATCH * BATCHES, 2).double().split(BATCH):
