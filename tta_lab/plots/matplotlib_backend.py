@@ -232,7 +232,7 @@ def _name_common(axes: list, columns: int) -> None:
 
 
 def _panel(axis, panel, wide: float) -> dict:
-    axis._shows = panel
+    axis.tta_panel = panel
     axis.set_title(panel.title, fontsize=TITLE)
     axis.set_xlabel(panel.x, fontsize=FONT)
     axis.set_ylabel(panel.y, fontsize=FONT)

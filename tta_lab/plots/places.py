@@ -18,11 +18,11 @@ def places(figure) -> list[dict]:
     [{name, x, y}], or of a heat map ``edges`` (x, y), ``rows``, ``columns`` and ``values`` (H, W).
     Bars stand at 0, 1, ... and have ``columns``.
     """
-    return [_place(axis) for axis in figure.axes if hasattr(axis, "_shows")]
+    return [_place(axis) for axis in figure.axes if hasattr(axis, "tta_panel")]
 
 
 def _place(axis) -> dict:
-    panel = axis._shows
+    panel = axis.tta_panel
     box = axis.get_position()
     low, high = axis.get_ylim()
     found = {
