@@ -9,22 +9,31 @@ from __future__ import annotations
 
 import functools
 import html
+import itertools
 from operator import attrgetter
+from pathlib import Path
 
-from ..analysis import timelines as views
 from ..core.arguments import flag, nearest, whole
 from ..core.named import recipe_of
 from ..experiments.experiment import Experiment
 from ..methods import METHODS
 from ..studies.explorer import study as E
+from ..studies.explorer.choosing import rates_around
+from ..studies.explorer.images import where_of_click
+from ..studies.explorer.page import write_report
+from ..studies.explorer.stored import stored_run
 from ..studies.report import write_numbers
 from . import explorer_words as words
 from .controls import move
-from .explorer_state import FAST, FULL, ExplorerState, RunState, experiment_dict, nothing
-from .explorer_view import NO_IMAGE, ExplorerView
+from .explorer_runs import RunState, nothing
+from .explorer_state import FAST, FULL, ExplorerState, experiment_dict
+from .explorer_view import ExplorerView
 from .inputs import check_images, check_model, check_stream
-from .layout import block, code_block, div
+from .layout import block, code_block, div, folded
 from .run_panel import NOTHING, SessionPanel, report_errors
+
+NOTHING_YET = "Nothing has run yet: press Run, or Step for one batch."
+POINTED = ("errors", "predictions")  # figures behind whose numbers there are images
 
 
 def explorer(choice: Experiment | str | None = None, *, model=None, stream=None, images=None,
@@ -76,45 +85,56 @@ class ExplorerPanel(SessionPanel):
     """What ``explorer`` makes.
 
     ``choice`` is what the controls say (None while they make no run; then ``incompatibility`` says
-    why), ``state`` the same as a dict. Of the run shown: ``trace``, ``references`` (name -> Trace),
-    ``session``, ``ran`` (its Experiment). ``results`` is a pandas frame with one row for each run
-    so far, ``comparison`` the last one with A and ``compared_words`` what it says. ``drawn`` holds
-    the numbers of each figure, ``figures`` the plotly figures of a panel without a browser.
-    ``error`` is the exception that ended the last run, or None.
+    why), ``state`` the same as a dict. ``kept`` (a `KeptRuns`) holds all runs of the table and can
+    be saved and loaded; ``ticked`` the numbers of those whose curves are drawn. Of the run shown:
+    ``trace``, ``references`` (name -> Trace), ``session``, ``ran`` (its Experiment). ``results`` is
+    a pandas frame with one row for each run so far, ``comparison`` the paired difference of two
+    ticked runs and ``compared_words`` what it says; ``selected`` the rows of the trace whose images
+    are shown. ``drawn`` holds the numbers of each figure, ``figures`` the plotly figures of a panel
+    without a browser. ``error`` is the exception that ended the last run, or None.
 
     It joins ``chosen`` (an `ExplorerState`), ``runs`` (a `RunState`), ``view`` (an `ExplorerView`).
     """
 
     choice = property(attrgetter("chosen.choice"))
     incompatibility = property(attrgetter("chosen.incompatibility"))
+    kept = property(attrgetter("runs.kept"))
+    ticked = property(attrgetter("runs.ticked"))
     trace = property(attrgetter("runs.trace"))
     references = property(attrgetter("runs.references"))
     session = property(attrgetter("runs.session"))
     ran = property(attrgetter("runs.ran"))
     comparison = property(attrgetter("runs.comparison"))
     compared_words = property(attrgetter("runs.compared_words"))
+    selected = property(attrgetter("view.images.rows"))
     knobs = property(attrgetter("view.knobs.fields"))
 
     def __init__(self, chosen: ExplorerState, interactive: bool, device):
         self.chosen = chosen
         self.runs = RunState(chosen)
         self.device = device
-        self.view = view = ExplorerView(chosen, self._on_knob)
+        self.view = view = ExplorerView(chosen, self._on_knob, self.runs.kept, self._on_table)
         super().__init__(view.controls, interactive, "Run the choice beside source and BN-1; a run "
-                         "that was stopped goes on", 130, 395)
+                         "that was stopped goes on", 104, 300)
         self._known = {}
         self._budget = None
-        self._pictures = {}
+        self._rates = ()
+        self._imagined = None  # what the preview shows
         self.drawn, self.figures = {}, {}
         for name, button in view.buttons.items():
             button.on_click(getattr(self, f"_on_{name}"))
-        view.pick.observe(functools.partial(self._unless_busy, self._show_details), "value")
         for widget in (view.score, view.rejected):
             widget.observe(functools.partial(self._unless_busy, self._draw_threshold), "value")
+        view.table.on_open(self._on_open)
+        view.preview.moved(self._on_preview)
+        for name in POINTED:
+            view.frames[name].on_point(functools.partial(self._on_point, name))
         self._fold(view.folds())
         self._settle()
         self._clear()
-        self._say("Nothing has run yet: press Run, or Step for one batch.")
+        self._say(NOTHING_YET)
+        if interactive:
+            self._open_stored()
 
     # --- callbacks
 
@@ -145,21 +165,10 @@ class ExplorerPanel(SessionPanel):
             self._say("A run is going on: press Stop first, then Reset.")
             return
         self.runs.reset()
-        self.view.buttons["keep"].disabled = True
         self._clear()
         self.chosen.settle()
         self._settle()
         self._say("Nothing is shown: press Run, or Step for one batch.")
-
-    @report_errors
-    def _on_keep(self, button=None):
-        if not len(self.runs.seen):
-            self._say("There is no run to keep: press Run first.")
-            return
-        self.runs.keep()
-        self.view.compared.value = block(
-            f"A is {self.runs.kept['label']}. Change something and press Run: the next run on this "
-            "stream is compared with it.")
 
     @report_errors
     def _on_paper(self, button=None):
@@ -169,8 +178,80 @@ class ExplorerPanel(SessionPanel):
     @report_errors
     def _on_fold(self, name, label, opened):
         super()._on_fold(name, label, opened)
-        if name == "images" and opened and not self.running:
-            self._draw_images()
+        if opened and name == "images" and not self.running:
+            self._show_images()
+        if opened and name == "preview":
+            self._draw_preview()
+
+    @report_errors
+    def _on_table(self):
+        """Runs were ticked, renamed, deleted or loaded."""
+        if self._busy:
+            return
+        before = self.runs.number
+        self.runs.tick(self.view.table.ticked)
+        self.runs.tidy()
+        if self.running:
+            return
+        if self.runs.number is None and self.runs.ticked:
+            self.runs.select(self.runs.ticked[-1])
+        if self.runs.number is None:
+            self._clear()
+            self._refresh()
+        else:
+            self._show_run(before != self.runs.number)
+
+    @report_errors
+    def _on_open(self, number):
+        """A row of the table was chosen: show that run."""
+        if self.running:
+            self._say("A run is going on, and it is shown: press Stop first.")
+            return
+        self.runs.select(number)
+        self._show_run(True)
+
+    @report_errors
+    def _on_point(self, figure, panel, x, y):
+        """A place of a figure was clicked: show the images behind it."""
+        if self.trace is None or self.running:
+            return
+        where = where_of_click(figure, panel, x, y, self.drawn[figure], self.trace)
+        if where is not None:
+            self.folds["images"].value = True
+            self.view.images.set(where)
+
+    @report_errors
+    def _on_preview(self, severity, shifts):
+        """The preview's severity is the stream's, where that has one."""
+        if not self._busy and self.chosen.offers("severity"):
+            self._on_change("severity", severity)
+
+    @report_errors
+    def _on_report(self, button=None):
+        """Write the ticked runs as one page."""
+        runs = [self.kept[n] for n in self.runs.ticked if self.kept[n].facts]
+        if not runs:
+            self._say("There is no run to report: press Run first, or tick a run of the table.")
+            return
+        path = write_report(runs, self.report_path())
+        self._say(f"Wrote {path}: one page for readers without Jupyter, of "
+                  f"{', '.join(run.name for run in runs)}.")
+
+    def report_path(self) -> Path:
+        """Where the next report goes: a name that no file has."""
+        folder = Path(self.view.table.folder)
+        return next(path for i in itertools.count(1)
+                    if not (path := folder / f"report_{i}.html").exists())
+
+    @report_errors
+    def _on_rates(self, button=None):
+        """Run the method at some rates, and rank the runs without labels."""
+        reason = self._refused()
+        if self.running or reason:
+            self._say("A run is going on: press Stop first." if self.running else reason)
+            return
+        self._rates = rates_around(self.choice)
+        self._on_run()
 
     def run_headless(self) -> None:
         """Every callback once, and one run in the caller's thread, first a step and then the
@@ -194,15 +275,27 @@ class ExplorerPanel(SessionPanel):
             self.view.sync()
         self.run_button.description = self.runs.run_label(self.running)
         self._refresh()
+        if self.folds["preview"].value:
+            self._draw_preview()
 
     def _refresh(self) -> None:
         """The texts of what is chosen."""
-        why = html.escape(self.incompatibility)
-        reason = f"<br><b>Impossible:</b> {why}" if why else ""
-        self.description.value = div(html.escape(self.describe()) + reason)
+        self.description.value = self.view.describe(
+            self.chosen.chips(), self.describe(), self.incompatibility)
         self.view.code.value = div(
             code_block("A cell that makes this run without the panel:", self.to_code())
             + code_block("The same as parameters for papermill:", self.to_parameters()))
+
+    def _draw_preview(self) -> None:
+        """The images that will come, before any run."""
+        if self.choice is None:
+            return
+        wanted = (self.choice.stream.hash, self.chosen.values["severity"])
+        if wanted != self._imagined:
+            self._imagined = wanted
+            with self._quietly():
+                self.view.preview.show(self.choice.stream.known_set, self.chosen.shifts(),
+                                       self.chosen.values["severity"])
 
     # --- the work
 
@@ -216,54 +309,96 @@ class ExplorerPanel(SessionPanel):
         return self.view.of_run()
 
     def _begin(self):
-        budget = self._budget
+        budget, rates = self._budget, self._rates
         self._budget = None
-        held = self.runs.held()
-        if self.runs.stale(held):
+        self._rates = ()
+        held = not rates and self.runs.held()
+        if held:
+            self.runs.go_on()
+        elif self.runs.stale(held):
             self._age()
-            self._pictures = {}
-            self.view.details.value = ""
-            self._show_options(NO_IMAGE)
-        return self.choice, held, budget
+            self.view.images.clear()
+        return rates or (self.choice,), held, budget
 
-    def _run(self, choice, held, budget):
+    def _run(self, choices, held, budget):
         runs = self.runs
-        if not held:
-            runs.start(choice, self.device, self._known)
-            self.pace.drawn = 0.0
-        session = runs.session
-        runs.trace = session.traces["choice"]
+        began = []
+        for choice in choices:
+            if not held:
+                runs.start(choice, self.device, self._known)
+                self.pace.drawn = 0.0
+            began.append(runs.number)
+            self._run_one(choice, budget)
+            if self._stop.is_set():
+                break
+        self._say(self.finding())
+        if len(choices) > 1:
+            self._rank([n for n in began if n in self.kept])
+
+    def _run_one(self, choice, budget):
+        runs = self.runs
         try:
-            self._advance(session, self.chosen.title(choice), self._draw, budget)
+            self._advance(runs.session, self.chosen.title(choice), self._draw, budget)
         except Exception:
             runs.session = None  # one of its runs is a batch ahead of the others
             raise
         finally:
-            if len(runs.trace):
-                runs.ran = session.shown()
+            if len(runs.seen):
                 self._finish()
-        self._say(self.finding())
+            else:
+                runs.drop_empty()
+
+    def _advance(self, session, title, draw, budget=None):
+        with self.pace.drawing():
+            self._sync_table()
+        super()._advance(session, title, draw, budget)
+        if session.done:
+            self.runs.look()
 
     def _finish(self):
-        runs = self.runs
-        view = self.view
-        view.buttons["keep"].disabled = False
         self._draw()
-        kept = runs.kept is not None and runs.kept["number"] != runs.number
-        runs.finish()
-        bare = any(not r["labelled"] for r in runs.rows.values())
-        view.show_runs(runs.rows.values(), runs.missing() if bare else "")
-        if kept:
-            view.compared.value = block(runs.compared_words)
-        if self.folds["images"].value:
-            self._draw_images()
+        self.runs.finish()
+        self._show_run(True, drawn=True)
+
+    def _show_run(self, fresh: bool, drawn: bool = False) -> None:
+        """Everything that is said and drawn of the run shown; ``fresh``: another one than
+        before."""
+        if not drawn:
+            self._draw()
+            if not self.running:
+                self._say(self.finding())
+        self._sync_table()
+        self.view.say_compared(self.compared_words)
+        if fresh and self.folds["images"].value:
+            self._show_images()
         self._draw_threshold()
+        if self.folds["choose"].value or len(self.runs.ticked) > 1:
+            self._rank(self.runs.ticked)
         self._refresh()
+
+    def _sync_table(self) -> None:
+        """The table of runs as it stands."""
+        with self._quietly():
+            self.view.table.refresh(looks=self.runs.looks())
+            self.view.table.ticked = list(self.runs.ticked)
+            self.view.table.current = self.runs.number
+
+    def _rank(self, numbers) -> None:
+        """Rank runs without labels."""
+        found = [self.kept[n] for n in numbers if self.kept[n].facts]
+        self.view.show_ranking(words.ranking_html(found))
 
     def _ended(self):
         super()._ended()
         self.chosen.settle()
         self._settle()
+
+    def _open_stored(self) -> None:
+        """Show the stored run of what is chosen, where there is one."""
+        found = stored_run(self.choice)
+        if found is not None:
+            self.runs.add(found)
+            self._show_run(True)
 
     # --- reading back
 
@@ -315,7 +450,8 @@ class ExplorerPanel(SessionPanel):
             self._show("errors", errors)
             self._show("predictions", predictions)
             self._draw_alarm()
-            self.view.sentence.value = block(self.runs.without_labels())
+            self.view.sentence.value = folded("Without labels", html.escape(
+                self.runs.without_labels()))
 
     def alarm_text(self) -> str:
         """What the alarm light says."""
@@ -325,17 +461,16 @@ class ExplorerPanel(SessionPanel):
         self.view.show_alarm(self.runs.alarm_status, self.alarm_text())
 
     def _clear(self):
-        """Figures and lists with nothing in them."""
+        """Figures and sentences with nothing in them."""
         self.progress.value = 0
         self._draw_alarm()
         for name, numbers in nothing().items():
             self._show(name, numbers)
-        self._pictures = {}
+        self._sync_table()
         self.view.clear()
 
     def _draw_threshold(self):
-        """The threshold on unknown images, and with it which unknown images are shown as
-        accepted."""
+        """The threshold on unknown images."""
         trace = self.runs.seen
         view = self.view
         numbers = E.threshold_at(trace, view.score.value, view.rejected.value)
@@ -343,38 +478,14 @@ class ExplorerPanel(SessionPanel):
             numbers["why"] = "Nothing has run yet."
         self._show("threshold", numbers)
         view.judged.value = block(E.say_threshold(numbers))
-        if self.folds["images"].value and "unknown" in views.split(trace):
-            self._draw_images()
 
-    def _draw_images(self):
-        """The grid of pictures and the list to choose one from."""
-        trace = self.runs.seen
-        view = self.view
-        if not len(trace):
-            return
-        found = E.threshold_at(trace, view.score.value, view.rejected.value)
-        self._pictures = self.runs.pictures(found["accepted"])
-        self._show("images", self._pictures)
-        view.picked.value = block(E.say_picked(trace))
-        options = [(words.image_label(kind, i + 1, t), (kind, i))
-                   for kind, images in self._pictures.items() for i, (_, t) in enumerate(images)]
-        self._show_options(options or NO_IMAGE)
-        self._show_details()
-
-    def _show_options(self, options):
-        """The list of pictures."""
-        with self._quietly():
-            self.view.pick.options = options
-            self.view.pick.value = options[0][1]
-
-    def _show_details(self):
-        """What was recorded of the picture that is chosen in the list."""
-        if self.view.pick.value == -1 or not self._pictures:
-            return
-        kind, i = self.view.pick.value
-        _, t = self._pictures[kind][i]
-        self._show("probabilities", self.runs.probabilities(t["row"]))
-        self.view.details.value = block(words.image_text(t))
+    def _show_images(self):
+        """The images of the run shown."""
+        runs = self.runs
+        if len(runs.seen):
+            stream = None if runs.ran is None else runs.ran.stream
+            self.view.images.show(runs.trace, stream, runs.classes, runs.references,
+                                  runs.probabilities())
 
     # --- everything together
 
@@ -387,7 +498,7 @@ class ExplorerPanel(SessionPanel):
         shape, _ = E.LIGHTS[self.runs.alarm_status]
         alarm = f"{shape} {self.alarm_text()}"
         lines = [self.describe(self.runs.begun), self.message, alarm, self.runs.missing()]
-        return lines, [self.figures[name] for name in ("errors", "predictions", "images")
+        return lines, [self.figures[name] for name in ("errors", "predictions")
                        if name in self.figures]
 
 

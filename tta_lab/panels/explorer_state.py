@@ -1,25 +1,22 @@
-"""The state of the explorer: what is chosen (`ExplorerState`) and what has run (`RunState`). Both
-are plain values, sentences and numbers; nothing here needs a widget.
+"""What is chosen in the explorer: plain values and sentences; nothing here needs a widget.
 """
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 
-from ..analysis import timelines as views
-from ..components.controllers.guard import Guard, actions, guarded
+from ..components.controllers.guard import Guard, guarded
 from ..components.selectors import FORMERLY, SELECTORS
 from ..core.arguments import flag, nearest, whole
 from ..core.knobs import Knob, followers, knobs, with_knobs
 from ..core.parts import LossMethod
-from ..core.trace import Trace
 from ..data.load import load
-from ..experiments.experiment import REFERENCES, Experiment, Session, incompatibilities, model_key
-from ..experiments.runner import row
+from ..data.shift import Shift
+from ..experiments.experiment import Experiment, incompatibilities, model_key
 from ..methods import METHODS, make
 from ..methods.serialise import to_json
 from ..streams import protocols
-from ..studies.explorer import study as E
+from ..studies.report import several
 from . import explorer_words as words
 from .controls import check_option, rounded
 from .inputs import (
@@ -339,6 +336,30 @@ class ExplorerState:
         choice = choice or self.choice
         return "" if choice is None else self.streams.of(choice.stream)
 
+    def shifts(self) -> tuple[str, ...]:
+        """The shifts of the stream that is chosen, each once."""
+        stream = None if self.choice is None else self.choice.stream
+        shifts = getattr(stream, "shifts", None) or getattr(stream, "domains", ())
+        return tuple(dict.fromkeys(Shift.parse(s).domain for s in shifts))
+
+    def chips(self) -> list[str]:
+        """What will run, in a few words each: model, stream, method."""
+        v = self.values
+        if v["protocol"] == AS_GIVEN:
+            stream = self.given["stream"]
+            said = ["your stream", f"{stream.n_images} images in {len(stream)} batches"]
+        else:
+            ratio = v["unknown_ratio"] if self.offers("unknown_ratio") else 0
+            said = [v["protocol"].replace("_", " "), several(len(v["shifts"]), "shift"),
+                    f"severity {v['severity']:g}", f"{100 * ratio / (1 + ratio):.0f} % unknown",
+                    f"batch {v['batch'] if self.offers('batch') else 1}"]
+            said += [f"{v['rounds']} rounds"] * (v["rounds"] > 1)
+        recipe = None if self.choice is None else self.choice.recipe
+        method = v["method"] if recipe is None else words.recipe_label(recipe, rate=True)
+        seed = [f"seed {v['seed']}"] * bool(v["seed"])
+        return [words.model_name(self.given.get("model") if v["model"] == AS_GIVEN
+                                 else v["model"]), *said, method, *seed]
+
     def title(self, choice: Experiment) -> str:
         """Method, model and stream of a choice, short."""
         return (f"{words.recipe_label(choice.recipe)} on {words.model_name(choice.model)}, "
@@ -353,208 +374,6 @@ class ExplorerState:
         v = self.values
         kind = type(self._recipe) if v["method"] == AS_GIVEN else METHODS[v["method"]]
         return words.describe_method(kind, (v["first"], v["second"]))
-
-
-class RunState:
-    """What has run.
-
-    ``session`` and its choice ``begun``; ``ran`` is that choice as far as it has come. ``trace``
-    and ``references`` (name -> Trace) are its traces, ``alarm_status`` and ``status`` the alarm
-    light. ``kept`` is A, ``comparison`` the run beside it, ``rows`` (number -> row) all runs so
-    far. All are empty before the first run. ``title(choice)`` and ``stream_name(choice)`` name
-    choices.
-    """
-
-    def __init__(self, chosen: ExplorerState):
-        self._chosen = chosen
-        self.number = 0
-        self.rows = {}
-        self.kept = None
-        self.comparison: dict = {}
-        self.compared_words = ""
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the run that is shown; A and the rows stay."""
-        self.session = self.trace = self.ran = self.begun = None
-        self.references: dict = {}
-        self.status = E.Light()
-        self.alarm_status = "wait"
-
-    def start(self, choice: Experiment, device, known: dict) -> None:
-        """A run begins."""
-        self.session = self.trace = None
-        self.session = Session(choice, device=device, known=known)
-        self.ran = self.begun = choice
-        self.number += 1
-        self.references, self.comparison = {}, {}
-        self.status = E.Light()
-        self.alarm_status = "wait"
-
-    @property
-    def finished(self) -> bool:
-        return self.session is None or self.session.finished
-
-    def held(self) -> bool:
-        """Whether a run that is not finished stands for what is chosen."""
-        choice = self._chosen.choice
-        return (not self.finished and choice is not None
-                and _signature(self.session.choice) == _signature(choice))
-
-    def stale(self, held: bool) -> bool:
-        """Whether what is shown will belong to another run than the one that begins."""
-        return not held and self.begun is not None
-
-    def run_label(self, running: bool) -> str:
-        """What the button says that runs the choice."""
-        if self.held():
-            return "Go on"
-        return "Run" if running or self.finished else "Run anew"
-
-    # --- numbers
-
-    def look(self) -> tuple[dict, dict]:
-        """See what the session has so far: numbers of the two live figures."""
-        trace = self.trace
-        n = len(self.trace)
-        self.alarm_status = self.status.see(trace)
-        if self.session is not None:
-            self.references = {REFERENCES[name]: t for name, t in self.session.traces.items()
-                               if name != "choice"}
-        steps = [t for t, _ in actions(trace)] + [self.status.first] * (self.status.first >= 0)
-        marks = [int((trace["step"] <= step).sum()) for step in steps]
-        classes = views.class_shares(trace, names=self.classes)
-        return ({"so_far": E.so_far(self._traces(), n), "fall": E.fall_over_time(trace),
-                 "marks": marks}, {"entropy": E.entropy_now(trace), "classes": classes})
-
-    def _traces(self) -> dict:
-        """Runs by the name they are drawn with."""
-        found = {"this run": self.trace} | {n: t for n, t in self.references.items() if len(t)}
-        a = None if self.kept is None else self.kept["trace"]
-        if a is None or self.kept["number"] == self.number:
-            return found
-        same = a.meta["stream"]["hash"] == self.trace.meta["stream"]["hash"]
-        return found | {"A": a} if same else found
-
-    @property
-    def classes(self) -> list[str]:
-        return [str(c) for c in self.ran.stream.classes]
-
-    @property
-    def seen(self):
-        """The trace of the run, or an empty one."""
-        return Trace() if self.trace is None else self.trace
-
-    def label_free(self) -> dict:
-        """`studies.explorer.study.label_free` of the run shown; {} before a run."""
-        return {} if self.trace is None else E.label_free(self.trace, self.references)
-
-    def _cut_references(self) -> dict:
-        """The part of each reference that the choice has been shown too."""
-        return {name: t.head(len(self.trace)) for name, t in self.references.items()}
-
-    def finish(self) -> None:
-        """A run ended or was held: its row, and the comparison with A."""
-        r = row(self.trace)
-        choice = self.begun
-        labelled = bool(E.scored(self.trace).any())
-        errors = {"error": r["error"]}
-        errors |= {f"error of {name}": row(t)["error"]
-                   for name, t in self._cut_references().items()}
-        errors |= {"auroc": r["auroc"]} if "auroc" in r else {}
-        try:
-            text = self.ran.to_json()
-        except ValueError:
-            text = ""
-        self.rows[self.number] = {
-            "run": self.number, "method": words.recipe_label(choice.recipe),
-            "model": words.model_name(choice.model), "stream": self._chosen.stream_name(choice),
-            **(errors if labelled else {}), **self.label_free(), "labelled": labelled,
-            "alarm": words.alarm_cell(self.alarm_status, self.status),
-            "first alarm": self.status.first, "images": r["images"], "complete": r["complete"],
-            "ms_per_image": r["ms_per_image"], "seed": choice.seed,
-            "settings": repr(choice.recipe), "stream_hash": r["stream_hash"], "choice": text}
-        if self.kept is not None and self.kept["number"] != self.number:
-            self._compare()
-
-    def _compare(self) -> None:
-        try:
-            self.comparison = E.paired(self.kept["trace"], self.trace)
-            self.compared_words = E.say_paired(self.comparison, self.kept["label"], self.name())
-        except ValueError as error:
-            self.comparison = {}
-            self.compared_words = str(error)
-
-    def keep(self) -> None:
-        """The run shown becomes A."""
-        label = f"run {self.number}, {words.recipe_label(self.ran.recipe)}"
-        self.kept = {"label": label, "trace": self.trace, "choice": self.ran,
-                     "number": self.number}
-        self.comparison = {}
-
-    def pictures(self, accepted) -> dict:
-        """Images worth looking at, by kind, with what was recorded of them."""
-        rows = E.picked(self.trace, accepted=accepted)
-        return E.pictures(self.trace, self.ran.stream, rows, self.classes)
-
-    def probabilities(self, image: int) -> dict:
-        """The answers to one image, of source, BN-1 and this run."""
-        found = {} if self.session is None else {REFERENCES.get(name, "this run"): p for name, p
-                                                 in self.session.probabilities.items()}
-        order = [name for name in ("source", "BN-1", "this run") if name in found]
-        return E.probabilities_of({name: found[name] for name in order}, image, self.classes)
-
-    # --- in words
-
-    def name(self) -> str:
-        """The run shown, short."""
-        return f"run {self.number}, {words.recipe_label(self.begun.recipe)}"
-
-    def finding(self) -> str:
-        """What the run shown has found so far; "" where it has seen nothing."""
-        if not len(self.seen):
-            return ""
-        done = self.finished
-        s = self.session
-        head = f"{'Done' if done else 'Held'}, {self._chosen.title(self.begun)}, "
-        head += f"{len(self.trace)} images"
-        if not done:
-            head += f" (batch {s.done} of {s.total}; Run goes on, Step shows one batch)"
-        found = words.finding(self.trace, self._cut_references(), self.label_free(), head)
-        return f"{found} {words.alarm_sentence(self.alarm_status, self.status)}"
-
-    def missing(self) -> str:
-        """What cannot be said because images have no labels."""
-        return "" if self.trace is None else E.say_missing(self.trace)
-
-    def without_labels(self) -> str:
-        """The numbers that need no label, and which are missing, in words."""
-        found = f"{words.recipe_label(self.ran.recipe)}: {E.say_label_free(self.label_free())}"
-        return " ".join(filter(None, (self.missing(), found)))
-
-    def alarm_text(self, numbers: dict | None) -> str:
-        """What the alarm light says, with the errors of the figure."""
-        so_far = numbers["so_far"] if numbers else {}
-        last = so_far["last"] if so_far.get("labelled") else {}
-        errors = {name: value for name, value in last.items() if name != "A"}
-        return words.alarm_text(self.alarm_status, self.status, errors)
-
-    def to_code(self) -> str:
-        """A cell that makes the run shown (as far as it went), or before any run the one that is
-        chosen."""
-        choice = self.ran or self._chosen.choice
-        return f"# no run: {self._chosen.incompatibility}" if choice is None else choice.to_code()
-
-    def to_parameters(self) -> str:
-        """The same as YAML text, parameters of the explorer's notebook."""
-        choice = self.ran or self._chosen.choice
-        if choice is None:
-            return f"# no run: {self._chosen.incompatibility}\n"
-        try:
-            return "".join(f"{name}: {json.dumps(value)}\n"
-                           for name, value in choice.to_parameters().items())
-        except ValueError as error:
-            return f"# {error}\n"
 
 
 def knob_home(name: str, recipe, method: str, form: str) -> tuple[tuple, str]:
@@ -586,15 +405,3 @@ def experiment_dict(choice: Experiment | None) -> dict:
         return {"model": model, "stream": choice.stream.to_dict(),
                 "recipe": json.loads(to_json(choice.recipe)), "seed": choice.seed,
                 "source_images": source}
-
-
-def nothing() -> dict:
-    """Numbers of the five figures before a run: each shows a sentence."""
-    return {"errors": {"so_far": E.so_far({}), "fall": E.fall_over_time(Trace())},
-            "predictions": {"entropy": E.entropy_now(Trace()), "classes": None}, "images": {},
-            "probabilities": {"classes": [], "values": {}, "why": "Choose an image."},
-            "threshold": E.threshold_at(Trace()) | {"why": "Nothing has run yet."}}
-
-
-def _signature(choice: Experiment) -> tuple:
-    return model_key(choice), choice.stream.hash, to_json(choice.recipe), choice.seed

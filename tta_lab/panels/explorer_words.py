@@ -1,8 +1,6 @@
 """What the explorer says: sentences and names, from a choice and from the numbers of a run."""
 from __future__ import annotations
 
-import html
-
 import numpy as np
 
 from ..components.controllers.collapse_detector import ALARMS, CollapseDetector
@@ -16,16 +14,9 @@ from ..methods import METHODS, make
 from ..models.embedded import checkpoints
 from ..models.names import parse
 from ..studies.explorer import study as E
+from ..studies.explorer.choosing import ranked, ranking_table, say_ranked
 from ..studies.streams.study import first_sentence, say_statistics
-from .layout import table_html
-
-COLUMNS = {  # of the table of runs, with their titles
-    "run": "run", "method": "method", "model": "model", "stream": "stream", "error": "error (%)",
-    "error of source": "source (%)", "error of BN-1": "BN-1 (%)", "like source": "like source (%)",
-    "like BN-1": "like BN-1 (%)", "falling": "falling (%)",
-    "entropy last": "entropy at end (nats)", "classes in use": "classes in use",
-    "alarm": "alarm", "images": "images"}
-
+from .layout import block, table_html
 
 # --- recipes by their names
 
@@ -71,14 +62,16 @@ def selector_name(part) -> str | None:
     return next((name for name, kind in SELECTORS.items() if kind is type(part)), None)
 
 
-def recipe_label(recipe) -> str:
-    """Method, selectors, guard and changed knobs, short."""
+def recipe_label(recipe, rate: bool = False) -> str:
+    """Method, selectors, guard and changed knobs, short; ``rate``: the learning rate too where it
+    was not changed."""
     name = method_name(recipe)
     found = split_recipe(recipe)
     if found is None:
         return name
     paper = {k.name: k.value for k in knobs(join_recipe(found))}
-    changed = {n.split(".")[-1]: v for n, v in found["values"].items() if v != paper[n]}
+    changed = {n.split(".")[-1]: v for n, v in found["values"].items()
+               if v != paper[n] or rate and n == "update.lr"}
     parts = [name if found["form"] == "paper" else f"{name} [{found['form']}]"]
     parts += [f"+ {s.replace('_', ' ')}" for s in found["selectors"]] + ["+ guard"] * found["guard"]
     parts += [f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in changed.items()]
@@ -176,23 +169,6 @@ def finding(trace, references: dict, label_free: dict, head: str) -> str:
             f"{others}.")
 
 
-def image_text(t: dict) -> str:
-    """All that was recorded of one image (`studies.explorer.study.image_summary`)."""
-    true = ("no label, " if not t["true"] else
-            "unknown image, " if t["true"] == "unknown" else f"true class {t['true']}, ")
-    return (f"Image {t['id']} ({t['shift']}), number {t['row'] + 1} of the stream: {true}answer "
-            f"{t['prediction']} with {t['confidence']:.3f}; the source's class (as recorded) "
-            f"{t['source']} with {t['source_confidence']:.3f}; d {t['d']:+.3f}; entropy "
-            f"{t['entropy']:.3f} nats; energy {t['energy']:.2f}; largest logit "
-            f"{t['max_logit']:.2f}; {'learned from' if t['kept'] else 'not learned from'}.")
-
-
-def image_label(kind: str, i: int, t: dict) -> str:
-    """An image in the list below the pictures."""
-    true = f" (true: {t['true']})" if t["true"] else ""
-    return f"{E.KINDS[kind]} {i}: {t['prediction']}".replace("\n", " ") + true
-
-
 def figure_text(name: str, numbers: dict) -> str:
     """What a figure shows, for those who cannot see it."""
     if name == "errors":
@@ -204,30 +180,16 @@ def figure_text(name: str, numbers: dict) -> str:
                 "is predicted.")
     if name == "threshold":
         return E.say_threshold(numbers)
-    if name == "probabilities":
-        runs = (f"{run}: " + ", ".join(f"{c} {v:.2f}" for c, v in
-                                       zip(numbers["classes"], values, strict=True))
-                for run, values in numbers["values"].items())
-        return "; ".join(runs) or "No image is chosen."
-    return "Pictures of images, listed in the list below them." if numbers else "No pictures yet."
+    raise ValueError(f"there is no figure {name!r}")
 
 
-def results_html(rows) -> str:
-    """A table of the runs so far, one line each. Columns that no run has are left out; a run
-    without labels says so where others have an error."""
-    rows = list(rows)
-    shown = {k: title for k, title in COLUMNS.items() if any(k in r for r in rows)}
-
-    def cell(found, name):
-        value = found.get(name)
-        if isinstance(value, float) and np.isfinite(value):
-            return f"{value:.{2 if name == 'entropy last' else 1}f}"
-        if value is None or isinstance(value, float):
-            bare = name.startswith("error") and not found["labelled"]
-            return "no labels" if bare else "not run"
-        own = name == "model" and str(value).startswith("your")
-        return html.escape(str(value) if own else str(value).replace("_", " "))
-
-    whole = '<span style="white-space: nowrap">BN-1</span>'
-    titles = [title.replace("BN-1", whole) for title in shown.values()]
-    return table_html(titles, [[cell(r, name) for name in shown] for r in rows])
+def ranking_html(runs) -> str:
+    """Runs ranked without labels, as a sentence and a table."""
+    if len(runs) < 2:
+        return block("Tick two runs or more of one stream, or try five rates: they are ranked by "
+                     "what needs no label.")
+    try:
+        found = ranked(runs)
+    except ValueError as error:
+        return block(str(error))
+    return block(say_ranked(found)) + table_html(*ranking_table(found))

@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...plots import GROUP_LABELS, GROUP_LOOKS, HeatMap, Panel, Series, draw, draw_pictures
+from ...plots import (
+    COLORS,
+    GROUP_LABELS,
+    GROUP_LOOKS,
+    HeatMap,
+    Panel,
+    Series,
+    draw,
+    draw_pictures,
+)
+from ...plots.looks import PLAIN
 from ...plots.timelines import groups_in, step_edges
 from .study import KINDS, SCORES
 
@@ -31,16 +41,27 @@ HOW_TO_READ = {
     "explorer_images": "Under each picture: the source's answer and its confidence, the adapted "
                        "answer and its own, the true class and d."}
 OWN = 5       # of the run; the looks of the groups stay theirs
+TAKEN = (6, 8)  # of BN-1 and of A
 LOOKS = {"source": 3, "BN-1": 6, "A": 8, "like source": OWN, "like BN-1": 6, "BN-1 like source": 3,
          "A like source": 8}
 
 
+def run_look(number: int) -> int:
+    """The look of the run with this number (1, 2, ...), apart from those of groups and references.
+    """
+    free = [look for look in range(PLAIN) if look > OWN - 1 and look not in TAKEN
+            and COLORS[look % len(COLORS)] != "#000000"]
+    return free[(number - 1) % len(free)]
+
+
 def plot_explorer_errors(numbers, backend: str = "matplotlib", ax=None):
     """Two panels: ``numbers["so_far"]`` of ``explorer.study.so_far`` and ``numbers["fall"]`` of
-    ``fall_over_time``; ``numbers["marks"]`` images at which something happened, upright lines."""
+    ``fall_over_time``; ``numbers["marks"]`` images at which something happened, upright lines;
+    ``numbers["looks"]`` name of a run -> its look."""
     so_far = numbers["so_far"]
     fall = numbers["fall"]
-    lines = tuple(Series(x, y, name, LOOKS.get(name, OWN), "path")
+    looks = numbers.get("looks", {}) | LOOKS
+    lines = tuple(Series(x, y, name, looks.get(name, OWN), "path")
                   for name, (x, y) in so_far["lines"].items())
     shares = tuple(Series(fall["image"], fall["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g])
                    for g in groups_in(fall["share"]))
