@@ -22,7 +22,7 @@ from ..studies.collapse.study import (
 )
 from ..studies.collapse.text import LIGHTS, light, say_run
 from .controls import dropdown, steps, tick
-from .layout import column, own_keys
+from .layout import folded
 from .run_panel import NOTHING_BESIDE, Pace, StudyPanel
 
 
@@ -137,10 +137,10 @@ class CollapsePanel(StudyPanel):
     def _show_alarm(self, name: str, text: str, evidence: str = ""):
         self.state = name
         shape, title, color = LIGHTS[name]
-        more = f'<div style="line-height: 1.4">{html.escape(evidence)}</div>' if evidence else ""
+        more = folded("why", html.escape(evidence)) if evidence else ""
         self.alarm_box.value = (
             f'<div class="tta-light" data-state="{name}" style="line-height: 1.4; min-height: '
-            f'5.6em"><span style="display: inline-block; background: white; color: {color}; '
+            f'4.2em"><span style="display: inline-block; background: white; color: {color}; '
             f'border: 2px solid {color}; padding: 2px 8px; font-weight: bold"><span '
             f'aria-hidden="true">{shape}</span> {title}</span> {html.escape(text)}{more}</div>')
 
@@ -153,10 +153,8 @@ class CollapsePanel(StudyPanel):
     @property
     def widget(self):
         """Everything in one box."""
-        controls = self._halves(("factor", "method", "stream", "statistics"),
-                                ("guard", "choose", "at_once", self.run_buttons(), self.progress))
-        return column(controls, self.description, self.status, self.alarm_box,
-                      *self._figure_widgets(), self.code, own_keys())
+        return super().bench(self.controls.values(), self._figure_widgets(), [self.code],
+                             head=[self.alarm_box])
 
     def summary(self):
         shape, title, _ = LIGHTS[self.state]

@@ -46,6 +46,8 @@ BENCH = """
   font-size: 12px; padding: 2px 7px; white-space: nowrap; border-radius: 3px;
   color: var(--jp-ui-font-color0, black); background: var(--jp-layout-color0, white);
   border: 1px solid var(--jp-border-color1, #999); }
+.tta-short .tta-left, .tta-short .tta-right { height: auto; min-height: 0;
+  max-height: calc(100vh - 142px); }
 @container (max-width: 799px) {
   .tta-bench { display: block !important; }
   .tta-left, .tta-right { height: auto; max-height: none; border: 0; }
