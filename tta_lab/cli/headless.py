@@ -547,6 +547,21 @@ def _folded(cell):
     return cell
 
 
+def _folds(page) -> dict[str, str]:
+    """Put a word in place of each line that opens or closes a fold, which the exporter would close
+    at once; gives what to put back."""
+    found: dict[str, str] = {}
+
+    def word(match) -> str:
+        name = f"fold{len(found)}of{id(found)}"
+        found[f"<p>{name}</p>"] = match[0]
+        return f"\n{name}\n"
+
+    for cell in (c for c in page.cells if c.cell_type == "markdown"):
+        cell.source = re.sub(r"(?m)^(<details><summary>.*</summary>|</details>)$", word, cell.source)
+    return found
+
+
 def to_offline_html(notebook, title: str) -> str:
     """A notebook as one HTML page that asks nothing of the network.
 
@@ -562,6 +577,7 @@ def to_offline_html(notebook, title: str) -> str:
     page.metadata.pop("widgets", None)
     page.cells = [_folded(cell) for cell in page.cells
                   if HIDDEN not in cell.metadata.get("tags", []) or cell.get("outputs")]
+    folds = _folds(page)
     figures = 0
     for output in (o for c in page.cells if c.cell_type == "code" for o in c.outputs):
         figure = output.get("data", {}).get(PLOTLY)
@@ -579,4 +595,6 @@ def to_offline_html(notebook, title: str) -> str:
     hide = Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {HIDDEN}}})
     exporter = HTMLExporter(config=hide, mathjax_url="", require_js_url="", mermaid_js_url="", embed_images=True)
     html = exporter.from_notebook_node(page, resources={"metadata": {"name": title}})[0]
+    for word, line in folds.items():
+        html = html.replace(word, line)
     return re.sub(r'<script src="">\s*</script>', "", html)  # what the empty addresses leave behind

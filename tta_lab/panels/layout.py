@@ -57,8 +57,19 @@ BENCH = """
 WRAP = {"flex_flow": "row wrap", "align_items": "flex-start"}
 KEYS = """export default { render({ el }) {
   let tries = 0;
+  const open = new Set(), name = (fold) => fold.querySelector("summary")?.textContent;
+  const follow = (house) => {  // a fold that is open stays so when what it holds is written anew
+    house.addEventListener("toggle", (e) => {
+      if (e.target.matches("details")) open[e.target.open ? "add" : "delete"](name(e.target));
+    }, true);
+    new MutationObserver(() => house.querySelectorAll("details:not([data-seen])").forEach((f) => {
+      f.dataset.seen = ""; if (open.has(name(f))) f.open = true;
+    })).observe(house, { childList: true, subtree: true });
+  };
   const mark = () => {
     const output = el.closest(".jp-OutputArea-output");
+    const house = el.closest(".tta-house");
+    if (house && !house.dataset.follows) { house.dataset.follows = ""; follow(house); }
     if (output) output.addEventListener("focusin", (e) => {
       if (e.target.matches("select")) e.target.setAttribute("data-lm-suppress-shortcuts", "true");
     });
@@ -173,7 +184,8 @@ def picture(figure, alt: str, width: int = WIDTH) -> str:
 
 def own_keys():
     """An invisible widget: JupyterLab (4.1 and later) takes the arrow keys from lists to move
-    between cells; in the output that holds this widget it leaves them to the lists."""
+    between cells; in the output that holds this widget it leaves them to the lists. Folds stay
+    open while what they hold changes."""
     import anywidget
 
     return type("OwnKeys", (anywidget.AnyWidget,), {"_esm": KEYS})()
