@@ -252,7 +252,7 @@ def test_streams_and_their_panel_in_jupyterlab(tmp_path):
         severity = page.locator(".jupyter-widgets [role=slider]").first
         severity.focus()
         page.keyboard.press("Home")                                       # no shift at all: the severities are 0
-        words.get_by_text("open_set").wait_for(timeout=15_000)
+        words.get_by_text("open_set: Every batch").wait_for(timeout=15_000)
         page.locator(".jupyter-widgets pre", has_text="severity=0.0").wait_for(state="attached", timeout=15_000)
         fold(page, "rebuilds this stream").press("Enter")
         page.locator(".jupyter-widgets pre", has_text="severity=0.0").wait_for(timeout=15_000)

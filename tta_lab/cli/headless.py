@@ -558,7 +558,8 @@ def _folds(page) -> dict[str, str]:
         return f"\n{name}\n"
 
     for cell in (c for c in page.cells if c.cell_type == "markdown"):
-        cell.source = re.sub(r"(?m)^(<details><summary>.*</summary>|</details>)$", word, cell.source)
+        cell.source = re.sub(r"(?m)^(<details><summary>.*</summary>|</details>)$", word,
+                             cell.source)
     return found
 
 
@@ -593,7 +594,8 @@ def to_offline_html(notebook, title: str) -> str:
         }
         figures += 1
     hide = Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {HIDDEN}}})
-    exporter = HTMLExporter(config=hide, mathjax_url="", require_js_url="", mermaid_js_url="", embed_images=True)
+    exporter = HTMLExporter(config=hide, mathjax_url="", require_js_url="", mermaid_js_url="",
+                            embed_images=True)
     html = exporter.from_notebook_node(page, resources={"metadata": {"name": title}})[0]
     for word, line in folds.items():
         html = html.replace(word, line)
