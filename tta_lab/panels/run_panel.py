@@ -179,14 +179,14 @@ class RunPanel:
         self.fold_boxes[name].layout.display = None if opened else "none"
         self.folds[name].description = f"{'▾' if opened else '▸'} {label}"
 
-    def bench(self, left, figures, below=(), buttons=(), head=()):
+    def bench(self, left, figures, below=(), buttons=(), head=(), above=()):
         """The panel in its usual form: ``left`` the controls; at the right, always in sight, what
-        will run, the buttons and the state, and under them ``figures`` and what stands ``below``
-        them."""
+        will run, the buttons and the state, and under them ``figures`` and what stands ``above``
+        and ``below`` them."""
         top = [self.description, self.run_buttons(*buttons), self.progress, self.status, *head]
         self.progress.layout.width = "98%"
         self.progress.layout.height = "14px"
-        return workbench(list(left), [classed("charts", *figures), *below], top)
+        return workbench(list(left), [*above, classed("charts", *figures), *below], top)
 
     def run_buttons(self, *more):
         """Run and Stop, and what stands beside them."""
