@@ -75,6 +75,7 @@ class CollapsePanel(StudyPanel):
         self._say("Nothing has run yet: move the slider, or press Run.")
         self._show_alarm("none", "nobody watches yet")
         self._refresh()
+        self._show_stored()
 
     # --- callbacks
 
@@ -86,7 +87,7 @@ class CollapsePanel(StudyPanel):
     chosen = setting
 
     def _on_change(self, name, value):
-        self._refresh()
+        super()._on_change(name, value)
         if self.interactive and name != "at_once" and self.controls["at_once"].value:
             self._run_after("Ending the run in work; one with the new settings follows.")
 
@@ -148,7 +149,10 @@ class CollapsePanel(StudyPanel):
 
     def _draw(self, numbers):
         super()._draw(numbers)
-        self._show_alarm(*light(numbers), _evidence(numbers))
+        if numbers is None:
+            self._show_alarm("none", "nobody watches yet")
+        else:
+            self._show_alarm(*light(numbers), _evidence(numbers))
 
     @property
     def widget(self):

@@ -45,6 +45,7 @@ class PicturePanel(StudyPanel):
         self._draw(None)
         self._refresh()
         self._say("Nothing has run yet: choose, and press Run.")
+        self._show_stored()
 
     def _code(self, arguments: str, result: str) -> str:
         """The lines that call the study's ``one_run`` with these arguments and read ``result``."""

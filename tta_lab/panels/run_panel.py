@@ -15,6 +15,7 @@ import threading
 import time
 
 from ..studies.report import paragraphs
+from ..studies.stored import stored
 from .controls import move
 from .layout import BESIDE, WIDTH, chips, classed, details, folded, line, workbench
 from .live import live_figure, show, sized
@@ -323,6 +324,7 @@ class StudyPanel(RunPanel):
         self.figures = [live_figure(drawn, interactive) for drawn in self._drawn(None)]
         self.pace = Pace()
         self.code = W.HTML()
+        self._stored = False  # whether stored numbers are shown
 
     @property
     def chosen(self):
@@ -336,6 +338,22 @@ class StudyPanel(RunPanel):
 
     def _on_change(self, name, value):
         self._refresh()
+        self._show_stored()
+
+    def _show_stored(self) -> None:
+        """Before the first run: what is stored of the run that is chosen, and said to be that;
+        nothing where nothing is stored of it."""
+        if self.ran is not None or not self.interactive:
+            return
+        found = stored(self.to_code())
+        if found is not None:
+            numbers, said, made = found
+            self._draw(numbers)
+            self._say(f"Stored, made with {made}; press Run to make it anew. {said}")
+        elif self._stored:
+            self._draw(None)
+            self._say("Nothing has run yet: press Run.")
+        self._stored = found is not None
 
     def _refresh(self) -> None:
         self._tell(f"Chosen: {self.describe()}")
