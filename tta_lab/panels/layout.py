@@ -19,7 +19,7 @@ BENCH = """
   overflow-x: hidden; min-width: 0; }
 .tta-left > *, .tta-right > * { flex-shrink: 0; max-width: 100%; }
 .tta-left { border-right: 1px solid var(--jp-border-color2, #bbb); padding-right: 6px; }
-.tta-left .widget-readout { min-width: 42px; }
+.tta-left .widget-readout { min-width: 50px; }
 .tta-bench input[type=checkbox] { accent-color: auto; }
 .tta-head { position: sticky; top: 0; z-index: 3; background: var(--jp-layout-color0, white); }
 .tta-head, .tta-head > * { overflow: visible; }
