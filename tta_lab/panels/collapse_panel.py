@@ -49,6 +49,7 @@ class CollapsePanel(StudyPanel):
     """
 
     plots = pictures.plot_signals, pictures.plot_predictions
+    opens_stored = True
 
     def __init__(self, setting: Setting, interactive: bool, bench: Bench, at_once: bool):
         import ipywidgets as W

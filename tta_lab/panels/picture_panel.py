@@ -32,6 +32,7 @@ class PicturePanel(StudyPanel):
 
     study = None
     alias = ""
+    opens_stored = True
 
     def __init__(self, controls: dict, seed: int, interactive: bool, device: str, run_tooltip: str,
                  plan=None):

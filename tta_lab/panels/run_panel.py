@@ -312,6 +312,7 @@ class StudyPanel(RunPanel):
     """
 
     plots: tuple = ()
+    opens_stored = False  # whether numbers of some runs are stored
     height = 240  # pixels of a live figure
     unsaid = ("at_once",)  # controls that change nothing of what is run
 
@@ -343,7 +344,7 @@ class StudyPanel(RunPanel):
     def _show_stored(self) -> None:
         """Before the first run: what is stored of the run that is chosen, and said to be that;
         nothing where nothing is stored of it."""
-        if self.ran is not None or not self.interactive:
+        if self.ran is not None or not (self.interactive and self.opens_stored):
             return
         found = stored(self.to_code())
         if found is not None:
