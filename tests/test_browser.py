@@ -152,7 +152,29 @@ def run_all(page, seconds=300):
 
 
 def status(page):
-    return page.locator(".jupyter-widgets [role=status]").inner_text()
+    return page.locator(".jupyter-widgets [role=status]:not(.tta-tip)").inner_text()
+
+
+def beside(page):
+    """Controls at the left and Run, state and the first figure at the right share a screen of 1280 x 720, and figures fill their place;
+    below each other where there are 800 pixels."""
+    page.locator(".jupyter-widgets.tta-house").evaluate("e => e.scrollIntoView({block: 'start'})")
+    left, run, state, figure, right = (page.locator(f".tta-house {what}").first.bounding_box() for what in (
+        ".tta-left", ".jupyter-button", "[role=status]", ".js-plotly-plot", ".tta-charts"))
+    assert left["x"] + left["width"] <= run["x"] and max(box["y"] + box["height"] for box in (run, state, figure)) < 720
+    assert figure["width"] > 0.9 * min(right["width"], 470)
+    size = page.viewport_size
+    page.set_viewport_size({"width": 800, "height": 720})
+    page.wait_for_function("() => { const [l, r] = ['.tta-left', '.tta-right'].map(c => document.querySelector(c).getBoundingClientRect());"
+                           "return l.bottom <= r.top + 1 && l.left === r.left }")
+    page.wait_for_function("() => { const f = document.querySelector('.tta-house .js-plotly-plot');"
+                           "return f.querySelector('.main-svg').clientWidth <= f.parentElement.clientWidth + 1 }")
+    page.set_viewport_size(size)
+
+
+def fold(page, title):
+    """The title of a part of a panel that opens."""
+    return page.locator(".jupyter-widgets summary", has_text=title)
 
 
 def test_notebook_and_panel_in_jupyterlab(tmp_path):
@@ -163,6 +185,7 @@ def test_notebook_and_panel_in_jupyterlab(tmp_path):
         run_all(page)
         assert page.locator(ERRORS).all_inner_texts() == []
         assert status(page) == "Nothing has run yet: press Run."
+        fold(page, "in words").press("Enter")                             # opened once, it stays open
         words = page.locator(".jupyter-widgets", has_text="Settings: Tent").last
         assert "learning rate 0.005," in words.inner_text()
 
@@ -176,6 +199,7 @@ def test_notebook_and_panel_in_jupyterlab(tmp_path):
         drawn = page.evaluate("() => [...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')].map("
                               "f => f.data.map(t => Array.from(t.y ?? []).length))")
         assert drawn == [[2, 0, 2], [2, 2, 2], [41, 41, 41]]
+        beside(page)
 
         rounds = page.locator(".jupyter-widgets [role=slider]").nth(2)
         rounds.focus()
@@ -196,6 +220,7 @@ def test_streams_and_their_panel_in_jupyterlab(tmp_path):
         run_all(page)
         assert page.locator(ERRORS).all_inner_texts() == []
         assert status(page) == "Nothing has run yet: press Run."
+        fold(page, "in words").press("Enter")
         words = page.locator(".jupyter-widgets", has_text="This stream: ").last
         assert "continual: One shift after another" in words.inner_text() and "400 images in 16 batches" in words.inner_text()
 
@@ -227,9 +252,9 @@ def test_streams_and_their_panel_in_jupyterlab(tmp_path):
         severity = page.locator(".jupyter-widgets [role=slider]").first
         severity.focus()
         page.keyboard.press("Home")                                       # no shift at all: the severities are 0
-        words.get_by_text("open_set").wait_for(timeout=15_000)
+        words.get_by_text("open_set: Every batch").wait_for(timeout=15_000)
         page.locator(".jupyter-widgets pre", has_text="severity=0.0").wait_for(state="attached", timeout=15_000)
-        page.locator(".jupyter-widgets summary").press("Enter")
+        fold(page, "rebuilds this stream").press("Enter")
         page.locator(".jupyter-widgets pre", has_text="severity=0.0").wait_for(timeout=15_000)
         assert page.locator(ERRORS).all_inner_texts() == []
 
@@ -262,7 +287,7 @@ def test_zoo_and_its_panel_in_jupyterlab(tmp_path):
         page.locator("[role=status]", has_text=f"Done, {after} on batch of one").wait_for(timeout=120_000)
         page.locator(".jupyter-widgets select").nth(1).select_option(label="oracle")
         page.wait_for_function("() => document.querySelector('.jupyter-widgets .js-plotly-plot').data?.[1]?.x?.length === 2")
-        page.locator(".jupyter-widgets summary").press("Enter")
+        fold(page, "without the panel").press("Enter")
         page.locator(".jupyter-widgets pre", has_text="zoo_study.live").wait_for(timeout=15_000)
         assert page.locator(ERRORS).all_inner_texts() == []
 
@@ -282,6 +307,7 @@ def test_collapse_and_its_panel_in_jupyterlab(tmp_path):
         rate.focus()
         page.keyboard.press("ArrowRight")                                 # from x 100 to x 300, which runs at once
         page.locator("[role=status]", has_text="Done, tent at x 300: error").wait_for(timeout=120_000)
+        fold(page, "why").press("Enter")
         assert light.get_attribute("data-state") == "alarm" and "ALARM" in light.inner_text() and "At the first alarm" in light.inner_text()
         page.wait_for_function("""() => {
             const [signals, predictions] = [...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')].map(
@@ -300,7 +326,7 @@ def test_collapse_and_its_panel_in_jupyterlab(tmp_path):
         guard.select_option(label="no guard")
         page.locator("[role=status]", has_text="Done, tent at x 0.1: error").wait_for(timeout=120_000)
         page.wait_for_function("() => document.querySelector('.tta-light').dataset.state === 'calm'", timeout=30_000)
-        page.locator(".jupyter-widgets summary").press("Enter")
+        fold(page, "without the panel").press("Enter")
         page.locator(".jupyter-widgets pre", has_text="Setting(factor=0.1").wait_for(timeout=15_000)
         assert page.locator(ERRORS).all_inner_texts() == []
 

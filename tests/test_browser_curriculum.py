@@ -34,8 +34,8 @@ def test_normalisation_and_its_panel(tmp_path):
         open_notebook(page, address("notebook.ipynb"))
         run_all(page)
         assert page.locator(ERRORS).all_inner_texts() == []
-        assert status(page).startswith("Nothing has run yet") and picture(
-            page)[1] == "Nothing has run yet."
+        assert status(page).startswith("Stored, made with") and picture(
+            page)[1].startswith("Error so far: this run")
         source, stream, method = (page.locator(".jupyter-widgets select").nth(i) for i in range(3))
         page.locator(".jupyter-widgets [role=slider]").first.focus()
         page.keyboard.press("End")                                       # batches of 64
@@ -66,7 +66,7 @@ def test_lifelong_and_its_panel(tmp_path):
         open_notebook(page, address("notebook.ipynb"))
         run_all(page)
         assert page.locator(ERRORS).all_inner_texts() == []
-        assert status(page).startswith("Nothing has run yet")
+        assert status(page).startswith("Stored, made with")
         page.locator(".jupyter-widgets [role=slider]").first.focus()
         page.keyboard.press("End")
         page.locator(".jupyter-widgets",

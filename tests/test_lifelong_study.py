@@ -234,7 +234,7 @@ def test_panel_stops_and_keeps_failures(headless, monkeypatch):
     from tta_lab.panels import lifelong_panel as P
 
     panel = P.lifelong_panel(rate=40.0, rounds=2)
-    assert ("img" in panel.frame.value and panel.widget.children
+    assert (panel.frame.src.startswith("data:image/png") and panel.widget.children
             and "held by nothing" in panel.describe())
     panel.controls["anchor"].value = "guard"
     assert "held by guard" in panel.description.value

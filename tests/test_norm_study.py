@@ -236,7 +236,7 @@ def test_panel_refuses_says_failures_and_stops(headless, monkeypatch):
     from tta_lab.panels import norm_panel as P
 
     panel = P.norm_panel(source="fashion_vit_ln", method="tent", batch=64)
-    assert ("img" in panel.frame.value and "Nothing has run yet" in panel.message
+    assert (panel.frame.src.startswith("data:image/png") and "Nothing has run yet" in panel.message
             and panel.widget.children)
     panel.controls["method"].value = "batch_norm"
     panel.run_button.click()

@@ -1,4 +1,5 @@
 """Every notebook runs without a browser: tiny through papermill, with numbers compared, and with its own defaults through nbval."""
+import ast
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import pytest
 from figure_check import faults_of, hooked, records
 
 from tta_lab.cli import headless
+from tta_lab.core.told import TOLD, told
 from tta_lab.experiments.experiment import Experiment
 from tta_lab.methods.serialise import from_json
 from tta_lab.studies.crowds import study as crowds
@@ -35,6 +37,11 @@ def figures(tmp_path_factory):
 def quiet_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def said(cell):
+    """What a cell printed or told."""
+    return "".join(map(told, cell.outputs))
 
 
 def numbers_that_differ(found, stored, tolerance, where=""):
@@ -119,9 +126,9 @@ def test_tiny_run_of_streams_leaves_figures_and_sentences(streams_run):
     outputs = [o for c in cells.values() for o in c.outputs]
     assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY)] == [6, 2]
     assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
-    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("orderings", "doctor", "wrong", "panel", "beside")}
-    assert all(ordering.text[:30] in told["orderings"] for ordering in stream_study.ORDERINGS)
-    assert "all well" in told["doctor"] and "[error] normalisation" in told["wrong"] and "Done, continual. Mean error" in told["panel"]
+    words = {name: said(cells[name]) for name in ("orderings", "doctor", "wrong", "panel", "beside")}
+    assert all(ordering.text[:30] in words["orderings"] for ordering in stream_study.ORDERINGS)
+    assert "all well" in words["doctor"] and "[error] normalisation" in words["wrong"] and "Done, continual. Mean error" in words["panel"]
     assert "not tried" in str(cells["beside"].outputs[0]["data"])
 
 
@@ -150,11 +157,11 @@ def test_tiny_run_of_the_zoo_leaves_figures_and_sentences(zoo_run):
     assert result.notebook.stat().st_size < 1_000_000
     cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
     outputs = [o for c in cells.values() for o in c.outputs]
-    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY, "text/markdown")] == [3, 3, 4]
+    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY, "text/markdown")] == [2, 3, 4]
     assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
-    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("seen", "panel", "settled", "unknown")}
-    assert "errs least" in told["seen"] and "Done, lame on batch of one" in told["panel"] and "not settled" in told["settled"]
-    assert "error minus Tent's" in told["unknown"]
+    words = {name: said(cells[name]) for name in ("seen", "panel", "settled", "unknown")}
+    assert "errs least" in words["seen"] and "Done, lame on batch of one" in words["panel"] and "not settled" in words["settled"]
+    assert "error minus Tent's" in words["unknown"]
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +192,10 @@ def test_tiny_run_of_collapse_leaves_figures_and_sentences(collapse_run):
     outputs = [o for c in cells.values() for o in c.outputs]
     assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY, "text/markdown")] == [9, 2, 1]
     assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
-    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("panel", "three-words", "shift", "evaluation-words", "sweep")}
-    assert "Done, tent at x" in told["panel"] and "ALARM" in told["panel"] and "the guard acted" in told["three-words"]
-    assert "Shift of the labels: a batch holds" in told["shift"] and "no proof of health" in told["evaluation-words"]
-    assert "it saves most at" in told["sweep"]
+    words = {name: said(cells[name]) for name in ("panel", "three-words", "shift", "evaluation-words", "sweep")}
+    assert "Done, tent at x" in words["panel"] and "ALARM" in words["panel"] and "the guard acted" in words["three-words"]
+    assert "Shift of the labels: a batch holds" in words["shift"] and "no proof of health" in words["evaluation-words"]
+    assert "it saves most at" in words["sweep"]
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +225,8 @@ def test_tiny_run_of_the_explorer_leaves_figures_and_sentences(explorer_run):
     outputs = [o for c in cells.values() for o in c.outputs]
     assert sum(headless.PLOTLY in o.get("data", {}) for o in outputs) == 3
     assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
-    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("panel", "code", "yaml")}
-    assert "Wisdom of crowds" in told["panel"] and "make('tent'" in told["code"] and told["yaml"].startswith("choice: ")
+    words = {name: said(cells[name]) for name in ("panel", "code", "yaml")}
+    assert "Wisdom of crowds" in words["panel"] and "make('tent'" in words["code"] and words["yaml"].startswith("choice: ")
 
 
 @pytest.fixture(scope="module")
@@ -249,14 +256,15 @@ def test_tiny_run_of_your_model_leaves_figures_and_sentences(your_model_run):
     assert result.notebook.stat().st_size < 1_000_000 and (result.notebook.parents[1] / "case" / "safety.html").is_file()
     cells = {c["id"]: c for c in nbformat.read(result.notebook, as_version=4).cells if c.cell_type == "code"}
     outputs = [o for c in cells.values() for o in c.outputs]
-    assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY, "text/html")] == [1, 6, 1]
+    assert [sum(kind in o.get("data", {}) and TOLD not in str(o.data) for o in outputs)
+            for kind in ("image/png", headless.PLOTLY, "text/html")] == [1, 6, 1]
     assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
-    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("model", "doctor", "faults", "plain", "free",
+    words = {name: said(cells[name]) for name in ("model", "doctor", "faults", "plain", "free",
                                                                                        "unlabelled-safety")}
-    assert "7 BatchNorm layers" in told["model"] and "nothing wrong" in told["doctor"] and told["faults"].count("■ error") == 3
-    assert "NOT noticed" not in told["faults"] and " cannot: " in told["plain"] and "no labels: it answers like the source" in told["free"]
-    assert "errors cannot be counted" in " ".join(told["free"].split()) and "nan" not in told["free"]
-    assert "Errors not known" in told["unlabelled-safety"]
+    assert "7 BatchNorm layers" in words["model"] and "nothing wrong" in words["doctor"] and words["faults"].count("■ error") == 3
+    assert "NOT noticed" not in words["faults"] and " cannot: " in words["plain"] and "no labels: it answers like the source" in words["free"]
+    assert "errors cannot be counted" in " ".join(words["free"].split()) and "nan" not in words["free"]
+    assert "Errors not known" in words["unlabelled-safety"]
 
 
 @pytest.fixture(scope="module")
@@ -287,9 +295,9 @@ def test_tiny_run_of_the_composer_leaves_figures_and_sentences(composer_run):
     outputs = [o for c in cells.values() for o in c.outputs]
     assert [sum(kind in o.get("data", {}) for o in outputs) for kind in ("image/png", headless.PLOTLY)] == [3, 1]
     assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
-    told = {name: "".join(o.get("text", "") for o in cells[name].outputs) for name in ("slots", "filter-words", "impossible", "panel", "code")}
-    assert "cannot: their objective" in told["slots"] and "It differs from wisdom_of_crowds in: objective" in told["filter-words"]
-    assert "is asked by nobody" in told["impossible"] and "This is eta" in told["panel"] and "make('eta')" in told["code"]
+    words = {name: said(cells[name]) for name in ("slots", "filter-words", "impossible", "panel", "code")}
+    assert "cannot: their objective" in words["slots"] and "It differs from wisdom_of_crowds in: objective" in words["filter-words"]
+    assert "is asked by nobody" in words["impossible"] and "This is eta" in words["panel"] and "make('eta')" in words["code"]
 
 
 @pytest.fixture(scope="module", params=["07_normalisation_matters", "08_lifelong"])
@@ -326,20 +334,54 @@ def test_tiny_run_of_normalisation_and_lifelong_leaves_figures_and_sentences(cur
     outputs = [o for c in cells.values() for o in c.outputs]
     assert sum("image/png" in o.get("data", {}) for o in outputs) == (8 if name.startswith("07") else 7)
     assert not [o for o in outputs if o.output_type == "error" or "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
-    told = {key: " ".join("".join(o.get("text", "") for o in cell.outputs).split()) for key, cell in cells.items()}
-    assert "Done: " in told["panel"] and "one_run" in told["panel-code"] and " nan" not in " ".join(told.values()).lower()
+    words = {key: " ".join(said(cell).split()) for key, cell in cells.items()}
+    assert "Done: " in words["panel"] and "one_run" in words["panel-code"] and " nan" not in " ".join(words.values()).lower()
     if name.startswith("07"):
-        assert "Batch statistics (BN-1) change the error" in told["sources"] and "resets itself" in told["parts"] + told["last"]
+        assert "Batch statistics (BN-1) change the error" in words["sources"] and "resets itself" in words["parts"] + words["last"]
     else:
-        assert "EATA differs from ETA only by the Fisher anchor" in told["forgetting"] and "Second visit minus first" in told["visits"]
+        assert "EATA differs from ETA only by the Fisher anchor" in words["forgetting"] and "Second visit minus first" in words["visits"]
+
+
+def hidden(cell):
+    return headless.HIDDEN in cell.metadata.get("tags", [])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_cells_are_short_and_every_one_is_introduced(path):
+def test_cells_are_short_and_every_one_that_is_seen_is_introduced(path):
     cells = nbformat.read(path, as_version=4).cells
-    code = [i for i, c in enumerate(cells) if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])]
-    assert all(len(cells[i].source.splitlines()) < 10 for i in code)
-    assert all(cells[i - 1].cell_type == "markdown" for i in code[1:]) and cells[0].source.startswith("# ")
+    parameters = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+    code = [c for c in cells if c.cell_type == "code" and c not in parameters]
+    assert all(len(c.source.splitlines()) < 10 for c in code)
+    seen = [c for c in cells if not hidden(c) and c not in parameters]
+    assert all(before.cell_type == "markdown" for before, c in zip(seen, seen[1:], strict=False) if c.cell_type == "code")
+    assert cells[0].source.startswith("# ") and cells[1] in parameters
+
+
+def only_holds(source, *kinds):
+    return all(isinstance(node, kinds) for node in ast.parse(source).body)
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *sorted((ROOT / "notebooks" / "workshop").glob("*.ipynb"))], ids=lambda p: p.stem)
+def test_code_that_only_imports_or_asserts_is_hidden(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        folded = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        if cell.cell_type != "code":
+            assert not folded
+            continue
+        if only_holds(cell.source, ast.Import, ast.ImportFrom, ast.Assert) or cell.id in ("imports", "last", "cell-02", "cell-30"):
+            assert hidden(cell), cell.source
+        assert folded == (hidden(cell) or "parameters" in cell.metadata.get("tags", [])), cell.id
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_the_panel_comes_before_the_findings(path):
+    """After the title, parameters, imports and at most one cell that makes what the panel needs."""
+    cells = nbformat.read(path, as_version=4).cells
+    code = [c for c in cells if c.cell_type == "code"]
+    first = next(i for i, c in enumerate(code) if c.source.rstrip().endswith("\npanel"))
+    assert first <= 3
+    if path.stem.startswith("00"):                                         # in the first screen
+        assert cells.index(code[first]) == 3 and hidden(code[first]) and len(cells[0].source) < 120
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -1,11 +1,13 @@
 """Controls come from the knobs; a panel runs, stops, refuses a second run, and never hides an
 error."""
+import json
 import math
 import threading
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from panel_parts import all_in
 
 from tta_lab.core.knob_text import hint, parameter_table
 from tta_lab.core.knobs import knob, knobs, with_knobs
@@ -280,9 +282,28 @@ def test_display_is_one_box_with_controls_or_plain_figures(headless, capsys, mon
     shown.clear()
     panel = crowd_panel(TINY)
     panel._ipython_display_()
-    assert isinstance(shown[0], W.VBox) and shown[0].children[-1].children == tuple(
+    assert isinstance(shown[0], W.VBox) and all_in(shown[0]).issuperset(
         figure.widget for figure in (panel.error_figure, panel.fall_figure, panel.rise_figure))
+    assert all_in(shown[0]).issuperset({*panel.controls.values(), panel.run_button, panel.status})
 
 
 def test_control_label_replaces_the_name():
     assert control(knobs(Sample())[0], "learning rate").description == "learning rate"
+
+
+def test_a_live_figure_takes_the_width_of_its_place_and_the_theme_of_the_page():
+    panel = crowd_panel(TINY)
+    view = panel.error_figure.widget
+    layout = json.loads(view.spec)["layout"]
+    assert layout["autosize"] is True and "width" not in layout and layout["height"] < 250
+    assert view.label == "Error per round" and "tta-figure" in view._esm and "Plots.resize" in view._esm
+
+
+def test_chips_say_in_a_few_words_what_will_run():
+    panel = crowd_panel(TINY)
+    panel.controls["diverse"].value = False
+    assert panel.words() == ["learning rate 0.005", "unknown per known 1", "rounds 2", "filter: learn where d >= 0"]
+    panel.controls["rounds"].value = 3
+    said = panel.description.value
+    assert "<span role=\"listitem\">rounds 3</span>" in said
+    assert said.index("rounds 3</span>") < said.index("<details>") < said.index("Settings: Tent with the filter")

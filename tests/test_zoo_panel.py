@@ -3,6 +3,7 @@ other and stop, errors are kept."""
 import json
 
 import pytest
+from panel_parts import all_in
 
 from tta_lab.experiments.runner import row
 from tta_lab.panels import zoo_panel as P
@@ -46,7 +47,7 @@ def test_its_code_gives_the_same_number(headless):
 
 def test_map_follows_the_controls_and_frames_the_cell(zoo):
     panel = P.zoo_panel(zoo, **QUICK)
-    assert panel.map.widget in panel.widget.children and panel.map.data[1].text[0][
+    assert panel.map.widget in all_in(panel.widget) and panel.map.data[1].text[0][
         0] == panel.numbers["text"][0][0]
     for name, value in (("tuning", "oracle"), ("metric", "difference"), ("order", "error"),
                         ("source", zoo_cells.MEAN), ("forms", True)):

@@ -27,7 +27,9 @@ from typing import Any
 
 from ..core.arguments import flag, number, path_of, plain
 from ..core.files import write_text
+from ..core.told import told
 
+HIDDEN = "hide-input"  # tag of cells that import, assert or write: their code is not shown
 PLOTLY = "application/vnd.plotly.v1+json"
 # former names of parameters, which are understood
 RENAMED = {"model_from": "model", "images_from": "images"}
@@ -526,10 +528,39 @@ def _reason(why: Exception, progress: _Progress) -> str:
 
 
 def printed(notebook) -> str:
-    """What the last code cell printed to standard output."""
+    """What the last code cell printed to standard output or told."""
     cells = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
-    return "".join(o.text for o in cells[-1].outputs
-                   if o.output_type == "stream" and o.name == "stdout") if cells else ""
+    return "".join(map(told, cells[-1].outputs)) if cells else ""
+
+
+def _folded(cell):
+    """A cell of parameters as text that opens when its title is clicked; another as it is."""
+    import nbformat
+
+    tags = cell.metadata.get("tags", [])
+    titles = {"parameters": "Parameters", "injected-parameters": "Parameters of this run"}
+    for tag, title in titles.items():
+        if tag in tags:
+            return nbformat.v4.new_markdown_cell(
+                f"<details><summary>{title}</summary>\n\n```python\n{cell.source}\n```\n\n"
+                "</details>", id=cell.get("id", tag))
+    return cell
+
+
+def _folds(page) -> dict[str, str]:
+    """Put a word in place of each line that opens or closes a fold, which the exporter would close
+    at once; gives what to put back."""
+    found: dict[str, str] = {}
+
+    def word(match) -> str:
+        name = f"fold{len(found)}of{id(found)}"
+        found[f"<p>{name}</p>"] = match[0]
+        return f"\n{name}\n"
+
+    for cell in (c for c in page.cells if c.cell_type == "markdown"):
+        cell.source = re.sub(r"(?m)^(<details><summary>.*</summary>|</details>)$", word,
+                             cell.source)
+    return found
 
 
 def to_offline_html(notebook, title: str) -> str:
@@ -537,12 +568,17 @@ def to_offline_html(notebook, title: str) -> str:
 
     Plotly figures are drawn by the one copy of plotly.js (5 MB) that the first of them carries;
     stored widget state is left out, since it is only drawn with scripts from elsewhere. Formulas
-    stay in their TeX form for the same reason.
+    stay in their TeX form for the same reason. Parameters are folded; of a cell with the tag
+    ``hide-input`` only what it shows is left.
     """
     from nbconvert import HTMLExporter
+    from traitlets.config import Config
 
     page = copy.deepcopy(notebook)
     page.metadata.pop("widgets", None)
+    page.cells = [_folded(cell) for cell in page.cells
+                  if HIDDEN not in cell.metadata.get("tags", []) or cell.get("outputs")]
+    folds = _folds(page)
     figures = 0
     for output in (o for c in page.cells if c.cell_type == "code" for o in c.outputs):
         figure = output.get("data", {}).get(PLOTLY)
@@ -557,6 +593,10 @@ def to_offline_html(notebook, title: str) -> str:
                                            validate=False, div_id=f"figure-{figures + 1}")
         }
         figures += 1
-    exporter = HTMLExporter(mathjax_url="", require_js_url="", mermaid_js_url="", embed_images=True)
+    hide = Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {HIDDEN}}})
+    exporter = HTMLExporter(config=hide, mathjax_url="", require_js_url="", mermaid_js_url="",
+                            embed_images=True)
     html = exporter.from_notebook_node(page, resources={"metadata": {"name": title}})[0]
+    for word, line in folds.items():
+        html = html.replace(word, line)
     return re.sub(r'<script src="">\s*</script>', "", html)  # what the empty addresses leave behind

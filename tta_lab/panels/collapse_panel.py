@@ -22,7 +22,7 @@ from ..studies.collapse.study import (
 )
 from ..studies.collapse.text import LIGHTS, light, say_run
 from .controls import dropdown, steps, tick
-from .layout import column, own_keys
+from .layout import folded
 from .run_panel import NOTHING_BESIDE, Pace, StudyPanel
 
 
@@ -49,6 +49,7 @@ class CollapsePanel(StudyPanel):
     """
 
     plots = pictures.plot_signals, pictures.plot_predictions
+    opens_stored = True
 
     def __init__(self, setting: Setting, interactive: bool, bench: Bench, at_once: bool):
         import ipywidgets as W
@@ -75,6 +76,7 @@ class CollapsePanel(StudyPanel):
         self._say("Nothing has run yet: move the slider, or press Run.")
         self._show_alarm("none", "nobody watches yet")
         self._refresh()
+        self._show_stored()
 
     # --- callbacks
 
@@ -86,7 +88,7 @@ class CollapsePanel(StudyPanel):
     chosen = setting
 
     def _on_change(self, name, value):
-        self._refresh()
+        super()._on_change(name, value)
         if self.interactive and name != "at_once" and self.controls["at_once"].value:
             self._run_after("Ending the run in work; one with the new settings follows.")
 
@@ -137,10 +139,10 @@ class CollapsePanel(StudyPanel):
     def _show_alarm(self, name: str, text: str, evidence: str = ""):
         self.state = name
         shape, title, color = LIGHTS[name]
-        more = f'<div style="line-height: 1.4">{html.escape(evidence)}</div>' if evidence else ""
+        more = folded("why", html.escape(evidence)) if evidence else ""
         self.alarm_box.value = (
             f'<div class="tta-light" data-state="{name}" style="line-height: 1.4; min-height: '
-            f'5.6em"><span style="display: inline-block; background: white; color: {color}; '
+            f'4.2em"><span style="display: inline-block; background: white; color: {color}; '
             f'border: 2px solid {color}; padding: 2px 8px; font-weight: bold"><span '
             f'aria-hidden="true">{shape}</span> {title}</span> {html.escape(text)}{more}</div>')
 
@@ -148,15 +150,16 @@ class CollapsePanel(StudyPanel):
 
     def _draw(self, numbers):
         super()._draw(numbers)
-        self._show_alarm(*light(numbers), _evidence(numbers))
+        if numbers is None:
+            self._show_alarm("none", "nobody watches yet")
+        else:
+            self._show_alarm(*light(numbers), _evidence(numbers))
 
     @property
     def widget(self):
         """Everything in one box."""
-        controls = self._halves(("factor", "method", "stream", "statistics"),
-                                ("guard", "choose", "at_once", self.run_buttons(), self.progress))
-        return column(controls, self.description, self.status, self.alarm_box,
-                      *self._figure_widgets(), self.code, own_keys())
+        return super().bench(self.controls.values(), self._figure_widgets(), [self.code],
+                             head=[self.alarm_box])
 
     def summary(self):
         shape, title, _ = LIGHTS[self.state]

@@ -10,12 +10,11 @@ from ..methods import make
 from ..plots import GROUP_LABELS, GROUP_LOOKS, look
 from ..studies.crowds import study as crowds
 from .controls import control, find, narrow
-from .layout import block, column, line
 from .live import empty_figure, live_figure
 from .run_panel import NOTHING, StudyPanel
 
 FILTER = "filter: learn where d >= 0"
-WIDTH, HEIGHT = 400, 265  # two figures side by side beside JupyterLab's file list
+WIDTH, HEIGHT = 530, 225  # beside the controls
 
 
 def crowd_panel(plan: crowds.Plan = crowds.FAST, interactive: bool = True,
@@ -53,7 +52,7 @@ class CrowdPanel(StudyPanel):
         return self.ran or {}
 
     def _refresh(self):
-        self.description.value = block(f"Settings: {self.describe()}.")
+        self._tell(f"Settings: {self.describe()}.")
 
     # --- the work
 
@@ -162,10 +161,7 @@ class CrowdPanel(StudyPanel):
     @property
     def widget(self):
         """Everything in one box."""
-        controls = self._halves(("lr", "unknown_ratio", "rounds"),
-                                ("filtered", "diverse", self.run_buttons(), self.progress))
-        figures = line(*self._figure_widgets())
-        return column(controls, self.description, self.status, figures)
+        return self.bench(self.controls.values(), self._figure_widgets())
 
     def summary(self):
         return [f"Settings: {self.describe(self.ran)}.", self.message], self.figures

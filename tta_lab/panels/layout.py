@@ -19,7 +19,7 @@ BENCH = """
   overflow-x: hidden; min-width: 0; }
 .tta-left > *, .tta-right > * { flex-shrink: 0; max-width: 100%; }
 .tta-left { border-right: 1px solid var(--jp-border-color2, #bbb); padding-right: 6px; }
-.tta-left .widget-readout { min-width: 42px; }
+.tta-left .widget-readout { min-width: 50px; }
 .tta-bench input[type=checkbox] { accent-color: auto; }
 .tta-head { position: sticky; top: 0; z-index: 3; background: var(--jp-layout-color0, white); }
 .tta-head, .tta-head > * { overflow: visible; }
@@ -46,6 +46,8 @@ BENCH = """
   font-size: 12px; padding: 2px 7px; white-space: nowrap; border-radius: 3px;
   color: var(--jp-ui-font-color0, black); background: var(--jp-layout-color0, white);
   border: 1px solid var(--jp-border-color1, #999); }
+.tta-short .tta-left, .tta-short .tta-right { height: auto; min-height: 0;
+  max-height: calc(100vh - 142px); }
 @container (max-width: 799px) {
   .tta-bench { display: block !important; }
   .tta-left, .tta-right { height: auto; max-height: none; border: 0; }
@@ -55,8 +57,19 @@ BENCH = """
 WRAP = {"flex_flow": "row wrap", "align_items": "flex-start"}
 KEYS = """export default { render({ el }) {
   let tries = 0;
+  const open = new Set(), name = (fold) => fold.querySelector("summary")?.textContent;
+  const follow = (house) => {  // a fold that is open stays so when what it holds is written anew
+    house.addEventListener("toggle", (e) => {
+      if (e.target.matches("details")) open[e.target.open ? "add" : "delete"](name(e.target));
+    }, true);
+    new MutationObserver(() => house.querySelectorAll("details:not([data-seen])").forEach((f) => {
+      f.dataset.seen = ""; if (open.has(name(f))) f.open = true;
+    })).observe(house, { childList: true, subtree: true });
+  };
   const mark = () => {
     const output = el.closest(".jp-OutputArea-output");
+    const house = el.closest(".tta-house");
+    if (house && !house.dataset.follows) { house.dataset.follows = ""; follow(house); }
     if (output) output.addEventListener("focusin", (e) => {
       if (e.target.matches("select")) e.target.setAttribute("data-lm-suppress-shortcuts", "true");
     });
@@ -171,7 +184,8 @@ def picture(figure, alt: str, width: int = WIDTH) -> str:
 
 def own_keys():
     """An invisible widget: JupyterLab (4.1 and later) takes the arrow keys from lists to move
-    between cells; in the output that holds this widget it leaves them to the lists."""
+    between cells; in the output that holds this widget it leaves them to the lists. Folds stay
+    open while what they hold changes."""
     import anywidget
 
     return type("OwnKeys", (anywidget.AnyWidget,), {"_esm": KEYS})()

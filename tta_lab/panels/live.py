@@ -7,11 +7,14 @@ travels once a kernel, and figures wait for it.
 from __future__ import annotations
 
 import functools
+import json
+import re
 from collections.abc import Callable
 from contextlib import contextmanager
 
 from ..plots import FONT, fit
-from .layout import WIDTH
+from ..plots.theme import CHART
+from .layout import BESIDE
 
 LIBRARY = "export default { render() {} };"
 VIEW = """
@@ -53,6 +56,8 @@ async function plotly(model) {
 export default { render({ model, el }) {
   const figure = document.createElement("div"), note = document.createElement("i");
   figure.setAttribute("role", "img");
+  figure.className = "CHART";
+  figure.style.width = "100%";
   note.textContent = "of the previous run";
   el.append(figure, note);
   const age = () => {
@@ -61,6 +66,10 @@ export default { render({ model, el }) {
     note.style.display = old ? "" : "none";
   };
   age();
+  // a figure is as wide as its place, also after that has changed
+  const wide = new ResizeObserver(() => {
+    if (!over && el.clientWidth) globalThis._ttaLabPlotly?.then((P) => P.Plots.resize(figure));
+  });
   let over = false, again = false, busy = false, listens = false;
   const draw = async () => {
     again = true;
@@ -73,6 +82,7 @@ export default { render({ model, el }) {
         const { data, layout } = open(JSON.parse(model.get("spec")));
         figure.setAttribute("aria-label", model.get("label"));
         await P.react(figure, data, layout, LOOKS);
+        if (!listens) wide.observe(el);
         if (!listens) figure.on("plotly_click", (e) => {
           model.send({ points: e.points.map((p) => [p.curveNumber, p.x, p.y]) });
         });
@@ -87,12 +97,13 @@ export default { render({ model, el }) {
   draw();
   return () => {
     over = true;
+    wide.disconnect();
     model.off("change:spec", draw);
     model.off("change:old", age);
     globalThis._ttaLabPlotly?.then((P) => P.purge(figure));
   };
 } };
-"""
+""".replace("CHART", CHART)
 
 
 @functools.cache
@@ -155,11 +166,17 @@ def _figure_class():
             title = (self.layout.title.text
                      or ", ".join(t.text or "" for t in self.layout.annotations) or "figure")
             with self._view.hold_sync():
-                self._view.label = str(title)
-                self._view.spec = self.to_json()
+                self._view.label = re.sub(r"<[^>]*>", " ", str(title))
+                self._view.spec = json.dumps(_as_wide_as_its_place(json.loads(self.to_json())))
                 self._view.old = False
 
     return LiveFigure
+
+
+def _as_wide_as_its_place(spec: dict) -> dict:
+    spec["layout"].pop("width", None)
+    spec["layout"]["autosize"] = True
+    return spec
 
 
 _live_figure = functools.cache(_figure_class)
@@ -196,7 +213,23 @@ def show(figure, drawn) -> None:
         figure.layout = drawn.layout
 
 
-def sized(drawn, height: int, width: int = WIDTH):
-    """A plotly figure in the size and with the letters of a panel."""
+def sized(drawn, height: int, width: int = BESIDE):
+    """A plotly figure in the size and with the letters of a panel, fitted to ``width`` pixels."""
     drawn.update_layout(font_size=FONT - 1).update_annotations(font_size=FONT)
+    if width <= BESIDE:
+        _apart(drawn)
     return fit(drawn, width, height)
+
+
+def _apart(drawn) -> None:
+    """More room between two axes beside each other, for the name of the right one."""
+    axes = list(drawn.select_xaxes())
+    starts = [axis.domain[0] for axis in axes if axis.domain]
+    if len(starts) != 2 or len(axes) != 2 or not 0.5 < starts[1] < 0.59:
+        return
+    for axis, domain in zip(axes, ((0, 0.41), (0.59, 1)), strict=True):
+        old = sum(axis.domain) / 2
+        axis.domain = domain
+        for text in drawn.layout.annotations:
+            if text.xref == "paper" and abs(text.x - old) < 1e-6:
+                text.x = sum(domain) / 2

@@ -32,6 +32,7 @@ class PicturePanel(StudyPanel):
 
     study = None
     alias = ""
+    opens_stored = True
 
     def __init__(self, controls: dict, seed: int, interactive: bool, device: str, run_tooltip: str,
                  plan=None):
@@ -45,6 +46,7 @@ class PicturePanel(StudyPanel):
         self._draw(None)
         self._refresh()
         self._say("Nothing has run yet: choose, and press Run.")
+        self._show_stored()
 
     def _code(self, arguments: str, result: str) -> str:
         """The lines that call the study's ``one_run`` with these arguments and read ``result``."""

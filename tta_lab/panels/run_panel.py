@@ -10,12 +10,14 @@ import contextlib
 import functools
 import html
 import math
+import textwrap
 import threading
 import time
 
 from ..studies.report import paragraphs
+from ..studies.stored import stored
 from .controls import move
-from .layout import block, classed, column, details, line, workbench
+from .layout import BESIDE, WIDTH, chips, classed, details, folded, line, workbench
 from .live import live_figure, show, sized
 
 OLD = "of the previous run"
@@ -310,6 +312,9 @@ class StudyPanel(RunPanel):
     """
 
     plots: tuple = ()
+    opens_stored = False  # whether numbers of some runs are stored
+    height = 240  # pixels of a live figure
+    unsaid = ("at_once",)  # controls that change nothing of what is run
 
     def __init__(self, controls: dict, interactive: bool, run_tooltip: str, label_width: int = 100,
                  width: int = 390):
@@ -320,6 +325,7 @@ class StudyPanel(RunPanel):
         self.figures = [live_figure(drawn, interactive) for drawn in self._drawn(None)]
         self.pace = Pace()
         self.code = W.HTML()
+        self._stored = False  # whether stored numbers are shown
 
     @property
     def chosen(self):
@@ -333,11 +339,37 @@ class StudyPanel(RunPanel):
 
     def _on_change(self, name, value):
         self._refresh()
+        self._show_stored()
+
+    def _show_stored(self) -> None:
+        """Before the first run: what is stored of the run that is chosen, and said to be that;
+        nothing where nothing is stored of it."""
+        if self.ran is not None or not (self.interactive and self.opens_stored):
+            return
+        found = stored(self.to_code())
+        if found is not None:
+            numbers, said, made = found
+            self._draw(numbers)
+            self._say(f"Stored, made with {made}; press Run to make it anew. {said}")
+        elif self._stored:
+            self._draw(None)
+            self._say("Nothing has run yet: press Run.")
+        self._stored = found is not None
 
     def _refresh(self) -> None:
-        self.description.value = block(f"Chosen: {self.describe()}")
+        self._tell(f"Chosen: {self.describe()}")
         which = "the run that is chosen" if self.result is None else "the run shown"
         self.code.value = details(f"The lines that make {which} without the panel", self.to_code())
+
+    def words(self) -> list[str]:
+        """What will run, in a few words for each control that has a meaning now."""
+        return [word for name, widget in self.controls.items()
+                if name not in self.unsaid and widget.layout.display != "none"
+                for word in [_in_few_words(widget)] if word]
+
+    def _tell(self, sentence: str) -> None:
+        """Say what will run: in a few words, and folded below them in a sentence."""
+        self.description.value = chips(self.words()) + folded("in words", html.escape(sentence))
 
     def _of_run(self):
         return self._figure_widgets() if self.interactive else []
@@ -379,18 +411,35 @@ class StudyPanel(RunPanel):
         return found
 
     def _drawn(self, numbers) -> list:
-        return [sized(plot(numbers, "plotly"), 310) for plot in self.plots]
+        return [self._sized(plot(numbers, "plotly"), self.height) for plot in self.plots]
+
+    def _sized(self, drawn, height: int):
+        """A plotly figure beside the controls, or in a page."""
+        return sized(drawn, height, self.wide)
+
+    @property
+    def wide(self) -> int:
+        """Pixels that a figure is fitted to: beside the controls, or as wide as a page."""
+        return BESIDE if self.interactive else WIDTH
 
     def _draw(self, numbers) -> None:
         with self.pace.drawing():
             for figure, drawn in zip(self.figures, self._drawn(numbers), strict=True):
                 show(figure, drawn)
 
-    def _halves(self, left, right):
-        """Controls in two columns, by name; what is no name is a widget."""
-        named = (column(*(self.controls.get(w, w) if isinstance(w, str) else w for w in half))
-                 for half in (left, right))
-        return line(*named)
+
+def _in_few_words(widget) -> str:
+    """What a control stands at; "" for a box that is not ticked."""
+    value = widget.value
+    if isinstance(value, bool):
+        return widget.description if value else ""
+    if isinstance(value, tuple):
+        return f"{len(value)} {widget.description}"
+    label = getattr(widget, "label", None)
+    if hasattr(widget, "readout"):
+        said = f"{value:.3g}" if label is None else label
+        return f"{widget.description} {said}"
+    return textwrap.shorten(str(value if label is None else label), 40, placeholder=" ...")
 
 
 class SessionPanel(RunPanel):

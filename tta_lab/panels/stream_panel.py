@@ -19,8 +19,8 @@ from ..streams.stream import AbstractStream
 from ..studies.streams.study import LOOKS, METHODS, MODEL, first_sentence, one_run, say_statistics
 from .controls import control
 from .crowd_panel import HEIGHT
-from .layout import WIDTH, block, column, details, div, own_keys, table_html
-from .live import empty_figure, live_figure, show, sized
+from .layout import BESIDE, details, div, table_html
+from .live import empty_figure, live_figure, show
 from .run_panel import NOTHING, Pace, StudyPanel
 from .stream_settings import (
     CLUMPED,
@@ -63,6 +63,13 @@ class StreamPanel(StudyPanel):
     present settings make none, or is "". ``table`` (a pandas frame, one row for each method)
     and ``traces`` (method -> Trace) belong to the last run.
     """
+
+    height = 225
+
+    def words(self) -> list[str]:
+        """What will run, in a few words; the order of unknown images where there are some."""
+        self.unsaid = () if self.values["unknown_ratio"] else ("unknown_mode",)
+        return super().words()
 
     def __init__(self, known: str, interactive: bool, device, seed: int, settings: dict,
                  model: str = MODEL):
@@ -126,7 +133,7 @@ class StreamPanel(StudyPanel):
             self._draw_stream()
             if self.ran and not self.running:  # the errors below are of another stream
                 self._age()
-        self.description.value = block(self.describe())
+        self._tell(self.describe())
         self.code.value = details("The cell that rebuilds this stream", self.to_code())
 
     def _refused(self):
@@ -239,7 +246,7 @@ class StreamPanel(StudyPanel):
         drawn = plot_stream(self.stream.picture(), "plotly")
         heats = [heat for heat in drawn.data if heat.type == "heatmap"]
         rows = sum(len(heat.z) for heat in heats)
-        sized(drawn, 150 + 14 * min(rows, 26) + 80 * (len(drawn.data) > 2))
+        self._sized(drawn, 150 + 14 * min(rows, 26) + 80 * (len(drawn.data) > 2))
         for heat in heats:
             if len(heat.z) < 6:
                 heat.colorbar.tickvals = [0, 0.5, 1]  # more would touch each other
@@ -258,12 +265,8 @@ class StreamPanel(StudyPanel):
     @property
     def widget(self):
         """Everything in one box."""
-        first = ("protocol", "shifts", "straddle")
-        controls = self._halves((*first, self.run_buttons(), self.progress),
-                                [name for name in self.controls if name not in first])
         figures = (self.stream_figure.widget, *self._figure_widgets())
-        return column(controls, self.description, self.status, *figures, self.numbers, self.code,
-                      own_keys())
+        return self.bench(self.controls.values(), figures, [self.numbers, self.code])
 
     def summary(self):
         return [self._ran_words or self.describe(), self.message], [self.stream_figure,
@@ -287,6 +290,6 @@ def _empty_bars(go):
             for label, number, shape in zip(METHODS.values(), LOOKS.values(), ("x", "", "/"),
                                             strict=True)]
     legend = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"}
-    figure = empty_figure(bars, "Error per domain", "domain", "error, known (%)", (WIDTH, HEIGHT),
+    figure = empty_figure(bars, "Error per domain", "domain", "error, known (%)", (BESIDE, HEIGHT),
                           50, barmode="group", legend=legend)
     return figure.update_yaxes(rangemode="tozero").update_xaxes(automargin=True)

@@ -20,7 +20,7 @@ from ..models.names import code_of, open_model, parse, refuse_code
 from ..studies.your_model import study
 from .controls import dropdown, tick
 from .explorer import explorer
-from .layout import WIDTH, code_block, column, div, line, own_keys
+from .layout import BESIDE, code_block, column, div, heading
 from .run_panel import RunPanel
 
 # of what was typed; anything else is a failure
@@ -265,7 +265,7 @@ class YourModelPanel(RunPanel):
         size = f"{len(self.data)} images of {len(self.data.classes)} classes."
         lines = [*study.say_model(self.network), size, *self.notes]
         self.opened_box.value = div("<br>".join(html.escape(text) for text in lines))
-        self.table.value = study.report_html(self.report, WIDTH)
+        self.table.value = study.report_html(self.report, BESIDE)
         self.code.value = div(code_block("The same without the panel:", self.to_code()))
 
     def _refuse(self, error):
@@ -326,11 +326,13 @@ class YourModelPanel(RunPanel):
         if self._without_fields:
             return column(self.status)
         c = self.controls
-        left = column(*(c[name] for name in ("source", "name", "weights", "checkpoint", "code",
-                                             "trust", "images", "labelled")))
-        right = column(*(c[name] for name in ("preset", "mean", "std", "size", "classes", "more")))
-        return column(line(left, right), line(self.run_button, self.progress), self.status,
-                      self.opened_box, self.table, self.code, self.place, own_keys())
+        names = ("source", "name", "weights", "checkpoint", "code", "trust", "images", "labelled")
+        left = [c[name] for name in names]
+        card = [c[name] for name in ("preset", "mean", "std", "size", "classes", "more")]
+        bench = self.bench([*left, heading("Input card"), *card], (),
+                           [self.opened_box, self.table, self.code])
+        bench.add_class("tta-short")  # the explorer is below
+        return column(bench, self.place)
 
     def summary(self):
         lines, figures = ([], []) if self.explorer is None else self.explorer.summary()

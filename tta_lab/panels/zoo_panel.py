@@ -29,7 +29,7 @@ from ..studies.zoo.cells import (
 from ..studies.zoo.study import compared, live, numbers_of, zoo_stream
 from ..studies.zoo.table import heat_map, say_source
 from .controls import dropdown, tick
-from .layout import WIDTH, block, column, details, own_keys
+from .layout import details
 from .live import live_figure, show
 from .run_panel import NOTHING_BESIDE, Pace, StudyPanel, report_errors
 
@@ -288,6 +288,15 @@ class ZooPanel(StudyPanel):
                 f"{r['seconds']:.1f} s: error {r['error']:.2f} %; {r['words']}. For comparison: "
                 f"{others}.")
 
+    def words(self) -> list[str]:
+        """The chosen cell in a few words."""
+        source, stream, method, tuning = self.cell
+        times = self.rate()
+        rate = [f"rate x {times:g}"] if has_rate(method) else []
+        value = self.zoo.mean(stream, method, tuning, "error", self.controls["source"].value)
+        stored = f"stored: {value:.1f} %" if math.isfinite(value) else "nothing stored"
+        return [source, LABELS[stream], method, *rate, stored]
+
     def describe(self) -> str:
         """What the chosen cell holds."""
         choice = self.controls["source"].value
@@ -310,7 +319,7 @@ class ZooPanel(StudyPanel):
         return f"{text} A run takes about {f'{seconds:.0f} s' if seconds >= 1 else 'a second'}."
 
     def _refresh(self):
-        self.description.value = block(self.describe())
+        self._tell(self.describe())
         which = "run the chosen cell" if self.trace is None else "make the run shown"
         self.code.value = details(f"The lines that {which} without the panel", self.to_code())
 
@@ -320,7 +329,11 @@ class ZooPanel(StudyPanel):
         c = self.values
         self.numbers = heat_map(self.zoo, c["source"], c["tuning"], c["metric"], c["order"],
                                 c["forms"])
-        return plots.plot_zoo(self.numbers, "plotly").update_layout(width=WIDTH)
+        drawn = plots.plot_zoo(self.numbers, "plotly").update_layout(width=self.wide)
+        if self.interactive:  # little room beside the controls
+            drawn.update_layout(margin_l=210 if self.numbers["grouped"] else 130)
+            drawn.update_annotations(xshift=-122)
+        return drawn
 
     def _outline(self):
         """A frame around the chosen cell, where the map shows it."""
@@ -338,10 +351,8 @@ class ZooPanel(StudyPanel):
     @property
     def widget(self):
         """Everything in one box."""
-        controls = self._halves(("source", "tuning", "metric", "order", "forms"),
-                                ("method", "stream", "at_once", self.run_buttons(), self.progress))
-        return column(controls, self.map.widget, self.description, self.status,
-                      *self._figure_widgets(), self.code, own_keys())
+        return self.bench(self.controls.values(), [self.map.widget, *self._figure_widgets()],
+                          [self.code])
 
     def summary(self):
         return [self.describe(), self.message], [self.map, *self.figures]

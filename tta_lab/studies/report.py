@@ -2,10 +2,13 @@
 file."""
 from __future__ import annotations
 
+import html
 import json
 import math
 import platform
+import re
 import textwrap
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,11 +17,90 @@ import torch
 
 from .. import __version__
 from ..core.files import write_text
+from ..core.told import TOLD
 
 
 def paragraphs(lines) -> str:
     """Lines no wider than a notebook beside JupyterLab's file list; what goes on is indented."""
     return "\n".join(textwrap.fill(line, 88, subsequent_indent="    ") for line in lines)
+
+
+def tell(*said: str | Iterable[str]) -> None:
+    """Show texts, or sentences each of which is a paragraph: as HTML of the page's width, tables as
+    tables, where a notebook is looked at in a browser; as plain text everywhere else."""
+    texts = [text if isinstance(text, str) else list(text) for text in said]
+    plain = "\n".join(text if isinstance(text, str) else paragraphs(text) for text in texts)
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        get_ipython = None
+    if get_ipython is None or get_ipython() is None:
+        print(plain)
+        return
+    from IPython.display import display
+
+    display({"text/plain": plain, "text/html": told_html(*texts)}, raw=True)
+
+
+def told_html(*texts: str | list[str]) -> str:
+    """Plain texts, with tables by `aligned`, or lists of sentences, as HTML.
+
+    Blank lines part blocks; a line that is indented by four more than the one before goes on with
+    it; lines with columns two or more blanks apart are a table, the first line its head (not one
+    that begins with "name:").
+    """
+    parts = []
+    for text in texts:
+        if isinstance(text, str):
+            for block in re.split(r"\n\s*\n", text.strip("\n")):
+                parts.append(_block_html(block.split("\n")))
+        else:
+            parts.append("".join(map(_paragraph, text)))
+    return f'<div class="{TOLD}" style="line-height: 1.4">{"".join(parts)}</div>'
+
+
+def _paragraph(line: str) -> str:
+    return f'<p style="margin: 0.15em 0 0.4em">{html.escape(line.strip())}</p>' if line else ""
+
+
+def _block_html(lines: list[str]) -> str:
+    cells = _cells(lines)
+    if cells:
+        head, *rows = cells if not cells[0][0].endswith(":") else [[], *cells]
+        body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+        top = "".join(f'<th scope="col" style="text-align: {"left" if i == 0 else "right"}; '
+                      f'padding: 1px 8px">{html.escape(text)}</th>'
+                      for i, text in enumerate(head))
+        return (f'<div style="overflow-x: auto"><table style="line-height: 1.3"><thead><tr>{top}'
+                f"</tr></thead><tbody>{body}</tbody></table></div>")
+    joined_lines: list[str] = []
+    deep = 0
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        if joined_lines and indent >= deep + 4:
+            joined_lines[-1] += " " + line.strip()
+        else:
+            joined_lines.append(line)
+            deep = indent
+    return "".join(map(_paragraph, joined_lines))
+
+
+def _cell(text: str) -> str:
+    side = "right" if re.match(r"[-+]?\d|-$|$", text) else "left"
+    return f'<td style="text-align: {side}; padding: 1px 8px">{html.escape(text)}</td>'
+
+
+def _cells(lines: list[str]) -> list[list[str]]:
+    """The cells of lines in columns, or [] where they are none."""
+    wide = max(map(len, lines))
+    blank = "".join(" " if all(line[i:i + 1] in ("", " ") for line in lines) else "x"
+                    for i in range(wide))
+    spans = [match.span() for match in re.finditer(r"x+( x+)*", blank)]
+    if len(lines) < 2 or len(spans) < 2:
+        return []
+    cells = [[line[a:b].strip() for a, b in spans] for line in lines]
+    full = sum(bool(row[0]) and any(row[1:]) for row in cells)
+    return cells if full > len(lines) / 2 else []
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -88,10 +170,13 @@ def interval(found: dict) -> str:
 
 
 def aligned(lines, widths) -> str:
-    """Cells as text in columns, to the left where a width is below 0, else to the right."""
-    return "\n".join("".join(f"{cell:{'<' if width < 0 else '>'}{abs(width)}}"
-                             for cell, width in zip(line, widths, strict=True)).rstrip()
-                     for line in lines)
+    """Cells as text in columns two blanks apart or more, to the left where a width is below 0, else
+    to the right."""
+    lines = [[str(cell) for cell in line] for line in lines]
+    longest = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    wide = [max(abs(width), long + 2) for width, long in zip(widths, longest, strict=True)]
+    return "\n".join("".join(f"{cell:{'<' if width < 0 else '>'}{room}}" for cell, width, room
+                             in zip(line, widths, wide, strict=True)).rstrip() for line in lines)
 
 
 def plain(value):
