@@ -1,8 +1,8 @@
 """Runs that are kept: under a name and a number in a session, and in a folder beyond it.
 
 In a folder a run is one file ``NAME.run.json`` (choice, numbers of the table, versions) that names
-files of ``arrays/``: its traces and its probabilities as float16, packed so that a short run
-takes two thirds of what `Trace.save` needs. Those are named by what they hold, so that runs share them,
+files of ``arrays/``: its traces and its probabilities as float16, packed so that a short run takes
+two thirds of what `Trace.save` needs. Those are named by what they hold, so that runs share them,
 damage is seen, and what a crash leaves behind belongs to no run. Nothing is pickled.
 """
 from __future__ import annotations
@@ -56,6 +56,7 @@ class KeptRun:
     stored: str = ""
     missing: str = ""
     choice_text: str = ""  # as read from a file, where it cannot be made here
+    made: str = ""         # when, UTC; `KeptRuns.add` sets it
 
     @property
     def why_no_images(self) -> str:
@@ -94,12 +95,12 @@ class KeptRuns(Mapping):
         return len(self._runs)
 
     def add(self, run: KeptRun) -> int:
-        """Keep a run and return its number; a name that another run has gets a suffix, and the
-        facts the time, unless they have one. Raises ValueError for what is no run."""
+        """Keep a run and return its number; a name that another run has gets a suffix.
+        Raises ValueError for what is no run."""
         if not isinstance(run, KeptRun):
             raise ValueError(f"only a KeptRun can be kept, not {shown(run)}")
         run.name = self._free(checked_name(run.name))
-        run.facts.setdefault("made", f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M UTC}")
+        run.made = run.made or f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
         number, self._next = self._next, self._next + 1
         self._runs[number] = run
         return number
@@ -260,7 +261,7 @@ def _described(run: KeptRun, arrays: Path) -> dict:
     if not run.stored:
         versions |= {"numpy": np.__version__, "python": platform.python_version()}
     return {"format": FORMAT, "version": VERSION, "name": run.name,
-            "made": str(run.facts.get("made", "")), "versions": versions,
+            "made": run.made, "versions": versions,
             "facts": {str(k): _plain(k, v) for k, v in run.facts.items()}, "choice": choice,
             "missing": missing, "trace": _trace(run.trace, arrays),
             "references": {name: _trace(t, arrays) for name, t in run.references.items()},
@@ -377,7 +378,7 @@ def _read(path: Path) -> tuple[KeptRun, str]:
     stored = (f"stored run, read from {path.name}; made {content['made'] or 'at an unknown time'}"
               f"{' with ' if said else ''}{said}")
     run = KeptRun(checked_name(content["name"]), choice, trace, references, probabilities, facts,
-                  stored, missing, text)
+                  stored, missing, text, content["made"])
     return run, _identity(content)
 
 
