@@ -12,6 +12,8 @@ _HOME = {  # public name -> module that defines it
     "Adapter": "core.adapter",
     "Trace": "core.trace",
     "knobs": "core.knobs",
+    **dict.fromkeys(("part", "use"), "core.own_parts"),
+    "check_part": "experiments.contract",
     "make": "methods",
     "prepare": "components.source.prepare",
     "warm_up": "components.source.warm_up",
