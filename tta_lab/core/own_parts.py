@@ -15,6 +15,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -111,6 +112,23 @@ def use(file: str | os.PathLike) -> tuple[str, ...]:
     names = _use(file)
     os.environ[WITH] = os.pathsep.join(map(str, _own.files))
     return names
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Lists, files and TTA_LAB_WITH at the end as they were at the start."""
+    before = dict(_own.kinds), dict(_own.files), _own.complete, os.environ.get(WITH)
+    try:
+        yield
+    finally:
+        changed = before[0] != _own.kinds
+        _own.kinds, _own.files, _own.complete = before[:3]
+        if before[3] is None:
+            os.environ.pop(WITH, None)
+        else:
+            os.environ[WITH] = before[3]
+        if changed:
+            _tell()
 
 
 def used_files() -> tuple[str, ...]:
