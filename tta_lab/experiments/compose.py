@@ -620,7 +620,8 @@ def recognise(recipe: Method) -> tuple[str, list[dict]] | None:
     not looked at.
     """
     recipe = recipe_of(recipe)
-    found = [(name, rows) for name, other in _published(own_parts.changes()) for rows in [differences(recipe, other)]
+    found = [(name, rows) for name, other in _published(own_parts.changes())
+             for rows in [differences(recipe, other)]
              if all(row["what"] == "knobs" for row in rows)]
     return min(found, key=lambda pair: sum(row["cost"] for row in pair[1]), default=None)
 

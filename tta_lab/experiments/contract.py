@@ -55,7 +55,8 @@ class PartCheck:
 
     def __str__(self) -> str:
         broken = sum(row.holds is False for row in self.rows)
-        end = f"{broken} of {len(self.rows)} do not hold." if broken else "All that was tried holds."
+        end = (f"{broken} of {len(self.rows)} do not hold." if broken else
+               "All that was tried holds.")
         return "\n".join([f"{self.name}:", *map(str, self.rows), end])
 
     __repr__ = __str__
@@ -144,8 +145,10 @@ class _Trial:
         _must(from_json(to_json(self.part)) == self.part,
               "from_json(to_json(part)) is not equal to it; fields must be numbers, texts, parts "
               "or tuples of these")
-        _must(eval(repr(self.part), dict(PARTS)) == self.part and hash(self.part) == hash(
-            replace(self.part)), "its repr does not make an equal one, or its hash changes")
+        _must(hash(self.part) == hash(replace(self.part)), "two equal ones differ in their hash")
+        if "<locals>" not in kind.__qualname__:  # of those repr names the function too
+            _must(eval(repr(self.part), dict(PARTS)) == self.part,
+                  "its repr does not make an equal one")
 
     def knobs(self) -> None:
         kind = type(self.part)

@@ -180,7 +180,8 @@ class Experiment:
                 """print(f"no labels; like the source {same:.2f} %")"""
             ]
         lines = [
-            *yours, *imports, *found, *parts, "", own or f"model = {model}", stream, f"recipe = {text}",
+            *yours, *imports, *found, *parts, "", own or f"model = {model}", stream,
+            f"recipe = {text}",
             f'adapter = Adapter(model, recipe, seed={self.seed}, record="source"{source_info})',
             "trace = run(adapter, stream)", *last
         ]
@@ -231,7 +232,8 @@ def _recipe_code(recipe: Method) -> tuple[list[str], str]:
                 imports, inner = _recipe_code(replace(recipe, select=base.select))
                 if inner.startswith("make("):
                     return [
-                        *imports, *sorted({_import(s) for s in added if type(s).__module__ != "__main__"})
+                        *imports, *sorted({_import(s) for s in added
+                                           if type(s).__module__ != "__main__"})
                     ], f"{inner}.where({', '.join(map(repr, added))})"
     return ["from tta_lab.methods.serialise import from_json"], f"from_json({to_json(recipe)!r})"
 
