@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 
-from .layout import column, own_keys, picture
+from .frames import figure_frame
+from .layout import WIDTH
 from .run_panel import NOTHING_BESIDE, StudyPanel
 
 
@@ -34,15 +35,13 @@ class PicturePanel(StudyPanel):
 
     def __init__(self, controls: dict, seed: int, interactive: bool, device: str, run_tooltip: str,
                  plan=None):
-        import ipywidgets as W
-
         super().__init__(controls, interactive, run_tooltip, 100, 380)
         self.seed = seed
         self.device = device
         self.plan = plan  # None: the fast one of the study
         self.beside = {}
         self._known: dict = {}   # stream -> source and BN-1 on it
-        self.frame = W.HTML()
+        self.frame = figure_frame()
         self._draw(None)
         self._refresh()
         self._say("Nothing has run yet: choose, and press Run.")
@@ -94,7 +93,7 @@ class PicturePanel(StudyPanel):
         with self.pace.drawing():
             self.figure = self._figure(numbers)
             if self.interactive:
-                self.frame.value = picture(self.figure, self._alternative(numbers))
+                self.frame.show(self.figure, self._alternative(numbers), WIDTH)
 
     def _alternative(self, numbers) -> str:
         """What the figure shows, for those who cannot see it."""
@@ -106,10 +105,7 @@ class PicturePanel(StudyPanel):
     @property
     def widget(self):
         """Everything in one box."""
-        names = list(self.controls)
-        half = (len(names) + 1) // 2
-        return column(self._halves(names[:half], names[half:]), self.run_buttons(self.progress),
-                      self.description, self.status, self.frame, self.code, own_keys())
+        return self.bench(self.controls.values(), [self.frame], [self.code])
 
     def summary(self):
         return [self.describe(self.ran), self.message], [self.figure]

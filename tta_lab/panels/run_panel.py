@@ -15,7 +15,7 @@ import time
 
 from ..studies.report import paragraphs
 from .controls import move
-from .layout import block, column, details, line
+from .layout import block, classed, column, details, line, workbench
 from .live import live_figure, show, sized
 
 OLD = "of the previous run"
@@ -95,8 +95,7 @@ class RunPanel:
                                     tooltip="End the run after the batch in work")
         self.run_button.on_click(self._on_run)
         self.stop_button.on_click(self._on_stop)
-        self.progress = W.IntProgress(description="progress",
-                                      style={"description_width": "initial"})
+        self.progress = W.IntProgress(tooltip="progress of the run")
         self.description, self.status = W.HTML(), W.HTML()
 
     # --- controls
@@ -178,6 +177,15 @@ class RunPanel:
     def _on_fold(self, name, label, opened):
         self.fold_boxes[name].layout.display = None if opened else "none"
         self.folds[name].description = f"{'▾' if opened else '▸'} {label}"
+
+    def bench(self, left, figures, below=(), buttons=(), head=()):
+        """The panel in its usual form: ``left`` the controls; at the right, always in sight, what
+        will run, the buttons and the state, and under them ``figures`` and what stands ``below``
+        them."""
+        top = [self.description, self.run_buttons(*buttons), self.progress, self.status, *head]
+        self.progress.layout.width = "98%"
+        self.progress.layout.height = "14px"
+        return workbench(list(left), [classed("charts", *figures), *below], top)
 
     def run_buttons(self, *more):
         """Run and Stop, and what stands beside them."""

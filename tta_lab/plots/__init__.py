@@ -15,7 +15,7 @@ from .drawing import draw, draw_pictures, engine, fit  # noqa: F401
 from .guard import HOW_TO_READ as _guard
 from .guard import plot_guard_runs, plot_guarding  # noqa: F401
 from .looks import COLORS, FONT, GROUP_LABELS, GROUP_LOOKS, MARKERS, TITLE, look  # noqa: F401
-from .matplotlib_backend import captioned, new_figure, png  # noqa: F401
+from .matplotlib_backend import captioned, new_figure, png, shown_as  # noqa: F401
 from .panel import HeatMap, Panel, Series, common  # noqa: F401
 from .probes import HOW_TO_READ as _probes
 from .probes import (  # noqa: F401

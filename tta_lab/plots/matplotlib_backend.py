@@ -20,15 +20,23 @@ from .fitting import (
 )
 from .looks import FONT, GREY, NOTHING, TITLE, look_of
 from .panel import HeatMap, Panel, as_bytes, labels, missing, named_rows
+from .theme import NEEDS_LIGHT, NEUTRAL
 
 
-def new_figure(size: tuple, **more):
-    """A figure that pyplot does not know and that shows itself in a notebook; ``size`` in
-    inches."""
+def new_figure(size: tuple, photographs: bool = False, **more):
+    """A figure that pyplot does not know and that shows itself in a notebook; ``size`` in inches.
+    One of ``photographs`` has no ground, any other is a chart, which follows the page's theme."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, **more)
-    figure._repr_png_ = lambda: png(figure)
+    figure = Figure(figsize=size, **({"facecolor": "none"} if photographs else {}), **more)
+    return shown_as(figure, lambda: png(figure), photographs)
+
+
+def shown_as(figure, picture, photographs: bool = False):
+    """Let a figure show itself in a notebook as the bytes that ``picture()`` makes of it."""
+    figure._repr_png_ = picture
+    facts = {} if photographs else {"image/png": NEEDS_LIGHT}
+    figure._repr_mimebundle_ = lambda **_: ({"image/png": figure._repr_png_()}, facts)
     return figure
 
 
@@ -98,17 +106,17 @@ def pictures(shown, ax=None):
     if ax is None:
         across = shown.extent[0] * unit
         names = 0.13 * max(max(map(len, name.split("\n"))) for name, _ in shown.places) + 0.2
-        figure = new_figure((across + names, shown.extent[1] * unit + 0.1))
+        figure = new_figure((across + names, shown.extent[1] * unit + 0.1), photographs=True)
         ax = figure.add_axes((names / (across + names), 0, across / (across + names), 1))
     for _, row in shown.places:
         for left, top, image, caption in row:
             ax.imshow(as_bytes(image), interpolation="nearest",
                       extent=(left, left + width, top + height, top))
             ax.text(left + width / 2, top + height + 0.06 / unit, caption, ha="center", va="top",
-                    fontsize=FONT - 1)
+                    fontsize=FONT - 1, color=NEUTRAL)
     ax.set(xlim=(0, shown.extent[0]), ylim=(shown.extent[1], -0.1 / unit), xticks=[])
     ax.set_yticks([row[0][1] + height / 2 for _, row in shown.places if row],
-                  [name for name, row in shown.places if row], fontsize=FONT)
+                  [name for name, row in shown.places if row], fontsize=FONT, color=NEUTRAL)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax.figure
@@ -117,10 +125,10 @@ def pictures(shown, ax=None):
 def sheet(image, across, columns, upwards, rows, ax=None):
     if ax is None:
         size = 1.15 * len(columns) + 1.8, 1.05 * len(rows) + 0.8
-        ax = new_figure(size, layout="constrained").subplots()
+        ax = new_figure(size, photographs=True, layout="constrained").subplots()
     ax.imshow(image, interpolation="nearest")
-    ax.set_xticks(across, columns, fontsize=FONT - 1)
-    ax.set_yticks(upwards, rows, fontsize=FONT)
+    ax.set_xticks(across, columns, fontsize=FONT - 1, color=NEUTRAL)
+    ax.set_yticks(upwards, rows, fontsize=FONT, color=NEUTRAL)
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
     return ax.figure
@@ -224,6 +232,7 @@ def _name_common(axes: list, columns: int) -> None:
 
 
 def _panel(axis, panel, wide: float) -> dict:
+    axis.tta_panel = panel
     axis.set_title(panel.title, fontsize=TITLE)
     axis.set_xlabel(panel.x, fontsize=FONT)
     axis.set_ylabel(panel.y, fontsize=FONT)

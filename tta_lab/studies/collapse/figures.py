@@ -7,7 +7,7 @@ import io
 import numpy as np
 
 from ...components.controllers.guard import ACTIONS
-from ...plots import GROUP_LABELS, GROUP_LOOKS, Panel, Series, draw, png
+from ...plots import GROUP_LABELS, GROUP_LOOKS, Panel, Series, draw, png, shown_as
 from ..drawings import STEP, errors_beside, gradients, risk, seeds_of
 
 HOW_TO_READ = {
@@ -43,8 +43,7 @@ def compact(figure, colors: int = 128):
                                                                                  optimize=True)
         return target.getvalue()
 
-    figure._repr_png_ = small
-    return figure
+    return shown_as(figure, small)
 
 
 def plot_signals(numbers, backend: str = "matplotlib", ax=None):

@@ -25,6 +25,7 @@ from ...experiments.runner import compare, run, spread
 from ...methods import make
 from ...models.doctor import check_up
 from ...models.embedded import load_model
+from ...plots.theme import NEUTRAL
 from ...streams import ccc, protocols
 from ...streams.images import make_images
 from ...streams.orders import Dirichlet
@@ -538,7 +539,7 @@ def plot_sheet(numbers: dict):
 
     rows = len(numbers["rows"])
     half = math.ceil(rows / 2)
-    figure = Figure(figsize=(11, 0.66 * half + 0.6), layout="constrained")
+    figure = Figure(figsize=(11, 0.66 * half + 0.6), layout="constrained", facecolor="none")
     axes = figure.subplots(1, 2, squeeze=False)[0] if rows > 1 else [figure.subplots()]
     for ax, part in zip(axes, (slice(0, half), slice(half, rows)), strict=False):
         plots.plot_images({**numbers, "x": numbers["x"][part], "rows": numbers["rows"][part]},
@@ -546,10 +547,9 @@ def plot_sheet(numbers: dict):
         height, width = numbers["x"].shape[-2:]
         ax.set_xlim(-0.5, len(numbers["columns"]) * (width + 2) - 2.5)
         ax.set_ylim(half * (height + 2) - 2.5, -0.5)
-        ax.set_xlabel("severity", fontsize=plots.FONT)
+        ax.set_xlabel("severity", fontsize=plots.FONT, color=NEUTRAL)
         ax.xaxis.set_label_position("top")
-    figure._repr_png_ = lambda: plots.png(figure)
-    return figure
+    return plots.shown_as(figure, lambda: plots.png(figure), photographs=True)
 
 
 def say_sheet(numbers: dict) -> str:

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 
-from ...plots import FONT, TITLE, Panel, Series, draw, engine, new_figure
+from ...plots import FONT, TITLE, Panel, Series, draw, engine, new_figure, shown_as
 from ...plots.fitting import wrapped
 from ...plots.plotly_backend import PIXELS
 
@@ -72,7 +72,7 @@ def _matplotlib(numbers, ax):
         figure = new_figure((1.1 * len(columns) + 4.6, max(0.27 * len(rows), 2.6) + 1.7),
                             layout="constrained")
         ax = figure.subplots()
-        figure._repr_png_ = lambda: small_png(figure)
+        shown_as(figure, lambda: small_png(figure))
     colors = LinearSegmentedColormap.from_list(
         "zoo", BETTER_TO_WORSE if numbers["diverging"] else MORE, 49)  # few levels: a small file
     low, high = _range(numbers)
