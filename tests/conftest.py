@@ -33,6 +33,14 @@ def pytest_make_collect_report(collector):
     return _required((yield))
 
 
+@pytest.fixture(autouse=True)
+def own_parts_leave():
+    """A part that a test lists is in no list of the next."""
+    from tta_lab.core import own_parts
+    with own_parts.kept():
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread_for_references(request):
     path = request.path

@@ -42,7 +42,7 @@ def ran(house, *command):
 
 def test_it_shows_how_to_add_each_kind_of_thing():
     assert [name for name, _ in BLOCKS] == [
-        "method", "source statistic", "selector", "stream", "figure", "notebook"
+        "method", "part of your own, outside the package", "source statistic", "selector", "stream", "figure", "notebook"
     ]
 
 

@@ -43,7 +43,8 @@ SMALL = {  # notebook -> parameters that keep it short
     "02_streams_and_shifts": {"per_shift": 2, "batch": 8}, "03_method_zoo": {"per_shift": 2, "methods": "source, batch_norm, tent, eata"},
     "04_collapse": {"per_shift": 8, "batch": 8, "looked_at": 4}, "05_compose_your_own": {"per_shift": 20, "batch": 10},
     "06_your_model": {"per_shift": 10, "batch": 10, "limit": 20}, "07_normalisation_matters": {"per_shift": 8, "alone": 2},
-    "08_lifelong": {"rounds": 2, "per_shift": 4}}
+    "08_lifelong": {"rounds": 2, "per_shift": 4},
+    "09_add_your_own_method": {"per_shift": 10, "batch": 10}}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,9 @@ __version__ = "0.1.0"
 _HOME = {  # public name -> module that defines it
     "Adapter": "core.adapter",
     "Trace": "core.trace",
-    "knobs": "core.knobs",
+    **dict.fromkeys(("knob", "knobs"), "core.knobs"),
+    **dict.fromkeys(("part", "use"), "core.own_parts"),
+    "check_part": "experiments.contract",
     "make": "methods",
     "prepare": "components.source.prepare",
     "warm_up": "components.source.warm_up",

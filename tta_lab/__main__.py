@@ -30,6 +30,8 @@ def parser():
     run.add_argument("--timeout", type=float, metavar="SECONDS", help="longest time for one cell; "
                                                                       "by default no limit")
 
+    add_with(run)
+
     test = commands.add_parser("test", allow_abbrev=False, help="run the tests; other arguments "
                                                                 "go to pytest")
     test.add_argument("--all", action="store_true", help="also the slow tests, and every cell of "
@@ -38,8 +40,9 @@ def parser():
     test.add_argument("--browser", action="store_true", help="only those that drive the notebooks "
                                                              "and the app in Chromium")
 
-    commands.add_parser("lab", allow_abbrev=False, help="open JupyterLab on the notebooks; other "
-                                                        "arguments go to JupyterLab")
+    add_with(commands.add_parser("lab", allow_abbrev=False,
+                                 help="open JupyterLab on the notebooks; other arguments go to "
+                                      "JupyterLab"))
 
     app = commands.add_parser("app", allow_abbrev=False, help="a notebook as a page without code "
                                                               "(voila); other arguments go to "
@@ -52,6 +55,7 @@ def parser():
     app.add_argument("--slides", action="store_true", help="one screen at a time, for the "
                                                            "notebooks of the workshop; arrow keys "
                                                            "turn")
+    add_with(app)
 
     train = commands.add_parser("train", allow_abbrev=False, help="train one of the embedded "
                                                                   "source models anew")
@@ -70,6 +74,25 @@ def parser():
     commands.add_parser("info", allow_abbrev=False, help="versions, device, and a check of the "
                                                          "embedded data")
     return top
+
+
+def add_with(command):
+    command.add_argument("--with", dest="parts", action="append", default=[], metavar="FILE.py",
+                         help="a Python file with methods, selectors or other parts of your own, "
+                              "which will be in all lists; it is run, here and in every kernel, "
+                              "so name only what you trust; may be repeated")
+
+
+def use_parts(options):
+    """Run the files that were named and leave them to the processes that are started from here."""
+    from tta_lab.core import own_parts
+
+    try:
+        own_parts.complete()
+        for file in options.parts:
+            print(f"{file}: {', '.join(own_parts.use(file))}", file=sys.stderr)
+    except own_parts.PartError as why:
+        raise bootstrap.Problem(str(why)) from why
 
 
 def run_notebook(options):
@@ -227,7 +250,13 @@ def main(arguments=None):
         if rest and not open_ended:
             top.error("unknown argument: {}".format(" ".join(rest)))
         group = "browser" if getattr(options, "browser", False) else group
+        parts = getattr(options, "parts", ())
+        for file in parts:
+            if not os.path.isfile(file):  # before anything is installed
+                raise bootstrap.Problem(f"--with: there is no file {file}")
         bootstrap.ensure(group, arguments, may_install=options.command not in ("info", "workshop"))
+        if parts:
+            use_parts(options)
         return action(options, rest) if open_ended else action(options)
     except bootstrap.Problem as why:
         print(f"tta_lab: {why}", file=sys.stderr)

@@ -451,6 +451,7 @@ def _executed(source: Path, content, known: dict, values: dict, folder: Path, ti
         say)
     mode = folder.name.removeprefix(f"{source.stem}-")
     given = ", ".join(f"{k}={v!r}" for k, v in values.items() if k != "out_json")
+    _used(content)
     say(f"{source.name}, {mode}: {given or 'no parameters'}", flush=True)
     try:
         executed = papermill.execute_notebook(
@@ -478,6 +479,21 @@ def _executed(source: Path, content, known: dict, values: dict, folder: Path, ti
             os.replace(path, final[kind])
     return Result(final["ipynb"], final["html"], final["json"] if has_json else None,
                   printed(executed))
+
+
+def _used(content) -> None:
+    """Write into a notebook which files of parts its kernel uses: in its metadata, and as a line
+    above its first cell."""
+    import nbformat
+
+    files = [f for f in os.environ.get("TTA_LAB_WITH", "").split(os.pathsep) if f]
+    content.metadata.setdefault("tta_lab", {}).pop("with", None)
+    if files:
+        content.metadata["tta_lab"]["with"] = files
+        names = ", ".join(f"`{file}`" for file in files)
+        content.cells.insert(0, nbformat.v4.new_markdown_cell(f"With parts of your own: {names}"))
+    elif not content.metadata["tta_lab"]:
+        del content.metadata["tta_lab"]
 
 
 def with_values(notebook, values: dict[str, Any]):

@@ -23,7 +23,8 @@ from ..methods import METHODS
 PLACE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 BATCH, BATCHES = 16, 8
 TAKEN = {
-    name: info.what for kind in METHODS.values() for name, info in source_info_of(kind()).items()
+    name: info.what for kind in METHODS.builtin.values()
+    for name, info in source_info_of(kind()).items()
 }
 INTRO = f"""# Methods
 
@@ -63,15 +64,15 @@ def _sentence(kind: type) -> str:
     return " ".join((kind.__doc__ or "").strip().split("\n\n")[0].split())
 
 
-def catalogue(cost: bool = False) -> list[dict]:
+def catalogue(cost: bool = False, own: bool = True) -> list[dict]:
     """One row per method: name, sentence, family, needs, tasks, answer, how each form was verified,
     forms, presets, knobs, paper, arXiv id.
 
     ``cost`` adds forwards and backwards per image, (least, most), measured on tiny networks in some
-    seconds. docs/methods.md is made of these rows.
+    seconds. ``own``: yours too. docs/methods.md is made of the others.
     """
     rows = []
-    for name, kind in METHODS.items():
+    for name, kind in (METHODS if own else METHODS.builtin).items():
         recipe, found = kind(), re.search(r"\d{4}\.\d{5}", kind.paper)
         rows.append({
             "name": name, "class": kind.__name__, "sentence": _sentence(kind),
@@ -86,7 +87,7 @@ def catalogue(cost: bool = False) -> list[dict]:
     return rows
 
 
-class _Tiny(nn.Module):
+class TinyNetwork(nn.Module):
     """Two convolutions with batch normalisation, images (B, 3, 16, 16) to 10 logits; fixed weights,
     ``scale`` of those of the head."""
 
@@ -115,7 +116,7 @@ class _Tiny(nn.Module):
         return self.head(self.features(x))
 
 
-def _images(n: int, seed: int) -> Tensor:
+def soft_images(n: int, seed: int) -> Tensor:
     """Soft random patterns of colour."""
     return F.interpolate(torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(seed)), 16,
                          mode="bilinear")
@@ -132,12 +133,12 @@ def cost_of(recipe: Method) -> dict[str, tuple[float, float]]:
             f.name: Unchanged() for f in fields(recipe)
             if isinstance(getattr(recipe, f.name), Augmentation)
         })
-    x, found = _images(64, 1).double(), []
+    x, found = soft_images(64, 1).double(), []
     for scale in (1e-3, 1e3):
-        net = _Tiny(scale, x)
+        net = TinyNetwork(scale, x)
         source_info = prepare(net, recipe, x, torch.arange(64) % 10, device="cpu")
         adapter = Adapter(net, recipe, device="cpu", source_info=source_info, record="off")
-        for batch in _images(BATCH * BATCHES, 2).double().split(BATCH):
+        for batch in soft_images(BATCH * BATCHES, 2).double().split(BATCH):
             adapter(batch)
         found.append([adapter.cost[k] / (BATCH * BATCHES) for k in ("forwards", "backwards")])
     return {
@@ -160,8 +161,9 @@ def _settings(values: dict) -> str:
 
 
 def document() -> str:
-    """The text of docs/methods.md; costs are measured, which takes some seconds."""
-    rows = catalogue(cost=True)
+    """The text of docs/methods.md, of the methods of this package; costs are measured, which takes
+    some seconds."""
+    rows = catalogue(cost=True, own=False)
     out = [
         INTRO,
         _line("method", "family", "needs", "answer", "forwards", "backwards", "verified", "paper"),

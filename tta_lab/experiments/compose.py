@@ -32,6 +32,7 @@ from ..components.penalties import AugmentedAgreement, Diversity, FisherAnchor, 
 from ..components.selectors import SELECTORS
 from ..components.source.prepare import prepare
 from ..components.updates import CosineSam, Sam, WeightEnsembling
+from ..core import own_parts
 from ..core.adapter import AdaptationError, Adapter
 from ..core.knobs import Knob, followers, knobs, own_knobs, with_knobs
 from ..core.named import recipe_of
@@ -48,6 +49,7 @@ from ..core.parts import (
     SlidingWindow,
     Step,
 )
+from ..core.registry import listed_name
 from ..core.source_info import source_info_of
 from ..data.load import load
 from ..methods import METHODS, make
@@ -82,6 +84,7 @@ from .experiment import (
     experiment_of,
     incompatibilities,
     model_key,
+    own_code,
     references_of,
     stream_code,
 )
@@ -113,7 +116,7 @@ WHOLE = {  # methods that cannot be taken apart, and why
 WHOLE |= {  # and those whose loss is no objective here
     name: "its loss is that of a whole batch, which no other objective is" if kind.batch_loss
           is not LossMethod.batch_loss else "its loss is none of the objectives here"
-    for name, kind in METHODS.items()
+    for name, kind in METHODS.builtin.items()
     if issubclass(kind, LossMethod) and name not in (*LOSS_OF, *WHOLE)
 }
 TOGETHER = ("settle", "teacher", "reply")  # with the objective, what a method of WHOLE keeps
@@ -157,7 +160,7 @@ OPTIONS: dict[str, dict[Part, str]] = {  # slot -> part -> name on the screen
         RegionEntropy(): "entropy of a region",
         Agreement(): "agreement with the teacher"
     }, "select": {
-        **{kind(): name.replace("_", " ") for name, kind in SELECTORS.items()},
+        **{kind(): name.replace("_", " ") for name, kind in SELECTORS.builtin.items()},
         unknowns.LikelyKnown(): "likely known",
         StableRegion(): "stable region",
         unknowns.TwoFilters(): "two filters"
@@ -196,11 +199,49 @@ OPTIONS: dict[str, dict[Part, str]] = {  # slot -> part -> name on the screen
     }, "cadence": {EveryBatch(): "each batch as it comes",
                    SlidingWindow(): "sliding window"}
 }
+KINDS = {slot: {type(part).__name__: part for part in options} for slot, options in OPTIONS.items()}
 _LABELS = {
     type(part).__name__: text for options in OPTIONS.values() for part, text in options.items()
 }
-_KIND = re.compile(rf"(?:\b(?P<slot>\w+)=)?\b(?P<kind>{'|'.join(_LABELS)})\b(?:\(\))?")
-KINDS = {slot: {type(part).__name__: part for part in options} for slot, options in OPTIONS.items()}
+_KIND = re.compile("")  # set below
+_yours: dict[str, str | None] = {}  # your own: name of the class -> its slot
+
+
+def slot_of(kind: type) -> str | None:
+    """The slot that a kind of part is chosen in, or None: the one whose parts it shares a base
+    class with."""
+    shared = {slot: set.intersection(*(set(type(part).__mro__) for part in options))
+              for slot, options in OPTIONS.items()}
+    for slot, bases in shared.items():
+        only = bases.difference(*(other for name, other in shared.items() if name != slot))
+        if only.intersection(kind.__mro__):
+            return slot
+    return next((slot for slot, options in OPTIONS.items()
+                 if set(map(type, options)).intersection(kind.__mro__)), None)
+
+
+def _list_yours(kinds: tuple[type, ...]) -> None:
+    """Put parts of your own into the lists; those that were there before leave."""
+    global _KIND
+    for name, slot in _yours.items():
+        WHOLE.pop(name, None)
+        if slot is not None:
+            OPTIONS[slot].pop(KINDS[slot].pop(name))
+            del _LABELS[name]
+    _yours.clear()
+    for kind in kinds:
+        name = listed_name(kind)
+        if issubclass(kind, Method):
+            _yours[name] = None
+            WHOLE[name] = "it is a class of your own"
+        elif (slot := slot_of(kind)) is not None:
+            _yours[kind.__name__] = slot
+            KINDS[slot][kind.__name__] = part = kind()
+            OPTIONS[slot][part] = _LABELS[kind.__name__] = name.replace("_", " ")
+    _KIND = re.compile(rf"(?:\b(?P<slot>\w+)=)?\b(?P<kind>{'|'.join(_LABELS)})\b(?:\(\))?")
+
+
+own_parts.tell(_list_yours)
 
 
 # --- apart and together -------------------------------------------------------------------------
@@ -564,7 +605,7 @@ def distance(a: Method, b: Method) -> float:
 
 
 @lru_cache(maxsize=1)
-def _published() -> tuple:
+def _published(changes: int) -> tuple:
     """(name, recipe) of every form of every method; that of the paper by the method's name
     alone."""
     return tuple((name if form == "paper" else f"{name} [{form}]", make(name, form=form))
@@ -579,7 +620,8 @@ def recognise(recipe: Method) -> tuple[str, list[dict]] | None:
     not looked at.
     """
     recipe = recipe_of(recipe)
-    found = [(name, rows) for name, other in _published() for rows in [differences(recipe, other)]
+    found = [(name, rows) for name, other in _published(own_parts.changes())
+             for rows in [differences(recipe, other)]
              if all(row["what"] == "knobs" for row in rows)]
     return min(found, key=lambda pair: sum(row["cost"] for row in pair[1]), default=None)
 
@@ -590,7 +632,7 @@ def relatives(recipe: Method, n: int = 2, choice: Experiment | None = None,
     and BN-1, which every run is beside, nor the method that it is. With ``choice`` only those for
     which `incompatibility` has nothing to say."""
     recipe = recipe_of(recipe)
-    rows = [(name, differences(recipe, other)) for name, other in _published()
+    rows = [(name, differences(recipe, other)) for name, other in _published(own_parts.changes())
             if "[" not in name and name not in ("source", "batch_norm")]
     rows = sorted((r for r in rows if r[1]), key=lambda r: sum(row["cost"] for row in r[1]))
     if choice is None:
@@ -690,7 +732,7 @@ def to_code(choice: Experiment, beside=("source", "batch_norm")) -> str:
             places.setdefault(kind.__module__, []).append(kind.__name__)
         imports = [
             f"from {place} import {', '.join(sorted(names))}"
-            for place, names in sorted(places.items())
+            for place, names in sorted(places.items()) if place != "__main__"
         ]
         text = expression(recipe)
     named = isinstance(choice.model, str)
@@ -701,6 +743,7 @@ def to_code(choice: Experiment, beside=("source", "batch_norm")) -> str:
     elif choice.source_images is None or isinstance(choice.source_images, str):
         images = f", source_images={choice.source_images!r}"
     return "\n".join([
+        *own_code(recipe),
         "from tta_lab.experiments.experiment import Experiment, explore", *found, *imports, "",
         *([] if named else ["# model: your own network"]), stream, f"recipe = {text}",
         f"choice = Experiment({repr(choice.model) if named else 'model'}, stream, recipe, "

@@ -22,12 +22,13 @@ import torch
 
 from ..components.controllers.guard import Guard
 from ..components.source.prepare import prepare
-from ..core import run_keys
+from ..core import own_parts, run_keys
 from ..core.adapter import Adapter
 from ..core.arguments import WrongKind, shown, whole
 from ..core.knobs import knobs
 from ..core.named import recipe_of
 from ..core.parts import LossMethod, Method, NeedsError, Part, needs_of
+from ..core.run_keys import nested
 from ..core.source_info import source_info_of
 from ..core.trace import Trace
 from ..data.load import images_of, load
@@ -153,6 +154,7 @@ class Experiment:
         """
         model, opened, own = _model_code(self.model)
         parts, text = _recipe_code(self.recipe)
+        yours = own_code(self.recipe)
         imports = [
             f"from tta_lab import Adapter{', load_model' if opened == 'load_model' else ''}, run"
         ]
@@ -178,7 +180,8 @@ class Experiment:
                 """print(f"no labels; like the source {same:.2f} %")"""
             ]
         lines = [
-            *imports, *found, *parts, "", own or f"model = {model}", stream, f"recipe = {text}",
+            *yours, *imports, *found, *parts, "", own or f"model = {model}", stream,
+            f"recipe = {text}",
             f'adapter = Adapter(model, recipe, seed={self.seed}, record="source"{source_info})',
             "trace = run(adapter, stream)", *last
         ]
@@ -229,9 +232,29 @@ def _recipe_code(recipe: Method) -> tuple[list[str], str]:
                 imports, inner = _recipe_code(replace(recipe, select=base.select))
                 if inner.startswith("make("):
                     return [
-                        *imports, *sorted({_import(s) for s in added})
+                        *imports, *sorted({_import(s) for s in added
+                                           if type(s).__module__ != "__main__"})
                     ], f"{inner}.where({', '.join(map(repr, added))})"
     return ["from tta_lab.methods.serialise import from_json"], f"from_json({to_json(recipe)!r})"
+
+
+def own_code(recipe: Method) -> list[str]:
+    """Lines that make the classes known that are not of this package: the file they came from is
+    named; of a class of a notebook a comment."""
+    lines: dict[str, None] = {}
+    for kind in dict.fromkeys(type(part) for part in nested(recipe)):
+        if kind.__module__.split(".")[0] == __name__.split(".")[0]:
+            continue
+        file = own_parts.origin(kind)
+        if file:
+            lines |= dict.fromkeys(("import tta_lab", "", f"tta_lab.use({file!r})"))
+        elif kind.__module__ in ("__main__", "builtins"):
+            lines[f"# {kind.__name__}: your own class, with @part, as defined above"] = None
+        else:
+            lines[f"import {kind.__module__}  # {kind.__name__}, your own"] = None
+            if not own_parts.is_listed(kind):
+                lines[f"import tta_lab\n\ntta_lab.part({kind.__module__}.{kind.__name__})"] = None
+    return list(lines)
 
 
 def _import(part: Part) -> str:

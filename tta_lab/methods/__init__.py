@@ -6,12 +6,12 @@ from difflib import get_close_matches
 
 from ..core.arguments import WrongKind
 from ..core.knobs import with_knobs
+from ..core.own_parts import Listing
 from ..core.parts import Method
 from ..core.registry import find_parts
 
-METHODS: dict[str, type[Method]] = find_parts(
-    __name__, __path__, "Method", but=("composed", "serialise")
-)
+METHODS = Listing(  # those of this package, and yours
+    find_parts(__name__, __path__, "Method", but=("composed", "serialise")), Method)
 
 
 def make(name: str, *, form: str = "paper", preset: str | None = None, **settings) -> Method:
@@ -29,7 +29,9 @@ def make(name: str, *, form: str = "paper", preset: str | None = None, **setting
     if name not in METHODS:
         near = get_close_matches(name.lower().replace("-", "_"), METHODS, 1)
         raise ValueError(f"there is no method {name!r}; there are: "
-                         f"{', '.join(METHODS)}{f'; did you mean {near[0]!r}?' if near else ''}")
+                         f"{', '.join(METHODS)}{f'; did you mean {near[0]!r}?' if near else ''}; "
+                         f"a class of your own is listed with @tta_lab.part above it, a file of "
+                         f"yours with tta_lab.use('my_method.py')")
     kind = METHODS[name]
     if form not in ("paper", "reference", *kind.forms):
         raise ValueError(f"{name} has no form {form!r}; it has: "

@@ -11,6 +11,7 @@ from ..components.controllers import resets as controllers
 from ..components.norms import batch_norm as norms
 from ..components.selectors import SELECTORS
 from ..core import parts
+from ..core.own_parts import Listing
 from ..core.parts import Part
 from . import METHODS, composed
 
@@ -22,13 +23,14 @@ FORMERLY = {  # name in JSON of before -> name now
     "DestroyedObject": "PLPDFilter",
     "LowEntropy": "EntropyThreshold",
 }
-PARTS: dict[str, type] = {  # of the modules for parts, and what the files found by name use
+PARTS = Listing({  # of the modules for parts, what the files found by name use, and yours
     value.__name__: value
     for place in (parts, norms, penalties, updates, controllers, guard, augment, composed,
-                  *(sys.modules[m.__module__] for m in (*SELECTORS.values(), *METHODS.values())))
+                  *(sys.modules[m.__module__]
+                    for m in (*SELECTORS.builtin.values(), *METHODS.builtin.values())))
     for value in vars(place).values() if isinstance(value, type) and issubclass(value, Part)
     and is_dataclass(value) and not value.__name__.startswith("_")
-} | {value.__name__: value for value in METHODS.values()}
+} | {value.__name__: value for value in METHODS.builtin.values()}, by_class=True)
 
 
 def to_json(recipe: Part) -> str:
@@ -66,6 +68,8 @@ def _unpack(value):
         name = settings.pop("part", None)
         name = FORMERLY.get(name, name)
         if name not in PARTS:
-            raise ValueError(f"there is no part {name!r}; there are: {', '.join(PARTS)}")
+            raise ValueError(f"there is no part {name!r}; there are: {', '.join(PARTS)}; "
+                             f"one of your own must be defined first, with @tta_lab.part above it, "
+                             f"or its file named: tta_lab.use('my_method.py')")
         return PARTS[name](**{k: _unpack(v) for k, v in settings.items()})
     return tuple(_unpack(v) for v in value) if isinstance(value, list) else value

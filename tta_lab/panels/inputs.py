@@ -69,7 +69,7 @@ def model_options(own: bool) -> list[tuple[str, str]]:
 def method_options() -> list[tuple[str, str]]:
     """(label, value) of the list of methods, by family."""
     families = dict.fromkeys(kind.family for kind in METHODS.values())
-    return [(f"{name}  ({family})", name) for family in families
+    return [(f"{name}  ({family or 'your own'})", name) for family in families
             for name, kind in METHODS.items() if kind.family == family]
 
 

@@ -17,6 +17,7 @@ import torch
 
 from .. import __version__
 from ..core.files import write_text
+from ..core.own_parts import used_files
 from ..core.told import TOLD
 
 
@@ -192,13 +193,15 @@ def plain(value):
 
 def write_numbers(path: str | Path, numbers: dict, **made) -> Path:
     """Write numbers as JSON (no number: null) with the date and the versions they were made with,
-    and ``made`` beside them.
+    the files of parts of your own that were used, and ``made`` beside them.
 
     The file is there whole or not at all. Raises OSError where it cannot be written.
     """
     made = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "tta_lab": __version__,
             "python": platform.python_version(), "torch": str(torch.__version__),
             "numpy": np.__version__} | made
+    if files := used_files():
+        made["with"] = list(files)
     return write_text(path, json.dumps(plain({"made": made, **numbers}), indent=1, allow_nan=False)
                       + "\n")
 

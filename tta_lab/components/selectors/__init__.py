@@ -1,5 +1,7 @@
 """Sample selectors: one file each, found by themselves. Any selector composes with any method that
 has a loss."""
+from ...core.own_parts import Listing
+from ...core.parts import Selector
 from ...core.registry import find_parts
 from .confidence_rise import ConfidenceRise
 from .confidence_threshold import ConfidenceThreshold
@@ -16,7 +18,7 @@ FORMERLY = {  # name of before -> name now
     "destroyed_object": "plpd_filter",
     "low_entropy": "entropy_threshold",
 }
-SELECTORS = find_parts(__name__, __path__, "Selector")
+SELECTORS = Listing(find_parts(__name__, __path__, "Selector"), Selector)
 __all__ = [
     "SELECTORS", "EntropyWeight", "ConfidenceRise", "ConfidenceThreshold", "PLPDFilter",
     "DiverseCertain", "EntropyThreshold", "NonRedundant", "RandomKeep"
