@@ -1,15 +1,20 @@
 """Makes the numbers that panels show before anything has run: ``python benchmarks/stored_runs.py``.
 
 The default choices of the panels on collapse, normalisation and lifelong adaptation are run, each
-in a few seconds to half a minute, and written to ``tta_lab/studies/stored.json``.
+in a few seconds to half a minute, and written to ``tta_lab/studies/stored.json``; that of the
+explorer is kept whole in ``tta_lab/studies/explorer/stored_runs``.
 """
 from __future__ import annotations
 
+import shutil
+
 from tta_lab.panels.collapse_panel import collapse_panel
+from tta_lab.panels.explorer import explorer, settings_of
 from tta_lab.panels.lifelong_panel import lifelong_panel
 from tta_lab.panels.norm_panel import norm_panel
 from tta_lab.studies import stored
 from tta_lab.studies.collapse.study import Setting
+from tta_lab.studies.explorer.stored import FOLDER
 
 # as in the panel alone, and as in the notebook
 COLLAPSE = (Setting(), Setting(factor=100.0, per_shift=300, batch=50))
@@ -31,6 +36,14 @@ def main() -> None:
         print(panel.message)
     path = stored.write(found)
     print(f"{path}: {path.stat().st_size // 1000} kB")
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    panel = explorer(interactive=False, **settings_of(True))
+    if panel.error is not None:
+        raise panel.error
+    number, = panel.ticked
+    panel.kept.save(FOLDER, [number])
+    size = sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file())
+    print(f"{panel.message}\n{FOLDER}: {size // 1000} kB")
 
 
 if __name__ == "__main__":

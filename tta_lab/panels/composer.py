@@ -26,6 +26,7 @@ from ..studies.compose import study as S
 from ..studies.compose.figures import plot_composer_runs
 from ..studies.report import signed, write_numbers
 from .controls import KnobFields, dropdown, move, other, rounded, seed_field, slider, tick
+from .frames import figure_frame
 from .inputs import (
     AS_GIVEN,
     IMAGES,
@@ -36,11 +37,23 @@ from .inputs import (
     model_options,
     own_model,
 )
-from .layout import WIDTH, block, code_block, column, div, line, own_keys, picture, table_html
+from .labels import slider_labels
+from .layout import (
+    WIDTH,
+    block,
+    chips,
+    code_block,
+    column,
+    div,
+    folded,
+    heading,
+    line,
+    table_html,
+)
 from .run_panel import NOTHING, SessionPanel, report_errors
 
 HEIGHT = 320
-INCHES = (10.5, 4.2)
+INCHES = (8.2, 3.6)
 SECOND = {"select 1": "learn from", "select 2": "and of these", "select 3": "and of these",
           "penalties 1": "extra term", "penalties 2": "extra term"}
 TIPS = {"norm": "whose statistics the normalisation layers use",
@@ -51,7 +64,8 @@ TIPS = {"norm": "whose statistics the normalisation layers use",
         "teacher": "whom objective or output may ask", "reply": "what is returned",
         "controllers": "when everything goes back to the source",
         "cadence": "what a step looks at"}
-LEFT = ("norm", "train", "objective", "teacher", "reply", "cadence")
+FIRST = ("objective", "select", "penalties", "norm", "train")  # slots that are always in sight
+IN_CHIPS = ("objective", "select", "penalties", "norm")
 FEW = 4  # ways out of an impossible composition that are pointed at in one list
 NO, YES = "✗ {} (not with these)", "→ {} (would make it possible)"
 SINGLE = "one image at a time"
@@ -134,13 +148,14 @@ class ComposerPanel(SessionPanel):
         self._forget()
         self._places = {place: (slot, seat, keys) for place, slot, seat, keys in C.places()}
         super().__init__(self._controls(first), interactive,
-                         "Run the composition beside source, BN-1 and its nearest relatives", 110,
-                         395)
+                         "Run the composition beside source, BN-1 and its nearest relatives", 104,
+                         300)
         self.guard_box = self.controls["guard"]
-        self._fields = KnobFields(self._on_knob, "110px", "210px")
+        self._fields = KnobFields(self._on_knob, "104px", "104px")
         self._knob_of = {}
         self.reasons, self.table_box, self.judged = W.HTML(), W.HTML(), W.HTML()
-        self.code, self.json_box, self.frame = W.HTML(), W.HTML(), W.HTML()
+        self.code, self.json_box = W.HTML(), W.HTML()
+        self.frame = figure_frame()
         self.figure = None
         self.drawn = {}
         self.path = W.Text(value="composition.json", description="file", continuous_update=False,
@@ -529,7 +544,7 @@ class ComposerPanel(SessionPanel):
             if self.interactive:
                 figure = plot_composer_runs(self.drawn, "matplotlib")
                 plots.fit(figure, *INCHES)
-                self.frame.value = picture(figure, self._alt())
+                self.frame.show(figure, self._alt(), WIDTH)
             else:
                 figure = plot_composer_runs(self.drawn, "plotly")
                 self.figure = plots.fit(figure, WIDTH, HEIGHT)
@@ -617,16 +632,29 @@ class ComposerPanel(SessionPanel):
     def _refresh(self):
         reason = html.escape(C.on_screen(self.incompatibility))
         text = f"<p><b>Impossible:</b> {reason}</p>" if self.incompatibility else ""
-        for i, part in enumerate(self._sentences()):
-            weight = "bold" if i == 1 else "normal"
-            text += f'<p style="margin: 2px 0; font-weight: {weight}">{html.escape(part)}</p>'
-        self.description.value = div(text)
+        said = self._sentences()
+        text += f"<div><b>{html.escape(said[1])}</b></div>" if said else ""
+        more = "".join(f"<div>{html.escape(part)}</div>" for part in said[:1] + said[2:])
+        self.description.value = chips(self.words()) + text + folded("What this is and needs", more)
         what = "this run" if self._shown_run() else "the run that is chosen"
         self.code.value = div(code_block(f"A cell that makes {what} without the panel:",
                                          self.to_code()))
         self.json_box.value = div(code_block("The recipe as JSON:", "" if self.recipe is None else
                                              self.to_json()))
         self.reasons.value = self._reasons_html()
+
+    def words(self) -> list[str]:
+        """What will run, in a few words each: the slots that are in use, and the stream."""
+        c = self.values
+        said = [str(self.controls["model"].label), str(self.controls["stream"].label),
+                f"{c['per_shift']} a shift", f"batch {c['batch']}"]
+        for place, (slot, _, _) in self._places.items():
+            label = self._option(slot, self._key(place))
+            if self._key(place) and slot in IN_CHIPS:
+                said.append(label.split(": ")[0])
+        rate = self._knob_of.get("update.lr")
+        said += [f"lr {rate.value:g}"] * (rate is not None)
+        return said + ["guard"] * bool(self.guard_box.value)
 
     def reasons_rows(self) -> list[tuple[str, str]]:
         """(options, reason): what cannot be chosen beside the rest, options with the same reason
@@ -656,6 +684,9 @@ class ComposerPanel(SessionPanel):
         save = line(self.path, self.overwrite, self.save_button)
         self._fold({"reasons": ("what cannot be chosen, and why", self.reasons),
                     "knobs": ("knobs", self._fields.expert),
+                    "slots": ("more slots", column(*self._more_slots())),
+                    "stream": ("size, seed, relatives", column(*(
+                        self.controls[n] for n in ("per_shift", "batch", "relatives", "seed")))),
                     "json": ("save the recipe", column(save, self.json_box)),
                     "code": ("code", self.code)})
 
@@ -665,16 +696,18 @@ class ComposerPanel(SessionPanel):
         c = self.controls
         fold = self.folds
         box = self.fold_boxes
-        top = line(column(c["model"], c["stream"], c["per_shift"]),
-                   column(c["batch"], c["seed"], c["relatives"]))
-        left = [c[place] for place in self._places if self._places[place][0] in LEFT]
-        right = [c[place] for place in self._places if self._places[place][0] not in LEFT]
-        slots = line(column(*left), column(*right, c["guard"], self._fields.simple))
-        return column(top, c["start"], slots, self.description,
-                      line(fold["reasons"], fold["knobs"]), box["reasons"], box["knobs"],
-                      self.run_buttons(), self.progress, self.status, self.frame, self.table_box,
-                      self.judged, line(fold["json"], fold["code"]), box["json"], box["code"],
-                      own_keys())
+        slots = [c[p] for p, (slot, _, _) in self._places.items() if slot in FIRST]
+        left = [heading("Model and stream"), c["model"], c["stream"], fold["stream"],
+                box["stream"], heading("Composition"), c["start"], *slots, self._fields.simple,
+                c["guard"], fold["slots"], box["slots"], fold["knobs"], box["knobs"]]
+        views = ("reasons", "json", "code")
+        above = [self.table_box, self.judged, line(*(fold[name] for name in views)),
+                 *(box[name] for name in views)]
+        return self.bench(left, [self.frame], [slider_labels()], above=above)
+
+    def _more_slots(self) -> list:
+        """The lists of slots that are seldom changed."""
+        return [self.controls[p] for p, (slot, _, _) in self._places.items() if slot not in FIRST]
 
     def summary(self):
         return [self.describe(self._ran), self.message, *self.verdict], [self.figure]

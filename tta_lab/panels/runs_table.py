@@ -1,4 +1,4 @@
-"""RunsTable: the table of kept runs in a panel: tick, sort, filter, rename, delete, save, load, CSV.
+"""RunsTable: the table of kept runs in a panel: tick, sort, filter, rename, delete, save, load.
 
 The state lies in Python; the page shows it and sends back what was clicked, so that everything can
 be done without a browser too.
