@@ -4,7 +4,6 @@ import base64
 import contextlib
 import io
 import json
-import re
 import threading
 from dataclasses import replace
 
@@ -117,11 +116,6 @@ def test_what_is_missing_without_labels_is_said_and_not_a_number():
     assert pair.keys() == {"n", "images", "agreement", "why"
                            } and "no labels" in pair["why"] and "without labels" in N.say_paired(
                                pair, "a", "b")
-    rows = [{"run": 1, "labelled": False, "like source": 50.0},
-            {"run": 2, "labelled": True, "error": 10.0}]
-    assert "error" not in words.results_html(rows[:1]) and "nan" not in words.results_html(rows)
-    both = words.results_html(rows)
-    assert "no labels" in both and "10.0" in both
     unknown = trace_of([-1, -1, 4, 4], [0, 0, 1, 1], [0] * 4, [0.1] * 4,
                        known=[True, True, False, False])
     assert "No known image of this run has a label" in N.threshold_at(
@@ -395,49 +389,65 @@ def test_stop_is_heard_after_one_batch(panel, monkeypatch):
     assert panel.wait(60) and panel.session.done == 1 and "Held" in panel.message
 
 
-@pytest.mark.slow
-def test_runs_are_compared_on_one_stream(panel):
-    panel.view.buttons["keep"].click()
-    assert "no run to keep" in panel.message
+def test_ticked_runs_of_one_stream_share_a_chart_and_two_are_compared(panel, tmp_path):
+    press(panel, "report")
+    assert "no run to report" in panel.message
     press(panel, "run")
-    panel.view.buttons["keep"].click()
     a = panel.trace
     panel.knobs["update.lr"].value = 0.1
     press(panel, "run")
-    assert panel.comparison == N.paired(a,
-                                        panel.trace) and "A (run 1, tent)" in panel.compared_words
-    assert set(panel.drawn["errors"]["so_far"]["lines"]) == {"this run", "source", "BN-1", "A"}
+    assert panel.comparison == N.paired(a, panel.trace) and "tent" in panel.compared_words
+    assert set(panel.drawn["errors"]["so_far"]["lines"]) == {"tent", "tent lr 0.1", "source", "BN-1"}
     # said to those who cannot see the picture
-    assert f"A {100 * (1 - np.mean(a['correct'])):.1f}" in panel.view.frames["errors"].value
-    panel.controls["severity"].value = 1.0
-    press(panel, "run")
-    assert panel.comparison == {} and "not shown the same images" in panel.compared_words
+    assert f"tent {100 * (1 - np.mean(a['correct'])):.1f}" in panel.view.frames["errors"].label
+    places = json.loads(panel.view.frames["errors"].spots)
+    drawn = {s["name"]: s["y"][-1] for s in places[0]["series"]}
+    assert drawn["tent"] == pytest.approx(100 * (1 - np.mean(a["correct"])), abs=0.01)
+    panel.view.table.folder = str(tmp_path)
+    press(panel, "report")
+    page, = tmp_path.glob("*.html")
+    assert page.name in panel.message and "tent lr 0.1" in page.read_text()
+    panel.view.table.tick(2, False)
+    assert panel.ticked == [1] and panel.comparison == {}
+    panel.view.table.open(1)
+    assert panel.trace is a and "lr=0.1" not in panel.to_code()
+    panel.view.table.save_to(tmp_path / "kept")
+    other = P.explorer(**SMALL)
+    other.view.table.load_from(tmp_path / "kept")
+    assert other.error is None and other.trace["prediction"].tolist() == a["prediction"].tolist()
+    panel.view.table.tick(1)
+    panel.view.table.delete_ticked()
+    assert list(panel.kept) == [2] and panel.error is None
 
 
-@pytest.mark.slow
-def test_images_threshold_and_details(panel):
+def test_five_rates_are_run_and_ranked_without_labels(panel):
+    panel.controls["per_shift"].value = 10
+    panel.view.buttons["rates"].click()
+    assert panel.wait(240) and panel.error is None
+    assert len(panel.ticked) == 5 and panel.folds["choose"].value
+    rates = [panel.kept[n].choice.recipe.update.lr for n in panel.ticked]
+    assert len(set(rates)) == 5 and 1e-3 in rates
+    assert panel.view.ranking.value.count("<tr>") == 6
+
+
+def test_the_images_behind_a_number(panel):
     panel.controls["protocol"].value = "open_set"
+    panel.folds["preview"].value = True
     press(panel, "run")
+    panel._on_point("errors", 0, 15.0, 50.0)              # a place in the second batch
+    assert panel.folds["images"].value and panel.error is None
+    step = panel.trace["step"][panel.selected]
+    assert len(panel.selected) and set(step.tolist()) == {0}
     for fold in panel.folds.values():
         fold.value = True
-    assert panel.drawn["images"] is panel._pictures and "accepted" in panel._pictures
-    assert all(0 < len(found) <= 6 for found in panel._pictures.values())
-    panel.view.pick.value = panel.view.pick.options[-1][1]
-    kind, i = panel.view.pick.value
-    t = panel._pictures[kind][i][1]
-    assert f"Image {t['id']} " in panel.view.details.value
-    assert "unknown image" in panel.view.details.value
-    assert list(panel.drawn["probabilities"]["values"]) == ["source", "BN-1", "this run"]
-    assert max(panel.drawn["probabilities"]["values"]["this run"]) == pytest.approx(
-        t["confidence"], abs=1e-5)
     before = panel.view.judged.value
     panel.view.rejected.value = 0.9
     assert panel.view.judged.value != before and "AUROC" in panel.view.judged.value
     assert panel.drawn["threshold"]["threshold"] == N.threshold_at(panel.trace, "confidence",
                                                                    0.9)["threshold"]
     for frame in panel.view.frames.values():
-        content = base64.b64decode(re.search(r"base64,([^\"]+)", frame.value)[1])
-        assert content.startswith(b"\x89PNG") and len(content) < 300_000 and "alt=" in frame.value
+        content = base64.b64decode(frame.src.partition("base64,")[2])
+        assert content.startswith(b"\x89PNG") and len(content) < 300_000 and frame.label
 
 
 def test_a_model_and_images_of_ones_own_without_labels():
@@ -452,13 +462,11 @@ def test_a_model_and_images_of_ones_own_without_labels():
     assert panel.drawn["errors"]["so_far"][
         "what"] == "same answer so far (%)" and "error" not in panel.results
     assert panel.results["like source"][0] == panel.label_free()["like source"]
-    assert "no labels" in panel.view.sentence.value and "no labels" in panel.view.table.value
-    assert "nan" not in panel.view.table.value.lower()
-    assert "like source" in panel.view.frames["errors"].value
+    shown, = panel.view.table.listed()
+    assert "no labels" in panel.view.sentence.value and shown["labelled"] is False
+    assert "like source" in panel.view.frames["errors"].label
     panel.folds["images"].value = True
-    assert {"confident", "rise", "fall"} <= set(
-        panel._pictures
-    ) and "no label" in panel.view.details.value and "needs labels" in panel.view.picked.value
+    assert len(panel.selected) == 60
     assert panel.to_parameters().startswith(
         "# ") and panel.state["model"] is None and "your own" in panel.to_code()
     panel.controls["method"].value = "eata"

@@ -4,15 +4,18 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tta_lab.experiments.experiment import Experiment
 from tta_lab.methods import make
 from tta_lab.panels.explorer import settings_of
-from tta_lab.panels.explorer_state import ExplorerState, RunState, experiment_dict
+from tta_lab.panels.explorer_runs import RunState
+from tta_lab.panels.explorer_state import FAST, ExplorerState, experiment_dict
 from tta_lab.panels.inputs import AS_GIVEN, StreamNames
 from tta_lab.panels.stream_settings import FIRST, ByHand, protocol_call, stream_label
 from tta_lab.streams import protocols
+from tta_lab.studies.explorer.stored import stored_run
 
 SMALL = {"per_shift": 20, "batch": 10, "shifts": ("fog", "contrast")}
 NAMES = tuple(protocols.PROTOCOLS)
@@ -162,34 +165,68 @@ def test_two_streams_never_share_a_name():
     assert names.add(two, "fog") == f"fog ({two.hash[:6]})"
 
 
+def advanced(runs, choice):
+    """A run of one batch."""
+    runs.start(choice, "cpu", {})
+    runs.session.advance()
+    errors, _ = runs.look()
+    runs.finish()
+    return errors
+
+
 def test_a_run_is_held_goes_on_and_is_written_down():
     s = state(shifts=("fog",))
     runs = RunState(s)
     assert runs.run_label(False) == "Run" and runs.finding() == ""
     assert runs.alarm_text(None) == "no run yet"
-    runs.start(s.choice, "cpu", {})
-    runs.session.advance()
-    runs.trace, runs.ran = runs.session.traces["choice"], runs.session.shown()
-    errors, _ = runs.look()
-    runs.finish()
+    errors = advanced(runs, s.choice)
     assert runs.held() and runs.run_label(False) == "Go on" and "Held, tent on" in runs.finding()
-    assert errors["so_far"]["last"].keys() == {"this run", "source", "BN-1"}
-    assert runs.rows[1]["images"] == 10
+    assert errors["so_far"]["last"].keys() == {"tent", "source", "BN-1"}
+    assert runs.rows[1]["images"] == 10 and runs.ticked == [1]
     assert json.loads(runs.rows[1]["choice"]) == json.loads(runs.ran.to_json())
-    runs.keep()
     s.set_knob("update.lr", 0.01)
     assert not runs.held() and runs.run_label(False) == "Run anew"
     again = Experiment.from_json(runs.rows[1]["choice"])
-    runs.start(s.choice, "cpu", {})
-    runs.session.advance()
-    runs.trace, runs.ran = runs.session.traces["choice"], runs.session.shown()
-    runs.look()
-    runs.finish()
-    assert runs.comparison["n"] == 10 and "run 1, tent" in runs.compared_words
+    errors = advanced(runs, s.choice)
+    assert runs.comparison["n"] == 10 and "tent" in runs.compared_words
+    assert errors["so_far"]["last"].keys() == {"tent lr 0.01", "tent", "source", "BN-1"}
     assert len(runs.rows) == 2
     assert again.stream.n_images == 10 and "lr 0.01" in runs.rows[2]["method"]
     runs.reset()
-    assert runs.trace is None and runs.kept is not None and len(runs.rows) == 2
+    assert runs.trace is None and len(runs.rows) == 2
+    runs.select(1)
+    assert runs.ran == again and len(runs.seen) == 10
+    runs.kept.delete([1])
+    runs.tidy()
+    assert runs.ticked == [2] and runs.number == 2 and runs.comparison == {}
+
+
+def test_a_run_on_another_stream_shares_no_chart():
+    s = state(shifts=("fog",))
+    runs = RunState(s)
+    advanced(runs, s.choice)
+    s.set("severity", 1.0)
+    errors = advanced(runs, s.choice)
+    assert runs.ticked == [2] and set(errors["so_far"]["lines"]) == {"tent (2)", "source", "BN-1"}
+    runs.tick([1, 2])
+    assert runs.comparison == {} and "not shown the same images" in runs.compared_words
+
+
+def test_the_stored_run_is_that_of_the_first_choice_and_leaves_when_it_is_made_anew():
+    s = ExplorerState({}, 0, dict(FAST))
+    found = stored_run(s.choice)
+    runs = RunState(s)
+    runs.add(found)
+    assert runs.finding().startswith("Stored, tent") and "Made 20" in runs.finding()
+    runs.start(s.choice, "cpu", {})
+    assert [run.stored for run in runs.kept.values()] == [""]
+    while runs.session.advance():
+        pass
+    runs.look()
+    same = (runs.trace["prediction"] == found.trace["prediction"]).mean()
+    assert same > 0.98 and np.abs(runs.trace["confidence"] - found.trace["confidence"]).max() < 0.1
+    s.set("seed", 1)
+    assert stored_run(s.choice) is None
 
 
 def test_the_state_needs_no_widgets():

@@ -242,16 +242,17 @@ def test_old_figures_and_the_lamp_are_marked_at_once(monkeypatch):
     panel.controls["severity"].value = 1.0
     panel.run_button.click()
     assert begun.wait(60)
-    for widget in (panel.view.alarm_box, panel.view.frames["errors"], panel.view.frames["predictions"],
-                   panel.view.sentence):
+    frames = panel.view.frames
+    for widget in (panel.view.alarm_box, panel.view.sentence):
         assert "of the previous run" in widget.value and "opacity" in widget.value
+    assert frames["errors"].old and frames["predictions"].old
     # no picture of the old run with numbers of the new one
-    assert panel.view.pick.value == -1
+    assert not len(panel.selected)
     go_on.set()
     assert panel.wait(120) and panel.error is None
-    for widget in (panel.view.alarm_box, panel.view.frames["errors"], panel.view.frames["predictions"],
-                   panel.view.sentence):
+    for widget in (panel.view.alarm_box, panel.view.sentence):
         assert "of the previous run" not in widget.value
+    assert not frames["errors"].old and not frames["predictions"].old
 
 
 def test_the_first_run_marks_nothing_and_live_figures_are_marked_too(monkeypatch):
@@ -305,7 +306,7 @@ def test_the_lamp_does_not_say_calm_where_it_cannot_judge(settings, why):
     assert "calm" not in panel.view.alarm_box.value
     assert "cannot judge" in panel.view.alarm_box.value and why in panel.view.alarm_box.value
     last = panel.drawn["errors"]["so_far"]["last"]
-    assert f"error so far {last['this run']:.1f} % beside source {last['source']:.1f} %, BN-1 {last['BN-1']:.1f} %" in panel.view.alarm_box.value
+    assert f"error so far {last[panel.runs.shown.name]:.1f} % beside source {last['source']:.1f} %, BN-1 {last['BN-1']:.1f} %" in panel.view.alarm_box.value
     assert "cannot judge" in panel.message and panel.results["alarm"][
         0] == "cannot judge" and "cannot judge" in panel.summary()[0][2]
 

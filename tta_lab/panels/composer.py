@@ -148,10 +148,10 @@ class ComposerPanel(SessionPanel):
         self._forget()
         self._places = {place: (slot, seat, keys) for place, slot, seat, keys in C.places()}
         super().__init__(self._controls(first), interactive,
-                         "Run the composition beside source, BN-1 and its nearest relatives", 104,
+                         "Run the composition beside source, BN-1 and its nearest relatives", 116,
                          300)
         self.guard_box = self.controls["guard"]
-        self._fields = KnobFields(self._on_knob, "104px", "104px")
+        self._fields = KnobFields(self._on_knob, "116px", "116px")
         self._knob_of = {}
         self.reasons, self.table_box, self.judged = W.HTML(), W.HTML(), W.HTML()
         self.code, self.json_box = W.HTML(), W.HTML()
@@ -212,7 +212,7 @@ class ComposerPanel(SessionPanel):
             options = [(self._option(slot, key), key) for key in keys]
             found[place] = dropdown(place, options, keys[0], SECOND.get(place, C.SLOTS[slot]),
                                     TIPS[slot])
-        found["guard"] = tick(False, "guard: act on alarms, choose who answers", "go back and slow "
+        found["guard"] = tick(False, "guard: act on alarms", "go back and slow "
                               "down at an alarm; let source or BN-1 answer where they seem better")
         return found
 

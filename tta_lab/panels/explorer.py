@@ -19,6 +19,7 @@ from ..experiments.experiment import Experiment
 from ..methods import METHODS
 from ..studies.explorer import study as E
 from ..studies.explorer.choosing import rates_around
+from ..studies.explorer.figures import FIGURES
 from ..studies.explorer.images import where_of_click
 from ..studies.explorer.page import write_report
 from ..studies.explorer.stored import stored_run
@@ -115,7 +116,7 @@ class ExplorerPanel(SessionPanel):
         self.device = device
         self.view = view = ExplorerView(chosen, self._on_knob, self.runs.kept, self._on_table)
         super().__init__(view.controls, interactive, "Run the choice beside source and BN-1; a run "
-                         "that was stopped goes on", 104, 300)
+                         "that was stopped goes on", 116, 300)
         self._known = {}
         self._budget = None
         self._rates = ()
@@ -182,6 +183,8 @@ class ExplorerPanel(SessionPanel):
             self._show_images()
         if opened and name == "preview":
             self._draw_preview()
+        if opened and name == "choose":
+            self._rank(self.runs.ticked)
 
     @report_errors
     def _on_table(self):
@@ -266,6 +269,9 @@ class ExplorerPanel(SessionPanel):
             self.view.rejected.value = rejected
         for fold in self.folds.values():
             fold.value = True
+        if self.error is None and len(self.runs.seen):
+            accepted = E.threshold_at(self.trace, "confidence", 0.5)["accepted"]
+            self.figures["images"] = FIGURES["images"](self.runs.pictures(accepted), "plotly")
 
     # --- what is chosen
 
@@ -333,7 +339,11 @@ class ExplorerPanel(SessionPanel):
                 break
         self._say(self.finding())
         if len(choices) > 1:
-            self._rank([n for n in began if n in self.kept])
+            self.runs.tick([n for n in began if n in self.kept])
+            self._sync_table()
+            self._draw()
+            self.folds["choose"].value = True
+            self._rank(self.runs.ticked)
 
     def _run_one(self, choice, budget):
         runs = self.runs
@@ -372,7 +382,7 @@ class ExplorerPanel(SessionPanel):
         if fresh and self.folds["images"].value:
             self._show_images()
         self._draw_threshold()
-        if self.folds["choose"].value or len(self.runs.ticked) > 1:
+        if self.folds["choose"].value:
             self._rank(self.runs.ticked)
         self._refresh()
 
@@ -498,7 +508,7 @@ class ExplorerPanel(SessionPanel):
         shape, _ = E.LIGHTS[self.runs.alarm_status]
         alarm = f"{shape} {self.alarm_text()}"
         lines = [self.describe(self.runs.begun), self.message, alarm, self.runs.missing()]
-        return lines, [self.figures[name] for name in ("errors", "predictions")
+        return lines, [self.figures[name] for name in ("errors", "predictions", "images")
                        if name in self.figures]
 
 

@@ -314,7 +314,8 @@ class RunState:
             head += f" (batch {s.done} of {s.total}; Run goes on, Step shows one batch)"
         found = words.finding(self.trace, self._cut_references(), self.label_free(), head)
         alarm = words.alarm_sentence(self.alarm_status, self.status)
-        return " ".join(filter(None, (found, alarm, run.stored)))
+        made = f"Made {run.stored.partition('; made ')[2]}." if run.stored else ""
+        return " ".join(filter(None, (found, alarm, made)))
 
     def missing(self) -> str:
         """What cannot be said because images have no labels."""

@@ -41,7 +41,7 @@ BUTTONS = {
     "paper": ("Paper defaults", "Set every knob of the method to the value that it has in its "
               "paper"),
     "rates": ("Try five rates", "Run the method at five learning rates and rank them")}
-LABEL = "104px"
+LABEL = "116px"
 
 
 class ExplorerView:
@@ -85,7 +85,7 @@ class ExplorerView:
         found["protocol"].value = first["protocol"]
         found["shifts"] = shifts_list(first["shifts"])
         found["seed"] = seed_field(first["seed"])
-        guard = tick(first["guard"], "guard: act on alarms, choose who answers",
+        guard = tick(first["guard"], "guard: act on alarms",
                      first_sentence(Guard))
         return found | lists | {"guard": guard}
 

@@ -23,6 +23,7 @@ BENCH = """
 .tta-bench input[type=checkbox] { accent-color: auto; }
 .tta-head { position: sticky; top: 0; z-index: 3; background: var(--jp-layout-color0, white); }
 .tta-head, .tta-head > * { overflow: visible; }
+.tta-head .jupyter-button { width: auto; min-width: 66px; }
 .tta-charts { display: grid !important; gap: 4px 10px; overflow: visible;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 470px), 1fr)); }
 .tta-title { font-weight: 600; margin: 4px 2px 0; color: var(--jp-ui-font-color1, inherit);
