@@ -357,10 +357,16 @@ def test_explorer_in_jupyterlab(tmp_path):
         button("Go on").press("Enter")
         done = after("Done, tent lr 0.00126")
         assert re.search(r"160 images: error \d+\.\d %.*source \d+\.\d %, BN-1 \d+\.\d %\. The alarm light cannot judge:", done)
-        picture = page.locator(".jupyter-widgets img[alt*='this run']")
+        picture = page.locator(".jupyter-widgets img[alt*='tent lr 0.00126']").first
         assert picture.evaluate("e => e.naturalWidth") > 400
-        button("Keep as A").press("Enter")
-        page.locator(".jupyter-widgets", has_text="A is run 1").last.wait_for(timeout=15_000)
+        assert page.locator("[role=slider]:not([aria-label])").count() == 0
+        frame = page.locator(".tta-frame").first                          # the value under the pointer, and with the keyboard
+        frame.focus()
+        page.keyboard.press("ArrowRight")
+        page.locator(".tta-tip", has_text="tent lr 0.00126: ").first.wait_for(timeout=15_000)
+        page.keyboard.press("Enter")                                      # and the images behind it
+        page.locator(".jupyter-widgets", has_text="of 160 images").last.wait_for(timeout=30_000)
+        button("▾ images").press("Enter")
 
         method = page.locator(".jupyter-widgets select").nth(2)
         method.select_option(label="cotta  (teacher)")                    # slow enough to be stopped
@@ -371,8 +377,9 @@ def test_explorer_in_jupyterlab(tmp_path):
         held = after("Held, cotta", 60)
         page.locator(".jupyter-widgets", has_text="points on the same").last.wait_for(timeout=15_000)
 
-        button("▸ images").press("Enter")
-        page.locator(".jupyter-widgets img[alt^='Pictures']").wait_for(timeout=30_000)
+        rows = page.locator(".tta-runs tbody tr")
+        assert rows.count() == 2 and page.locator(".tta-runs tbody input:checked").count() == 2
+        button("▸ code").press("Enter")
         code = page.locator(".jupyter-widgets pre").first.text_content()
         page.evaluate("""code => {
             const panel = window.jupyterapp.shell.currentWidget, cells = panel.content.widgets;

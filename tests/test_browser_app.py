@@ -31,8 +31,8 @@ def test_the_explorer_as_a_page(tmp_path):
     with voila(notebook, tmp_path) as address, page_of(tmp_path) as page:
         console = console_errors(page)
         page.goto(address, timeout=120_000)
-        page.locator("[role=status]",
-                     has_text="Nothing has run yet: press Run").wait_for(timeout=120_000)
+        page.locator("[role=status]", has_text="Stored, tent on").wait_for(timeout=120_000)
+        assert page.locator(".tta-frame img").first.evaluate("e => e.naturalWidth") > 400
         # a page without code
         assert page.locator(".jp-CodeCell .jp-InputArea").count() == 0
 
@@ -50,7 +50,7 @@ def test_the_explorer_as_a_page(tmp_path):
         done = re.compile(r"Done, tent lr 0.00126 on fashion_resnet_bn, continual, 400 images: "
                           r"error \d+\.\d %")
         page.locator("[role=status]", has_text=done).wait_for(timeout=120_000)
-        picture = page.locator(".jupyter-widgets img[alt*='this run']")
+        picture = page.locator(".jupyter-widgets img[alt*='tent lr 0.00126']").first
         assert picture.evaluate("e => e.naturalWidth") > 400
 
         # slow enough to be stopped

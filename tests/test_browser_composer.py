@@ -38,7 +38,8 @@ def after(page, text, seconds=120):
 
 def says(page, text):
     """Wait until a sentence of the panel holds this text."""
-    page.locator(".jupyter-widgets p", has_text=text).wait_for(timeout=30_000)
+    page.locator(".jupyter-widgets p, .jupyter-widgets b", has_text=text).first.wait_for(
+        timeout=30_000)
 
 
 def option(page, name, text):

@@ -61,7 +61,7 @@ def test_your_model_in_jupyterlab(tmp_path):
         button("Run").press("Enter")
         assert re.search(r"40 images: error \d+\.\d %.*source \d+\.\d %, BN-1 \d+\.\d %",
                          after("Done, tent"))
-        picture = page.locator(".jupyter-widgets img[alt*='this run']")
+        picture = page.locator(".jupyter-widgets img[alt*='tent']").first
         assert picture.evaluate("e => e.naturalWidth") > 400
         method = page.locator(".jupyter-widgets select",
                               has=page.locator("option", has_text="cotta  (teacher)"))

@@ -631,6 +631,8 @@ class ComposerPanel(SessionPanel):
 
     def _refresh(self):
         reason = html.escape(C.on_screen(self.incompatibility))
+        if self.incompatibility:  # the way out may be a slot that is folded away
+            self.folds["slots"].value = True
         text = f"<p><b>Impossible:</b> {reason}</p>" if self.incompatibility else ""
         said = self._sentences()
         text += f"<div><b>{html.escape(said[1])}</b></div>" if said else ""
@@ -701,9 +703,9 @@ class ComposerPanel(SessionPanel):
                 box["stream"], heading("Composition"), c["start"], *slots, self._fields.simple,
                 c["guard"], fold["slots"], box["slots"], fold["knobs"], box["knobs"]]
         views = ("reasons", "json", "code")
-        above = [self.table_box, self.judged, line(*(fold[name] for name in views)),
-                 *(box[name] for name in views)]
-        return self.bench(left, [self.frame], [slider_labels()], above=above)
+        below = [self.table_box, self.judged, line(*(fold[name] for name in views)),
+                 *(box[name] for name in views), slider_labels()]
+        return self.bench(left, [self.frame], below)
 
     def _more_slots(self) -> list:
         """The lists of slots that are seldom changed."""
