@@ -1,4 +1,4 @@
-"""``python -m tta_lab run | test | lab | app | train | workshop | info``"""
+"""``python -m tta_lab run | test | lab | app | report | train | workshop | info``"""
 import argparse
 import os
 import sys
@@ -13,8 +13,8 @@ def parser():
     top = argparse.ArgumentParser(prog="python -m tta_lab", description="TTA Lab: a laboratory "
                                                                         "for test-time adaptation",
                                   allow_abbrev=False)
-    commands = top.add_subparsers(dest="command", metavar="run | test | lab | app | train | "
-                                                          "workshop | info")
+    commands = top.add_subparsers(dest="command", metavar="run | test | lab | app | report | "
+                                                          "train | workshop | info")
     commands.required = True
 
     run = commands.add_parser("run", allow_abbrev=False, help="run a notebook without a browser; "
@@ -56,6 +56,15 @@ def parser():
                                                            "notebooks of the workshop; arrow keys "
                                                            "turn")
     add_with(app)
+
+    report = commands.add_parser("report", allow_abbrev=False, help="one HTML page about saved "
+                                                                    "runs, for readers without "
+                                                                    "Jupyter")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a saved run, NAME.run.json, or a "
+                                                               "folder of them")
+    report.add_argument("-o", "--out", default="report.html", metavar="FILE",
+                        help="where to write it, by default %(default)s")
+    add_with(report)
 
     train = commands.add_parser("train", allow_abbrev=False, help="train one of the embedded "
                                                                   "source models anew")
@@ -168,6 +177,22 @@ def copied_notebooks(folder="tta-lab-notebooks"):
     return os.path.abspath(folder)
 
 
+def report_runs(options):
+    from tta_lab.experiments.kept_runs import KeptRuns
+    from tta_lab.studies.explorer.page import write_report
+
+    runs, chosen = KeptRuns(), {}
+    try:
+        for place in options.runs:
+            chosen |= dict.fromkeys(runs.load(place))
+        path = write_report([runs[number] for number in chosen], options.out)
+    except (ValueError, OSError) as why:
+        raise bootstrap.Problem(str(why)) from why
+    count = f"{len(chosen)} run{'' if len(chosen) == 1 else 's'}"
+    print(f"The page about {count}: {path.resolve()}")
+    return 0
+
+
 def train_model(options):
     from tta_lab.data import embedded, shipped
     from tta_lab.models import training
@@ -235,6 +260,7 @@ def workshop(options):
 COMMANDS = {
     "run": (run_notebook, "notebooks", False), "test": (run_tests, "test", True),
     "lab": (open_lab, "notebooks", True), "app": (open_app, "app", True),
+    "report": (report_runs, "notebooks", False),
     "train": (train_model, "", False), "workshop": (workshop, "notebooks", False),
     "info": (info, "", False)
 }

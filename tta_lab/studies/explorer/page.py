@@ -9,8 +9,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from ... import __version__
 from ...analysis import timelines as views
 from ...components.controllers.guard import actions
@@ -91,18 +89,18 @@ def report_page(runs: list[KeptRun]) -> str:
     # what is said of every run comes first, so that it has its place
     said = {number: (_said(run, lights[number]), _repeat(run)) for number, run in named.items()}
     size += sum(len(a) + len(b) for a, b in said.values())
-    left = 0
+    full = False
     for number, run in named.items():
         words, repeat = said[number]
         parts.append(f"<h2>{_e(run.name)}</h2>{words}")
-        for figure in _figures(run, number, lights[number]):
-            fits = not left and size + len(figure) < LARGEST
-            size += len(figure) if fits else 0
-            left += not fits
-            if fits:
-                parts.append(figure)
-        if left:
-            parts.append("<p class=small>Figures of this run are left out to keep the page small; "
+        for figure in () if full else _figures(run, number, lights[number]):
+            full = size + len(figure) > LARGEST
+            if full:
+                break
+            parts.append(figure)
+            size += len(figure)
+        if full:
+            parts.append("<p class=small>Figures of this run were left out to keep the page small; "
                          "a report of fewer runs shows them.</p>")
         parts.append(repeat)
     parts.append(f"<p class=small>Written by TTA Lab {_e(__version__)}.</p>")
@@ -305,7 +303,7 @@ def _figures(run: KeptRun, number: int, light):
                                 "classes": views.class_shares(trace, names=classes)}),
         f"{run.name}: entropy of the last {entropy['n']} images, and how often each class is "
         "predicted over time.", HOW_TO_READ["explorer_predictions"])
-    if (np.asarray(trace["known"]) == 0).any() if "known" in trace else False:
+    if "known" in trace and (trace["known"] == 0).any():
         threshold = E.threshold_at(trace)
         yield _image(FIGURES["threshold"](threshold), f"{run.name}: {E.say_threshold(threshold)}",
                      HOW_TO_READ["explorer_threshold"])
