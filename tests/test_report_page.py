@@ -1,5 +1,7 @@
 """Kept runs as one page for readers without Jupyter, and the command that makes it."""
+import base64
 import copy
+import io
 import re
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tta_lab.__main__ as command
 from tta_lab import continual
@@ -77,6 +80,9 @@ def test_the_page_needs_nothing_beside_itself_and_every_name_is_escaped(runs, te
     images = seen.all("img")
     assert len(images) == 1 + 3 + 2 and all(len(i["alt"]) > 20 and i["src"].startswith("data:image/png;base64,") for i in images)
     assert [i.get("class") for i in images].count("tta-figure") == 1 + 2 + 2  # photographs are not turned round
+    photographs = next(i["src"] for i in images if i.get("class") is None)
+    alpha = np.asarray(Image.open(io.BytesIO(base64.b64decode(photographs.partition(",")[2]))).convert("RGBA"))[..., 3]
+    assert (alpha == 0).mean() > 0.3  # and stand on the page's own ground
     assert "prefers-color-scheme: dark" in text and not any("onerror" in attrs for _, attrs in seen.found)
     assert f"{error(runs[0].trace):.1f}" in images[0]["alt"] and "fast" in images[0]["alt"]
 

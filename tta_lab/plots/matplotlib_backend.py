@@ -107,7 +107,8 @@ def pictures(shown, ax=None):
         across = shown.extent[0] * unit
         names = 0.13 * max(max(map(len, name.split("\n"))) for name, _ in shown.places) + 0.2
         figure = new_figure((across + names, shown.extent[1] * unit + 0.1), photographs=True)
-        ax = figure.add_axes((names / (across + names), 0, across / (across + names), 1))
+        ax = figure.add_axes((names / (across + names), 0, across / (across + names), 1),
+                             facecolor="none")
     for _, row in shown.places:
         for left, top, image, caption in row:
             ax.imshow(as_bytes(image), interpolation="nearest",

@@ -218,7 +218,8 @@ def _said(run: KeptRun, light) -> str:
     why = f" ({lamp.why})" if state == "unsure" and lamp.why else ""
     free = E.say_label_free(E.label_free(run.trace, run.references))
     text += [E.say_missing(run.trace), f"Alarm of the collapse detector: {_alarm(state, lamp)}"
-             f"{why}. {lamp.words}".strip(), f"Without labels: {free}" if free else "", run.stored]
+             f"{why}. {lamp.words}".strip(), f"Without labels: {free}" if free else "",
+             run.stored[:1].upper() + run.stored[1:]]
     return "".join(f"<p>{_e(t)}</p>" for t in text if t)
 
 
@@ -323,6 +324,8 @@ def _photographs(run: KeptRun, classes: list[str]) -> str:
         found = E.pictures(run.trace, run.choice.stream, E.picked(run.trace), classes)
     except (ValueError, OSError) as why:  # its files may lie elsewhere
         return f"<p>The images of this run cannot be shown here: {_e(why)}</p>"
+    if not found:
+        return "<p>There are no images to show.</p>"
     said = {kind: [f"{t['source'] or 'unknown'} to {t['prediction']}" for _, t in images]
             for kind, images in found.items()}
     alt = "; ".join(f"{' '.join(E.KINDS[kind].split())}: {', '.join(texts)}"
