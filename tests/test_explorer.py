@@ -247,7 +247,7 @@ def test_headless_panel_has_stepped_and_run_and_agrees_with_explore(headless):
     assert f"error {direct.rows[0]['error']:.1f} %" in headless.message
     assert "tent + confidence rise + guard lr 0.01" in headless.message
     assert {type(f) for f in headless.figures.values()
-            } == {go.Figure} and headless.figures.keys() == headless.view.frames.keys()
+            } == {go.Figure} and set(headless.figures) == {*headless.view.frames, "images"}
     assert headless.figures["errors"].data[0].y[-1] == pytest.approx(
         100 * (1 - np.mean(headless.trace["correct"])))
 
@@ -427,7 +427,8 @@ def test_five_rates_are_run_and_ranked_without_labels(panel):
     assert len(panel.ticked) == 5 and panel.folds["choose"].value
     rates = [panel.kept[n].choice.recipe.update.lr for n in panel.ticked]
     assert len(set(rates)) == 5 and 1e-3 in rates
-    assert panel.view.ranking.value.count("<tr>") == 6
+    for number in panel.ticked:
+        assert panel.kept[number].name in panel.view.ranking.value
 
 
 def test_the_images_behind_a_number(panel):
