@@ -13,6 +13,7 @@ from .controls import dropdown
 from .image_grid import image_grid
 from .layout import block, column, line
 
+ANY = -1    # no class in particular
 MOST = 300  # pictures sent to the page; the sentence says how many there are
 
 
@@ -29,11 +30,11 @@ class ImagesView:
         self._busy = False
         kinds = [(label, kind) for kind, label in I.KINDS.items()]
         orders = [(label, order) for order, label in I.ORDERS.items()]
-        every = [("any", None)]
+        every = [("any", ANY)]
         self.controls = {
             "kind": dropdown("kind", kinds, "", "show", "which images"),
-            "true": dropdown("true", every, None, "true class", "the class of the label"),
-            "predicted": dropdown("predicted", every, None, "called", "the answer of the run"),
+            "true": dropdown("true", every, ANY, "true class", "the class of the label"),
+            "predicted": dropdown("predicted", every, ANY, "called", "the answer of the run"),
             "shift": dropdown("shift", [("any", "")], "", "shift", "under which shift"),
             "order": dropdown("order", orders, "confidence", "order", "which come first")}
         for widget in self.controls.values():
@@ -66,7 +67,7 @@ class ImagesView:
         shifts = list(dict.fromkeys(trace.meta.get("segments", [])))
         with self._quietly():
             for name in ("true", "predicted"):
-                self._options(name, [("any", None), *names])
+                self._options(name, [("any", ANY), *names])
             self._options("shift", [("any", ""), *((s.replace("_", " "), s) for s in shifts)])
         if fresh and self.where == I.Where() and E.scored(trace).any():
             self.where = I.Where(kind="wrong")
@@ -79,7 +80,8 @@ class ImagesView:
             return
         with self._quietly():
             for name in ("kind", "true", "predicted", "shift"):
-                self.controls[name].value = getattr(where, name)
+                value = getattr(where, name)
+                self.controls[name].value = ANY if value is None else value
         self._draw()
 
     def told(self, row: int) -> dict:
@@ -97,7 +99,8 @@ class ImagesView:
         if not self._busy and self._run is not None:
             values = {name: self.controls[name].value
                       for name in ("kind", "true", "predicted", "shift")}
-            self.where = replace(self.where, **values)
+            self.where = replace(self.where, **{name: None if value == ANY else value
+                                                for name, value in values.items()})
             self._draw()
 
     def _draw(self) -> None:

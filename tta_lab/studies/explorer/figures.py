@@ -16,7 +16,7 @@ from ...plots import (
     draw,
     draw_pictures,
 )
-from ...plots.looks import PLAIN
+from ...plots.looks import DASHES
 from ...plots.timelines import groups_in, step_edges
 from .study import KINDS, SCORES
 
@@ -41,17 +41,17 @@ HOW_TO_READ = {
     "explorer_images": "Under each picture: the source's answer and its confidence, the adapted "
                        "answer and its own, the true class and d."}
 OWN = 5       # of the run; the looks of the groups stay theirs
-TAKEN = (6, 8)  # of BN-1 and of A
+RUNS = (5, 11, 9, 15, 7)  # the first looks of runs
 LOOKS = {"source": 3, "BN-1": 6, "A": 8, "like source": OWN, "like BN-1": 6, "BN-1 like source": 3,
          "A like source": 8}
 
 
 def run_look(number: int) -> int:
-    """The look of the run with this number (1, 2, ...), apart from those of groups and references.
+    """The look of the run with this number (1, 2, ...), apart from those of groups and references:
+    no two of the first five agree in colour, and of the later ones those in colour differ in dash.
     """
-    free = [look for look in range(PLAIN) if look > OWN - 1 and look not in TAKEN
-            and COLORS[look % len(COLORS)] != "#000000"]
-    return free[(number - 1) % len(free)]
+    turn, place = divmod(number - 1, len(RUNS))
+    return RUNS[place] + len(COLORS) * (turn % (len(DASHES) - 1))
 
 
 def plot_explorer_errors(numbers, backend: str = "matplotlib", ax=None):
