@@ -97,7 +97,7 @@ def test_composer_in_jupyterlab(tmp_path):
         assert re.search(r"Stopped after batch \d+ of 40\. The composition errs on \d+\.\d %", held)
         picture = page.locator(".jupyter-widgets img[alt*='composition']")
         assert picture.evaluate("e => e.naturalWidth") > 400
-        assert "composition" in page.locator(".jupyter-widgets table tr").nth(1).inner_text()
+        assert "composition" in page.locator(".jupyter-widgets table tr", has_text="composition").first.inner_text()
 
         button(page, "▸ code").press(" ")
         code = page.locator(".jupyter-widgets pre", has_text="found = explore(").first.inner_text()

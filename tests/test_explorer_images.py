@@ -37,7 +37,7 @@ def test_kinds_are_those_of_the_trace(runs):
 
 
 def test_what_does_not_exist_is_named(runs):
-    for where, said in ((I.Where(kind="wrnog"), "did you mean wrong"),
+    for where, said in ((I.Where(kind="wrnog"), "did you mean 'wrong'"),
                         (I.Where(shift="rain"), "no shift 'rain'")):
         with pytest.raises(ValueError, match=said):
             I.rows_where(runs.trace, where)

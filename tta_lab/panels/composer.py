@@ -19,6 +19,7 @@ from ..core.named import recipe_of
 from ..core.parts import Method
 from ..experiments import compose as C
 from ..experiments.experiment import Experiment, Session, model_key, needs
+from ..experiments.kept_runs import KeptRun, KeptRuns
 from ..methods import METHODS, make
 from ..methods.composed import Nothing
 from ..methods.serialise import from_json, to_json
@@ -51,6 +52,7 @@ from .layout import (
     table_html,
 )
 from .run_panel import NOTHING, SessionPanel, report_errors
+from .runs_table import RunsTable
 
 HEIGHT = 320
 INCHES = (8.2, 3.6)
@@ -158,6 +160,11 @@ class ComposerPanel(SessionPanel):
         self.frame = figure_frame()
         self.figure = None
         self.drawn = {}
+        self.kept = KeptRuns()
+        self.runs_table = RunsTable(self.kept, self._on_table)
+        self.report_button = W.Button(description="Save report", tooltip="Write one HTML file of "
+                                      "the ticked runs, for readers without Jupyter")
+        self.report_button.on_click(self._on_report)
         self.path = W.Text(value="composition.json", description="file", continuous_update=False,
                            tooltip="where the recipe is saved, beside the notebook",
                            style={"description_width": "40px"})
@@ -520,12 +527,66 @@ class ComposerPanel(SessionPanel):
                 "stream": title[1], "seed": choice.seed, "stream_hash": choice.stream.hash,
                 "complete": session.finished})
         self.judged.value = block(" ".join(self.verdict))
+        self._keep(choice, title)
         self._refresh()
         head = "Done." if session.finished else (f"Stopped after batch {session.done} of "
                                                  f"{session.total}.")
         refused = "".join(f" {name} was not run: {reason}"
                           for name, reason in session.refused.items())
         self._say(f"{head} {S.say_rows(self.table)}{refused} This was {where}.")
+
+    def _keep(self, choice, title) -> None:
+        """Put the composition and its relatives into the table of runs."""
+        beside = {name: self.traces[name] for name in ("source", "BN-1") if name in self.traces}
+        shown = self.session.shown()
+        for found in self.table:
+            name = found["run"]
+            if name in beside:
+                continue
+            own = name == "composition"
+            run = replace(shown, recipe=choice.recipe if own else make(name))
+            same = [n for n, old in self.kept.items() if old.choice is not None
+                    and (old.choice.stream.hash, old.choice.recipe, old.choice.seed)
+                    == (run.stream.hash, run.recipe, run.seed)
+                    and model_key(old.choice) == model_key(run)]
+            if same:
+                continue
+            label = (self._recognised or f"composition {self.number}") if own else name
+            facts = {"method": label, "model": title[0], "stream": title[1],
+                     "seed": run.seed, "images": len(self.traces[name]),
+                     "error": found["error"], "ms_per_image": found["ms"],
+                     "alarm": found["alarm"] or "none", "complete": self.session.finished,
+                     "labelled": choice.labelled, "settings": repr(run.recipe),
+                     "error of source": self._error("source"), "error of BN-1": self._error("BN-1")}
+            number = self.kept.add(KeptRun(label, run, self.traces[name], beside, {}, facts))
+            ticked = [n for n in self.runs_table.ticked
+                      if self.kept[n].choice.stream.hash == run.stream.hash]
+            self.runs_table.ticked = [*ticked, number]
+        self.runs_table.refresh()
+
+    def _error(self, name: str) -> float:
+        return next((row["error"] for row in self.table if row["run"] == name), float("nan"))
+
+    @report_errors
+    def _on_table(self):
+        """Runs were ticked, renamed, deleted or loaded."""
+        if not self.running and self.session is not None:
+            self._draw()
+
+    @report_errors
+    def _on_report(self, button=None):
+        self._say(self.runs_table.report())
+
+    def _others(self) -> dict:
+        """Ticked runs of the stream shown that are no part of the last run, by name."""
+        if self.session is None:
+            return {}
+        now = [id(trace) for trace in self.traces.values()]
+        stream = self.session.shown().stream.hash
+        return {self.kept[n].name: self.kept[n].trace for n in self.runs_table.ticked
+                if id(self.kept[n].trace) not in now
+                and self.kept[n].name not in self.traces
+                and self.kept[n].trace.meta["stream"]["hash"] == stream}
 
     def _look(self):
         """Draw what the session has so far."""
@@ -538,7 +599,8 @@ class ComposerPanel(SessionPanel):
 
     def _draw(self):
         with self.pace.drawing():
-            self.drawn = {"so_far": S.E.so_far(self.traces),
+            traces = self.traces | self._others()
+            self.drawn = {"so_far": S.E.so_far(traces),
                           "collapse": S.collapse_of(self.traces, self._lights)}
             self.table_box.value = runs_html(self.table)
             if self.interactive:
@@ -703,9 +765,10 @@ class ComposerPanel(SessionPanel):
                 box["stream"], heading("Composition"), c["start"], *slots, self._fields.simple,
                 c["guard"], fold["slots"], box["slots"], fold["knobs"], box["knobs"]]
         views = ("reasons", "json", "code")
-        below = [self.table_box, self.judged, line(*(fold[name] for name in views)),
-                 *(box[name] for name in views), slider_labels()]
-        return self.bench(left, [self.frame], below)
+        below = [self.judged, line(*(fold[name] for name in views)),
+                 *(box[name] for name in views), self.table_box, slider_labels()]
+        return self.bench(left, [self.frame], below, [self.report_button],
+                          above=[self.runs_table.widget])
 
     def _more_slots(self) -> list:
         """The lists of slots that are seldom changed."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import functools
 import html
-import itertools
 from operator import attrgetter
-from pathlib import Path
 
 from ..core.arguments import flag, nearest, whole
 from ..core.named import recipe_of
@@ -21,7 +19,6 @@ from ..studies.explorer import study as E
 from ..studies.explorer.choosing import rates_around
 from ..studies.explorer.figures import FIGURES
 from ..studies.explorer.images import where_of_click
-from ..studies.explorer.page import write_report
 from ..studies.explorer.stored import stored_run
 from ..studies.report import write_numbers
 from . import explorer_words as words
@@ -232,19 +229,7 @@ class ExplorerPanel(SessionPanel):
     @report_errors
     def _on_report(self, button=None):
         """Write the ticked runs as one page."""
-        runs = [self.kept[n] for n in self.runs.ticked if self.kept[n].facts]
-        if not runs:
-            self._say("There is no run to report: press Run first, or tick a run of the table.")
-            return
-        path = write_report(runs, self.report_path())
-        self._say(f"Wrote {path}: one page for readers without Jupyter, of "
-                  f"{', '.join(run.name for run in runs)}.")
-
-    def report_path(self) -> Path:
-        """Where the next report goes: a name that no file has."""
-        folder = Path(self.view.table.folder)
-        return next(path for i in itertools.count(1)
-                    if not (path := folder / f"report_{i}.html").exists())
+        self._say(self.view.table.report())
 
     @report_errors
     def _on_rates(self, button=None):

@@ -6,12 +6,14 @@ be done without a browser too.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..experiments.kept_runs import KeptRuns, NotAllLoaded
 from ..plots import look
+from ..studies.explorer.page import write_report
 
 COLUMNS = {  # of the table: title, whether it is a number, from which width (pixels) it is shown
     "name": ("name", False, 0), "model": ("model", False, 720), "stream": ("stream", False, 600),
@@ -252,6 +254,20 @@ class RunsTable:
         self._current: int | None = None
         self._looks: dict[int, dict] = {}
         self._open: list[Callable[[int], None]] = []
+
+    # --- reports
+
+    def report(self) -> str:
+        """Write the ticked runs that have seen images as one page beside the saved runs, under a
+        name that no file has; what is said of it."""
+        runs = [self.runs[n] for n in self.ticked if len(self.runs[n].trace)]
+        if not runs:
+            return "There is no run to report: press Run first, or tick a run of the table."
+        path = write_report(runs, next(
+            place for i in itertools.count(1)
+            if not (place := Path(self.folder) / f"report_{i}.html").exists()))
+        return (f"Wrote {path}: one page for readers without Jupyter, of "
+                f"{', '.join(run.name for run in runs)}.")
 
     # --- what is shown
 
