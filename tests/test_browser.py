@@ -152,7 +152,7 @@ def run_all(page, seconds=300):
 
 
 def status(page):
-    return page.locator(".jupyter-widgets [role=status]:not(.tta-tip)").inner_text()
+    return page.locator(".widget-html-content [role=status]").inner_text()
 
 
 def beside(page):

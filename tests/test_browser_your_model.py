@@ -78,7 +78,7 @@ def test_your_model_in_jupyterlab(tmp_path):
                      has_text="200 images in 20 batches").last.wait_for(timeout=15_000)
         button("Run").press("Enter")
         after("Running cotta")
-        button("Stop").press("Enter")
+        button("Stop").last.press("Enter")
         assert re.search(r"Held, cotta on .*, \d+ images", after("Held, cotta", 60))
 
         page.locator(".jupyter-widgets.widget-checkbox",

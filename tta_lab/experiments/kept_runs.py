@@ -33,6 +33,7 @@ FORMAT = "tta-lab run"
 VERSION = 1          # of the files; a newer one is refused
 ENDING = ".run.json"
 ARRAYS = "arrays"
+RESERVED = ("source", "bn-1", "this run")  # names of curves beside those of runs
 LONGEST = 80         # letters of a name
 OWN = "this run"     # its name among the probabilities
 KINDS = {"name": str, "made": str, "versions": dict, "facts": dict, "trace": str,
@@ -224,6 +225,9 @@ def checked_name(name) -> str:
     if not 0 < len(name) <= LONGEST:
         raise ValueError(f"a name has 1 to {LONGEST} letters, not {len(name)}; choose a shorter "
                          "one")
+    if name.casefold() in RESERVED:
+        raise ValueError(f"no run may be called {name!r}: that is the name of other curves; choose "
+                         "another one")
     return name
 
 

@@ -197,7 +197,8 @@ class ExplorerPanel(SessionPanel):
             self.runs.select(self.runs.ticked[-1])
         if self.runs.number is None:
             self._clear()
-            self._refresh()
+            self._settle()
+            self._say("Nothing is shown: press Run, or Step for one batch.")
         else:
             self._show_run(before != self.runs.number)
 
@@ -316,7 +317,7 @@ class ExplorerPanel(SessionPanel):
         began = []
         for choice in choices:
             if not held:
-                runs.start(choice, self.device, self._known)
+                runs.start(choice, self.device, self._known, rate=len(choices) > 1)
                 self.pace.drawn = 0.0
             began.append(runs.number)
             self._run_one(choice, budget)
@@ -374,6 +375,7 @@ class ExplorerPanel(SessionPanel):
     def _sync_table(self) -> None:
         """The table of runs as it stands."""
         with self._quietly():
+            self.view.table.running = self.runs.number if self.running else None
             self.view.table.refresh(looks=self.runs.looks())
             self.view.table.ticked = list(self.runs.ticked)
             self.view.table.current = self.runs.number
@@ -385,6 +387,7 @@ class ExplorerPanel(SessionPanel):
 
     def _ended(self):
         super()._ended()
+        self.view.table.running = None
         self.chosen.settle()
         self._settle()
 

@@ -114,15 +114,16 @@ class RunState:
 
     # --- running
 
-    def start(self, choice: Experiment, device, known: dict) -> None:
-        """A run begins. One that was stored and is now made anew leaves the table."""
+    def start(self, choice: Experiment, device, known: dict, rate: bool = False) -> None:
+        """A run begins, with its learning rate in its name where ``rate`` says so. One that was
+        stored and is now made anew leaves the table."""
         self.session = None
         self.session = Session(choice, device=device, known=known)
         stored = [n for n, run in self.kept.items() if run.stored and run.choice is not None
                   and _signature(run.choice) == _signature(choice)]
         self.kept.delete(stored)
         self.tidy()
-        label = words.recipe_label(choice.recipe)
+        label = words.recipe_label(choice.recipe, rate)
         self.number = self.running = self.kept.add(KeptRun(label, choice, Trace(), {}, {}, {}))
         self._begun[self.number] = choice
         self._tick_new(self.number)
@@ -279,6 +280,8 @@ class RunState:
             except ValueError:
                 said.append(f"{other.name} and {run.name} were not shown the same images in the "
                             "same order, so they cannot be paired: tick runs of one stream.")
+            if _stream(other) != _stream(run) and "cannot be paired" not in said[-1]:
+                said[-1] += f" {other.name} is of another model and has no curve here."
         self.compared_words = " ".join(said)
 
     def pictures(self, accepted) -> dict:
@@ -360,11 +363,13 @@ def nothing() -> dict:
             "threshold": E.threshold_at(Trace()) | {"why": "Nothing has run yet."}}
 
 
-def _stream(run: KeptRun) -> str:
-    """What tells the stream of a run from another."""
+def _stream(run: KeptRun) -> tuple:
+    """What runs of one chart have in common: the stream, and the model, whose source and BN-1 are
+    drawn beside them."""
+    model = run.facts.get("model") if run.choice is None else words.model_name(run.choice.model)
     if len(run.trace):
-        return run.trace.meta["stream"]["hash"]
-    return "" if run.choice is None else run.choice.stream.hash
+        return run.trace.meta["stream"]["hash"], model
+    return "" if run.choice is None else run.choice.stream.hash, model
 
 
 def _signature(choice: Experiment) -> tuple:

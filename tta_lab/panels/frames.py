@@ -47,7 +47,7 @@ function told(place, x, y) {
 export default { render({ model, el }) {
   const box = document.createElement("div"), img = document.createElement("img");
   const mark = document.createElement("div"), tip = document.createElement("div"), note = document.createElement("i");
-  box.className = "tta-frame"; box.tabIndex = 0; box.setAttribute("role", "group");
+  box.className = "tta-frame"; box.setAttribute("data-lm-suppress-shortcuts", "true"); box.tabIndex = 0; box.setAttribute("role", "group");
   img.className = "tta-figure"; img.draggable = false;
   mark.className = "tta-mark"; tip.className = "tta-tip"; tip.setAttribute("role", "status");
   note.textContent = "of the previous run";

@@ -18,6 +18,7 @@ const make = (tag, parent, facts = {}) => {
 export default { render({ model, el }) {
   const grid = make("div", el, { class: "tta-grid", role: "group", "aria-label": "images" });
   const large = make("div", el, { class: "tta-large", role: "dialog", "aria-label": "one image" });
+  for (const e of [grid, large]) e.setAttribute("data-lm-suppress-shortcuts", "true");
   let from = null;
   const close = () => { large.style.display = "none"; from?.focus(); };
   const draw = () => {

@@ -16,11 +16,11 @@ from ..plots import look
 from ..studies.explorer.page import write_report
 
 COLUMNS = {  # of the table: title, whether it is a number, from which width (pixels) it is shown
-    "name": ("name", False, 0), "model": ("model", False, 720), "stream": ("stream", False, 600),
-    "method": ("method", False, 0), "seed": ("seed", True, 860), "error": ("error (%)", True, 0),
-    "error of source": ("source (%)", True, 0), "error of BN-1": ("BN-1 (%)", True, 0),
-    "like source": ("like source (%)", True, 0), "like BN-1": ("like BN-1 (%)", True, 640),
-    "alarm": ("alarm", False, 0), "ms_per_image": ("cost (ms an image)", True, 800)}
+    "name": ("name", False, 0), "model": ("model", False, 0), "stream": ("stream", False, 0),
+    "method": ("method", False, 0), "seed": ("seed", True, 0), "error": ("error (%)", True, 0),
+    "error of source": ("source (%)", True, 900), "error of BN-1": ("BN-1 (%)", True, 900),
+    "like source": ("like source (%)", True, 0), "like BN-1": ("like BN-1 (%)", True, 900),
+    "alarm": ("alarm", False, 0), "ms_per_image": ("ms an image", True, 0)}
 WITHOUT = ("like source", "like BN-1")  # shown when a run has no labels
 STYLE = """
 .tta-runs { container-type: inline-size; font-size: 12px; line-height: 1.3; max-width: 100%;
@@ -248,6 +248,7 @@ class RunsTable:
         self.changed = changed
         self.folder = str(folder)
         self.message, self.wrong = "", False
+        self.running: int | None = None  # the run that goes on: it stays
         self.sort: tuple[str, bool] = ("", False)  # column, reversed
         self.wanted = ""
         self._ticked: list[int] = []
@@ -263,9 +264,14 @@ class RunsTable:
         runs = [self.runs[n] for n in self.ticked if len(self.runs[n].trace)]
         if not runs:
             return "There is no run to report: press Run first, or tick a run of the table."
-        path = write_report(runs, next(
-            place for i in itertools.count(1)
-            if not (place := Path(self.folder) / f"report_{i}.html").exists()))
+        folder = Path(self.folder).expanduser()
+        try:
+            path = write_report(runs, next(
+                place for i in itertools.count(1)
+                if not (place := folder / f"report_{i}.html").exists()))
+        except (OSError, ValueError) as why:
+            return (f"The report was not written to {folder}: {why}. Name another folder in the "
+                    "field above the table.")
         return (f"Wrote {path}: one page for readers without Jupyter, of "
                 f"{', '.join(run.name for run in runs)}.")
 
@@ -354,7 +360,9 @@ class RunsTable:
         self._open.append(callback)
 
     def open(self, number: int) -> None:
-        """Show a run, as a click on its row does."""
+        """Show a run, as a click on its row does. Raises ValueError while another one runs."""
+        if self.running is not None:
+            raise ValueError("A run is going on, and it is shown: press Stop first.")
         self.current = number
         for callback in self._open:
             callback(number)
@@ -391,8 +399,11 @@ class RunsTable:
         self.changed()
 
     def delete_ticked(self) -> None:
-        """Forget the ticked runs; files stay."""
+        """Forget the ticked runs; files stay. Raises ValueError while one of them runs."""
         numbers = self.ticked
+        if self.running in numbers:
+            raise ValueError(f"{self.runs[self.running].name} is still running: press Stop first, "
+                             "or take its tick away.")
         self.runs.delete(numbers)
         self._ticked = []
         self.say(f"{_runs(len(numbers))} deleted; files of them stay.")
@@ -420,8 +431,7 @@ class RunsTable:
             raise
         new = len(set(self.runs) - before)
         self.say(f"{_runs(new)} loaded from {Path(folder).resolve()}."
-                 + (f" {_runs(len(numbers) - new)} were here already." if new < len(numbers)
-                    else ""))
+                 + (f" Here already: {_runs(len(numbers) - new)}." if new < len(numbers) else ""))
         self._loaded(numbers)
         return numbers
 
@@ -441,7 +451,7 @@ class RunsTable:
 
     def _place(self, folder) -> str:
         self.folder = str(folder or self.folder)
-        return self.folder
+        return str(Path(self.folder).expanduser())
 
     def say(self, text: str, wrong: bool = False) -> None:
         """Show a message below the table."""

@@ -61,7 +61,7 @@ def plot_explorer_errors(numbers, backend: str = "matplotlib", ax=None):
     so_far = numbers["so_far"]
     fall = numbers["fall"]
     looks = numbers.get("looks", {}) | LOOKS
-    lines = tuple(Series(x, y, name, looks.get(name, OWN), "path")
+    lines = tuple(Series(x, y, name, looks.get(name, OWN))
                   for name, (x, y) in so_far["lines"].items())
     shares = tuple(Series(fall["image"], fall["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g])
                    for g in groups_in(fall["share"]))

@@ -312,9 +312,9 @@ def paired(a, b, stretches: int = STRETCHES, level: float = 0.95) -> dict:
 def say_paired(found: dict, a: str, b: str) -> str:
     """The comparison in a sentence."""
     if not found["n"]:
-        return (f"A ({a}) and this run ({b}) predict the same class for {found['agreement']:.1f} % "
+        return (f"{a} and {b} predict the same class for {found['agreement']:.1f} % "
                 f"of {found['images']} images; without labels neither can be called better.")
-    text = (f"A ({a}): error {found['a']:.1f} %. This run ({b}): {found['b']:.1f} %, "
+    text = (f"{a}: error {found['a']:.1f} %. {b}: {found['b']:.1f} %, "
             f"{points(found['difference'])} on the same {found['n']} images")
     if not found["k"]:
         return text + "; too few for an interval."
