@@ -360,7 +360,7 @@ def test_explorer_in_jupyterlab(tmp_path):
         picture = page.locator(".jupyter-widgets img[alt*='tent lr 0.00126']").first
         assert picture.evaluate("e => e.naturalWidth") > 400
         assert page.locator("[role=slider]:not([aria-label])").count() == 0
-        frame = page.locator(".tta-frame").first                          # the value under the pointer, and with the keyboard
+        frame = page.locator(".tta-charts .tta-frame").first                          # the value under the pointer, and with the keyboard
         frame.focus()
         page.keyboard.press("ArrowRight")
         page.locator(".tta-tip", has_text="tent lr 0.00126: ").first.wait_for(timeout=15_000)
@@ -368,7 +368,7 @@ def test_explorer_in_jupyterlab(tmp_path):
         page.locator(".jupyter-widgets", has_text="of 160 images").last.wait_for(timeout=30_000)
         button("▾ images").press("Enter")
 
-        method = page.locator(".jupyter-widgets select").nth(2)
+        method = page.locator(".jupyter-widgets select", has=page.locator("option", has_text="cotta  (teacher)"))
         method.select_option(label="cotta  (teacher)")                    # slow enough to be stopped
         page.locator(".jupyter-widgets", has_text="CoTTA: learn all weights").last.wait_for(timeout=15_000)
         button("Run anew").or_(button("Run")).press("Enter")

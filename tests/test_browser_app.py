@@ -32,7 +32,7 @@ def test_the_explorer_as_a_page(tmp_path):
         console = console_errors(page)
         page.goto(address, timeout=120_000)
         page.locator("[role=status]", has_text="Stored, tent on").wait_for(timeout=120_000)
-        assert page.locator(".tta-frame img").first.evaluate("e => e.naturalWidth") > 400
+        assert page.locator(".tta-charts .tta-frame img").first.evaluate("e => e.naturalWidth") > 400
         # a page without code
         assert page.locator(".jp-CodeCell .jp-InputArea").count() == 0
 
@@ -43,8 +43,7 @@ def test_the_explorer_as_a_page(tmp_path):
                             has_text="learning rate").last.locator("[role=slider]")
         rate.focus()
         page.keyboard.press("ArrowRight")
-        page.locator(".jupyter-widgets pre",
-                     has_text="'update.lr': 0.00126").wait_for(state="attached", timeout=15_000)
+        page.locator(".tta-chips", has_text="tent lr 0.00126").wait_for(timeout=15_000)
         button("Run").press("Enter")
         page.locator("[role=status]", has_text=re.compile("Running|Done")).wait_for(timeout=60_000)
         done = re.compile(r"Done, tent lr 0.00126 on fashion_resnet_bn, continual, 400 images: "
@@ -54,7 +53,8 @@ def test_the_explorer_as_a_page(tmp_path):
         assert picture.evaluate("e => e.naturalWidth") > 400
 
         # slow enough to be stopped
-        page.locator(".jupyter-widgets select").nth(2).select_option(label="cotta  (teacher)")
+        page.locator(".jupyter-widgets select", has=page.locator(
+            "option", has_text="cotta  (teacher)")).select_option(label="cotta  (teacher)")
         page.locator(".jupyter-widgets",
                      has_text="CoTTA: learn all weights").last.wait_for(timeout=15_000)
         button("Run anew").or_(button("Run")).press("Enter")
