@@ -97,9 +97,13 @@ def test_your_model_in_jupyterlab(tmp_path):
         assert page.locator(".jupyter-widgets img[alt^='same answer so far']").evaluate(
             "e => e.naturalWidth") > 400
         button("▸ images").press("Enter")
-        page.locator(".jupyter-widgets", has_text="confidently wrong cannot be said: that needs "
-                                                  "labels").last.wait_for(timeout=30_000)
-        button("▸ all runs").press("Enter")
-        table = page.locator(".jupyter-widgets table", has_text="entropy at end (nats)")
-        assert "error (%)" not in table.inner_text() and "nan" not in table.inner_text().lower()
+        shown = page.locator(".jupyter-widgets", has_text=re.compile(r"^\d+ of \d+ images"))
+        shown.last.wait_for(timeout=30_000)
+        show = page.locator(".jupyter-widgets.widget-dropdown", has=page.locator(
+            "label", has_text=re.compile("^show$"))).locator("select")
+        show.select_option(label="wrong")
+        page.locator(".jupyter-widgets", has_text="Which images are wrong cannot be said: that "
+                                                  "needs labels").last.wait_for(timeout=30_000)
+        table = page.locator(".tta-runs table")
+        assert "no labels" in table.inner_text() and "nan" not in table.inner_text().lower()
         assert page.locator(ERRORS).all_inner_texts() == [] and console == []
