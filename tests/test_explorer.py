@@ -403,6 +403,10 @@ def test_ticked_runs_of_one_stream_share_a_chart_and_two_are_compared(panel, tmp
     places = json.loads(panel.view.frames["errors"].spots)
     drawn = {s["name"]: s["y"][-1] for s in places[0]["series"]}
     assert drawn["tent"] == pytest.approx(100 * (1 - np.mean(a["correct"])), abs=0.01)
+    (tmp_path / "file").write_text("")
+    panel.view.table.folder = str(tmp_path / "file" / "deeper")
+    press(panel, "report")
+    assert "was not written to" in panel.message and "Name another folder" in panel.message
     panel.view.table.folder = str(tmp_path)
     press(panel, "report")
     page, = tmp_path.glob("*.html")

@@ -49,7 +49,8 @@ def runs():
         while session.advance():
             pass
         found.append(KeptRun(EVIL, session.choice, session.traces["choice"],
-                             {REFERENCES[n]: t for n, t in session.traces.items() if n != "choice"}))
+                             {REFERENCES[n]: t for n, t in session.traces.items() if n != "choice"},
+                             facts={"model": CHOICE.model}))
     return found
 
 

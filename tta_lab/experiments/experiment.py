@@ -522,6 +522,11 @@ def model_key(choice: Experiment) -> tuple:
         choice.model, str) else (run_keys.described(choice.model), )
 
 
+def signature(choice: Experiment) -> tuple:
+    """What tells one choice from another in a session."""
+    return model_key(choice), choice.stream.hash, to_json(choice.recipe), choice.seed
+
+
 def _key(choice: Experiment) -> tuple:
     """What the traces of references depend on."""
     return choice.stream.hash, run_keys.described(choice.network), choice.seed

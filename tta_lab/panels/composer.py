@@ -18,7 +18,7 @@ from ..core.files import write_text
 from ..core.named import recipe_of
 from ..core.parts import Method
 from ..experiments import compose as C
-from ..experiments.experiment import Experiment, Session, model_key, needs
+from ..experiments.experiment import Experiment, Session, model_key, needs, signature
 from ..experiments.kept_runs import KeptRun, KeptRuns
 from ..methods import METHODS, make
 from ..methods.composed import Nothing
@@ -545,11 +545,8 @@ class ComposerPanel(SessionPanel):
                 continue
             own = name == "composition"
             run = replace(shown, recipe=choice.recipe if own else make(name))
-            same = [n for n, old in self.kept.items() if old.choice is not None
-                    and (old.choice.stream.hash, old.choice.recipe, old.choice.seed)
-                    == (run.stream.hash, run.recipe, run.seed)
-                    and model_key(old.choice) == model_key(run)]
-            if same:
+            if any(old.choice is not None and signature(old.choice) == signature(run)
+                   for old in self.kept.values()):
                 continue
             label = (self._recognised or f"composition {self.number}") if own else name
             facts = {"method": label, "model": title[0], "stream": title[1],

@@ -129,10 +129,13 @@ class ExplorerPanel(SessionPanel):
             view.frames[name].on_point(functools.partial(self._on_point, name))
         self._fold(view.folds())
         self._settle()
-        self._clear()
-        self._say(NOTHING_YET)
-        if interactive:
-            self._open_stored()
+        found = stored_run(self.choice) if interactive else None
+        if found is None:
+            self._clear()
+            self._say(NOTHING_YET)
+        else:
+            self.runs.add(found)
+            self._show_run(True)
 
     # --- callbacks
 
@@ -180,6 +183,8 @@ class ExplorerPanel(SessionPanel):
             self._show_images()
         if opened and name == "preview":
             self._draw_preview()
+        if opened and name == "unknown":
+            self._draw_threshold()
         if opened and name == "choose":
             self._rank(self.runs.ticked)
 
@@ -391,13 +396,6 @@ class ExplorerPanel(SessionPanel):
         self.chosen.settle()
         self._settle()
 
-    def _open_stored(self) -> None:
-        """Show the stored run of what is chosen, where there is one."""
-        found = stored_run(self.choice)
-        if found is not None:
-            self.runs.add(found)
-            self._show_run(True)
-
     # --- reading back
 
     @property
@@ -464,11 +462,14 @@ class ExplorerPanel(SessionPanel):
         self._draw_alarm()
         for name, numbers in nothing().items():
             self._show(name, numbers)
+        self._draw_threshold()
         self._sync_table()
         self.view.clear()
 
     def _draw_threshold(self):
-        """The threshold on unknown images."""
+        """The threshold on unknown images, where it is looked at."""
+        if self.interactive and not self.folds["unknown"].value:
+            return
         trace = self.runs.seen
         view = self.view
         numbers = E.threshold_at(trace, view.score.value, view.rejected.value)

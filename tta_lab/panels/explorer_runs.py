@@ -8,12 +8,13 @@ import json
 from ..analysis import timelines as views
 from ..components.controllers.guard import actions
 from ..core.trace import Trace
-from ..experiments.experiment import REFERENCES, Experiment, Session, model_key
+from ..experiments.experiment import REFERENCES, Experiment, Session, signature
 from ..experiments.kept_runs import KeptRun, KeptRuns
 from ..experiments.runner import row
-from ..methods.serialise import to_json
+from ..studies.explorer import kept
 from ..studies.explorer import study as E
 from ..studies.explorer.figures import run_look
+from ..studies.explorer.kept import chart_of
 from . import explorer_words as words
 from .explorer_state import ExplorerState
 
@@ -120,7 +121,7 @@ class RunState:
         self.session = None
         self.session = Session(choice, device=device, known=known)
         stored = [n for n, run in self.kept.items() if run.stored and run.choice is not None
-                  and _signature(run.choice) == _signature(choice)]
+                  and signature(run.choice) == signature(choice)]
         self.kept.delete(stored)
         self.tidy()
         label = words.recipe_label(choice.recipe, rate)
@@ -132,8 +133,8 @@ class RunState:
 
     def _tick_new(self, number: int) -> None:
         """Tick a run, and no longer those of another stream: they would not share a chart."""
-        stream = _stream(self.kept[number])
-        self.ticked = [n for n in self.ticked if _stream(self.kept[n]) == stream] + [number]
+        stream = chart_of(self.kept[number])
+        self.ticked = [n for n in self.ticked if chart_of(self.kept[n]) == stream] + [number]
 
     def drop_empty(self) -> None:
         """Forget the run that was begun last where it has seen nothing."""
@@ -150,7 +151,7 @@ class RunState:
         """Whether a run that is not finished stands for what is chosen."""
         choice = self._chosen.choice
         return (not self.finished and choice is not None
-                and _signature(self.session.choice) == _signature(choice))
+                and signature(self.session.choice) == signature(choice))
 
     def stale(self, held: bool) -> bool:
         """Whether what is shown will belong to another run than the one that begins."""
@@ -176,7 +177,7 @@ class RunState:
         marks = [int((trace["step"] <= step).sum()) for step in steps]
         classes = views.class_shares(trace, names=self.classes)
         looks = {self.kept[n].name: look for n, look in self.looks().items()}
-        return ({"so_far": E.so_far(self.curves()), "fall": E.fall_over_time(trace),
+        return ({"so_far": kept.curves(self.kept, self._drawn), "fall": E.fall_over_time(trace),
                  "marks": marks, "looks": looks},
                 {"entropy": E.entropy_now(trace), "classes": classes})
 
@@ -192,20 +193,14 @@ class RunState:
         light = self._lights.setdefault(self.number, E.Light())
         self._found[self.number] = light.see(run.trace)
 
-    def curves(self) -> dict:
-        """Traces by the name they are drawn with: the run shown, source and BN-1 beside it as far
-        as it has come, and the other ticked runs of its stream."""
-        run = self.shown
-        n = len(run.trace)
-        found = {run.name: run.trace}
-        found |= {name: t.head(n) for name, t in run.references.items() if len(t)}
-        others = [self.kept[number] for number in self.ticked if number != self.number]
-        return found | {other.name: other.trace for other in others
-                        if len(other.trace) and _stream(other) == _stream(run)}
+    @property
+    def _drawn(self) -> list[int]:
+        """Numbers of the runs whose curves are drawn, the one shown first."""
+        return [n for n in dict.fromkeys([self.number, *self.ticked]) if n is not None]
 
     def looks(self) -> dict[int, int]:
         """The look of the curve of each run that is shown or ticked; it stays with the run."""
-        return {n: run_look(n) for n in {self.number, *self.ticked} - {None}}
+        return {n: run_look(n) for n in self._drawn}
 
     @property
     def classes(self) -> list[str]:
@@ -272,16 +267,11 @@ class RunState:
             return
         said = []
         for number in others[-MOST:]:
-            other = self.kept[number]
-            try:
-                found = E.paired(other.trace, run.trace)
-                said.append(E.say_paired(found, other.name, run.name))
-                self.comparison = found if len(others) == 1 else {}
-            except ValueError:
-                said.append(f"{other.name} and {run.name} were not shown the same images in the "
-                            "same order, so they cannot be paired: tick runs of one stream.")
-            if _stream(other) != _stream(run) and "cannot be paired" not in said[-1]:
-                said[-1] += f" {other.name} is of another model and has no curve here."
+            found = kept.paired_of(self.kept, number, self.number)
+            said.append(found.pop("words"))
+            self.comparison = found if len(others) == 1 else {}
+            if found and chart_of(self.kept[number]) != chart_of(run):
+                said.append(f"{self.kept[number].name} is of another model and has no curve here.")
         self.compared_words = " ".join(said)
 
     def pictures(self, accepted) -> dict:
@@ -359,18 +349,4 @@ class RunState:
 def nothing() -> dict:
     """Numbers of the figures before a run: each shows a sentence."""
     return {"errors": {"so_far": E.so_far({}), "fall": E.fall_over_time(Trace())},
-            "predictions": {"entropy": E.entropy_now(Trace()), "classes": None},
-            "threshold": E.threshold_at(Trace()) | {"why": "Nothing has run yet."}}
-
-
-def _stream(run: KeptRun) -> tuple:
-    """What runs of one chart have in common: the stream, and the model, whose source and BN-1 are
-    drawn beside them."""
-    model = run.facts.get("model") if run.choice is None else words.model_name(run.choice.model)
-    if len(run.trace):
-        return run.trace.meta["stream"]["hash"], model
-    return "" if run.choice is None else run.choice.stream.hash, model
-
-
-def _signature(choice: Experiment) -> tuple:
-    return model_key(choice), choice.stream.hash, to_json(choice.recipe), choice.seed
+            "predictions": {"entropy": E.entropy_now(Trace()), "classes": None}}

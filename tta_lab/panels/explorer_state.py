@@ -16,6 +16,7 @@ from ..experiments.experiment import Experiment, incompatibilities, model_key
 from ..methods import METHODS, make
 from ..methods.serialise import to_json
 from ..streams import protocols
+from ..studies.explorer.stored import stored_run
 from ..studies.report import several
 from . import explorer_words as words
 from .controls import check_option, rounded
@@ -295,7 +296,10 @@ class ExplorerState:
             self.choice = self._build()
             key = model_key(self.choice), self.choice.stream.hash, to_json(self.base())
             if key not in self._incompatibilities:
-                self._incompatibilities[key] = " ".join(incompatibilities(self.choice))
+                # what has a stored run can run; the first optimiser of a process takes a second
+                ran = stored_run(self.choice) is not None
+                self._incompatibilities[key] = "" if ran else " ".join(
+                    incompatibilities(self.choice))
             self.incompatibility = self._incompatibilities[key]
         except (ValueError, TypeError) as error:
             self.choice = None

@@ -41,6 +41,7 @@ HOW_TO_READ = {
     "explorer_images": "Under each picture: the source's answer and its confidence, the adapted "
                        "answer and its own, the true class and d."}
 OWN = 5       # of the run; the looks of the groups stay theirs
+POSITION = "position in the stream (images)"
 RUNS = (5, 11, 9, 15, 7)  # the first looks of runs
 LOOKS = {"source": 3, "BN-1": 6, "A": 8, "like source": OWN, "like BN-1": 6, "BN-1 like source": 3,
          "A like source": 8}
@@ -54,30 +55,32 @@ def run_look(number: int) -> int:
     return RUNS[place] + len(COLORS) * (turn % (len(DASHES) - 1))
 
 
+def so_far_panel(so_far: dict, looks: dict, marks=()) -> Panel:
+    """The panel of ``explorer.study.so_far``; ``looks`` name of a run -> its look, ``marks`` images
+    at which something happened."""
+    looks = looks | LOOKS
+    lines = tuple(Series(x, y, name, looks.get(name, OWN))
+                  for name, (x, y) in so_far["lines"].items())
+    title = "Error so far" if so_far["labelled"] or not lines else "Agreement (no labels)"
+    return Panel(title, POSITION, so_far["what"], lines, marks=tuple(marks) if lines else (),
+                 note=so_far["why"])
+
+
 def plot_explorer_errors(numbers, backend: str = "matplotlib", ax=None):
     """Two panels: ``numbers["so_far"]`` of ``explorer.study.so_far`` and ``numbers["fall"]`` of
     ``fall_over_time``; ``numbers["marks"]`` images at which something happened, upright lines;
     ``numbers["looks"]`` name of a run -> its look."""
-    so_far = numbers["so_far"]
     fall = numbers["fall"]
-    looks = numbers.get("looks", {}) | LOOKS
-    lines = tuple(Series(x, y, name, looks.get(name, OWN))
-                  for name, (x, y) in so_far["lines"].items())
     shares = tuple(Series(fall["image"], fall["share"][g], GROUP_LABELS[g], GROUP_LOOKS[g])
                    for g in groups_in(fall["share"]))
-    title = "Error so far"
     who = "Who falls (d < 0)"
-    x = "position in the stream (images)"
     if list(fall["share"]) == ["all"]:  # without labels: who falls and who rises, of all
         who = "Fall (d < 0) and rise (d > 0)"
         shares = (Series(fall["image"], fall["all"], "fallen", 0),
                   Series(fall["image"], fall["rise"], "risen", 2))
-    if lines and not so_far["labelled"]:
-        title = "Agreement (no labels)"
-    marks = tuple(numbers.get("marks", ()))
-    return draw([Panel(title, x, so_far["what"], lines, marks=marks if lines else (),
-                       note=so_far["why"]),
-                 Panel(who, x, "share of the group" if "all" not in fall["share"]
+    errors = so_far_panel(numbers["so_far"], numbers.get("looks", {}), numbers.get("marks", ()))
+    return draw([errors,
+                 Panel(who, POSITION, "share of the group" if "all" not in fall["share"]
                        else "share of the images", shares, percent=True, top=1.0,
                        note=fall["why"])], backend, ax)
 

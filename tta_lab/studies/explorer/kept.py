@@ -18,32 +18,40 @@ def chosen(runs: Mapping, numbers: Iterable[int]) -> dict:
     return {number: runs[number] for number in numbers if len(runs[number].trace)}
 
 
-def _stream(run) -> str:
-    return run.trace.meta.get("stream", {}).get("hash", "")
+def chart_of(run) -> tuple:
+    """What runs of one chart have in common: the stream, and the model, whose source and BN-1 are
+    drawn beside them; a network without a name is itself, and no other."""
+    stream = run.trace.meta.get("stream", {}).get("hash", "")
+    if run.choice is None:
+        return stream, run.facts.get("model")
+    model = run.choice.model
+    return stream or run.choice.stream.hash, model if isinstance(model, str) else id(model)
 
 
 def traces(runs: Mapping, numbers: Iterable[int]) -> dict[str, Trace]:
     """name -> Trace: the first of ``numbers``, source and BN-1 beside it as far as it has come, and
-    the other runs; those of another stream are left out, since their curves mean other images."""
+    the other runs; those of another stream or model are left out: their curves mean other images,
+    or belong beside another source."""
     found = list(chosen(runs, numbers).values())
     if not found:
         return {}
     first = found[0]
     beside = {name: t.head(len(first.trace)) for name, t in first.references.items() if len(t)}
     return {first.name: first.trace} | beside | {
-        run.name: run.trace for run in found[1:] if _stream(run) == _stream(first)}
+        run.name: run.trace for run in found[1:] if chart_of(run) == chart_of(first)}
 
 
 def left_out(runs: Mapping, numbers: Iterable[int]) -> list[int]:
-    """Numbers of the runs that were shown another stream than the first one."""
+    """Numbers of the runs that have another stream or model than the first one."""
     found = chosen(runs, numbers)
-    streams = {number: _stream(run) for number, run in found.items()}
-    return [n for n, stream in streams.items() if stream != next(iter(streams.values()))]
+    charts = {number: chart_of(run) for number, run in found.items()}
+    return [n for n, chart in charts.items() if chart != next(iter(charts.values()))]
 
 
 def curves(runs: Mapping, numbers: Iterable[int]) -> dict:
     """Numbers of one chart: `study.so_far` of the chosen runs beside source and BN-1 of the first
-    one; ``left_out`` (numbers) have another stream, ``why`` says so or why there is nothing.
+    one; ``left_out`` (numbers) have another stream or model, ``why`` says so or why there is
+    nothing.
 
     Without labels the agreement of the first run with source and BN-1 is drawn, and that of each
     other run with the source, under its name.
@@ -63,8 +71,7 @@ def curves(runs: Mapping, numbers: Iterable[int]) -> dict:
     words = ""
     if out:
         names = ", ".join(runs[n].name for n in out)
-        words = (f"Not drawn, since they were shown another stream than "
-                 f"{next(iter(some))}: {names}.")
+        words = f"Not drawn, of another stream or model than {next(iter(some))}: {names}."
     return found | {"left_out": out, "why": " ".join(filter(None, (found["why"], words)))}
 
 

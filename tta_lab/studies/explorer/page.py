@@ -18,11 +18,11 @@ from ...core.knobs import knobs
 from ...experiments.experiment import Experiment
 from ...experiments.kept_runs import KeptRun, KeptRuns
 from ...experiments.runner import row
-from ...plots import Panel, Series, draw, png
+from ...plots import draw, png
 from ...plots.theme import CHART, PAGE_STYLE
 from . import kept
 from . import study as E
-from .figures import FIGURES, HOW_TO_READ, LOOKS, OWN, run_look
+from .figures import FIGURES, HOW_TO_READ, run_look, so_far_panel
 
 LARGEST = 900_000  # bytes of a page; figures of further runs are left out, and said to be
 MOST = 6           # shifts named in a sentence
@@ -250,21 +250,17 @@ def _code(choice: Experiment | None) -> tuple[str, str]:
 # --- several runs
 
 def _streams(runs: KeptRuns) -> list[list[int]]:
-    """Numbers of the runs of each stream."""
-    found: dict[str, list[int]] = {}
+    """Numbers of the runs of each stream and model."""
+    found: dict[tuple, list[int]] = {}
     for number, run in runs.items():
-        found.setdefault(run.trace.meta.get("stream", {}).get("hash", ""), []).append(number)
+        found.setdefault(kept.chart_of(run), []).append(number)
     return list(found.values())
 
 
 def _curves(runs: KeptRuns, numbers: list[int]) -> str:
     found = kept.curves(runs, numbers)
-    looks = LOOKS | {runs[n].name: run_look(n) for n in numbers}
-    lines = tuple(Series(x, y, name, looks.get(name, OWN), "path")
-                  for name, (x, y) in found["lines"].items())
-    title = "Error so far" if found["labelled"] else "Agreement (no labels)"
-    figure = draw([Panel(title, "position in the stream (images)", found["what"], lines,
-                         note=found["why"])], "matplotlib", None)
+    looks = {runs[n].name: run_look(n) for n in numbers}
+    figure = draw([so_far_panel(found, looks)], "matplotlib", None)
     last = ", ".join(f"{name} {value:.1f}" for name, value in found["last"].items())
     return (f"<h2>{'Errors' if found['labelled'] else 'Agreement'} over the stream of "
             f"{_e(_names(runs, numbers))}</h2>"

@@ -9,9 +9,8 @@ import functools
 import warnings
 from pathlib import Path
 
-from ...experiments.experiment import Experiment
+from ...experiments.experiment import Experiment, signature
 from ...experiments.kept_runs import KeptRun, KeptRuns
-from ...methods.serialise import to_json
 
 FOLDER = Path(__file__).with_name("stored_runs")
 
@@ -20,13 +19,8 @@ def stored_run(choice: Experiment | None) -> KeptRun | None:
     """The stored run of this choice, or None where there is none."""
     if choice is None or not isinstance(choice.model, str):
         return None
-    return next((run for run in _stored() if same(run.choice, choice)), None)
-
-
-def same(a: Experiment, b: Experiment) -> bool:
-    """Whether two choices of named models are one."""
-    return ((a.model, a.seed, a.stream.hash, to_json(a.recipe))
-            == (b.model, b.seed, b.stream.hash, to_json(b.recipe)))
+    wanted = signature(choice)
+    return next((run for run in _stored() if signature(run.choice) == wanted), None)
 
 
 @functools.cache
